@@ -1,0 +1,1 @@
+"""Uses voice models: converts recordings."""

@@ -1,0 +1,202 @@
+"""What a model family is made of: audio clock, network widths, training defaults; strict JSON in and out.
+
+The files under `configs/` and an experiment's `config.json` have the ecosystem's three objects `train`, `data` and
+`model` (spec: file-formats, "config.json of an experiment"); what only this project knows stands in a fourth,
+`revoice`, which other programs ignore.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lib.errors import ConfigError, MissingFileError
+from lib.paths import CONFIGS
+
+Family = Literal["v1", "v2", "lite"]
+FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("40k", "32k", "48k"), "lite": ("24k",)}
+CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 256}  # features per content frame
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class AudioConfig(_Strict):
+    """The clock and the spectrogram of a voice; hop_length is always sample_rate / 100."""
+
+    sample_rate: int = Field(alias="sampling_rate", ge=8000)
+    n_fft: int = Field(alias="filter_length")  # also the window length
+    hop_length: int
+    n_mels: int = Field(alias="n_mel_channels")
+    fmin: float = Field(0.0, alias="mel_fmin")
+    fmax: float | None = Field(None, alias="mel_fmax")  # Hz; None = half the sample rate
+
+
+class SynthesizerConfig(_Strict):
+    """Everything that decides the shapes of a Synthesizer (spec: synthesizer, "Configurations")."""
+
+    sample_rate: int  # Hz
+    spec_channels: int  # n_fft // 2 + 1
+    segment_frames: int  # frames of a training segment; 32 in every published voice model
+    inter_channels: int = 192
+    hidden_channels: int = 192
+    filter_channels: int = 768
+    n_heads: int = 2
+    n_layers: int = 6
+    kernel_size: int = 3
+    p_dropout: float = 0.0
+    resblock: Literal["1", "2"] = "1"
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    upsample_rates: tuple[int, ...]
+    upsample_initial_channel: int = 512
+    upsample_kernel_sizes: tuple[int, ...]
+    n_speakers: int = 109
+    gin_channels: int = 256
+    content_width: int  # 256 (v1, lite) or 768 (v2)
+    has_f0: bool = True
+
+    @property
+    def hop_length(self) -> int:
+        """Output samples per 10 ms frame."""
+        return math.prod(self.upsample_rates)
+
+
+class DiscriminatorConfig(_Strict):
+    """Periods and widths of the multi-period discriminator; the defaults are the ecosystem's."""
+
+    periods: tuple[int, ...]
+    scale_channels: tuple[int, ...] = (16, 64, 256, 1024, 1024, 1024)
+    period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+
+
+class TrainConfig(_Strict):
+    """Training defaults of a family (spec: training, "Training step")."""
+
+    seed: int = 1234
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    eps: float = 1e-9
+    lr_decay: float = 0.999875  # factor per epoch
+    batch_size: int = 4
+    segment_size: int  # samples of a training segment
+    c_mel: float = 45.0
+    c_kl: float = 1.0
+    log_interval: int = 200  # steps
+
+
+class SourceConfig(_Strict):
+    """How training treats the sine source; the defaults are the ecosystem's behaviour.
+
+    In a small network the source's one-weight linear layer is driven to zero within minutes, and F0 is lost. A fixed
+    weight and a loss on the low harmonics keep it alive.
+    """
+
+    weight: float | None = None  # fixed weight of the source's linear layer; None = trained as any other
+    c_harmonic: float = 0.0  # weight of an L1 loss on the linear spectrum below harmonic_max
+    harmonic_max: float = 3100.0  # Hz
+
+
+class FamilyConfig(_Strict):
+    """One file of `configs/`: the whole description of a model family at one sample rate."""
+
+    family: Family
+    audio: AudioConfig
+    synthesizer: SynthesizerConfig
+    discriminator: DiscriminatorConfig
+    train: TrainConfig
+    source: SourceConfig = SourceConfig()
+    max_frames: int = 900  # training clips are cropped to this many 10 ms frames
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the four objects of a `config.json`."""
+        network = self.synthesizer
+        model = network.model_dump(mode="json", include=_MODEL_KEYS) | {
+            "spk_embed_dim": network.n_speakers,
+            "use_spectral_norm": False,
+        }
+        data = self.audio.model_dump(mode="json", by_alias=True) | {
+            "win_length": self.audio.n_fft,
+            "max_wav_value": 32768.0,
+        }
+        train = self.train.model_dump(mode="json") | {"epochs": 20000, "init_lr_ratio": 1, "warmup_epochs": 0}
+        revoice = {
+            "family": self.family,
+            "content_width": network.content_width,
+            "has_f0": network.has_f0,
+            "max_frames": self.max_frames,
+            "discriminator": self.discriminator.model_dump(mode="json"),
+            "source": self.source.model_dump(mode="json"),
+        }
+        return {"train": train, "data": data, "model": model, "revoice": revoice}
+
+
+_MODEL_KEYS = {
+    "inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size", "p_dropout",
+    "resblock", "resblock_kernel_sizes", "resblock_dilation_sizes", "upsample_rates", "upsample_initial_channel",
+    "upsample_kernel_sizes", "gin_channels",
+}  # fmt: skip
+_UNUSED = {
+    "train": {"epochs", "init_lr_ratio", "warmup_epochs", "fp16_run"},
+    "data": {"win_length", "max_wav_value"},
+    "model": {"use_spectral_norm"},
+}  # written by the ecosystem, fixed or without meaning here
+
+
+def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
+    """Build a FamilyConfig from the four objects of a `config.json`; `where` names the file in messages.
+
+    Raises ConfigError that lists every missing, unknown or wrong key at once.
+    """
+    try:
+        sections = {name: dict(value[name]) for name in ("train", "data", "model", "revoice")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where} lacks one of the objects train, data, model, revoice ({error}).") from error
+    for name, keys in _UNUSED.items():
+        for key in keys:
+            sections[name].pop(key, None)
+    data, model, own = sections["data"], sections["model"], sections["revoice"]
+    network = model | {
+        "sample_rate": data.get("sampling_rate"),
+        "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
+        "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
+        "n_speakers": model.pop("spk_embed_dim", 109),
+        "content_width": own.pop("content_width", None),
+        "has_f0": own.pop("has_f0", True),
+    }
+    network.pop("spk_embed_dim", None)
+    try:
+        config = FamilyConfig.model_validate(
+            own | {"audio": data, "synthesizer": network, "train": sections["train"]},
+        )
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise ConfigError(f"{where} is not valid: {problems}.") from error
+    if config.synthesizer.hop_length != config.audio.hop_length:
+        raise ConfigError(f"{where}: upsample_rates multiply to {config.synthesizer.hop_length}, not to hop_length.")
+    return config
+
+
+def read_config(path: Path) -> FamilyConfig:
+    """Read one configuration file. Raises MissingFileError or ConfigError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(path, "It is part of the project; restore it from the repository.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a JSON file ({error}). Delete or repair it.") from error
+    return parse_config(value, str(path))
+
+
+def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool = True) -> FamilyConfig:
+    """Return the shipped configuration of a family at a rate such as "40k"; None = the family's usual rate."""
+    rates = FAMILIES[family]
+    rate = sample_rate or rates[0]
+    if rate not in rates:
+        raise ConfigError(f"The family {family} has no sample rate {rate!r}; choose one of {', '.join(rates)}.")
+    config = read_config(CONFIGS / family / f"{rate}.json")
+    network = config.synthesizer.model_copy(update={"has_f0": has_f0})
+    return config.model_copy(update={"synthesizer": network})

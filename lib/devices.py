@@ -1,0 +1,36 @@
+"""Which device and precision to compute on, decided once and with the reason."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lib.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where to compute, in which number type, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_device(wanted: str = "auto") -> Device:
+    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps". ConfigError if it is not there.
+
+    Precision is float32 everywhere for now: it is what the golden data were made in.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return Device(torch.device("cuda"), torch.float32, f"CUDA device found: {torch.cuda.get_device_name()}")
+        if torch.backends.mps.is_available():
+            return Device(torch.device("mps"), torch.float32, "Apple GPU found")
+        return Device(torch.device("cpu"), torch.float32, "no GPU found")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ConfigError(f"The device {wanted!r} cannot be used here; available: {found}.") from error
+    return Device(device, torch.float32, "asked for")

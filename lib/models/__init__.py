@@ -1,0 +1,1 @@
+"""Every network of the project; nothing here opens a file."""

@@ -1,0 +1,60 @@
+"""Volume-preserving residual coupling flow between posterior and prior.
+
+Spec: synthesizer, "Residual coupling flow". Attribute names are state-dict keys of the ecosystem.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lib.config import SynthesizerConfig
+from lib.models.wavenet import WaveNet
+
+N_COUPLINGS = 4
+COUPLING_LAYERS = 3
+COUPLING_KERNEL = 5  # frames
+RECEPTIVE_FIELD = N_COUPLINGS * COUPLING_LAYERS * (COUPLING_KERNEL // 2)  # 24 frames to each side
+
+
+class Coupling(nn.Module):
+    """Shifts the second half of the channels by what it computes from the first half."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        half, width = config.inter_channels // 2, config.hidden_channels
+        self.pre = nn.Conv1d(half, width, 1)
+        self.enc = WaveNet(width, COUPLING_KERNEL, COUPLING_LAYERS, config.gin_channels)
+        self.post = nn.Conv1d(width, half, 1)
+        nn.init.zeros_(self.post.weight)
+        assert self.post.bias is not None
+        nn.init.zeros_(self.post.bias)
+
+    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
+        """[B, Z, F] -> [B, Z, F]; `reverse` undoes the forward direction."""
+        first, second = x.chunk(2, dim=1)
+        shift = self.post(self.enc(self.pre(first) * mask, mask, speaker)) * mask
+        second = (second - shift) * mask if reverse else shift + second * mask
+        return torch.cat([first, second], dim=1)
+
+
+class Flip(nn.Module):
+    """Reverses the channel order, so that the next coupling changes the other half; its own inverse."""
+
+    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
+        """[B, Z, F] -> [B, Z, F]."""
+        return x.flip(1)
+
+
+class Flow(nn.Module):
+    """Four couplings, each followed by a flip."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList(
+            part for _ in range(N_COUPLINGS) for part in (Coupling(config), Flip())
+        )  # couplings at 0, 2, 4, 6: the indices are part of the state-dict keys
+
+    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool = False) -> Tensor:
+        """[B, Z, F], mask [B, 1, F], speaker [B, gin, 1] -> [B, Z, F]; reverse is prior -> posterior."""
+        for part in reversed(self.flows) if reverse else self.flows:
+            x = part(x, mask, speaker, reverse)
+        return x

@@ -1,0 +1,120 @@
+"""HiFi-GAN generator (Kong et al. 2020), with or without a sine source added at every stage (NSF-HiFi-GAN).
+
+Spec: synthesizer, "NSF-HiFi-GAN generator" and "HiFi-GAN generator". Attribute names are state-dict keys.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from lib.config import SynthesizerConfig
+from lib.models.source import SineSource
+
+LRELU_SLOPE = 0.1
+LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
+INIT_STD = 0.01
+
+
+def _conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
+    """A weight-normed convolution that keeps the length."""
+    padding = dilation * (kernel_size - 1) // 2
+    conv = nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding)
+    nn.init.normal_(conv.weight, 0.0, INIT_STD)
+    return weight_norm(conv)  # type: ignore[no-any-return]
+
+
+class ResidualBlock1(nn.Module):
+    """Per dilation: activation, dilated convolution, activation, plain convolution, sum."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(_conv(channels, kernel_size, dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(_conv(channels, kernel_size, 1) for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T]."""
+        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
+            x = x + plain(F.leaky_relu(dilated(F.leaky_relu(x, LRELU_SLOPE)), LRELU_SLOPE))
+        return x
+
+
+class ResidualBlock2(nn.Module):
+    """Per dilation: activation, dilated convolution, sum."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_conv(channels, kernel_size, dilation) for dilation in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T]."""
+        for conv in self.convs:
+            x = x + conv(F.leaky_relu(x, LRELU_SLOPE))
+        return x
+
+
+class Generator(nn.Module):
+    """Latent frames, and F0 if the model uses it -> waveform in (-1, 1)."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.n_kernels = len(config.resblock_kernel_sizes)
+        rates, first = config.upsample_rates, config.upsample_initial_channel
+        widths = [first // 2 ** (stage + 1) for stage in range(len(rates))]
+        self.m_source = SineSource(config.hop_length, config.sample_rate) if config.has_f0 else None
+        if config.has_f0:
+            self.noise_convs = nn.ModuleList(self._noise_convs(widths, rates))
+        self.conv_pre = nn.Conv1d(config.inter_channels, first, 7, padding=3)
+        self.ups = nn.ModuleList(
+            self._upsample(2 * width, width, kernel_size, rate)
+            for width, kernel_size, rate in zip(widths, config.upsample_kernel_sizes, rates, strict=True)
+        )
+        block = ResidualBlock1 if config.resblock == "1" else ResidualBlock2
+        shapes = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
+        self.resblocks = nn.ModuleList(
+            block(width, kernel_size, dilations) for width in widths for kernel_size, dilations in shapes
+        )
+        self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
+        self.cond = nn.Conv1d(config.gin_channels, first, 1)
+
+    @staticmethod
+    def _upsample(channels_in: int, channels_out: int, kernel_size: int, rate: int) -> nn.Module:
+        """A weight-normed transposed convolution that multiplies the length by `rate`."""
+        conv = nn.ConvTranspose1d(channels_in, channels_out, kernel_size, rate, padding=(kernel_size - rate) // 2)
+        nn.init.normal_(conv.weight, 0.0, INIT_STD)
+        return weight_norm(conv)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _noise_convs(widths: list[int], rates: tuple[int, ...]) -> Iterator[nn.Conv1d]:
+        """Per stage a convolution that brings the excitation down to the rate of that stage."""
+        for stage, width in enumerate(widths):
+            stride = math.prod(rates[stage + 1 :])
+            if stride == 1:
+                yield nn.Conv1d(1, width, 1)
+            else:
+                yield nn.Conv1d(1, width, 2 * stride, stride, padding=stride // 2)
+
+    def forward(
+        self,
+        latent: Tensor,
+        f0: Tensor | None,
+        speaker: Tensor,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """[B, Z, F], F0 [B, F] in Hz or None, speaker [B, gin, 1] -> waveform [B, 1, F * hop]."""
+        excitation = None
+        if self.m_source is not None:
+            assert f0 is not None, "a model with F0 needs F0"
+            excitation = self.m_source(f0, generator, temperature)
+        x = self.conv_pre(latent) + self.cond(speaker)
+        for stage, upsample in enumerate(self.ups):
+            x = upsample(F.leaky_relu(x, LRELU_SLOPE))
+            if excitation is not None:
+                x = x + self.noise_convs[stage](excitation)
+            blocks = self.resblocks[stage * self.n_kernels : (stage + 1) * self.n_kernels]
+            x = torch.stack([block(x) for block in blocks]).mean(0)
+        return torch.tanh(self.conv_post(F.leaky_relu(x, LAST_LRELU_SLOPE)))

@@ -1,0 +1,151 @@
+"""The voice network: content, pitch and speaker -> waveform. One class for v1, v2 and lite, with and without F0.
+
+A conditional VAE with a flow and an adversarially trained generator (VITS, Kim et al. 2021). Spec: synthesizer.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lib.config import SynthesizerConfig
+from lib.models.encoders import ContentPrior, Posterior, frame_mask
+from lib.models.flow import RECEPTIVE_FIELD, Flow
+from lib.models.generator import Generator
+
+NOISE_SCALE = 0.66666  # of the prior's standard deviation, at inference; five sixes, as in every published model
+
+
+class InferOutput(NamedTuple):
+    """What inference computes on the way; `audio` is the result."""
+
+    audio: Tensor  # [B, 1, F * hop]
+    mask: Tensor  # [B, 1, F]
+    latent: Tensor  # [B, Z, F] after the reversed flow
+    mean: Tensor  # [B, Z, F] of the prior
+    log_scale: Tensor  # [B, Z, F] of the prior
+
+
+class TrainOutput(NamedTuple):
+    """What the losses need; F is the length of the batch, S of the random segments."""
+
+    audio: Tensor  # [B, 1, S * hop]
+    starts: Tensor  # [B] first frame of each segment
+    mask: Tensor  # [B, 1, F] of the spectrogram
+    latent: Tensor  # [B, Z, F] drawn from the posterior
+    latent_prior: Tensor  # [B, Z, F] the same after the flow
+    mean_prior: Tensor
+    log_scale_prior: Tensor
+    mean_posterior: Tensor
+    log_scale_posterior: Tensor
+
+
+def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int = 1) -> Tensor:
+    """Cut `frames` frames at `starts` [B] out of the last axis of [B, ..., T]."""
+    width = frames * samples_per_frame
+    first = (starts * samples_per_frame).tolist()
+    return torch.stack([item[..., begin : begin + width] for item, begin in zip(x, first, strict=True)])
+
+
+class Synthesizer(nn.Module):
+    """The attribute names enc_p, enc_q, flow, dec and emb_g are state-dict keys of the ecosystem and must stay.
+
+    `posterior` builds the posterior encoder, which only training needs and voice models do not contain.
+    """
+
+    def __init__(self, config: SynthesizerConfig, *, posterior: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.enc_p = ContentPrior(config)
+        self.dec = Generator(config)
+        self.enc_q = Posterior(config) if posterior else None
+        self.flow = Flow(config)
+        self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
+
+    def speaker(self, speaker_id: Tensor) -> Tensor:
+        """[B] -> conditioning vectors [B, gin, 1]."""
+        return self.emb_g(speaker_id).unsqueeze(2)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        content: Tensor,
+        pitch_bins: Tensor | None,
+        f0: Tensor | None,
+        lengths: Tensor,
+        spec: Tensor,
+        speaker_id: Tensor,
+        starts: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> TrainOutput:
+        """Training: content [B, F, C], pitch bins and F0 [B, F], lengths [B], spec [B, bins, F], speaker_id [B].
+
+        Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
+        """
+        assert self.enc_q is not None, "training needs a Synthesizer with posterior=True"
+        speaker = self.speaker(speaker_id)
+        mean_prior, log_scale_prior, _ = self.enc_p(content, pitch_bins, lengths)
+        mask = frame_mask(lengths, spec.shape[2], mean_prior.dtype)
+        mean, log_scale = self.enc_q(spec, mask, speaker)
+        noise = torch.randn_like(mean) * temperature
+        latent = (mean + noise * log_scale.exp()) * mask
+        latent_prior = self.flow(latent, mask, speaker)
+        frames = self.config.segment_frames
+        if starts is None:
+            room = (lengths - frames + 1).clamp(min=0)
+            starts = (torch.rand(len(lengths)).to(room.device) * room).long()
+        segment_f0 = None if f0 is None else slice_frames(f0, starts, frames)
+        audio = self.dec(slice_frames(latent, starts, frames), segment_f0, speaker, None, temperature)
+        return TrainOutput(
+            audio, starts, mask, latent, latent_prior, mean_prior, log_scale_prior, mean, log_scale,
+        )  # fmt: skip
+
+    def infer(
+        self,
+        content: Tensor,
+        lengths: Tensor,
+        speaker_id: Tensor,
+        pitch_bins: Tensor | None = None,
+        f0: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
+
+        `generator` makes the noise reproducible; `temperature` scales every random draw (0 = none).
+        """
+        return self.infer_window(content, lengths, speaker_id, pitch_bins, f0, generator, temperature).audio
+
+    def infer_window(
+        self,
+        content: Tensor,
+        lengths: Tensor,
+        speaker_id: Tensor,
+        pitch_bins: Tensor | None = None,
+        f0: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        window: tuple[int, int] | None = None,
+    ) -> InferOutput:
+        """Like `infer`, for the frames [first, first + count) of `window` only, and with what is computed on the way.
+
+        Everything before the window is seen by the prior's transformer, and as much of it by the flow as can reach in.
+        """
+        first, count = window or (0, content.shape[1])
+        skip = max(first - RECEPTIVE_FIELD, 0)
+        speaker = self.speaker(speaker_id)
+        mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths, skip)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        prior = (mean + log_scale.exp() * noise * (NOISE_SCALE * temperature)) * mask
+        cut = slice(first - skip, first - skip + count)
+        latent, mask = self.flow(prior, mask, speaker, reverse=True)[..., cut], mask[..., cut]
+        window_f0 = None if f0 is None else f0[:, first : first + count]
+        audio = self.dec(latent * mask, window_f0, speaker, generator, temperature)
+        return InferOutput(audio, mask, latent, mean, log_scale)
+
+    def fold_weight_norm(self) -> "Synthesizer":
+        """Replace each weight-normed weight by its value: the same results to rounding, faster. Returns self."""
+        for module in list(self.modules()):
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+        return self

@@ -1,0 +1,44 @@
+"""The folders of this checkout, resolved from this file; the only place that knows them."""
+
+import re
+from pathlib import Path
+
+from lib.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+LOGS = ROOT / "logs"
+PRETRAINED = ROOT / "pretrained"
+WEIGHTS = ROOT / "weights"
+
+MAX_NAME_LENGTH = 100  # characters; leaves room for suffixes within the 255 bytes of a file name
+_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it can be one file or folder name on every system, else raise ConfigError.
+
+    Spaces, quotes ('), emoji and any script are fine; separators, control characters, leading or trailing dots and
+    spaces and the device names of Windows are not. `what` says whose name it is ("experiment", "voice").
+    """
+    problem = ""
+    if not name:
+        problem = "it is empty"
+    elif len(name) > MAX_NAME_LENGTH or len(name.encode()) > 2 * MAX_NAME_LENGTH:
+        problem = f"it is longer than {MAX_NAME_LENGTH} characters"
+    elif match := _FORBIDDEN.search(name):
+        problem = f"the character {match.group()!r} is not allowed in file names"
+    elif name != name.strip(" .") or name.split(".")[0].lower() in _RESERVED:
+        problem = "it begins or ends with a dot or space, or is a reserved word"
+    if problem:
+        raise ConfigError(f"{name!r} cannot be used as {what} name: {problem}. Choose another name.")
+    return name
+
+
+def inside(root: Path, name: str | Path, what: str) -> Path:
+    """Resolve `name` below `root`; ConfigError if it would lead out of it (`..`, absolute path, link)."""
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ConfigError(f"{str(name)!r} is outside {root}; give the name of a {what} inside that folder.")
+    return path

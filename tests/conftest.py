@@ -1,0 +1,43 @@
+"""Shared fixtures: where golden and real data lie, and tones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import GOLDEN, SHARED_DATA, Floats
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny networks run faster on one thread, and results do not depend on the number of cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden data (environment variable GOLDEN_DIR, else ../shared/golden)."""
+    if not (GOLDEN / "README.md").is_file():
+        pytest.skip(f"no golden data at {GOLDEN}; set GOLDEN_DIR")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings (environment variable REVOICE_DATA_DIR, else ../shared/data)."""
+    if not (SHARED_DATA / "README.md").is_file():
+        pytest.skip(f"no real recordings at {SHARED_DATA}; set REVOICE_DATA_DIR")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def tone() -> Callable[..., Floats]:
+    """A function (frequency in Hz, seconds, sample_rate=16000, amplitude=0.5) -> sine of shape (T,) float32."""
+
+    def make(frequency: float, seconds: float, sample_rate: int = 16000, amplitude: float = 0.5) -> Floats:
+        time = np.arange(round(seconds * sample_rate)) / sample_rate
+        return (amplitude * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+    return make

@@ -1,0 +1,1 @@
+"""Makes voice models: prepares recordings, extracts features, trains, builds the index."""
