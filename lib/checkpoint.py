@@ -116,7 +116,7 @@ def _config_from(raw: Any, weights: Weights, path: Path) -> SynthesizerConfig:
             n_layers=raw[6],
             kernel_size=raw[7],
             p_dropout=raw[8],
-            resblock=str(raw[9]),  # type: ignore[arg-type]
+            resblock=str(raw[9]),
             resblock_kernel_sizes=raw[10],
             resblock_dilation_sizes=raw[11],
             upsample_rates=raw[12],

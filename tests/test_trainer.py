@@ -1,0 +1,185 @@
+"""The training step against the golden steps, and what saving and resuming must keep."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from lib.checkpoint import ecosystem_weights
+from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, SourceConfig, TrainConfig, load_family
+from lib.errors import CheckpointError
+from lib.models.discriminators import Judgement
+from tests.helpers import closed_form, error, golden_training_model, read_golden, tiny_config
+from train import losses
+from train.dataset import Batch
+from train.trainer import SpectrumConstants, Trainer
+
+GOLDEN_SPECTRUM = SpectrumConstants(epsilon=2e-7, floor=2e-6)  # the golden steps were made by the 2026 reference
+
+
+def tiny_family(**source: float) -> FamilyConfig:
+    """A family of a few thousand parameters at 8 kHz."""
+    network = tiny_config(
+        sample_rate=8000, spec_channels=129, segment_frames=16, upsample_rates=(10, 8), upsample_kernel_sizes=(20, 16)
+    )
+    return FamilyConfig(
+        family="lite",
+        audio=AudioConfig(sample_rate=8000, n_fft=256, hop_length=80, n_mels=20),
+        synthesizer=network,
+        discriminator=DiscriminatorConfig(periods=(2, 3), scale_channels=(4,) * 6, period_channels=(4,) * 5),
+        train=TrainConfig(segment_size=1280, learning_rate=1e-3),
+        source=SourceConfig.model_validate(source),
+    )
+
+
+def tiny_batch(seed: int, frames: int = 30) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+    return Batch(
+        content=torch.randn(2, frames, 12, generator=rng),
+        pitch_bins=torch.full((2, frames), 80),
+        f0=torch.full((2, frames), 200.0),
+        spec=torch.rand(2, 129, frames, generator=rng),
+        audio=torch.randn(2, 1, frames * 80, generator=rng).tanh(),
+        lengths=torch.tensor([frames, frames - 5]),
+        speaker_id=torch.tensor([0, 1]),
+    )
+
+
+def new_trainer(seed: int = 1, **source: float) -> Trainer:
+    torch.manual_seed(seed)
+    return Trainer(tiny_family(**source), Accelerator(cpu=True))
+
+
+def test_golden_three_training_steps(golden: Path) -> None:
+    steps = json.loads((golden / "training" / "steps.json").read_text())
+    data = read_golden(golden / "synth" / "G_v2_40k_f0.forward.safetensors")
+    spec = json.loads((golden / "disc" / "mpd_v2.fill.json").read_text())
+    weights = {key: closed_form(key, shape, rest[0], rest[1], spec["salt"]) for key, shape, *rest in spec["tensors"]}
+    model = golden_training_model(golden, "G_v2_40k_f0")
+    config = load_family("v2", "40k").model_copy(update={"synthesizer": model.config})
+    trainer = Trainer(config, Accelerator(cpu=True), spectrum=GOLDEN_SPECTRUM)
+    trainer.load_base(ecosystem_weights(model), weights, "the golden data")
+    before = {key: value.clone() for key, value in ecosystem_weights(trainer.synthesizer).items()}
+    batch = Batch(
+        data["in.phone"], data["in.pitch"], data["in.nsff0"], data["in.spec"], data["in.wave"],
+        data["in.spec_lengths"], data["in.sid"],
+    )  # fmt: skip
+    for want in steps["steps"]:
+        got = trainer.train_step(batch, starts=data["in.ids_slice"], temperature=0.0)
+        named = {"disc": "loss/d/total", "gen": "loss/g/gen", "fm": "loss/g/fm"}
+        named |= {"mel": "loss/g/mel", "kl": "loss/g/kl", "gen_all": "loss/g/total"}
+        for key, name in named.items():
+            assert got[name] == pytest.approx(want[key], rel=5e-4), key
+        for i, (real, made) in enumerate(zip(want["disc_real_each"], want["disc_gen_each"], strict=True)):
+            assert got[f"loss/d_r/{i}"] == pytest.approx(real, rel=5e-4, abs=1e-6)
+            assert got[f"loss/d_g/{i}"] == pytest.approx(made, rel=5e-4, abs=1e-6)
+        norms = {key: value for key, value in want.items() if "norm" in key}
+        assert len(norms) == 2
+        for key, value in norms.items():
+            assert got["grad_norm_d" if "d" in key.replace("grad", "").replace("norm", "") else "grad_norm_g"] == (
+                pytest.approx(value, rel=5e-3)
+            )
+    after = ecosystem_weights(trainer.synthesizer)
+    for name, (_, norm, _, change) in steps["generator_after_3_steps"].items():
+        if "conv_k.bias" not in name:  # their true gradient is zero, so AdamW turns rounding into whole steps
+            assert float(after[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
+            assert float((after[name] - before[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
+    judges = ecosystem_weights(trainer.plain_discriminator)
+    for name, (_, norm, _, change) in steps["discriminator_after_3_steps"].items():
+        assert float(judges[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
+        assert float((judges[name] - weights[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
+    final = read_golden(golden / "training" / "after3.safetensors")
+    for name, value in final.items():
+        if name != "out.audio":
+            corner = tuple(slice(size) for size in value.shape)  # of large tensors only a corner is stored
+            assert error(after[name.removeprefix("out.")][corner], value) <= 1e-4, name
+    with torch.inference_mode():
+        audio = trainer.synthesizer.infer(
+            data["in.phone"][:1], data["in.phone_lengths"][:1], data["in.sid"][:1], data["in.pitch"][:1],
+            data["in.nsff0"][:1], temperature=0.0,
+        )  # fmt: skip
+    assert error(audio[..., :8000], final["out.audio"]) <= 2e-3
+
+
+def judgements(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[Judgement]:
+    return [Judgement(score, maps) for score, maps in zip(scores, features, strict=True)]
+
+
+def test_golden_losses(golden: Path) -> None:
+    data = read_golden(golden / "loss_mel" / "losses.safetensors")
+    count = len([key for key in data if key.startswith("in.real.")])
+    none: list[list[torch.Tensor]] = [[] for _ in range(count)]
+    real = judgements([data[f"in.real.{i}"] for i in range(count)], none)
+    made = judgements([data[f"in.gen.{i}"] for i in range(count)], none)
+    parts_real, parts_made = losses.discriminator_parts(real, made)
+    assert error(torch.stack(parts_real), data["out.disc_real_each"]) <= 1e-5
+    assert error(torch.stack(parts_made), data["out.disc_gen_each"]) <= 1e-5
+    assert error(losses.discriminator_loss(real, made).reshape(1), data["out.disc_total"]) <= 1e-5
+    assert error(losses.generator_loss(made).reshape(1), data["out.gen_total"]) <= 1e-5
+    pairs = {tuple(key.split(".")[2:]) for key in data if key.startswith("in.fmap_real.")}
+    maps = [[[data[f"in.fmap_{kind}.{i}.{j}"]] for i, j in sorted(pairs)] for kind in ("real", "gen")]
+    zero = [torch.zeros(1)] * len(pairs)
+    got = losses.feature_loss(judgements(zero, maps[0]), judgements(zero, maps[1]))
+    assert error(got.reshape(1), data["out.feature"]) <= 1e-5
+    kl = losses.kl_loss(*(data[f"in.{key}"] for key in ("z_p", "logs_q", "m_p", "logs_p", "z_mask")))
+    assert error(kl.reshape(1), data["out.kl"]) <= 1e-5
+
+
+def test_golden_functions_11_losses(golden: Path) -> None:
+    data = {key: torch.from_numpy(value) for key, value in np.load(golden / "functions" / "11_losses.npz").items()}
+    real = judgements([data["dr0"], data["dr1"]], [[data["fr00"], data["fr01"]], [data["fr10"]]])
+    made = judgements([data["dg0"], data["dg1"]], [[data["fg00"], data["fg01"]], [data["fg10"]]])
+    kl = losses.kl_loss(data["z_p"], data["logs_q"], data["m_p"], data["logs_p"], data["z_mask"])
+    assert float(kl) == pytest.approx(float(data["kl"]), rel=1e-5)
+    assert float(losses.discriminator_loss(real, made)) == pytest.approx(float(data["disc"]), rel=1e-5)
+    assert float(losses.generator_loss(made)) == pytest.approx(float(data["gen"]), rel=1e-5)
+    assert float(losses.feature_loss(real, made)) == pytest.approx(float(data["fm"]), rel=1e-5)
+
+
+def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
+    straight = new_trainer()
+    for seed in range(4):
+        straight.train_step(tiny_batch(seed))
+    first = new_trainer()
+    for seed in range(2):
+        first.train_step(tiny_batch(seed))
+    first.save(tmp_path / "G_2.pth", tmp_path / "D_2.pth")
+    second = new_trainer(seed=99)
+    second.resume(tmp_path / "G_2.pth", tmp_path / "D_2.pth")
+    for seed in range(2, 4):
+        second.train_step(tiny_batch(seed))
+    assert second.position.step == 4
+    for a, b in (
+        (straight.synthesizer, second.synthesizer),
+        (straight.plain_discriminator, second.plain_discriminator),
+    ):
+        want, got = ecosystem_weights(a), ecosystem_weights(b)
+        assert all(torch.equal(want[key], got[key]) for key in want)
+
+
+def test_resume_refuses_a_pair_of_different_moments(tmp_path: Path) -> None:
+    trainer = new_trainer()
+    trainer.save(tmp_path / "G_0.pth", tmp_path / "D_0.pth")
+    trainer.train_step(tiny_batch(0))
+    trainer.save(tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+    with pytest.raises(CheckpointError, match="different moments"):
+        new_trainer().resume(tmp_path / "G_1.pth", tmp_path / "D_0.pth")
+
+
+def test_the_sine_source_of_a_fixed_weight_survives_training() -> None:
+    trainer = new_trainer(weight=10.0, c_harmonic=0.5)
+    losses_found = [trainer.train_step(tiny_batch(seed)) for seed in range(3)]
+    source = trainer.synthesizer.dec.m_source
+    assert source is not None
+    assert float(source.l_linear.weight) == 10.0
+    assert all(found["loss/g/harmonic"] > 0 for found in losses_found)
+
+
+def test_training_lowers_the_mel_loss() -> None:
+    trainer = new_trainer()
+    batch = tiny_batch(0)
+    found = [trainer.train_step(batch)["loss/g/mel"] for _ in range(60)]
+    assert np.mean(found[-10:]) < 0.9 * np.mean(found[:10])

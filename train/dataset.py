@@ -1,0 +1,153 @@
+"""Training clips -> batches: a dataset, its collation, and a length-bucketed sampler that knows nothing of processes.
+
+Spec: training, "Dataset item" and "Bucketing, batching", without the defects: real lengths instead of estimates, no
+clip discarded, and the batch size is per device (Accelerate deals the batches out).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from lib.config import FamilyConfig
+from lib.errors import AudioError, ConfigError
+from lib.mel import linear_spectrogram
+from train.experiment import Clip
+
+BOUNDARIES = tuple(range(100, 901, 100))  # frames; clips of one bucket differ by less than a second
+
+
+class Item(NamedTuple):
+    """One clip, or a crop of it; F frames of 10 ms."""
+
+    content: Tensor  # [F, C]
+    pitch_bins: Tensor  # [F] int64, 1..255; zeros for voices without F0
+    f0: Tensor  # [F] Hz
+    audio: Tensor  # [F * hop]
+    speaker_id: int
+
+
+class Batch(NamedTuple):
+    """Clips padded with zeros to the longest."""
+
+    content: Tensor  # [B, F, C]
+    pitch_bins: Tensor  # [B, F]     1..255, 0 in the padding
+    f0: Tensor  # [B, F]     Hz
+    spec: Tensor  # [B, n_fft // 2 + 1, F]
+    audio: Tensor  # [B, 1, F * hop]
+    lengths: Tensor  # [B]        frames
+    speaker_id: Tensor  # [B]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class ClipDataset(Dataset[Item]):
+    """Reads clips from disk; longer ones are cropped at a place drawn from (seed, epoch, clip)."""
+
+    def __init__(self, clips: Sequence[Clip], config: FamilyConfig, seed: int) -> None:
+        self.clips = list(clips)
+        self.config = config
+        self.seed = seed
+        self.epoch = 0
+        self.frames = [self._count_frames(clip) for clip in self.clips]  # of the whole clips
+
+    def _count_frames(self, clip: Clip) -> int:
+        """Frames that audio, content and F0 all have."""
+        info = soundfile.info(clip.audio)
+        rate = self.config.audio.sample_rate
+        if info.samplerate != rate:
+            raise ConfigError(f"{clip.audio} has {info.samplerate} Hz, not {rate} Hz. Prepare the recordings again.")
+        counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
+        counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
+        if min(counts) < 1:
+            raise AudioError(f"{clip.audio} is shorter than one frame. Delete it or prepare the recordings again.")
+        return min(counts)
+
+    def lengths(self) -> list[int]:
+        """Frames of every item as it is served."""
+        return [min(frames, self.config.max_frames) for frames in self.frames]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Item:
+        clip, frames = self.clips[index], self.lengths()[index]
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        start = int(rng.integers(self.frames[index] - frames + 1))
+        hop = self.config.audio.hop_length
+        audio, _ = soundfile.read(clip.audio, frames * hop, start * hop, dtype="float32", always_2d=True)
+        content = np.load(clip.content, mmap_mode="r")
+        places = np.arange(start, start + frames)
+        bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]
+        f0 = np.zeros(frames, np.float32) if clip.f0 is None else np.load(clip.f0)[places]
+        return Item(
+            content=torch.from_numpy(np.asarray(content[places // 2], np.float32)),  # each row serves two frames
+            pitch_bins=torch.from_numpy(bins.astype(np.int64)),
+            f0=torch.from_numpy(f0.astype(np.float32)),
+            audio=torch.from_numpy(audio.mean(1)),
+            speaker_id=clip.speaker_id,
+        )
+
+
+def collate(items: Sequence[Item], config: FamilyConfig) -> Batch:
+    """Pad with zeros to the longest item, at least one segment and long enough for a spectrum."""
+    audio_config = config.audio
+    hop, n_fft = audio_config.hop_length, audio_config.n_fft
+    frames = max(*(len(item.f0) for item in items), config.synthesizer.segment_frames, n_fft // hop + 1)
+    batch = len(items)
+    content = torch.zeros(batch, frames, items[0].content.shape[1])
+    pitch_bins = torch.zeros(batch, frames, dtype=torch.int64)
+    f0 = torch.zeros(batch, frames)
+    audio = torch.zeros(batch, frames * hop)
+    for row, item in enumerate(items):
+        length = len(item.f0)
+        content[row, :length] = item.content
+        pitch_bins[row, :length] = item.pitch_bins
+        f0[row, :length] = item.f0
+        audio[row, : length * hop] = item.audio[: length * hop]
+    return Batch(
+        content=content,
+        pitch_bins=pitch_bins,
+        f0=f0,
+        spec=linear_spectrogram(audio, n_fft, hop),
+        audio=audio.unsqueeze(1),
+        lengths=torch.tensor([len(item.f0) for item in items]),
+        speaker_id=torch.tensor([item.speaker_id for item in items]),
+    )
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Batches of clips of similar length, in an order drawn from the epoch number.
+
+    Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length b belongs to
+    the bucket (b_k, b_k+1]; lengths outside the boundaries join the first or last bucket.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:
+        self.batch_size = batch_size
+        self.epoch = 0
+        buckets: list[list[int]] = [[] for _ in boundaries[1:]]
+        for index, length in enumerate(lengths):
+            place = int(np.searchsorted(boundaries, length, side="left")) - 1
+            buckets[min(max(place, 0), len(buckets) - 1)].append(index)
+        self.buckets = [bucket for bucket in buckets if bucket]
+
+    def __len__(self) -> int:
+        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = torch.Generator().manual_seed(self.epoch)
+        orders = [torch.randperm(len(bucket), generator=rng).tolist() for bucket in self.buckets]
+        batches = []
+        for bucket, order in zip(self.buckets, orders, strict=True):
+            shuffled = [bucket[place] for place in order]
+            wanted = -(-len(bucket) // self.batch_size) * self.batch_size
+            filled = (shuffled * (wanted // len(shuffled) + 1))[:wanted]
+            batches += [filled[i : i + self.batch_size] for i in range(0, wanted, self.batch_size)]
+        yield from (batches[place] for place in torch.randperm(len(batches), generator=rng).tolist())

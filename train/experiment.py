@@ -1,0 +1,192 @@
+"""One training run on disk: every path under `logs/<name>/`, its clips, and which stages are done.
+
+The folder names are the ecosystem's (spec: README, "Folder layout"; training, "File list"), so that other programs can
+continue where we stop and the other way round. `revoice.json` holds what only we know: what each stage was made from.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lib.config import FamilyConfig, read_config
+from lib.errors import ConfigError, MissingFileError
+from lib.files import write_json, write_text
+from lib.paths import LOGS, WEIGHTS, check_name, inside
+
+RESERVED_NAMES = ("mute", "pretrain_lite")
+STAGES = ("prepare", "extract", "index", "fit")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One training clip: where its audio and features lie."""
+
+    name: str
+    audio: Path  # float32 WAV at the voice's rate
+    content: Path  # (N, C) float32, 50 frames/s
+    pitch_bins: Path | None  # (F,) integer, 100 frames/s
+    f0: Path | None  # (F,) Hz
+    speaker_id: int = 0
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of JSON-able values: equal inputs, equal text."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Experiment:
+    """The folder `logs/<name>/` and the voice `weights/<name>.pth` that comes out of it."""
+
+    def __init__(self, name: str, logs: Path = LOGS, weights: Path = WEIGHTS) -> None:
+        check_name(name, "experiment")
+        if name.lower() in RESERVED_NAMES:
+            raise ConfigError(f"The experiment name {name!r} is reserved. Choose another name.")
+        self.name = name
+        self.folder = inside(logs, name, "experiment")
+        self.gt_wavs = self.folder / "0_gt_wavs"
+        self.wavs_16k = self.folder / "1_16k_wavs"
+        self.pitch_bins = self.folder / "2a_f0"
+        self.f0 = self.folder / "2b-f0nsf"
+        self.config_file = self.folder / "config.json"
+        self.file_list = self.folder / "filelist.txt"
+        self.events = self.folder / "events.jsonl"
+        self.stop_file = self.folder / "STOP"
+        self.voice = weights / f"{name}.pth"
+        self._state_file = self.folder / "revoice.json"
+
+    def content_folder(self, width: int) -> Path:
+        """The folder of content features of a width: 3_feature256 or 3_feature768."""
+        return self.folder / f"3_feature{width}"
+
+    # --- configuration -------------------------------------------------------------------------------------------
+
+    def config(self) -> FamilyConfig:
+        """The configuration this experiment was created with."""
+        if not self.config_file.is_file():
+            raise MissingFileError(
+                self.config_file, f"Prepare the recordings first: python -m train prepare {self.name!r} --data FOLDER"
+            )
+        return read_config(self.config_file)
+
+    def create(self, config: FamilyConfig) -> None:
+        """Make the folder with its configuration; ConfigError if it exists with another kind of voice."""
+        if self.config_file.is_file():
+            old = self.config()
+            same = (old.family, old.audio, old.synthesizer) == (config.family, config.audio, config.synthesizer)
+            if not same:
+                raise ConfigError(
+                    f"The experiment {self.name!r} exists with family {old.family}, {old.audio.sample_rate} Hz and "
+                    f"F0 {'on' if old.synthesizer.has_f0 else 'off'}; choose the same or another name."
+                )
+            return
+        write_json(self.config_file, config.to_json())
+
+    # --- stages --------------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        if not self._state_file.is_file():
+            return {}
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{self._state_file} is damaged ({error}). Delete it; the stages then run again."
+            ) from error
+        return state
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What is recorded of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""
+        found: dict[str, Any] = self._state().get(name, {})
+        return found
+
+    def record_stage(self, name: str, **facts: Any) -> None:
+        """Record that a stage is done and forget the later ones that were made from it (never the training)."""
+        state = self._state()
+        state[name] = facts
+        for later in STAGES[STAGES.index(name) + 1 : -1]:
+            state.pop(later, None)
+        write_json(self._state_file, state)
+
+    def forget_stage(self, name: str) -> None:
+        """Record that a stage is being made anew, so that a killed run is not taken for a finished one."""
+        state = self._state()
+        if state.pop(name, None) is not None:
+            write_json(self._state_file, state)
+
+    def clear(self, folders: Sequence[Path]) -> None:
+        """Remove derived files of an earlier, different run of a stage.
+
+        Only what this program made goes: folders without our record are another program's work and are refused.
+        """
+        full = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
+        if full and not self._state_file.is_file():
+            raise ConfigError(
+                f"{full[0]} holds clips that another program made. Train on them as they are (python -m train extract "
+                f"{self.name!r}), or choose another name."
+            )
+        for folder in full:
+            shutil.rmtree(folder)
+
+    # --- clips ---------------------------------------------------------------------------------------------------
+
+    def clips(self, *, speaker_id: int = 0) -> list[Clip]:
+        """Every clip that has all its files, by name. ConfigError if there is none."""
+        network = self.config().synthesizer
+        content = self.content_folder(network.content_width)
+        found = []
+        for audio in sorted(self.gt_wavs.glob("*.wav")):
+            bins, f0 = self.pitch_bins / f"{audio.name}.npy", self.f0 / f"{audio.name}.npy"
+            features = content / f"{audio.stem}.npy"
+            if features.is_file() and (not network.has_f0 or (bins.is_file() and f0.is_file())):
+                pitched = network.has_f0
+                found.append(
+                    Clip(audio.stem, audio, features, bins if pitched else None, f0 if pitched else None, speaker_id)
+                )
+        if not found:
+            raise ConfigError(
+                f"The experiment {self.name!r} has no clips with features. Run: python -m train extract {self.name!r}"
+            )
+        return found
+
+    def write_file_list(self, clips: Sequence[Clip]) -> None:
+        """Write the classic `filelist.txt` for other programs; we read the folders themselves.
+
+        A path that contains `|` cannot be expressed in that format and is left out.
+        """
+        lines = []
+        for clip in clips:
+            parts = [clip.audio, clip.content, clip.pitch_bins, clip.f0, clip.speaker_id]
+            fields = [str(part) for part in parts if part is not None]
+            if not any("|" in text for text in fields):
+                lines.append("|".join(fields))
+        write_text(self.file_list, "\n".join(lines))
+
+    # --- checkpoints and indices -----------------------------------------------------------------------------------
+
+    def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
+        """Every generator checkpoint that has its discriminator."""
+        pairs = ((path, path.with_name("D" + path.name[1:])) for path in sorted(self.folder.glob("G_*.pth")))
+        return [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the experiment for one job. ConfigError if another one works on it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"Another job is working on the experiment {self.name!r}. Wait for it or stop it."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()

@@ -1,0 +1,58 @@
+"""Losses of the GAN step: functions of tensors, computed in float32 whatever the networks run in.
+
+Spec: training, "Training step". Least-squares adversarial losses and feature matching of HiFi-GAN, KL of VITS.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib.models.discriminators import Judgement
+
+
+def discriminator_parts(real: Sequence[Judgement], generated: Sequence[Judgement]) -> tuple[list[Tensor], list[Tensor]]:
+    """Per sub-discriminator: mean (1 - D(real))^2 and mean D(generated)^2."""
+    return (
+        [(1 - judgement.score.float()).square().mean() for judgement in real],
+        [judgement.score.float().square().mean() for judgement in generated],
+    )
+
+
+def discriminator_loss(real: Sequence[Judgement], generated: Sequence[Judgement]) -> Tensor:
+    """Least-squares loss of the discriminator."""
+    parts_real, parts_generated = discriminator_parts(real, generated)
+    return torch.stack(parts_real).sum() + torch.stack(parts_generated).sum()
+
+
+def generator_loss(generated: Sequence[Judgement]) -> Tensor:
+    """Least-squares loss of the generator: sum over sub-discriminators of mean (1 - D(generated))^2."""
+    return torch.stack([(1 - judgement.score.float()).square().mean() for judgement in generated]).sum()
+
+
+def feature_loss(real: Sequence[Judgement], generated: Sequence[Judgement]) -> Tensor:
+    """Twice the sum over all layers of mean |features of real - features of generated|; no gradient to real."""
+    distances = [
+        (a.detach().float() - b.float()).abs().mean()
+        for true, made in zip(real, generated, strict=True)
+        for a, b in zip(true.features, made.features, strict=True)
+    ]
+    return 2 * torch.stack(distances).sum()
+
+
+def kl_loss(
+    latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
+) -> Tensor:
+    """KL divergence of posterior from prior, all [B, Z, F], mask [B, 1, F]; summed over channels, mean over frames."""
+    mask = mask.float()
+    kl = log_scale_prior.float() - log_scale_posterior.float() - 0.5
+    kl = kl + 0.5 * (latent_prior.float() - mean_prior.float()).square() * torch.exp(-2.0 * log_scale_prior.float())
+    return (kl * mask).sum() / mask.sum()
+
+
+def spectral_l1(spec: Tensor, generated_spec: Tensor, bins: int) -> Tensor:
+    """Mean |difference| over the lowest `bins` of two linear spectrograms [B, bins, F].
+
+    Unlike a mel distance it sees single harmonics, so it keeps the sine source of a small network alive.
+    """
+    return (spec[:, :bins].float() - generated_spec[:, :bins].float()).abs().mean()
