@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lib.config import Family, SynthesizerConfig
 from lib.errors import CheckpointError, MissingFileError
@@ -76,14 +75,18 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     module.load_state_dict(renamed, strict=True)
 
 
-def safe_load(path: Path) -> Any:
-    """Read a torch file without executing anything in it. MissingFileError or CheckpointError."""
+def safe_load(path: Path, *, lazily: bool = False) -> Any:
+    """Read a torch file without executing anything in it. MissingFileError or CheckpointError.
+
+    `lazily` maps the tensors instead of reading them, where the file's format allows.
+    """
     if not path.is_file():
         raise MissingFileError(path, "Check the name and the folder.")
     if not 0 < path.stat().st_size <= MAX_BYTES:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes: not a model file. Get it again.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = lazily and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} was not opened: it contains more than tensors and plain values, so it could run code on your "
@@ -262,6 +265,14 @@ def read_training_state(path: Path) -> TrainingState:
     )
 
 
+def peek_progress(path: Path) -> tuple[int, int]:
+    """How far a training checkpoint is: (finished epochs, steps), without reading its tensors."""
+    content = safe_load(path, lazily=True)
+    if not isinstance(content, dict) or "iteration" not in content:
+        raise CheckpointError(f"{path} is not a training checkpoint. Move it out of the folder.")
+    return int(content["iteration"]), int(content.get("revoice", {}).get("step", 0))
+
+
 def write_training_state(path: Path, state: TrainingState) -> None:
     """Write a training checkpoint in the ecosystem's form, atomically."""
     content = {
@@ -293,8 +304,3 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
         "state": {index: by_name[name] for index, name in enumerate(own_names) if name in by_name},
         "param_groups": [group | {"params": list(range(len(own_names)))}],
     }
-
-
-def is_parametrized(module: nn.Module) -> bool:
-    """Whether any weight norm in `module` is still unfolded."""
-    return any(parametrize.is_parametrized(part) for part in module.modules())

@@ -6,8 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.helpers import GOLDEN, SHARED_DATA, Floats
+
+# The first example of a law may import a library, and a busy machine may pause: neither is a failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

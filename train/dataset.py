@@ -132,6 +132,7 @@ class BucketSampler(Sampler[list[int]]):
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:
         self.batch_size = batch_size
         self.epoch = 0
+        self.skip = 0  # batches to leave out at the start of the epoch, because an earlier run did them
         buckets: list[list[int]] = [[] for _ in boundaries[1:]]
         for index, length in enumerate(lengths):
             place = int(np.searchsorted(boundaries, length, side="left")) - 1
@@ -150,4 +151,4 @@ class BucketSampler(Sampler[list[int]]):
             wanted = -(-len(bucket) // self.batch_size) * self.batch_size
             filled = (shuffled * (wanted // len(shuffled) + 1))[:wanted]
             batches += [filled[i : i + self.batch_size] for i in range(0, wanted, self.batch_size)]
-        yield from (batches[place] for place in torch.randperm(len(batches), generator=rng).tolist())
+        yield from (batches[place] for place in torch.randperm(len(batches), generator=rng).tolist()[self.skip :])

@@ -114,25 +114,24 @@ class Experiment:
             state.pop(later, None)
         write_json(self._state_file, state)
 
-    def forget_stage(self, name: str) -> None:
-        """Record that a stage is being made anew, so that a killed run is not taken for a finished one."""
-        state = self._state()
-        if state.pop(name, None) is not None:
-            write_json(self._state_file, state)
-
     def clear(self, folders: Sequence[Path]) -> None:
         """Remove derived files of an earlier, different run of a stage.
 
         Only what this program made goes: folders without our record are another program's work and are refused.
         """
+        self.check_clearable(folders)
+        for folder in folders:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+    def check_clearable(self, folders: Sequence[Path]) -> None:
+        """ConfigError if a folder holds files and this program has no record of having made them."""
         full = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
         if full and not self._state_file.is_file():
             raise ConfigError(
-                f"{full[0]} holds clips that another program made. Train on them as they are (python -m train extract "
+                f"{full[0]} holds files that another program made. Go on with them as they are (python -m train fit "
                 f"{self.name!r}), or choose another name."
             )
-        for folder in full:
-            shutil.rmtree(folder)
 
     # --- clips ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +173,17 @@ class Experiment:
         """Every generator checkpoint that has its discriminator."""
         pairs = ((path, path.with_name("D" + path.name[1:])) for path in sorted(self.folder.glob("G_*.pth")))
         return [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
+
+    def products(self) -> list[Path]:
+        """What the stages have made so far, the voice last; folders stand for the clips in them."""
+        width = self.config().synthesizer.content_width
+        found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.config_file]
+        found += [self.events, self.folder / "losses.png"]
+        found += [
+            self.folder / f"{letter}_{step}.pth" for step in self.stage("fit").get("checkpoints", []) for letter in "GD"
+        ]
+        found += [self.folder / self.stage("index").get("file", "absent"), self.voice]
+        return [path for path in found if path.exists()]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -1,0 +1,40 @@
+"""The method "pm": Praat's autocorrelation pitch through parselmouth, which only this file imports."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.audio import ANALYSIS_RATE
+from lib.errors import ConfigError
+from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.pitch import PitchExtractor
+
+VOICING_THRESHOLD = 0.6  # of the autocorrelation peak
+
+
+def load(method: str, device: "torch.device") -> "PitchExtractor":
+    """Return pm; Praat runs on the CPU whatever the device."""
+    try:
+        import parselmouth
+    except ImportError as error:
+        remedy = "Install it (pip install praat-parselmouth) or choose another method."
+        raise ConfigError(f"The pitch method {method!r} needs the package praat-parselmouth. {remedy}") from error
+
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        pitch = parselmouth.Sound(audio.astype(np.float64), ANALYSIS_RATE).to_pitch_ac(
+            time_step=HOP_LENGTH / ANALYSIS_RATE,
+            voicing_threshold=VOICING_THRESHOLD,
+            pitch_floor=F0_MIN,
+            pitch_ceiling=F0_MAX,
+        )
+        f0 = np.asarray(pitch.selected_array["frequency"], dtype=np.float32)
+        # Praat has no frames where its window of three periods would reach beyond the signal: centre what there is.
+        missing = max(0, len(audio) // HOP_LENGTH - len(f0))
+        return np.pad(f0, ((missing + 1) // 2, missing // 2))
+
+    return extract

@@ -1,0 +1,53 @@
+"""The method "swift": the network SwiftF0, whose package brings its own weights."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.audio import ANALYSIS_RATE
+from lib.errors import ConfigError
+from lib.pitch.scale import F0_MAX, F0_MIN, FRAMES_PER_SECOND, HOP_LENGTH
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.pitch import PitchExtractor
+
+VOICING_THRESHOLD = 0.5  # confidence from which the network calls a frame voiced
+THREADS = 2  # more hardly help this small network and would take the cores from others
+
+
+def load(method: str, device: "torch.device") -> "PitchExtractor":
+    """Return swift; the network runs on the CPU whatever the device."""
+    try:
+        from swift_f0 import SwiftF0
+    except ImportError as error:
+        remedy = "Install it (pip install swift-f0) or choose another method."
+        raise ConfigError(f"The pitch method {method!r} needs the package swift-f0. {remedy}") from error
+    detector = SwiftF0(threads=THREADS, spin=False)
+
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        result = detector.detect(audio, ANALYSIS_RATE, fmin=F0_MIN, fmax=F0_MAX)
+        return _to_frames(result.timestamps, result.pitch_hz, result.confidence, len(audio) // HOP_LENGTH)
+
+    return extract
+
+
+def _to_frames(
+    times: npt.NDArray[np.float64],
+    f0: npt.NDArray[np.float64],
+    confidence: npt.NDArray[np.float64],
+    frames: int,
+) -> npt.NDArray[np.float32]:
+    """Bring the network's frames, which are 16 ms apart, to ours: (N,) seconds, Hz, 0..1 -> (frames,) Hz.
+
+    The confidence is interpolated linearly and decides which frames are voiced; their F0 is interpolated between the
+    network's voiced frames in the logarithm, so that a glide stays a glide.
+    """
+    voiced = confidence >= VOICING_THRESHOLD
+    if not voiced.any():
+        return np.zeros(frames, dtype=np.float32)
+    ours = np.arange(frames) / FRAMES_PER_SECOND  # seconds
+    hertz = np.exp(np.interp(ours, times[voiced], np.log(f0[voiced])))
+    return np.where(np.interp(ours, times, confidence) >= VOICING_THRESHOLD, hertz, 0.0).astype(np.float32)

@@ -1,0 +1,36 @@
+"""The methods "harvest" and "dio" of the WORLD vocoder, both refined by StoneMask."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.audio import ANALYSIS_RATE
+from lib.errors import ConfigError
+from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.pitch import PitchExtractor
+
+FRAME_PERIOD = 1000.0 * HOP_LENGTH / ANALYSIS_RATE  # ms
+
+
+def load(method: str, device: "torch.device") -> "PitchExtractor":
+    """Return harvest or dio; WORLD runs on the CPU whatever the device."""
+    try:
+        import pyworld
+    except ImportError as error:
+        remedy = "Install it (pip install pyworld-prebuilt) or choose another method."
+        raise ConfigError(f"The pitch method {method!r} needs the package pyworld-prebuilt. {remedy}") from error
+    estimate: Callable[..., Any] = pyworld.harvest if method == "harvest" else pyworld.dio
+
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        wide = audio.astype(np.float64)
+        coarse, times = estimate(wide, ANALYSIS_RATE, f0_floor=F0_MIN, f0_ceil=F0_MAX, frame_period=FRAME_PERIOD)
+        f0: npt.NDArray[np.float32] = pyworld.stonemask(wide, coarse, times, ANALYSIS_RATE).astype(np.float32)
+        return f0
+
+    return extract

@@ -1,0 +1,92 @@
+"""What the command lines of infer and train share: a progress bar, warnings, Ctrl-C, and mistakes as one sentence."""
+
+import contextlib
+import logging
+import re
+import signal
+import types
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from lib.progress import Cancelled, Progress
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
+
+
+def usage_error(leaving: SystemExit, told: str) -> str:
+    """One sentence for a mistake in the options: `leaving` is how the parser left, `told` what it wrote."""
+    cause: BaseException | None = leaving
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__ or cause.__context__
+    return _condense(told) if cause is None else _describe(cause)
+
+
+def _describe(error: ValidationError) -> str:
+    """Put pydantic's findings about options into one sentence."""
+    found = []
+    for problem in error.errors():
+        name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+        rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+        found.append(f"{name} cannot be {problem['input']}: {rule}")
+    return "; ".join(found) + "."
+
+
+def _condense(told: str) -> str:
+    """Put what the parser tells in a box into one line."""
+    lines = [line.strip("│ ") for line in told.splitlines() if not line.startswith(("╭", "╰"))]
+    sections = re.split(r"─{3,}", "\n".join(lines))
+    kept = [" ".join(s.split()) for s in sections if "full helptext" not in s and "Argument helptext" not in s]
+    return ". ".join(text.rstrip(".") for text in kept if text) + "."
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[bool]]:
+    """Collect the first Ctrl-C instead of raising, so that a step is never torn; the second one raises as usual."""
+    pressed: list[bool] = []
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed.append(True)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def terminal(first: str, level: int = logging.WARNING) -> Iterator[Progress]:
+    """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
+
+    `first` is shown until the Progress is called. Without a terminal a line is logged whenever the stage changes.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+            console.print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+    logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)
+    for package in ("lib", "infer", "train"):
+        logging.getLogger(package).setLevel(level)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with (
+        _interrupts() as pressed,
+        Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task(first, total=None)
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+            if pressed:
+                raise Cancelled
+
+        yield progress

@@ -1,0 +1,216 @@
+"""A whole small training: recordings to voice, stopped, resumed, with the real encoder and a tiny network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
+from lib.checkpoint import read_training_state, read_voice_model
+from lib.config import DiscriminatorConfig, FamilyConfig, load_family
+from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.index import FeatureIndex
+from lib.progress import Cancelled
+from tests.helpers import Floats
+from train.experiment import Experiment
+from train.extract import extract
+from train.fit import fit
+from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
+from train.stages import index_stage, prepare_stage
+
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
+
+
+def tiny_lite() -> FamilyConfig:
+    """The lite family with a network of a few thousand parameters."""
+    config = load_family("lite")
+    small = {"inter_channels": 8, "hidden_channels": 8, "filter_channels": 16, "n_layers": 1, "gin_channels": 8}
+    network = config.synthesizer.model_copy(update=small | {"upsample_initial_channel": 16})
+    judge = DiscriminatorConfig(periods=(2,), scale_channels=(4,) * 6, period_channels=(4,) * 5)
+    train = config.train.model_copy(update={"log_interval": 2})
+    return config.model_copy(update={"synthesizer": network, "discriminator": judge, "train": train})
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, tone: Callable[..., Floats]) -> Path:
+    """Three recordings in a folder whose name has a space, a quote, an emoji and Chinese characters."""
+    folder = tmp_path / "my data '🎤' 声音"
+    folder.mkdir()
+    for i, frequency in enumerate((180.0, 220.0, 260.0)):
+        harmonics = sum(tone(frequency * h, 2.0, 24000, 0.3 / h) for h in range(1, 8))
+        soundfile.write(folder / f"take {i}.wav", harmonics, 24000)
+    return folder
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment("my voice 声", tmp_path / "logs", tmp_path / "weights")
+
+
+def ready(experiment: Experiment, recordings: Path) -> Experiment:
+    """Prepare, extract and index."""
+    prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
+    index_stage(experiment, IndexOptions())
+    return experiment
+
+
+class StopAfter:
+    """A Progress that cancels at its n-th call."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Cancelled
+
+
+def test_recordings_become_a_voice_that_converts(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    report = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2}))
+    assert report.finished and report.epochs == 2 and report.losses_plot.stat().st_size > 1000
+    voice = read_voice_model(report.voice)
+    assert voice.family == "lite" and voice.info == "2epoch"
+    assert voice.content_encoder is not None and voice.content_encoder.name == "lite"
+    low, _, high = voice.extra["training_f0"]
+    assert 150 < low < high < 300
+    index = next(experiment.folder.glob("added_*.index"))
+    assert len(FeatureIndex.load(index)) > 100
+    source, rate = soundfile.read(recordings / "take 0.wav", dtype="float32")
+    converter = VoiceConverter.load(report.voice, index)
+    out = converter.convert(source[::3][:8000], ConvertOptions(pitch_method="pm", device="cpu"))
+    assert rate == 24000 and len(out) == 12000 and bool(np.isfinite(out).all())
+
+
+def test_the_experiment_folder_is_the_ecosystems(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    lines = experiment.file_list.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(list(experiment.gt_wavs.glob("*.wav"))) + 2
+    for line in lines:
+        audio, content, bins, f0, speaker = line.split("|")
+        assert soundfile.info(audio).samplerate == 24000
+        assert np.load(content).dtype == np.float32 and np.load(content).shape[1] == 256
+        assert np.issubdtype(np.load(bins).dtype, np.integer) and np.load(f0).dtype == np.float64
+        assert speaker == "0"
+    state = read_training_state(next(experiment.folder.glob("G_*.pth")))
+    assert state.epoch == 1 and set(state.optimizer) == {"state", "param_groups"}
+
+
+def test_stages_that_are_done_and_unchanged_are_skipped(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    assert prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions()) is None
+    assert extract(experiment, ExtractOptions(pitch_method="pm", device="cpu")).skipped
+    assert index_stage(experiment, IndexOptions()).skipped
+
+
+def test_other_settings_or_data_make_the_stages_anew(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    before = {path.name: path.stat().st_mtime_ns for path in experiment.f0.iterdir()}
+    changed = extract(experiment, ExtractOptions(pitch_method="dio", device="cpu"))
+    assert not changed.skipped and changed.pitch_method == "dio"
+    assert all(path.stat().st_mtime_ns > before[path.name] for path in experiment.f0.iterdir())
+    assert not index_stage(experiment, IndexOptions(seed=5)).skipped
+    (recordings / "take 2.wav").unlink()
+    report = prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    assert report is not None and report.recordings == 2
+    assert extract(experiment, ExtractOptions(pitch_method="dio", device="cpu")).clips == report.clips
+    assert len(list(experiment.f0.iterdir())) == report.clips
+
+
+def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings: Path) -> None:
+    straight, stopped = (Experiment("v", tmp_path / part / "logs", tmp_path / part / "weights") for part in "ab")
+    options = FitOptions.model_validate(FAST | {"epochs": 3})
+    fit(ready(straight, recordings), options)
+    ready(stopped, recordings)
+    with pytest.raises(Cancelled):
+        fit(stopped, options, StopAfter(2))  # in the middle of the first epoch
+    assert [path.name for path in stopped.folder.glob("G_*.pth")] == ["G_2.pth"]
+    report = fit(stopped, options)
+    want, got = (read_voice_model(e.voice).weights for e in (straight, stopped))
+    assert report.finished and all(torch.equal(want[key], got[key]) for key in want)
+
+
+def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+
+    def ask_to_stop(done: int, total: int, what: str) -> None:
+        if done == 1:
+            experiment.stop_file.touch()
+
+    with pytest.raises(Cancelled):
+        fit(experiment, FitOptions.model_validate(FAST | {"epochs": 5}), ask_to_stop)
+    assert experiment.checkpoint_pairs() and experiment.voice.is_file()
+    assert not experiment.stop_file.exists()
+
+
+def test_old_checkpoints_go_and_events_tell_the_losses(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    fit(experiment, FitOptions.model_validate(FAST | {"epochs": 4, "save_every_epochs": 1, "keep_checkpoints": 2}))
+    assert len(experiment.checkpoint_pairs()) == 2
+    events = [json.loads(line) for line in experiment.events.read_text().splitlines()]
+    assert events and all(event["stage"] == "fit" and event["losses"]["loss/g/mel"] > 0 for event in events)
+    assert list(experiment.folder.glob("events.out.tfevents.*"))
+
+
+def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    generator = experiment.checkpoint_pairs()[0][0]
+    generator.write_bytes(generator.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2}))
+    assert generator.stat().st_size == 5000
+
+
+def test_a_foreign_voice_of_the_same_name_is_not_replaced(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    experiment.voice.parent.mkdir(parents=True)
+    experiment.voice.write_bytes(b"somebody's")
+    with pytest.raises(ConfigError, match="was not made by the experiment"):
+        fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    assert experiment.voice.read_bytes() == b"somebody's"
+
+
+def test_two_jobs_on_one_experiment_are_refused(experiment: Experiment) -> None:
+    other = Experiment(experiment.name, experiment.folder.parent, experiment.voice.parent)
+    with experiment.locked(), pytest.raises(ConfigError, match="Another job"), other.locked():
+        pass
+
+
+def test_an_experiment_keeps_its_family(experiment: Experiment, recordings: Path) -> None:
+    prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    with pytest.raises(ConfigError, match="exists with family lite"):
+        prepare_stage(experiment, recordings, load_family("v2"), PrepareOptions())
+
+
+def test_clips_of_another_program_are_not_removed(experiment: Experiment, recordings: Path) -> None:
+    experiment.gt_wavs.mkdir(parents=True)
+    (experiment.gt_wavs / "0_0.wav").write_bytes(b"theirs")
+    with pytest.raises(ConfigError, match="another program"):
+        prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    assert (experiment.gt_wavs / "0_0.wav").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "con", "mute", " x", "x.", "a" * 101, "tab\t"])
+def test_names_that_cannot_be_folders_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Experiment(name, tmp_path / "logs", tmp_path / "weights")
+
+
+def test_fitting_before_preparing_says_what_to_do(experiment: Experiment) -> None:
+    with pytest.raises(MissingFileError, match="python -m train prepare"):
+        fit(experiment, FitOptions.model_validate(FAST))
+
+
+def test_a_speaker_that_does_not_exist_is_refused(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    with pytest.raises(ConfigError, match="64 speakers, 0 to 63"):
+        fit(experiment, FitOptions.model_validate(FAST | {"speaker_id": 64}))

@@ -1,0 +1,107 @@
+"""The slicer: golden cuts and the laws that no sound is lost and nothing comes twice."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.audio import highpass_causal, load_audio_native
+from tests.helpers import Floats
+from train import slicer
+from train.slicer import SliceRule, frame_rms, slice_audio
+
+RATE = 16000
+THRESHOLD = 10 ** (-42 / 20)
+HOP = 240  # samples at RATE
+
+
+def compose(pattern: list[tuple[str, float]], sample_rate: int = RATE) -> Floats:
+    """Pieces of tone "t" and near-silence "s" of given seconds, one after the other: the golden data's recipe."""
+    pieces = []
+    for kind, seconds in pattern:
+        t = np.arange(int(seconds * sample_rate)) / sample_rate
+        tone = 0.3 * np.sin(2 * np.pi * 220 * t)
+        hum = 1e-4 * np.sin(2 * np.pi * 50 * t) * (1 + 0.5 * np.sin(2 * np.pi * 0.7 * t))
+        pieces.append(tone if kind == "t" else hum)
+    return np.concatenate([np.zeros(0), *pieces]).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", "abcde")
+def test_golden_cases(golden: Path, case: str) -> None:
+    data = json.loads((golden / "functions/02_slicer.json").read_text())
+    audio = compose(data["cases"][case]["pattern"], data["sr"])
+    assert len(audio) == data["cases"][case]["n_samples"]
+    assert [list(piece) for piece in slice_audio(audio, data["sr"])] == data["cases"][case]["chunks"]
+
+
+def test_golden_recording(golden: Path) -> None:
+    want = json.loads((golden / "preprocess/preprocess.json").read_text())
+    audio, rate = load_audio_native(golden / "preprocess/recording.wav")
+    pieces = slice_audio(highpass_causal(audio, rate), rate)
+    assert [[start, end - start] for start, end in pieces] == want["slicer_chunks_start_length"]
+
+
+def test_golden_recording_with_another_rule(golden: Path) -> None:
+    want = json.loads((golden / "preprocess/preprocess.json").read_text())
+    audio, rate = load_audio_native(golden / "preprocess/recording.wav")
+    rule = SliceRule(threshold_db=-36, min_length_ms=800, min_interval_ms=200, hop_ms=10, max_silence_ms=150)
+    pieces = slice_audio(audio, rate, rule)
+    assert [[start, end - start] for start, end in pieces] == want["slicer2_chunks_start_length"]
+
+
+PATTERNS = st.lists(st.tuples(st.sampled_from("ts"), st.floats(0.0, 2.5)), max_size=8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(pattern=PATTERNS)
+def test_pieces_are_ordered_disjoint_and_miss_nothing_loud(pattern: list[tuple[str, float]]) -> None:
+    audio = compose(pattern)
+    pieces = slice_audio(audio, RATE)
+    edges = [edge for piece in pieces for edge in piece]
+    assert edges == sorted(edges)
+    assert all(start < end for start, end in pieces) or len(audio) == 0
+    assert edges == [] or (edges[0] >= 0 and edges[-1] <= len(audio))
+    # Every frame whose RMS reaches the threshold has its centre in a piece.
+    loud = np.flatnonzero(frame_rms(audio, 4 * HOP, HOP) >= THRESHOLD) * HOP
+    kept = np.zeros(len(audio) + 1, dtype=bool)
+    for start, end in pieces:
+        kept[start : end + 1] = True
+    assert kept[loud[loud <= len(audio)]].all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(pattern=PATTERNS, first=st.integers(1, 5))
+def test_rms_in_blocks_is_the_rms_of_the_whole(pattern: list[tuple[str, float]], first: int) -> None:
+    audio = compose([*pattern, ("t", 0.3)])
+    whole = frame_rms(audio, 960, 240)
+    assert whole.shape == (len(audio) // 240 + 1,)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slicer, "FRAMES_AT_ONCE", first)
+        assert np.array_equal(frame_rms(audio, 960, 240), whole)
+
+
+def test_rms_of_a_constant() -> None:
+    rms = frame_rms(np.full(4800, 0.5, np.float32), 960, 240)
+    assert np.allclose(rms[2:-2], 0.5)
+    assert np.isclose(rms[0], 0.5 * np.sqrt(0.5))  # half of the first window lies before the signal
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 101, 320])
+def test_the_shortest_clips_come_back_whole(samples: int) -> None:
+    assert slice_audio(np.full(samples, 0.3, np.float32), RATE) == [(0, samples)]
+
+
+def test_silence_gives_nothing() -> None:
+    assert slice_audio(np.zeros(3 * RATE, np.float32), RATE) == []
+
+
+def test_an_hour_takes_seconds() -> None:
+    """A minute in well under a second; a loop over samples or windows would take minutes for an hour."""
+    audio = np.tile(compose([("t", 2.0), ("s", 1.0)]), 20)
+    begin = time.perf_counter()
+    assert len(slice_audio(audio, RATE)) == 20
+    assert time.perf_counter() - begin < 1

@@ -1,0 +1,192 @@
+"""python -m train run alice --data recordings/: from recordings to a voice, in one command or stage by stage."""
+
+import contextlib
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from pydantic import Field
+from tyro.conf import Positional
+
+from lib.errors import RevoiceError
+from lib.progress import Cancelled, Progress
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
+
+if TYPE_CHECKING:
+    from train.experiment import Experiment
+    from train.extract import ExtractReport
+    from train.fit import FitReport
+    from train.preprocess import PrepareReport
+    from train.stages import IndexReport
+
+PROGRAM = "python -m train"
+
+
+class _Kind(PrepareOptions, frozen=True):
+    """Which voice is made; fixed when the experiment is created."""
+
+    family: Literal["lite", "v1", "v2"] = Field("lite", description="model family; lite needs no downloads")
+    sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
+        None, description="of the voice; None: the family's usual one (lite 24k, v1 and v2 40k)"
+    )
+    pitch: bool = Field(True, description="whether the voice follows F0 (singing needs it)")
+
+
+class Prepare(_Kind, frozen=True):
+    """Cut recordings into training clips."""
+
+    name: Positional[str] = Field(description="name of the experiment and of the voice")
+    data: Path = Field(description="folder of recordings of one voice, or one recording")
+
+
+class Extract(ExtractOptions, frozen=True):
+    """Compute F0 and content features of the clips."""
+
+    name: Positional[str] = Field(description="name of the experiment")
+
+
+class Fit(FitOptions, frozen=True):
+    """Train the voice; continues where an earlier run stopped."""
+
+    name: Positional[str] = Field(description="name of the experiment")
+
+
+class Index(IndexOptions, frozen=True):
+    """Build the retrieval index of the voice."""
+
+    name: Positional[str] = Field(description="name of the experiment")
+
+
+class Run(_Kind, RunOptions, frozen=True):
+    """All four stages: prepare, extract, index, fit. What is done and unchanged is skipped."""
+
+    name: Positional[str] = Field(description="name of the experiment and of the voice")
+    data: Path | None = Field(None, description="folder of recordings; None: go on with the clips that are there")
+
+
+Command = Prepare | Extract | Fit | Index | Run
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
+    try:
+        return _run(_parse(args))
+    except (Cancelled, KeyboardInterrupt):
+        print("Stopped. The same command continues where it was.", file=sys.stderr)
+        return INTERRUPTED
+    except RevoiceError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def _parse(args: Sequence[str] | None) -> Command:
+    """Turn the command line into a checked command; on a mistake say in one sentence which, and exit."""
+    commands: dict[str, Callable[..., Any]] = {
+        "prepare": Prepare, "extract": Extract, "fit": Fit, "index": Index, "run": Run,
+    }  # fmt: skip
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            chosen: Command = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args)
+            return chosen
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise  # --help
+        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        raise SystemExit(WRONG_USE) from None
+
+
+def _run(command: Command) -> int:
+    """Do one command while holding the experiment, and tell what it made."""
+    from train.experiment import Experiment
+
+    experiment = Experiment(command.name)
+    if isinstance(command, Prepare | Run) and command.data is not None:
+        _check_data(command.data)  # before torch is imported and a folder is made: a wrong path is told at once
+    elif not experiment.folder.is_dir():
+        _refuse(experiment)
+    with terminal("loading", logging.INFO) as progress, experiment.locked():
+        began = time.monotonic()
+        for sentence in _stages(command, experiment, progress):
+            print(f"{sentence} ({time.monotonic() - began:.1f} s)")
+            began = time.monotonic()
+    print("Files:")
+    for path in experiment.products():
+        print(f"  {path}")
+    return 0
+
+
+def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
+    """Do the stages of a command; yields one sentence after each."""
+    from lib.config import load_family
+    from train.extract import extract
+    from train.fit import fit
+    from train.stages import index_stage, prepare_stage
+
+    if isinstance(command, Prepare | Run) and command.data is not None:
+        config = load_family(command.family, command.sample_rate, has_f0=command.pitch)
+        yield _tell_prepared(prepare_stage(experiment, command.data, config, command, progress))
+    if isinstance(command, Extract | Run):
+        yield _tell_extracted(extract(experiment, command, progress))
+    if isinstance(command, Index | Run):
+        yield _tell_index(index_stage(experiment, command, progress))
+    if isinstance(command, Fit | Run):
+        yield _tell_fitted(fit(experiment, command, progress))
+
+
+def _check_data(data: Path) -> None:
+    from lib.audio import list_recordings
+
+    if data.is_dir() or not data.exists():
+        list_recordings(data)
+
+
+def _refuse(experiment: "Experiment") -> None:
+    from lib.errors import MissingFileError
+
+    raise MissingFileError(
+        experiment.folder, f"Make the experiment first: {PROGRAM} run {experiment.name!r} --data FOLDER"
+    )
+
+
+def _tell_prepared(report: "PrepareReport | None") -> str:
+    if report is None:
+        return "prepare: unchanged, skipped"
+    for _, reason in report.failures:
+        print(reason, file=sys.stderr)
+    return (
+        f"prepare: {report.clips} clips, {report.seconds / 60:.1f} min, from {report.recordings} recordings, "
+        f"{report.skipped_silent} silent clips left out"
+    )
+
+
+def _tell_extracted(report: "ExtractReport") -> str:
+    if report.skipped:
+        return "extract: unchanged, skipped"
+    told = f"extract: {report.clips} clips, pitch method {report.pitch_method or 'none'}"
+    if report.f0_range is None:
+        return told
+    low, middle, high = report.f0_range
+    return f"{told}, F0 {low:.0f} to {high:.0f} Hz, median {middle:.0f} Hz"
+
+
+def _tell_index(report: "IndexReport") -> str:
+    return "index: unchanged, skipped" if report.skipped else f"index: {report.vectors} vectors"
+
+
+def _tell_fitted(report: "FitReport") -> str:
+    mel = "" if report.mel_loss is None else f", mel loss {report.mel_loss:.2f}"
+    more = "" if report.finished else "; the same command goes on"
+    return f"fit: {report.epochs} epochs, {report.steps} steps in all{mel}, {report.steps_per_second:.2f} steps/s{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Clips -> F0 and content features, one `.npy` each (spec: training, "F0 extraction" and "Feature extraction")."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from lib.audio import ANALYSIS_RATE, load_audio, save_audio
+from lib.config import FamilyConfig
+from lib.content import ContentEncoder, load_content_encoder
+from lib.devices import choose_device
+from lib.errors import AudioError, ConfigError
+from lib.files import replacing
+from lib.pitch import PitchExtractor, load_pitch_extractor
+from lib.pitch.scale import fill_unvoiced, hz_to_bins
+from lib.progress import Progress, no_progress
+from train.experiment import Clip, Experiment, fingerprint
+from train.options import ExtractOptions
+
+logger = logging.getLogger(__name__)
+
+MUTE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What came out of the clips."""
+
+    clips: int
+    unvoiced: tuple[str, ...]  # names of clips without a single voiced frame
+    f0_range: tuple[float, float, float] | None  # Hz: 5 %, 50 % and 95 % of the voiced frames
+    pitch_method: str | None
+    skipped: bool  # everything was there already
+
+
+def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Write a `.npy` file atomically, without pickling."""
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def extract(experiment: Experiment, options: ExtractOptions, progress: Progress = no_progress) -> ExtractReport:
+    """Compute the features of every clip that lacks them.
+
+    Features made with other settings, another encoder or other clips are made anew. Raises ConfigError when there are
+    no clips, or when clips give features that are not finite.
+    """
+    config = experiment.config()
+    names = sorted(path.name for path in experiment.wavs_16k.glob("*.wav"))
+    if not names:
+        raise ConfigError(
+            f"The experiment {experiment.name!r} has no clips in {experiment.wavs_16k}. Prepare the recordings first."
+        )
+    device = choose_device(options.device).device
+    encoder = load_content_encoder(config.family, device)
+    pitch = load_pitch_extractor(options.pitch_method, device) if config.synthesizer.has_f0 else None
+    method = None if pitch is None else pitch.method
+    made_from = fingerprint(
+        experiment.stage("prepare").get("made_from"), encoder.sha256, method, options.interpolate_unvoiced, names
+    )
+    folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
+    if experiment.stage("extract").get("made_from") != made_from:
+        experiment.clear(folders)
+        experiment.record_stage("extract", made_from=made_from)
+    missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
+    for i, name in enumerate(missing):
+        progress(i, len(missing), "F0 and content")
+        audio = load_audio(experiment.wavs_16k / name, ANALYSIS_RATE)
+        _extract_clip(experiment, name, audio, encoder, pitch, options)
+    progress(len(missing), len(missing), "F0 and content")
+    report = _report(experiment, names, method, skipped=not missing)
+    if missing:
+        experiment.record_stage("extract", made_from=made_from, f0_range=report.f0_range)
+    return report
+
+
+def _complete(experiment: Experiment, width: int, name: str, *, pitched: bool) -> bool:
+    files = [experiment.content_folder(width) / f"{Path(name).stem}.npy"]
+    if pitched:
+        files += [folder / f"{name}.npy" for folder in (experiment.pitch_bins, experiment.f0)]
+    return all(file.is_file() for file in files)
+
+
+def _extract_clip(
+    experiment: Experiment,
+    name: str,
+    audio: npt.NDArray[np.float32],
+    encoder: ContentEncoder,
+    pitch: PitchExtractor | None,
+    options: ExtractOptions,
+) -> None:
+    """Write F0, bins and content of one clip of 16 kHz audio (T,); content last, because it marks completion."""
+    if pitch is not None:
+        f0 = pitch(audio)
+        if options.interpolate_unvoiced:
+            f0 = fill_unvoiced(f0)
+        save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
+        save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
+    content = encoder(audio)
+    if not np.isfinite(content).all():
+        raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
+    save_array(experiment.content_folder(encoder.width) / f"{Path(name).stem}.npy", content.astype(np.float32))
+
+
+def _report(experiment: Experiment, names: list[str], method: str | None, *, skipped: bool) -> ExtractReport:
+    curves = {} if method is None else {name: np.load(experiment.f0 / f"{name}.npy") for name in names}
+    unvoiced = tuple(name for name, f0 in curves.items() if not f0.any())
+    if unvoiced:
+        logger.warning("%d of %d clips have no voiced frame, e.g. %s", len(unvoiced), len(names), unvoiced[0])
+    f0_range = None
+    if len(unvoiced) < len(curves):
+        low, middle, high = np.percentile(np.concatenate([f0[f0 > 0] for f0 in curves.values()]), [5, 50, 95])
+        f0_range = (float(low), float(middle), float(high))
+    return ExtractReport(len(names), unvoiced, f0_range, method, skipped)
+
+
+def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker_id: int) -> Clip:
+    """The ecosystem's silent clip in `logs/mute`, made if absent; training on it keeps pauses quiet.
+
+    Folder names follow the feature width; lite has its own, because its features are as wide as those of v1.
+    """
+    folder, rate = logs / "mute", config.audio.sample_rate
+    content_name = "3_feature_lite" if config.family == "lite" else f"3_feature{encoder.width}"
+    clip = Clip(
+        name="mute",
+        audio=folder / "0_gt_wavs" / f"mute{rate // 1000}k.wav",
+        content=folder / content_name / "mute.npy",
+        pitch_bins=folder / "2a_f0" / "mute.wav.npy" if config.synthesizer.has_f0 else None,
+        f0=folder / "2b-f0nsf" / "mute.wav.npy" if config.synthesizer.has_f0 else None,
+        speaker_id=speaker_id,
+    )
+    silence = np.zeros(round(MUTE_SECONDS * ANALYSIS_RATE), np.float32)
+    frames = len(silence) // 160
+    if not clip.audio.is_file() or soundfile.info(clip.audio).samplerate != rate:
+        save_audio(clip.audio, np.zeros(round(MUTE_SECONDS * rate), np.float32), rate)
+    if not clip.content.is_file() or np.load(clip.content, mmap_mode="r").shape[1] != encoder.width:
+        save_array(clip.content, encoder(silence))
+    if clip.pitch_bins is not None and clip.f0 is not None and not (clip.pitch_bins.is_file() and clip.f0.is_file()):
+        save_array(clip.pitch_bins, np.ones(frames, np.int64))
+        save_array(clip.f0, np.zeros(frames))
+    return clip

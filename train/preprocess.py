@@ -1,0 +1,199 @@
+"""Recordings to training clips: decode, high-pass, cut at pauses, normalise, write at two rates.
+
+One core does this some two hundred times faster than real time, so there are no worker processes.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.audio import ANALYSIS_RATE, highpass_causal, list_recordings, load_audio, resample, save_audio
+from lib.errors import AudioError, MissingFileError
+from lib.progress import Progress, no_progress
+from train.options import PrepareOptions
+from train.slicer import SliceRule, slice_audio
+
+logger = logging.getLogger(__name__)
+
+OVERLAP_SECONDS = 0.3  # s shared by neighbouring clips of one slice
+TARGET_PEAK = 0.9 * 0.75  # what a clip's peak contributes: three quarters of every clip are brought to 0.9 ...
+ORIGINAL_SHARE = 0.25  # ... and a quarter keeps its level, so that whispers stay softer than shouts
+LOUDEST_PEAK = 2.5  # times full scale; beyond it the recording is broken
+SHORT_SECONDS = 0.32  # s; a training segment has 32 frames of 10 ms
+SILENCE_PEAK = 10.0 ** (SliceRule().threshold_db / 20.0)  # a clip that never reaches the slicer's threshold is silent
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of a set of recordings."""
+
+    recordings: int  # files that gave at least one clip
+    clips: int
+    seconds: float  # total length of the clips
+    skipped_silent: int  # clips
+    short: int  # clips among `clips` too short to be trained on
+    failures: tuple[tuple[Path, str], ...]  # files of which nothing or not everything could be used, and why
+
+
+@dataclass
+class _Tally:
+    """A PrepareReport in the making."""
+
+    recordings: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    skipped_silent: int = 0
+    short: int = 0
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+    def report(self) -> PrepareReport:
+        return PrepareReport(
+            self.recordings, self.clips, self.seconds, self.skipped_silent, self.short, tuple(self.failures)
+        )
+
+
+def prepare(
+    data: Path,
+    gt_folder: Path,
+    folder_16k: Path,
+    sample_rate: int,
+    options: PrepareOptions,
+    progress: Progress = no_progress,
+) -> PrepareReport:
+    """Cut the recordings of a folder (not of its sub-folders), or one recording, into clips.
+
+    Clips are float32 WAV named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
+    `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end; until then, and when
+    anything stops the work, what was there stays. A recording that cannot be used is named in the report and does not
+    stop the others. Raises MissingFileError or AudioError if there is nothing to do or nothing could be used.
+    """
+    recordings = list_recordings(data) if data.is_dir() or not data.exists() else [data]
+    tally = _Tally()
+    with _replacing_folders(gt_folder, folder_16k) as (gt, small):
+        for number, path in enumerate(recordings):
+            progress(number, len(recordings), "prepare")
+            writer = _ClipWriter(gt, small, number, sample_rate)
+            for _ in _prepare_one(path, writer, options, tally):
+                progress(number, len(recordings), "prepare")  # lets a job be cancelled within a long recording
+        if tally.clips == tally.short:
+            raise AudioError(_nothing_usable(data, tally))
+    progress(len(recordings), len(recordings), "prepare")
+    return tally.report()
+
+
+def cut_pieces(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
+    """Cut a slice of `length` samples into overlapping ranges [start, end) of `seconds`.
+
+    The last range takes what is left, which is up to 0.3 s more.
+    """
+    pieces: list[tuple[int, int]] = []
+    start = 0
+    while length - start > (seconds + OVERLAP_SECONDS) * sample_rate:
+        pieces.append((start, start + int(seconds * sample_rate)))
+        start = int(sample_rate * (seconds - OVERLAP_SECONDS) * len(pieces))
+    return [*pieces, (start, length)]
+
+
+def normalise(clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Bring a clip (T,) most of the way to a peak of 0.9; its peak must not be 0."""
+    wide = clip.astype(np.float64)
+    out: npt.NDArray[np.float32] = (wide / np.abs(wide).max() * TARGET_PEAK + ORIGINAL_SHARE * wide).astype(np.float32)
+    return out
+
+
+@dataclass
+class _ClipWriter:
+    """Writes the clips of one recording at both rates, numbered without gaps."""
+
+    gt: Path
+    small: Path
+    recording: int
+    sample_rate: int  # Hz
+    count: int = 0
+
+    def write(self, clip: npt.NDArray[np.float32]) -> None:
+        name = f"{self.recording}_{self.count}.wav"
+        save_audio(self.gt / name, clip, self.sample_rate, subtype="FLOAT")
+        save_audio(self.small / name, resample(clip, self.sample_rate, ANALYSIS_RATE), ANALYSIS_RATE, subtype="FLOAT")
+        self.count += 1
+
+
+def _prepare_one(path: Path, writer: _ClipWriter, options: PrepareOptions, tally: _Tally) -> Iterator[None]:
+    """Prepare one recording; yields after every clip. Its failure is recorded, not raised."""
+    too_loud = 0
+    try:
+        audio = highpass_causal(load_audio(path, writer.sample_rate), writer.sample_rate)
+    except (AudioError, MissingFileError) as error:
+        logger.warning("recording skipped: %s", error)
+        tally.failures.append((path, str(error)))
+        return
+    for clip in _clips(audio, writer.sample_rate, options.slice_seconds):
+        peak = np.abs(clip).max()
+        if peak < SILENCE_PEAK:
+            tally.skipped_silent += 1
+        elif peak > LOUDEST_PEAK:
+            too_loud += 1
+        else:
+            writer.write(normalise(clip))
+            tally.seconds += len(clip) / writer.sample_rate
+            tally.short += len(clip) < SHORT_SECONDS * writer.sample_rate
+        yield
+    tally.clips += writer.count
+    tally.recordings += writer.count > 0
+    if too_loud:
+        reason = f"{path}: {too_loud} clips peak above {LOUDEST_PEAK} times full scale. Lower its volume."
+        tally.failures.append((path, reason))
+    elif writer.count == 0:
+        tally.failures.append((path, f"{path} holds only silence. Remove it, or record it louder."))
+
+
+def _clips(audio: npt.NDArray[np.float32], sample_rate: int, seconds: float) -> Iterator[npt.NDArray[np.float32]]:
+    for slice_start, slice_end in slice_audio(audio, sample_rate):
+        for start, end in cut_pieces(slice_end - slice_start, sample_rate, seconds):
+            yield audio[slice_start + start : slice_start + end]
+
+
+def _nothing_usable(data: Path, tally: _Tally) -> str:
+    if tally.clips:
+        return f"All {tally.clips} clips from {data} are shorter than {SHORT_SECONDS} s. Give longer recordings."
+    if not tally.failures:
+        return f"{data} holds only silence. Give recordings of a voice."
+    first = tally.failures[0][1]
+    if len(tally.failures) == 1:
+        return first
+    return f"None of the {len(tally.failures)} recordings in {data} can be used. The first: {first}"
+
+
+@contextmanager
+def _replacing_folders(*folders: Path) -> Iterator[list[Path]]:
+    """Yield an empty folder beside each of `folders`; on success they take their places, on failure they vanish."""
+    fresh = [folder.with_name(f".new-{folder.name}") for folder in folders]
+    created = [folder.parent for folder in folders if not folder.parent.exists()]
+    try:
+        for folder in fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield fresh
+        for folder, new in zip(folders, fresh, strict=True):
+            old = folder.with_name(f".old-{folder.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.replace(old)
+            new.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        for folder in fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        for parent in created:
+            _remove_if_empty(parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
