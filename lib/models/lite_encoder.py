@@ -45,7 +45,8 @@ def power_spectrum(audio: Tensor) -> Tensor:
     """(B, T) audio at 16 kHz -> (B, M, N_FFT // 2 + 1) power, M = (T - 400) // 160 + 1; frame m starts at 160 m."""
     frames = audio.unfold(-1, WINDOW_LENGTH, MEL_HOP_LENGTH)  # [B, M, window]
     window = torch.hann_window(WINDOW_LENGTH, device=audio.device, dtype=audio.dtype)
-    return torch.fft.rfft(frames * window, n=N_FFT).abs().square()
+    power: Tensor = torch.fft.rfft(frames * window, n=N_FFT).abs().square()
+    return power
 
 
 def normalised_log_mel(mel: Tensor) -> Tensor:
@@ -72,19 +73,19 @@ def normalised_over_time(features: Tensor) -> Tensor:
 class _Block(nn.Module):
     """Depth-wise convolution over time, then a feed-forward layer per frame, added to the input."""
 
-    def __init__(self, channels: int, kernel_size: int, expansion: int, dropout: float) -> None:
+    def __init__(self, channels: int, kernel_size: int, expansion: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels)
         self.expand = nn.Linear(channels, expansion * channels)
         self.reduce = nn.Linear(expansion * channels, channels)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F) -> (B, C, F)."""
         frames = self.norm(self.depthwise(x).transpose(1, 2))  # [B, F, C]
-        frames = self.reduce(self.dropout(F.gelu(self.expand(frames))))
-        return x + frames.transpose(1, 2)
+        frames = self.reduce(F.gelu(self.expand(frames)))
+        total: Tensor = x + frames.transpose(1, 2)
+        return total
 
 
 class LiteEncoder(nn.Module):
@@ -94,10 +95,10 @@ class LiteEncoder(nn.Module):
     through its level, its long-term spectrum and the mean and deviation of every feature.
     """
 
-    def __init__(self, channels: int = 288, blocks: int = 6, kernel_size: int = 7, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int = 256, blocks: int = 6, kernel_size: int = 7) -> None:
         super().__init__()
         self.stem = nn.Conv1d(N_MELS, channels, 5, stride=2, padding=2)  # 10 ms -> 20 ms
-        self.blocks = nn.ModuleList(_Block(channels, kernel_size, 2, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_Block(channels, kernel_size, 2) for _ in range(blocks))
         self.norm = nn.LayerNorm(channels)
         self.bottleneck = nn.Linear(channels, WIDTH)
         self.filters: Tensor

@@ -1,0 +1,62 @@
+"""The content encoder that is shipped with the project: weights in pretrained/lite/encoder.safetensors."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+
+from lib.content import content_frames
+from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.models.lite_encoder import WIDTH, LiteEncoder
+from lib.paths import PRETRAINED
+
+Floats = npt.NDArray[np.float32]
+WEIGHTS_FILE = PRETRAINED / "lite" / "encoder.safetensors"
+
+
+class LiteContentEncoder:
+    """A ContentEncoder over LiteEncoder."""
+
+    width = WIDTH
+    name = "lite"
+
+    def __init__(self, network: LiteEncoder, path: Path) -> None:
+        self._network = network.eval()
+        self._path = path
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the weights file in hexadecimal."""
+        return hashlib.sha256(self._path.read_bytes()).hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, audio: Floats) -> Floats:
+        """(T,) float32 at 16 kHz -> ((T - 80) // 320, 256) float32; 0 frames below 400 samples."""
+        if audio.ndim != 1:
+            raise AudioError(f"The content encoder needs mono audio of shape (T,), not {audio.shape}. Mix it to mono.")
+        frames = content_frames(len(audio))
+        if frames == 0:
+            return np.zeros((0, WIDTH), dtype=np.float32)
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self._network.filters.device)
+        content: Floats = self._network(samples[None])[0].cpu().numpy()
+        return content
+
+
+def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
+    """The shipped encoder on `device`. MissingFileError or CheckpointError where its file is not what it should be."""
+    if not path.is_file():
+        raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+        weights = safetensors.torch.load_file(path)
+        network = LiteEncoder(int(about["channels"]), int(about["blocks"]), int(about["kernel_size"]))
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path} is not a lite content encoder or is damaged. Restore the file.") from error
+    return LiteContentEncoder(network.to(device), path)

@@ -1,0 +1,1 @@
+"""The recipe that made pretrained/lite/: speech from free synthesisers, a content encoder trained on it."""

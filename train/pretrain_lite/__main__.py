@@ -1,0 +1,78 @@
+"""python -m train.pretrain_lite corpus | encoder | evaluate | base-corpus | base | demo: what made pretrained/lite/."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pydantic import BaseModel
+
+from lib.errors import RevoiceError
+from lib.progress import Cancelled, Progress
+
+
+class DemoOptions(BaseModel, frozen=True):
+    """The demo recordings have nothing to choose."""
+
+
+def _show_progress() -> Progress:
+    """A Progress that prints a line now and then, so that a log of it stays readable."""
+    last = time.monotonic()
+
+    def show(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{what}: {done} of {total}", flush=True)
+
+    return show
+
+
+def _run(options: Any) -> Path | str:
+    from train.pretrain_lite import base, corpus, encoder, evaluate, recordings
+
+    if isinstance(options, corpus.CorpusOptions):
+        return corpus.make_corpus(options, progress=_show_progress())
+    if isinstance(options, encoder.EncoderOptions):
+        return encoder.train_encoder(options, progress=_show_progress())
+    if isinstance(options, recordings.BaseCorpusOptions):
+        return recordings.make_base_corpus(options, progress=_show_progress())
+    if isinstance(options, base.BaseOptions):
+        return base.train_base(options, progress=_show_progress())
+    if isinstance(options, evaluate.EvaluateOptions):
+        return evaluate.evaluate(options)
+    return recordings.make_demo()
+
+
+def main() -> int:
+    """Parse the command line and run one command; returns the exit status."""
+    from train.pretrain_lite.base import BaseOptions
+    from train.pretrain_lite.corpus import CorpusOptions
+    from train.pretrain_lite.encoder import EncoderOptions
+    from train.pretrain_lite.evaluate import EvaluateOptions
+    from train.pretrain_lite.recordings import BaseCorpusOptions
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    commands: dict[str, Any] = {
+        "corpus": CorpusOptions,
+        "encoder": EncoderOptions,
+        "evaluate": EvaluateOptions,
+        "base-corpus": BaseCorpusOptions,
+        "base": BaseOptions,
+        "demo": DemoOptions,
+    }
+    try:
+        print(_run(tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)))
+    except RevoiceError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except (Cancelled, KeyboardInterrupt):
+        print("Stopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

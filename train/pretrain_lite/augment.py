@@ -1,0 +1,144 @@
+"""Making one synthetic voice sound like many: changes of the spectrum that leave the phones as they are.
+
+Spectra are split into envelope and fine structure by their cepstrum, so that formants and pitch move independently
+of each other. Every function takes its randomness from a generator and returns a new tensor.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.models.lite_encoder import N_FFT, SAMPLE_RATE, normalised_log_mel, power_spectrum
+
+BINS = N_FFT // 2 + 1
+_LIFTER = 30  # cepstral coefficients that count as envelope: structure wider than 530 Hz
+_SPECTRUM_FLOOR = 1e-7
+_FORMANTS = (0.80, 1.22)  # a child's to a large man's vocal tract, around an average one
+_PITCH = (0.70, 1.45)
+_REVERB_SECONDS = (0.08, 0.5)  # until the sound has decayed by 60 dB
+
+
+def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
+    """(count,) numbers between `low` and `high`."""
+    return low + (high - low) * torch.rand(count, generator=rng)
+
+
+def log_uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
+    """(count,) numbers whose logarithm is even between `low` and `high`."""
+    return uniform(count, math.log(low), math.log(high), rng).exp()
+
+
+def chance(count: int, share: float, rng: torch.Generator) -> Tensor:
+    """(count,) booleans, true with probability `share`."""
+    return torch.rand(count, generator=rng) < share
+
+
+def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.35) -> Tensor:
+    """(B, T) audio, some of it in a room: convolved with decaying noise of a random length and strength."""
+    count, samples = audio.shape
+    length = int(_REVERB_SECONDS[1] * SAMPLE_RATE)
+    times = torch.arange(length) / SAMPLE_RATE
+    decay = log_uniform(count, *_REVERB_SECONDS, rng)[:, None]
+    tail = torch.randn(count, length, generator=rng) * torch.exp(-6.9 * times / decay)
+    tail = tail / tail.square().sum(1, keepdim=True).sqrt() * uniform(count, 0.1, 0.8, rng)[:, None]
+    tail[:, 0] = 1.0
+    size = 1 << (samples + length - 1).bit_length()
+    wet = torch.fft.irfft(torch.fft.rfft(audio, size) * torch.fft.rfft(tail, size), size)[:, :samples]
+    return torch.where(chance(count, share, rng)[:, None], wet, audio)
+
+
+def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
+    """(B, T) audio, some of it overdriven as by a full microphone input."""
+    count = len(audio)
+    drive = log_uniform(count, 2.0, 8.0, rng)[:, None]
+    return torch.where(chance(count, share, rng)[:, None], torch.tanh(drive * audio) / drive, audio)
+
+
+def wander(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
+    """(count, frames) smooth random curves around 0, each of its own strength up to `strength` (deviation)."""
+    heights = torch.randn(count, 1, knots, generator=rng) * uniform(count, 0.0, strength, rng)[:, None, None]
+    return F.interpolate(heights, size=frames, mode="linear", align_corners=True)[:, 0]
+
+
+def warp_frequency(spectrum: Tensor, factor: Tensor) -> Tensor:
+    """(B, M, BINS) spectrum with its frequency axis stretched by `factor`, (B, M) or (B, 1), towards higher bins.
+
+    The last 15 % are bent so that the ends meet.
+    """
+    bins = torch.arange(BINS, dtype=torch.float32)
+    factor = factor[:, :, None]  # [B, M or 1, 1]
+    knee = 0.85 * (BINS - 1) * factor.clamp(max=1.0)
+    source_knee = knee / factor
+    above = source_knee + (bins - knee) * (BINS - 1 - source_knee) / (BINS - 1 - knee)
+    source = torch.where(bins < knee, bins / factor, above).clamp(0, BINS - 1)
+    low = source.floor().clamp(max=BINS - 2)
+    share = source - low
+    index = low.long().expand_as(spectrum)
+    return torch.lerp(spectrum.gather(2, index), spectrum.gather(2, index + 1), share.expand_as(spectrum))
+
+
+def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, M, BINS) power of other speakers saying the same: other formants, melody, breathiness, colour and stress."""
+    count, frames, _ = power.shape
+    log_power = torch.log(power + _SPECTRUM_FLOOR)
+    cepstrum = torch.fft.irfft(log_power, N_FFT)
+    cepstrum[..., _LIFTER : N_FFT - _LIFTER + 1] = 0.0
+    envelope = torch.fft.rfft(cepstrum).real
+    fine = log_power - envelope
+    envelope = warp_frequency(envelope, log_uniform(count, *_FORMANTS, rng)[:, None])
+    # The melody changes too, or it would be what two views of a crop have in common.
+    melody = log_uniform(count, *_PITCH, rng)[:, None] * wander(count, frames, frames // 30 + 2, 0.3, rng).exp()
+    fine = warp_frequency(fine, melody.clamp(0.5, 2.0))
+    depth = torch.where(chance(count, 0.1, rng), uniform(count, 0.0, 0.4, rng), uniform(count, 0.7, 1.1, rng))
+    colour = wander(count, BINS, 9, 1.2, rng)[:, None]  # natural logarithm of power: about 5 dB
+    stress = wander(count, frames, frames // 40 + 2, 0.8, rng)[:, :, None]
+    return torch.exp(envelope + depth[:, None, None] * fine + colour + stress)
+
+
+def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.6) -> Tensor:
+    """(B, M, N_MELS) mel power with coloured noise, or with another item of the batch talking quietly behind it."""
+    count, frames, bands = mel.shape
+    level = mel.mean(dim=(1, 2), keepdim=True)
+    knots = torch.randn(count, 1, 4, generator=rng) * 1.5
+    colour = F.interpolate(knots, size=bands, mode="linear", align_corners=True).exp()
+    # The power of noise in one band and frame scatters; four degrees of freedom are about right for a mel band.
+    noise = colour * torch.randn(4, count, frames, bands, generator=rng).square().mean(0)
+    noise = torch.where(chance(count, 0.2, rng)[:, None, None], mel.roll(1, 0), noise)
+    noise = noise / noise.mean(dim=(1, 2), keepdim=True) * level
+    ratio = 10 ** (-uniform(count, 6.0, 40.0, rng) / 10) * chance(count, share, rng)
+    return mel + ratio[:, None, None] * noise
+
+
+def limit_band(mel: Tensor, rng: torch.Generator, share: float = 0.3) -> Tensor:
+    """(B, M, N_MELS) mel power, some of it without its highest or lowest bands, as after MP3 or a telephone."""
+    count, _, bands = mel.shape
+    band = torch.arange(bands)
+    top = torch.where(chance(count, share, rng), uniform(count, 0.68 * bands, bands, rng), torch.tensor(float(bands)))
+    bottom = torch.where(chance(count, share / 2, rng), uniform(count, 0.0, 0.09 * bands, rng), torch.tensor(0.0))
+    inside = (band < top[:, None]) & (band >= bottom[:, None])
+    return mel * torch.where(inside, 1.0, 1e-5)[:, None]
+
+
+def mask(log_mel: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, N_MELS, M) normalised log mel with a few bands and two short stretches of time set to their mean, 0."""
+    count, bands, frames = log_mel.shape
+    masked = log_mel * kept_places(count, bands, 10, rng)[:, :, None]
+    for _ in range(2):
+        masked = masked * kept_places(count, frames, 8, rng)[:, None]
+    return masked
+
+
+def kept_places(count: int, size: int, widest: int, rng: torch.Generator) -> Tensor:
+    """(count, size) booleans, false in one stretch of up to `widest` places."""
+    first = uniform(count, 0, size - widest, rng)[:, None]
+    place = torch.arange(size)
+    return (place < first) | (place >= first + uniform(count, 0, widest, rng)[:, None])
+
+
+def changed_view(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, T) audio and (BINS, N_MELS) filters -> (B, N_MELS, M) log mel of other speakers in other rooms."""
+    audio = reverberate(distort(audio, rng), rng)
+    mel = revoice(power_spectrum(audio), rng) @ filters
+    return mask(normalised_log_mel(limit_band(add_noise(mel, rng), rng)), rng)

@@ -1,0 +1,95 @@
+"""Train the base generator and discriminator of the lite family on the recordings of many synthetic speakers.
+
+The project's own stages do it: each speaker is prepared and extracted as an experiment of its own, and one training
+runs over all their clips. Speaker 0 of the result is the mean of the others; new voices are trained in its place.
+"""
+
+import json
+
+from pydantic import BaseModel, Field
+from safetensors.torch import save_file
+
+from lib.checkpoint import Weights, read_training_state
+from lib.config import load_family
+from lib.errors import MissingFileError
+from lib.files import replacing
+from lib.paths import LOGS, PRETRAINED
+from lib.progress import Progress, no_progress
+from train.experiment import Clip, Experiment
+from train.extract import extract
+from train.fit import FitReport, fit
+from train.options import ExtractOptions, FitOptions, PrepareOptions
+from train.stages import prepare_stage
+
+SPEAKERS = LOGS / "pretrain_lite" / "base"  # one folder of recordings per speaker
+RUNS = LOGS / "pretrain_lite" / "base_runs"
+FIRST_SPEAKER = 1  # 0 is the place of the voice that is trained later
+
+
+class BaseOptions(BaseModel, frozen=True, extra="forbid"):
+    """Train the base models of the lite family."""
+
+    max_minutes: float | None = Field(None, gt=0, description="end this run after so many minutes; the same goes on")
+    epochs: int = Field(1000, ge=1, description="passes over all speakers, earlier runs included")
+    learning_rate: float | None = Field(None, gt=0, description="of both optimisers; None: the family's")
+    batch_size: int | None = Field(None, ge=1, description="clips per step; None: the family's")
+    seed: int = Field(1234, ge=0, description="of everything drawn")
+    device: str = Field("auto", description="where to train")
+
+
+def train_base(options: BaseOptions, progress: Progress = no_progress) -> str:
+    """Prepare, extract, train (or continue), and write pretrained/lite/{G,D}.safetensors."""
+    folders = sorted(path for path in SPEAKERS.iterdir() if path.is_dir()) if SPEAKERS.is_dir() else []
+    if not folders:
+        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m train.pretrain_lite base-corpus")
+    clips: list[Clip] = []
+    for speaker_id, folder in enumerate(folders, start=FIRST_SPEAKER):
+        experiment = Experiment(folder.name, RUNS, RUNS / "voices")
+        prepare_stage(experiment, folder, load_family("lite"), PrepareOptions(), progress)
+        extract(experiment, ExtractOptions(device=options.device), progress)
+        clips += experiment.clips(speaker_id=speaker_id)
+    whole = Experiment("all", RUNS, RUNS / "voices")
+    whole.create(load_family("lite"))
+    fit_options = FitOptions(
+        epochs=options.epochs,
+        max_minutes=options.max_minutes,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        device=options.device,
+        base=False,
+    )
+    report = fit(whole, fit_options, progress, clips)
+    return export_base(report, [folder.name for folder in folders], options)
+
+
+def export_base(report: FitReport, speakers: list[str], options: BaseOptions) -> str:
+    """Write the newest checkpoints as half-precision safetensors that say how they were made."""
+    told = {
+        "steps": str(report.steps),
+        "epochs": str(report.epochs),
+        "speakers": json.dumps(speakers),
+        "command": "python -m train.pretrain_lite base",
+        "options": options.model_dump_json(),
+    }
+    files = []
+    for letter in "GD":
+        checkpoint = report.checkpoint.with_name(letter + report.checkpoint.name[1:])
+        weights = read_training_state(checkpoint).weights
+        if letter == "G":
+            weights = with_mean_speaker(weights, len(speakers))
+        path = PRETRAINED / "lite" / f"{letter}.safetensors"
+        with replacing(path) as temporary:
+            save_file({key: value.half().contiguous() for key, value in weights.items()}, temporary, told)
+        files.append(path)
+    return f"{files[0]}, {files[1]}: {report.steps} steps, mel loss {report.mel_loss}"
+
+
+def with_mean_speaker(weights: Weights, n_speakers: int) -> Weights:
+    """Set the untrained rows of the speaker embedding, the first of all, to the mean of the trained ones."""
+    table = weights["emb_g.weight"].clone()
+    trained = slice(FIRST_SPEAKER, FIRST_SPEAKER + n_speakers)
+    mean = table[trained].mean(0)
+    table[:FIRST_SPEAKER] = mean
+    table[trained.stop :] = mean
+    return weights | {"emb_g.weight": table}
