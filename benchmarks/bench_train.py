@@ -23,6 +23,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
+Precision = Literal["fp32", "bf16", "fp16"]
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
 
@@ -36,7 +37,7 @@ class Settings:
     threads: int = 0  # of torch; 0 = as it chooses
     batch_size: int = 0  # 0 = the family's
     device: str = "auto"
-    precisions: tuple[str, ...] = ("fp32", "bf16")  # the first is the baseline
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")  # the first is the baseline
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,15 @@ def stages(settings: Settings) -> Iterator[Result]:
         yield Result("content, lite", used, seconds / used, "x real time")
 
 
-def step(settings: Settings, precision: str) -> Result:
+def step(settings: Settings, precision: Precision) -> Result:
     """The training step in one precision."""
     import torch
-    from accelerate import Accelerator
 
     from lib.config import load_family
     from lib.devices import choose_device
     from lib.mel import linear_spectrogram
     from train.dataset import Batch
-    from train.trainer import Trainer
+    from train.trainer import Trainer, make_accelerator
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -130,8 +130,7 @@ def step(settings: Settings, precision: str) -> Result:
         lengths=torch.full((rows,), frames),
         speaker_id=torch.zeros(rows, dtype=torch.int64),
     ).to(device)
-    mixed = "no" if precision == "fp32" else precision
-    trainer = Trainer(config, Accelerator(cpu=device.type == "cpu", mixed_precision=mixed))
+    trainer = Trainer(config, make_accelerator(precision, device))
     trainer.train_step(batch)
     seconds = min(timed(lambda: trainer.train_step(batch)) for _ in range(settings.steps))
     return Result(f"step, {precision}", seconds, 1 / seconds, "steps/s", peak_mb=peak_megabytes())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -29,7 +28,7 @@ from train.experiment import Clip, Experiment
 from train.extract import mute_clip
 from train.metrics import Events, MetricLogger, TensorBoard, plot_losses
 from train.options import FitOptions
-from train.trainer import Trainer, choose_precision
+from train.trainer import Trainer, make_accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +79,8 @@ class _Run:
         self.config = config = self._config()
         self._check_voice_is_ours()
         device = choose_device(options.device)
-        if device.device.type == "cuda" and device.device.index is not None:
-            torch.cuda.set_device(device.device)
-        precision, reason = choose_precision(options.precision, device.device)
-        self.accelerator = Accelerator(cpu=device.device.type == "cpu", mixed_precision=precision)
-        logger.info("training on %s (%s), precision %s (%s)", device.device, device.reason, precision, reason)
+        logger.info("device: %s (%s)", device.device, device.reason)
+        self.accelerator = make_accelerator(options.precision, device.device)
         set_seed(options.seed + self.accelerator.process_index)
         self.encoder = load_content_encoder(config.family, device.device)
         self.trainer = Trainer(config, self.accelerator, options.learning_rate)

@@ -3,6 +3,7 @@
 Spec: training, "Training step". Accelerate decides device, precision and processes; nothing else here does.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from lib.models.discriminators import Discriminator, Judgement
 from lib.models.synthesizer import Synthesizer, slice_frames
 from train import losses
 from train.dataset import Batch
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -66,6 +69,15 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["
     slow, fast = (_convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
     told = f"a convolution takes {1000 * fast:.1f} ms in bfloat16, {1000 * slow:.1f} ms in float32"
     return ("bf16", told) if fast < 0.8 * slow else ("no", told)
+
+
+def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
+    """The Accelerator of this process: on a CPU if `device` is one, else on the current GPU."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    chosen, reason = choose_precision(precision, device)
+    logger.info("training on %s in precision %s (%s)", device, chosen, reason)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=chosen)
 
 
 def _convolution_seconds(dtype: torch.dtype) -> float:

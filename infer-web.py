@@ -1,0 +1,67 @@
+"""Starts the page: ./go-web.sh, or python infer-web.py [--port N] [--device NAME] [--host ADDRESS] [--share]."""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; heavy imports wait until it is known to be right."""
+    parser = argparse.ArgumentParser(
+        description="Serve the page, on this machine only unless told otherwise.",
+        epilog="A page that others can reach asks for a user and a password: REVOICE_USER and REVOICE_PASSWORD, or "
+        "else a password made for this start and printed.",
+    )
+    parser.add_argument("--port", type=int, help="port to listen on; default: the first free one from 7865")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
+    parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
+    return parser.parse_args()
+
+
+def prepare_environment(folder: str) -> None:
+    """Set what Gradio reads from the environment: files under `folder`, no statistics, no proxy to ourselves."""
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+
+
+def main() -> None:
+    """Serve the page until Ctrl-C."""
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a terminated page, too, deletes its files
+    with tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True) as folder:
+        prepare_environment(folder)
+        print("Starting the page ...", flush=True)
+        from lib.errors import RevoiceError
+        from web.app import Address, build_app, find_port, is_loopback, serve
+        from web.services import make_services
+
+        login = None
+        if arguments.share or not is_loopback(arguments.host):
+            password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
+            login = (os.environ.get("REVOICE_USER") or "revoice", password)
+        try:
+            services = make_services(Path(folder), arguments.device)
+            port = find_port(arguments.host, arguments.port)
+            app = build_app(services)
+            addresses = serve(app, Address(arguments.host, port, arguments.share, login))
+        except RevoiceError as error:
+            sys.exit(f"infer-web: {error}")
+        print(f"The page is at {' and '.join(addresses)} (Ctrl-C ends it).")
+        if login and "REVOICE_PASSWORD" not in os.environ:
+            print(f"Log in as {login[0]} with the password {login[1]}")
+        sys.stdout.flush()
+        app.block_thread()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""go-web.sh makes an environment that later starts trust only when it is complete; from wheels made here, offline."""
+
+import base64
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="go-web.sh is for Linux and macOS")
+TOOLS = ("bash", "cat", "cksum", "dirname", "flock", "grep", "mkdir", "rm", "sh", "uname")
+# Everything the last step of the installation imports besides torch and torchaudio, from one small package.
+OTHER_MODULES = ("av", "faiss", "gradio", "pydantic", "pyworld", "soundfile", "tyro")
+
+
+def make_wheel(folder: Path, name: str, modules: tuple[str, ...]) -> None:
+    """Write a pure Python wheel `name` 1.0 with empty modules."""
+    info = f"{name}-1.0.dist-info"
+    files = {f"{module}.py": "" for module in modules}
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    digests = {key: hashlib.sha256(text.encode()).digest() for key, text in files.items()}
+    lines = [f"{key},sha256={base64.urlsafe_b64encode(digests[key]).rstrip(b'=').decode()}," for key in files]
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""])
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for key, text in files.items():
+            archive.writestr(key, text)
+
+
+class Checkout:
+    """A small project with the real go-web.sh, in a folder whose name has a space, a quote and Chinese characters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "it's a 语音 folder"
+        self.elsewhere = folder / "elsewhere"
+        self.wheels = folder / "wheels"
+        self.tools = folder / "tools"
+        for path in (self.root, self.elsewhere, self.wheels, self.tools):
+            path.mkdir()
+        shutil.copy(ROOT / "go-web.sh", self.root)
+        (self.root / "requirements.txt").write_text("torch==1.0\ntorchaudio==1.0\nothers==1.0\n")
+        (self.root / "requirements-dev.txt").write_text("-r requirements.txt\n")
+        (self.root / "requirements.lock").write_text("others==1.0\n")
+        (self.root / "infer-web.py").write_text("import sys\nprint('page', sys.argv[1:])\n")
+        for package in ("infer", "train"):
+            (self.root / package).mkdir()
+            (self.root / package / "__main__.py").write_text(f"import sys\nprint({package!r}, sys.argv[1:])\n")
+        # A package of the same name in the user's folder must not be taken for ours.
+        (self.elsewhere / "infer").mkdir()
+        (self.elsewhere / "infer" / "__main__.py").write_text("print('the wrong one')\n")
+        for name, modules in {"torch": ("torch",), "torchaudio": ("torchaudio",), "others": OTHER_MODULES}.items():
+            make_wheel(self.wheels, name, modules)
+        for tool in TOOLS:
+            if found := shutil.which(tool):
+                (self.tools / tool).symlink_to(found)
+        self.add_tool("python3", f'#!/bin/sh\nexec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
+
+    def add_tool(self, name: str, text: str) -> None:
+        """Put a script on the PATH of the checkout."""
+        (self.tools / name).unlink(missing_ok=True)
+        (self.tools / name).write_text(text)
+        (self.tools / name).chmod(0o755)
+
+    def environment(self) -> dict[str, str]:
+        """Return variables with which pip finds our wheels and nothing else, and only our tools are on the PATH."""
+        return {
+            "PATH": str(self.tools),
+            "HOME": str(self.elsewhere),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": self.wheels.as_uri(),
+            "PIP_NO_CACHE_DIR": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def go(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run go-web.sh from another folder."""
+        return subprocess.run(
+            [str(self.root / "go-web.sh"), *words],
+            cwd=self.elsewhere,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether a later start would use the environment as it is."""
+        return (self.root / ".venv" / "finished-run").is_file() and not (self.root / ".venv" / "unfinished").exists()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout whose first start has succeeded."""
+    checkout = Checkout(tmp_path_factory.mktemp("installed"))
+    first = checkout.go("web", "--port", "1")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == "page ['--port', '1']\n"
+    assert [line[:11] for line in first.stderr.splitlines() if line.startswith("Step")] == [
+        f"Step {number} of 4" for number in (1, 2, 3, 4)
+    ]
+    assert checkout.is_trusted
+    return checkout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout that was never started."""
+    return Checkout(tmp_path)
+
+
+@pytest.mark.slow
+def test_second_start_installs_nothing(installed: Checkout) -> None:
+    again = installed.go("--port", "2")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "page ['--port', '2']\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (["convert", "a b.wav", "$(touch x)", "it's", "*"], ["infer", "a b.wav", "$(touch x)", "it's", "*"]),
+        (["train", "run", "demo voice"], ["train", "run", "demo voice"]),
+    ],
+)
+def test_arguments_reach_our_module_unchanged(installed: Checkout, words: list[str], want: list[str]) -> None:
+    done = installed.go(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{want[0]} {want[1:]!r}\n"
+    assert not (installed.elsewhere / "x").exists()
+
+
+@pytest.mark.slow
+def test_demo_trains_on_what_is_shipped_and_converts_with_it(installed: Checkout) -> None:
+    done = installed.go("demo", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    train, infer = done.stdout.splitlines()
+    assert train.startswith("train ['run', 'demo', ") and train.endswith("'--epochs', '3']")
+    assert infer.startswith("infer [") and "'--voice', 'demo'" in infer
+    for line in (train, infer):
+        assert str(installed.root / "pretrained" / "lite" / "demo") in line
+
+
+@pytest.mark.slow
+def test_unknown_word_is_refused(installed: Checkout) -> None:
+    done = installed.go("covnert")
+    assert done.returncode == 1
+    assert "unknown word 'covnert'" in done.stderr
+
+
+@pytest.mark.slow
+def test_changed_lists_are_installed_again(installed: Checkout) -> None:
+    lock = installed.root / "requirements.lock"
+    lock.write_text(lock.read_text() + "# changed\n")
+    again = installed.go("web")
+    assert again.returncode == 0, again.stderr
+    assert "Step 1" not in again.stderr
+    assert "Step 3" in again.stderr
+    assert installed.go("web").stderr == ""
+
+
+@pytest.mark.slow
+def test_killed_installation_is_made_anew(checkout: Checkout) -> None:
+    with socket.socket() as silent:  # accepts pip's request for a package and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        env = checkout.environment() | {"PIP_FIND_LINKS": f"http://127.0.0.1:{silent.getsockname()[1]}/"}
+        command = [str(checkout.root / "go-web.sh"), "web"]
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stderr is not None
+        assert any("Step 2" in line for line in iter(process.stderr.readline, ""))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert (checkout.root / ".venv" / "unfinished").exists()
+    assert not checkout.is_trusted
+    debris = checkout.root / ".venv" / "debris"
+    debris.touch()
+    again = checkout.go("web")
+    assert again.returncode == 0, again.stderr
+    assert "Step 1" in again.stderr
+    assert not debris.exists()
+    assert checkout.is_trusted
+
+
+@pytest.mark.slow
+def test_failed_step_is_named_and_not_trusted(checkout: Checkout) -> None:
+    wheel = next(checkout.wheels.glob("others-*"))
+    wheel.rename(wheel.with_suffix(".away"))
+    failed = checkout.go("web")
+    assert failed.returncode != 0
+    assert "Step 3 of 4, installing the other packages, failed" in failed.stderr
+    assert "ERROR: Cannot install others==1.0" in failed.stderr
+    assert not checkout.is_trusted
+    wheel.with_suffix(".away").rename(wheel)
+    repaired = checkout.go("web")
+    assert repaired.returncode == 0, repaired.stderr
+    assert repaired.stdout == "page []\n"
+
+
+@pytest.mark.slow
+def test_two_first_starts_at_once_take_turns(checkout: Checkout) -> None:
+    command = [str(checkout.root / "go-web.sh"), "web"]
+    env, pipe = checkout.environment(), subprocess.PIPE
+    both = [subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [out for out, _ in outputs] == ["page []\n"] * 2
+    if shutil.which("flock"):
+        assert sum("Step 2 of 4" in err for _, err in outputs) == 1
+
+
+@pytest.mark.parametrize("version", ["(3, 9)", "(3, 14)"])
+def test_unsuitable_python_is_not_used(checkout: Checkout, version: str) -> None:
+    # Answers the question about its version as a Python of that version would.
+    checkout.add_tool(
+        "python3", f'#!/bin/sh\nexec "{sys.executable}" -c "import sys; sys.version_info = {version}; $2"\n'
+    )
+    done = checkout.go("web")
+    assert done.returncode == 1, done.stderr
+    assert "No Python 3.10 to 3.13 was found" in done.stderr
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_python_without_venv_is_explained(checkout: Checkout) -> None:
+    text = f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\nexec "{sys.executable}" "$@"\n'
+    checkout.add_tool("python3", text)
+    done = checkout.go("web")
+    assert done.returncode == 1
+    assert "apt install python3-venv" in done.stderr
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_batch_file_is_for_windows() -> None:
+    data = (ROOT / "go-web.bat").read_bytes()
+    assert data.isascii()
+    assert data.count(b"\r\n") == data.count(b"\n") > 0
+
+
+def test_every_direct_requirement_is_pinned_and_locked() -> None:
+    locked = {line.split(" ;")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line.split("#")[0].split(";")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+        wanted = {line for line in lines if line and not line.startswith("-r")}
+        assert wanted, name
+        assert wanted <= locked, f"{sorted(wanted - locked)} of {name} are not in requirements.lock; make it anew"

@@ -1,0 +1,319 @@
+"""The page: its form, its edge, and conversions driven through Gradio's own client, without a browser."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from infer import convert as convert_module
+from infer.options import ConvertOptions
+from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.errors import AudioError, ConfigError
+from lib.progress import Cancelled, Progress
+from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from web.app import Address, build_app, find_port, is_loopback, serve
+from web.forms import Form
+from web.guard import CancelButton, guarded
+from web.i18n import Translator
+from web.services import Conversion, Services, make_services
+
+ROOT = Path(__file__).resolve().parents[1]
+T = Translator()
+SKIP = frozenset({"device"})
+
+
+class FakeConverter:
+    """Stands in for `infer`: fast, and fails or waits when the voice's name says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.voices = ["alice", "broken", "patient", "wrong"]
+        self.calls: list[tuple[str, ConvertOptions]] = []
+        self.started = threading.Event()
+
+    def convert(self, path: Path, voice: str, options: ConvertOptions, progress: Progress) -> Conversion:
+        """Write the recording back at half its loudness."""
+        self.calls.append((voice, options))
+        if voice == "broken":
+            raise AudioError(f"{path.name} holds only <b>silence</b>.")
+        if voice == "wrong":
+            raise ZeroDivisionError("a mistake of ours")
+        for i in range(600 if voice == "patient" else 2):
+            progress(i, 600, "converting")
+            self.started.set()
+            time.sleep(0.01)
+        audio, rate = soundfile.read(path)
+        soundfile.write(self.folder / "result.wav", audio / 2, rate)
+        return Conversion(self.folder / "result.wav", len(audio) / rate, 0.5, rate, "pm", None, "cpu (test)")
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeConverter:
+    return FakeConverter(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def address(fake: FakeConverter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+        yield serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)))[0]
+        app.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    """A client of the page, as programs use it."""
+    made = Client(address, verbose=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recording") / "my song 歌.wav"
+    soundfile.write(path, voice_like(0.5), 16_000)
+    return str(path)
+
+
+def defaults(**changes: Any) -> list[Any]:
+    """Values of the form's components, in order."""
+    fields = {name: field.get_default() for name, field in ConvertOptions.model_fields.items() if name not in SKIP}
+    return list((fields | changes).values())
+
+
+def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeConverter, recording: str) -> None:
+    values = defaults(pitch_shift=-3.5, protect=0.2, seed=7)
+    result, report = client.predict("alice", handle_file(recording), *values, api_name="/convert")
+    audio, rate = soundfile.read(result)
+    assert (len(audio), rate) == (8_000, 16_000)
+    assert "0.5 s" in report and "16000 Hz" in report and "pm" in report and "cpu (test)" in report
+    voice, options = fake.calls[-1]
+    assert voice == "alice"
+    assert options == ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("voice", "sentence"),
+    [("broken", "&lt;b&gt;silence&lt;/b&gt;"), ("wrong", r"unexpected happened \(ZeroDivisionError\)")],
+)
+def test_errors_become_messages(client: Client, recording: str, voice: str, sentence: str) -> None:
+    with pytest.raises(AppError, match=sentence):
+        client.predict(voice, handle_file(recording), *defaults(), api_name="/convert")
+
+
+def test_missing_choices_are_told(client: Client) -> None:
+    with pytest.raises(AppError, match="No recording yet"):
+        client.predict("alice", None, *defaults(), api_name="/convert")
+
+
+@pytest.mark.parametrize("changes", [{"protect": 0.9}, {"seed": -1}, {"pitch_method": "guess"}, {"resample_rate": 5}])
+def test_values_out_of_range_are_refused(client: Client, recording: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(AppError):
+        client.predict("alice", handle_file(recording), *defaults(**changes), api_name="/convert")
+
+
+@pytest.mark.parametrize("voice", ["../../etc/passwd", str(ROOT / "weights" / "x.pth"), "nobody"])
+def test_only_listed_voices_can_be_named(client: Client, fake: FakeConverter, recording: str, voice: str) -> None:
+    n_calls = len(fake.calls)
+    with pytest.raises(AppError):
+        client.predict(voice, handle_file(recording), *defaults(), api_name="/convert")
+    assert len(fake.calls) == n_calls
+
+
+def test_files_of_the_machine_are_not_served(address: str) -> None:
+    for path in ("/etc/passwd", ROOT / "pyproject.toml", ROOT / "weights" / ".gitkeep"):
+        assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_page_needs_nothing_from_the_internet(address: str) -> None:
+    page = httpx.get(address).text + httpx.get(f"{address}theme.css").text
+    assert "<script" in page
+    for wanted in ("fonts.googleapis.com", "fonts.gstatic.com", "cdnjs", "cdn.jsdelivr"):
+        assert wanted not in page
+
+
+def test_cancel_ends_a_running_conversion(fake: FakeConverter, recording: str) -> None:
+    app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+    begin, convert, press = (app.fns[i].fn for i in range(3))
+    request = gr.Request(session_hash="one", username=None)
+    fake.started.clear()
+    got: list[Any] = []
+    values = ["patient", recording, *defaults()]
+    job = threading.Thread(target=lambda: got.append(convert(request, lambda *a, **k: None, *values)))
+    job.start()
+    assert fake.started.wait(5)
+    press(gr.Request(session_hash="another", username=None))
+    job.join(0.2)
+    assert job.is_alive(), "another session's button must not cancel"
+    press(request)
+    job.join(5)
+    assert got == [(None, T("convert.cancelled"))]
+    assert begin(request) == (None, "")
+    assert convert(request, lambda *a, **k: None, "alice", recording, *defaults())[0] is not None
+
+
+def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter) -> None:
+    voices = ["alice", "bob"]
+    app = build_app(Services("cpu", lambda: list(voices), fake.convert))
+    (refresh,) = [f.fn for f in app.fns.values() if f.fn and f.fn.__name__ == "refresh"]
+    known, dropdown = refresh(None, "bob")
+    assert known == ["alice", "bob"]
+    assert (dropdown["choices"], dropdown["value"]) == (["alice", "bob"], "bob")
+    assert refresh(known, "bob") == (gr.skip(), gr.skip())
+    voices.remove("bob")
+    assert refresh(known, "bob")[1]["value"] == "alice"
+
+
+class Every(BaseModel, frozen=True):
+    """One field of every kind that a form can show."""
+
+    pitch_shift: float = Field(0.0, ge=-24, le=24)
+    protect: float = Field(0.33, ge=0, le=0.5)
+    resample_rate: int = Field(0, ge=0, le=48_000)
+    speaker_id: int = Field(0, ge=0, le=9)
+    seed: int = Field(0, ge=0)
+    interpolate_unvoiced: bool = False
+
+
+def test_form_has_the_ranges_of_the_model() -> None:
+    with gr.Blocks():
+        shift, protect, rate, speaker, seed, flag = Form(Every, T).components
+    assert isinstance(shift, gr.Slider) and (shift.minimum, shift.maximum, shift.step) == (-24, 24, 0.1)
+    assert isinstance(protect, gr.Slider) and (protect.value, protect.step) == (0.33, 0.01)
+    assert isinstance(rate, gr.Number) and (rate.minimum, rate.maximum, rate.precision) == (0, 48_000, 0)
+    assert isinstance(speaker, gr.Slider) and speaker.step == 1
+    assert isinstance(seed, gr.Number) and seed.maximum is None
+    assert isinstance(flag, gr.Checkbox)
+
+
+def test_form_of_the_conversion_has_every_option() -> None:
+    with gr.Blocks():
+        form = Form(ConvertOptions, T, skip=SKIP)
+    assert set(form.names) == set(ConvertOptions.model_fields) - SKIP
+    assert form.parse([component.value for component in form.components], device="cpu") == ConvertOptions(device="cpu")
+
+
+FORM = Form(Every, T)
+
+
+@given(st.floats(-30, 30), st.floats(-1, 1))
+def test_form_accepts_exactly_what_the_model_accepts(shift: float, protect: float) -> None:
+    values = [shift, protect, 0, 0, 0, False]
+    if abs(shift) <= 24 and 0 <= protect <= 0.5:
+        assert FORM.parse(values).pitch_shift == shift
+    else:
+        with pytest.raises(ConfigError, match=r"pitch_shift|protect"):
+            FORM.parse(values)
+
+
+def test_cancelling_is_not_shown_as_an_error() -> None:
+    with pytest.raises(Cancelled), guarded(T):
+        raise Cancelled
+    button, request = CancelButton(), gr.Request(session_hash="s", username=None)
+    reports: list[Any] = []
+    progress = button.progress(request, lambda *args, **kw: reports.append((args, kw)))
+    progress(1, 2, "converting")
+    assert reports == [(((1, 2),), {"desc": "converting"})]
+    button.press(request)
+    with pytest.raises(Cancelled):
+        progress(2, 2, "converting")
+
+
+def test_ports() -> None:
+    free = find_port("127.0.0.1", None)
+    assert find_port("127.0.0.1", free) == free
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="in use"):
+            find_port("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(ConfigError, match=r"70000 cannot be used .*1 to 65535"):
+        find_port("127.0.0.1", 70_000)
+    with pytest.raises(ConfigError, match="--host"):
+        find_port("999.1.1.1", None)
+
+
+@pytest.mark.parametrize(
+    ("host", "want"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.0.7", False), ("", False)],
+)
+def test_who_can_reach_an_address(host: str, want: bool) -> None:
+    assert is_loopback(host) is want
+
+
+def test_login_is_required_where_it_was_asked_for(fake: FakeConverter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+    address = Address("127.0.0.1", find_port("127.0.0.1", None), login=("me", "secret"))
+    url = serve(app, address)[0]
+    try:
+        assert httpx.get(f"{url}config").status_code == 401
+        assert httpx.post(f"{url}login", data={"username": "me", "password": "wrong"}).status_code == 400
+        assert httpx.post(f"{url}login", data={"username": "me", "password": "secret"}).status_code == 200
+    finally:
+        app.close(verbose=False)
+
+
+def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    voices, results = tmp_path / "voices", tmp_path / "results"
+    voices.mkdir()
+    results.mkdir()
+    services = make_services(results, "cpu", roots=[voices])
+    assert services.list_voices() == []
+    write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    assert services.list_voices() == ["tiny 语音"]
+    told: list[str] = []
+    options = ConvertOptions(pitch_method="pm", device="cpu")
+    done = services.convert(Path(recording), "tiny 语音", options, lambda i, n, what: told.append(what))
+    audio, rate = soundfile.read(done.path)
+    assert (len(audio), rate, done.sample_rate) == (12_000, 24_000, 24_000)
+    assert np.isfinite(audio).all()
+    assert done.path.is_relative_to(results)
+    assert done.path.name == "my song 歌_tiny 语音.wav"
+    os.utime(done.path.parent, (0, 0))
+    again = services.convert(Path(recording), "tiny 语音", options, lambda i, n, what: None)
+    assert again.path.is_file() and not done.path.exists(), "old results are deleted, new ones are not"
+    assert (done.audio_seconds, done.pitch_method, done.index) == (0.5, "pm", None)
+    assert told[0] == "loading the voice"
+    with pytest.raises(ConfigError, match="no voice"):
+        services.convert(Path(recording), str(voices / "tiny 语音.pth"), options, lambda i, n, what: None)
+
+
+def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    voice = "声" * 66
+    write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    song = tmp_path / f"{'😀' * 60}.wav"
+    soundfile.write(song, voice_like(0.1), 16_000)
+    options = ConvertOptions(pitch_method="pm", device="cpu")
+    done = make_services(tmp_path, "cpu", roots=[tmp_path]).convert(song, voice, options, lambda i, n, what: None)
+    assert len(done.path.name.encode()) <= 255
+
+
+def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:
+    start = time.perf_counter()
+    told = subprocess.run([sys.executable, ROOT / "infer-web.py", "-h"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 2.0
+    assert "--port" in told.stdout
+    wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
+    assert wrong.returncode == 2

@@ -1,0 +1,74 @@
+"""Form: one Gradio component per field of an options model, and the way back from their values to checked options."""
+
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+
+import gradio as gr
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from lib.errors import ConfigError
+from web.i18n import Translator
+
+Options = TypeVar("Options", bound=BaseModel)
+COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
+MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
+
+
+class Form(Generic[Options]):
+    """The components of an options model, laid out where the Form is made; ranges and defaults are the model's.
+
+    Fields named in `skip` get no component; `parse` is told their values.
+    """
+
+    def __init__(self, model: type[Options], t: Translator, skip: frozenset[str] = frozenset()) -> None:
+        self.model = model
+        self.names = [name for name in model.model_fields if name not in skip]
+        self.components = [_component(name, model.model_fields[name], t) for name in self.names]
+
+    def parse(self, values: Sequence[object], **fixed: object) -> Options:
+        """Build the options from the components' values, in order. Raises ConfigError naming every wrong field."""
+        try:
+            return self.model.model_validate(dict(zip(self.names, values, strict=True)) | fixed)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {problem['input']!r})"
+                for problem in error.errors()
+            )
+            raise ConfigError(f"An option has a value that is not allowed: {problems}.") from error
+
+
+def _component(name: str, field: FieldInfo, t: Translator) -> Any:
+    """Make the component that suits a field's type and range."""
+    look = {
+        "label": t(f"options.{name}.label"),
+        "info": t(f"options.{name}.info"),
+        "value": field.get_default(),
+        "min_width": COMPONENT_WIDTH,
+    }
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
+    if kind is bool:
+        return gr.Checkbox(**look)
+    if kind not in (int, float):
+        return gr.Textbox(**look)
+    low, high = _bound(field, "ge"), _bound(field, "le")
+    if low is not None and high is not None:
+        step = 1 if kind is int else _step(high - low)
+        if (high - low) / step <= MOST_SLIDER_STEPS:
+            return gr.Slider(minimum=low, maximum=high, step=step, **look)
+    return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def _bound(field: FieldInfo, name: str) -> float | None:
+    """Return the field's lowest ("ge") or highest ("le") allowed value, if it has one."""
+    return next((getattr(rule, name) for rule in field.metadata if hasattr(rule, name)), None)
+
+
+def _step(width: float) -> float:
+    """Return the smallest of 0.01, 0.1, 1, ... that crosses `width` in at most MOST_SLIDER_STEPS steps."""
+    exponent = -2
+    while width / 10.0**exponent > MOST_SLIDER_STEPS:
+        exponent += 1
+    return 10.0**exponent

@@ -1,0 +1,63 @@
+"""The edge of the page: errors become messages, and the cancel button becomes Cancelled."""
+
+import html
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gradio as gr
+
+from lib.errors import RevoiceError
+from lib.progress import Cancelled, Progress
+from web.i18n import Translator
+
+logger = logging.getLogger(__name__)
+
+ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
+
+
+@contextmanager
+def guarded(t: Translator) -> Iterator[None]:
+    """Show a RevoiceError as it is; log anything unexpected and show that something unexpected happened."""
+    try:
+        yield
+    except (gr.Error, Cancelled):
+        raise
+    except RevoiceError as error:
+        raise _message(str(error)) from error
+    except Exception as error:
+        logger.exception("unexpected error")
+        raise _message(t("error.unexpected", kind=type(error).__name__)) from error
+
+
+def _message(text: str) -> gr.Error:
+    """Make a message; escaped, because Gradio renders HTML and texts contain names of files."""
+    return gr.Error(html.escape(text), duration=ERROR_SECONDS, print_exception=False)
+
+
+class CancelButton:
+    """Which sessions of the page have asked to cancel.
+
+    Gradio lets a running function finish whatever the page does, so the function's Progress must look here.
+    """
+
+    def __init__(self) -> None:
+        self._pressed: set[str] = set()  # adding to and removing from a set is atomic, so threads need no lock
+
+    def press(self, request: gr.Request) -> None:
+        """End the session's running or waiting job at its next progress report."""
+        self._pressed.add(request.session_hash)
+
+    def reset(self, request: gr.Request) -> None:
+        """Forget an earlier press; called before a new job is queued."""
+        self._pressed.discard(request.session_hash)
+
+    def progress(self, request: gr.Request, bar: gr.Progress) -> Progress:
+        """Return a Progress that moves the page's bar and raises Cancelled once the button was pressed."""
+
+        def report(done: int, total: int, what: str) -> None:
+            if request.session_hash in self._pressed:
+                raise Cancelled
+            bar((done, total), desc=what)
+
+        return report
