@@ -35,9 +35,17 @@ def _describe(error: ValidationError) -> str:
 def _condense(told: str) -> str:
     """Put what the parser tells in a box into one line."""
     lines = [line.strip("│ ") for line in told.splitlines() if not line.startswith(("╭", "╰"))]
-    sections = re.split(r"─{3,}", "\n".join(lines))
+    sections = re.split(r"^[─-]{3,}$", "\n".join(lines), flags=re.MULTILINE)
+    # Where the terminal cannot show boxes, the title is a section of its own instead of a part of the border.
+    sections = sections if told.startswith("╭") else sections[1:]
     kept = [" ".join(s.split()) for s in sections if "full helptext" not in s and "Argument helptext" not in s]
-    return ". ".join(text.rstrip(".") for text in kept if text) + "."
+    sentence = ". ".join(text.rstrip(".") for text in kept if text)
+    return re.sub(r"(?<=Expected one of )\((.*?)\)", _sort_choices, sentence) + "."
+
+
+def _sort_choices(found: re.Match[str]) -> str:
+    """Put choices in order: the parser's come out of a set."""
+    return ", ".join(sorted(found[1].split(", ")))
 
 
 @contextlib.contextmanager
@@ -58,9 +66,10 @@ def _interrupts() -> Iterator[list[bool]]:
 
 
 @contextlib.contextmanager
-def terminal(first: str, level: int = logging.WARNING) -> Iterator[Progress]:
+def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
     """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
 
+    With whole_steps=False it raises KeyboardInterrupt at once: for work that can be left at any point.
     `first` is shown until the Progress is called. Without a terminal a line is logged whenever the stage changes.
     """
     from rich.console import Console
@@ -78,8 +87,9 @@ def terminal(first: str, level: int = logging.WARNING) -> Iterator[Progress]:
     for package in ("lib", "infer", "train"):
         logging.getLogger(package).setLevel(level)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
     with (
-        _interrupts() as pressed,
+        _interrupts() if whole_steps else nothing as pressed,
         Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task(first, total=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import FamilyConfig
-from lib.index import FeatureIndex, count_cells, index_names
+from lib.index import FeatureIndex, index_names
 from lib.progress import Progress, no_progress
 from train.experiment import Experiment, fingerprint
 from train.options import IndexOptions, PrepareOptions
@@ -64,7 +64,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
         return IndexReport(path, known["vectors"], skipped=True)
     progress(0, 1, "index")
     index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed)
-    empty, full = index_names(experiment.name, config.family, count_cells(len(index)))
+    empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
     if path.is_file() and path.name != full:

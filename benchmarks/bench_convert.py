@@ -1,0 +1,288 @@
+"""Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
+
+Every case runs in a process of its own, on random weights (speed does not depend on what a voice has learnt) and a
+synthetic recording, or on --voice and --recording. Times are the least of several repeats: what is more than that
+comes from other programs. The baseline is the same code without what makes it fast: everything is read from disk for
+every recording, weight norm is not folded, long audio is one piece.
+
+Prints one JSON line per case and a table: seconds, real-time factor (time / length of the audio, less is better),
+peak memory of the process, and the ratio baseline / this.
+"""
+
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+
+Floats = npt.NDArray[np.float32]
+INDEX_VECTORS = 30_000  # content frames of ten minutes of recordings
+ONE_PIECE_SECONDS = 1e6  # audio up to this length is not cut
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    family: Literal["v1", "v2", "lite"] = "lite"  # which networks
+    seconds: float = 10.0  # length of the synthetic recording
+    repeats: int = 3  # of every measurement; the least time counts
+    threads: int = 0  # of torch; 0 = as it chooses
+    pitch_method: str = "auto"
+    device: str = "auto"
+    recording: Path | None = None  # convert this instead of a synthetic recording
+    voice: Path | None = None  # with this voice model instead of random weights
+    stages_only: bool = False  # leave out the baseline, which loads everything again for every repeat
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case."""
+
+    case: str
+    seconds: float
+    audio_seconds: float
+    peak_mb: float | None = None
+    ratio: float | None = None  # baseline / this
+
+    @property
+    def factor(self) -> float:
+        """Real-time factor."""
+        return self.seconds / self.audio_seconds
+
+
+def least(repeats: int, work: Callable[[], Any]) -> float:
+    """Least wall time in seconds of several runs, after one that warms up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak_megabytes() -> float | None:
+    """Most memory this process has held so far, in MB; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def sing(seconds: float, seed: int = 0) -> Floats:
+    """A buzz that glides and pauses like speech, with noise, (T,) at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    time_axis = np.arange(round(seconds * 16_000)) / 16_000
+    f0 = 150 * 2 ** (0.4 * np.sin(2 * np.pi * 0.7 * time_axis))
+    phase = 2 * np.pi * np.cumsum(f0) / 16_000
+    buzz = sum((np.sin(k * phase) / k for k in range(1, 20)), np.zeros_like(phase))
+    loudness = np.clip(2 * np.sin(2 * np.pi * 0.9 * time_axis) + 1, 0, 1)
+    return (0.2 * loudness * buzz + 0.01 * rng.standard_normal(len(phase))).astype(np.float32)
+
+
+class RandomHubert:
+    """HuBERT base with random weights: the speed of the v1 and v2 content encoder without a download."""
+
+    name = "random"
+    sha256 = ""
+
+    def __init__(self, width: int, device: Any) -> None:
+        import torch
+        from transformers import HubertConfig, HubertModel
+
+        self.width = width
+        torch.manual_seed(0)
+        self.network = HubertModel(HubertConfig()).eval().to(device)
+        self.device = device
+
+    def __call__(self, audio: Floats) -> Floats:
+        import torch
+
+        with torch.inference_mode():
+            content = self.network(torch.from_numpy(audio).to(self.device)[None]).last_hidden_state[0]
+        result: Floats = content[:, : self.width].cpu().numpy()
+        return result
+
+
+def prepare(settings: Settings, folder: Path) -> Settings:
+    """Write voice, index and recording into the folder; return the settings that name them."""
+    import torch
+
+    from lib.audio import save_audio
+    from lib.checkpoint import extract_voice_model, write_voice_model
+    from lib.config import load_family
+    from lib.index import FeatureIndex
+    from lib.models.synthesizer import Synthesizer
+
+    torch.manual_seed(0)
+    config = load_family(settings.family).synthesizer
+    voice, recording = settings.voice or folder / "voice.pth", settings.recording or folder / "recording.flac"
+    if not settings.voice:
+        write_voice_model(voice, extract_voice_model(Synthesizer(config), settings.family, "random weights"))
+    if not settings.recording:
+        save_audio(recording, sing(settings.seconds), 16_000)
+    vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)
+    FeatureIndex.build([vectors]).save(folder / "added.index")
+    return replace(settings, voice=voice, recording=recording)
+
+
+class Bench:
+    """Everything loaded, as a running program has it."""
+
+    def __init__(self, settings: Settings, folder: Path, *, baseline: bool = False) -> None:
+        import torch
+
+        from infer.chunking import ChunkLimits
+        from infer.convert import VoiceConverter
+        from infer.options import ConvertOptions
+        from lib.checkpoint import load_synthesizer, read_voice_model
+        from lib.content import load_content_encoder
+        from lib.devices import choose_device
+        from lib.index import FeatureIndex
+        from lib.pitch import load_pitch_extractor
+
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        assert settings.voice is not None
+        self.folder = folder
+        self.device = choose_device(settings.device)
+        self.options = ConvertOptions.model_validate({"pitch_method": settings.pitch_method})
+        voice = read_voice_model(settings.voice)
+        self.synthesizer = load_synthesizer(voice)
+        if not baseline:
+            self.synthesizer.fold_weight_norm()
+        self.encoder: Any = (
+            load_content_encoder("lite", self.device.device)
+            if voice.family == "lite"
+            else RandomHubert(voice.config.content_width, self.device.device)
+        )
+        self.index = FeatureIndex.load(folder / "added.index")
+        self.extract = load_pitch_extractor(settings.pitch_method, self.device.device)
+        limits = ChunkLimits(longest=ONE_PIECE_SECONDS) if baseline else ChunkLimits()
+        self.converter = VoiceConverter(self.synthesizer, self.encoder, self.index, self.device, limits=limits)
+
+    def whole(self, recording: Path) -> None:
+        """Convert one recording from file to file."""
+        from infer.batch import Job, convert_file
+
+        convert_file(self.converter, Job(recording, self.folder / "result.wav"), self.options)
+
+    def stages(self, recording: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """The stages of a conversion, each as a function of what the ones before it make."""
+        import torch
+
+        from infer.features import to_pitch_rate
+        from lib.audio import load_audio
+        from lib.pitch.scale import hz_to_bins
+
+        yield "decode", lambda: load_audio(recording, 16_000)
+        audio = load_audio(recording, 16_000)
+        yield "F0", lambda: self.extract(audio)
+        f0 = self.extract(audio)
+        yield "content", lambda: self.encoder(audio)
+        content = self.encoder(audio)
+        yield "retrieval", lambda: self.index.search(content)
+        frames = to_pitch_rate(content, len(f0))
+        device = self.device.device
+        f0 = f0[: len(frames)]
+        inputs = [torch.from_numpy(x).to(device)[None] for x in (frames, hz_to_bins(f0), f0)]
+        lengths, speaker = torch.tensor([len(frames)], device=device), torch.tensor([0], device=device)
+
+        @torch.inference_mode()
+        def synthesize() -> Floats:
+            audio = self.synthesizer.infer(inputs[0], lengths, speaker, inputs[1], inputs[2])
+            result: Floats = audio.cpu().numpy()
+            return result
+
+        yield "synthesis", synthesize
+
+
+def measure(settings: Settings, folder: Path, case: str) -> Result:
+    """Measure one case in this process."""
+    from lib.audio import load_audio_native
+
+    assert settings.recording is not None
+    recording = settings.recording
+    audio, rate = load_audio_native(recording)
+    if case == "whole, baseline":
+        seconds = least(settings.repeats, lambda: Bench(settings, folder, baseline=True).whole(recording))
+    elif case == "synthesis, baseline":
+        stages = dict(Bench(settings, folder, baseline=True).stages(recording))
+        seconds = least(settings.repeats, stages["synthesis"])
+    elif case == "whole":
+        bench = Bench(settings, folder)
+        seconds = least(settings.repeats, lambda: bench.whole(recording))
+    else:
+        seconds = least(settings.repeats, dict(Bench(settings, folder).stages(recording))[case])
+    return Result(case, seconds, len(audio) / rate, peak_megabytes())
+
+
+def run(settings: Settings) -> list[Result]:
+    """Measure all cases, each in a fresh process so that its peak memory is its own."""
+    cases = ["decode", "F0", "content", "retrieval", "synthesis", "whole"]
+    if not settings.stages_only:
+        cases += ["synthesis, baseline", "whole, baseline"]
+    results: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory() as name:
+        settings = prepare(settings, Path(name))
+        for case in cases:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                results[case] = pool.submit(measure, settings, Path(name), case).result()
+    for case in ("synthesis", "whole"):
+        if f"{case}, baseline" in results:
+            ratio = results[f"{case}, baseline"].seconds / results[case].seconds
+            results[case] = replace(results[case], ratio=ratio)
+    return list(results.values())
+
+
+def describe_machine(settings: Settings) -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    from lib.devices import choose_device
+
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "threads": settings.threads or torch.get_num_threads(),
+        "device": str(choose_device(settings.device).device),
+        "torch": torch.__version__,
+    }
+
+
+def main(settings: Settings) -> None:
+    """Measure and print."""
+    machine = describe_machine(settings)
+    results = run(settings)
+    for r in results:
+        line: dict[str, Any] = {"bench": "convert", "family": settings.family, "case": r.case}
+        line |= {"seconds": round(r.seconds, 4), "audio_seconds": round(r.audio_seconds, 2)}
+        line |= {"real_time_factor": round(r.factor, 4)}
+        line |= {"peak_mb": r.peak_mb and round(r.peak_mb), "ratio": r.ratio and round(r.ratio, 2)}
+        print(json.dumps(line | machine))
+    print(f"\n{settings.family}, {results[0].audio_seconds:.1f} s of audio, {machine}")
+    print(f"{'case':<22}{'seconds':>9}{'x real time':>13}{'peak MB':>9}{'baseline / this':>17}")
+    for r in results:
+        peak = "-" if r.peak_mb is None else f"{r.peak_mb:.0f}"
+        ratio = "" if r.ratio is None else f"{r.ratio:.2f}"
+        print(f"{r.case:<22}{r.seconds:>9.3f}{r.factor:>13.3f}{peak:>9}{ratio:>17}")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Annotated[Settings, tyro.conf.arg(name="")], description=__doc__))

@@ -1,0 +1,123 @@
+"""python -m infer song.wav --voice alice: convert recordings, files or whole folders, with a voice."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import BaseModel, Field
+from tyro.conf import Positional, arg
+
+from infer.options import ConvertOptions
+from lib.errors import RevoiceError
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+
+if TYPE_CHECKING:
+    from infer.batch import Outcome
+    from infer.convert import VoiceConverter
+
+PROGRAM = "python -m infer"
+
+
+class _Files(BaseModel, frozen=True):
+    """What is read and written."""
+
+    inputs: Positional[tuple[Path, ...]] = Field(default=(), description="recordings, or folders of recordings")
+    voice: str = Field(description="name of a voice in weights/, or the path of a voice model")
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = Field(
+        None, description="file or folder to write; None: beside the recording, with the voice's name appended"
+    )
+    format: Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"] | None = Field(
+        None, description="of the results; None: as OUTPUT says, else wav"
+    )
+    index: str = Field("auto", description="index file; auto: the one that belongs to the voice; none: no retrieval")
+
+
+class Arguments(ConvertOptions, _Files, frozen=True):
+    """Convert recordings, files or whole folders, with a voice."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
+    try:
+        return run(parse(args))
+    except KeyboardInterrupt:
+        print("Stopped. What was finished stays; nothing half-written is left.", file=sys.stderr)
+        return INTERRUPTED
+    except RevoiceError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def parse(args: Sequence[str] | None) -> Arguments:
+    """Turn the command line into checked arguments; on a mistake say in one sentence which, and exit."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(Arguments, prog=PROGRAM, args=args)
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise  # --help
+        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        raise SystemExit(WRONG_USE) from None
+
+
+def run(arguments: Arguments) -> int:
+    """Convert what the arguments name, and say what was written."""
+    from infer.library import find_voice
+
+    found = find_voice(arguments.voice)  # before torch is imported: a wrong name is told at once
+
+    from infer.batch import convert_files, plan_jobs
+
+    jobs, failures = plan_jobs(arguments.inputs, arguments.output, found.name, arguments.format)
+    if not jobs:
+        return _report(failures, "")
+    with terminal("loading the voice", whole_steps=False) as progress:
+        converter, index = _load(arguments, found.path)
+        outcomes = failures + convert_files(converter, jobs, arguments, progress)
+    device = f"{converter.device.device} ({converter.device.reason})"
+    return _report(outcomes, f"index: {index or 'none'}, device: {device}")
+
+
+def _load(arguments: Arguments, path: Path) -> "tuple[VoiceConverter, Path | None]":
+    """Load the voice and the index that the arguments name."""
+    from infer.convert import VoiceConverter
+    from infer.library import find_index
+    from lib.checkpoint import read_voice_model
+    from lib.devices import choose_device
+
+    device = choose_device(arguments.device)
+    voice = read_voice_model(path)
+    index = None
+    if arguments.index != "none" and arguments.index_rate > 0:
+        index = find_index(path, voice.family) if arguments.index == "auto" else Path(arguments.index)
+    return VoiceConverter.from_voice(voice, index, device, where=str(path)), index
+
+
+def _report(outcomes: "Sequence[Outcome]", how: str) -> int:
+    """Print one line per recording and one for all of them, ending in `how`; return the exit status."""
+    done = [outcome for outcome in outcomes if outcome.error is None]
+    for outcome in outcomes:
+        if outcome.error is not None:
+            print(outcome.error, file=sys.stderr)
+            continue
+        factor = outcome.elapsed_seconds / outcome.audio_seconds
+        print(
+            f"{outcome.output}  {outcome.audio_seconds:.2f} s at {outcome.sample_rate} Hz, converted in "
+            f"{outcome.elapsed_seconds:.2f} s ({factor:.2f} x real time)"
+        )
+    if done:
+        print(f"pitch: {done[0].pitch_method or 'not used by this voice'}, {how}")
+    if len(outcomes) > 1:
+        print(f"{len(done)} of {len(outcomes)} converted.")
+    return 0 if len(done) == len(outcomes) else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

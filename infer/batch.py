@@ -1,0 +1,149 @@
+"""Convert many files: name the results, go on after a failure, report."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
+from lib.audio import (
+    ANALYSIS_RATE,
+    AUDIO_FORMATS,
+    list_recordings,
+    load_audio_native,
+    resample,
+    resampled_length,
+    save_audio,
+)
+from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.progress import Progress, no_progress
+
+DEFAULT_FORMAT = "wav"
+STEPS_PER_FILE = 1000  # of the progress shown for one file
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording to convert and the file to write."""
+
+    path: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording; `error` is the sentence to show, None if all went well."""
+
+    path: Path
+    output: Path
+    audio_seconds: float = 0.0  # length of the recording
+    elapsed_seconds: float = 0.0  # time it took, decoding and writing included
+    sample_rate: int = 0  # Hz, of the result
+    pitch_method: str | None = None
+    error: str | None = None
+
+
+def plan_jobs(
+    inputs: Sequence[Path], output: Path | None, voice: str, audio_format: str | None = None
+) -> tuple[list[Job], list[Outcome]]:
+    """Name a result for every recording; folders among the inputs stand for the recordings in them.
+
+    `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
+    `song.wav` becomes `song_<voice>.wav` beside it, and a folder `songs` becomes a folder `songs_<voice>`. All names
+    differ, also where upper and lower case do not count, and none is that of an input. The second list holds folders
+    in which there is nothing to convert.
+    """
+    if not inputs:
+        raise ConfigError("There is nothing to convert: name at least one recording or folder.")
+    if output is not None and not output.is_dir() and output.suffix.lower().removeprefix(".") in AUDIO_FORMATS:
+        return [_single(inputs, output, audio_format)], []
+    wanted: list[tuple[Path, Path]] = []  # recording; result without suffix
+    failures = []
+    for path in inputs:
+        if not path.is_dir():
+            wanted.append((path, output / path.stem if output else path.with_name(f"{path.stem}_{voice}")))
+            continue
+        folder = output or path.resolve().with_name(f"{path.resolve().name}_{voice}")
+        try:
+            wanted += [(recording, folder / recording.stem) for recording in list_recordings(path)]
+        except RevoiceError as error:
+            failures.append(Outcome(path, folder, error=str(error)))
+    return _unique_names(wanted, voice, f".{audio_format or DEFAULT_FORMAT}"), failures
+
+
+def _single(inputs: Sequence[Path], output: Path, audio_format: str | None) -> Job:
+    if len(inputs) > 1 or inputs[0].is_dir():
+        raise ConfigError(f"{output} is the name of one file, but there may be several results. Name a folder.")
+    if audio_format and output.suffix.lower() != f".{audio_format}":
+        raise ConfigError(f"{output} does not end in .{audio_format}. Leave out the format, or change the name.")
+    if output.resolve() == inputs[0].resolve():
+        raise ConfigError(f"{output} is the recording itself, which is never overwritten. Choose another name.")
+    return Job(inputs[0], output)
+
+
+def _unique_names(wanted: list[tuple[Path, Path]], voice: str, suffix: str) -> list[Job]:
+    """Give every result the suffix and, where names collide, what tells it from the others."""
+    taken = {_key(path) for path, _ in wanted}  # a result must not replace a recording that is still to be read
+    stems = Counter(_key(stem) for _, stem in wanted)
+    jobs = []
+    for path, stem in wanted:
+        # a.wav and a.mp3 become a_wav.* and a_mp3.*, whatever their order; only then are they counted.
+        kind = path.suffix.lower().replace(".", "_") if stems[_key(stem)] > 1 else ""
+        endings = chain((kind, f"{kind}_{voice}"), (f"{kind}_{voice}_{number}" for number in count(2)))
+        results = (stem.with_name(f"{stem.name}{ending}{suffix}") for ending in endings)
+        output = next(result for result in results if _key(result) not in taken)
+        taken.add(_key(output))
+        jobs.append(Job(path, output))
+    return jobs
+
+
+def _key(path: Path) -> str:
+    return str(path.resolve()).casefold()
+
+
+def convert_file(
+    converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
+) -> Outcome:
+    """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
+    start = time.perf_counter()
+    audio, native_rate = load_audio_native(job.path)
+    rate = converter.output_rate(options)
+    try:
+        converted = converter.convert(resample(audio, native_rate, ANALYSIS_RATE), options, progress)
+    except AudioError as error:
+        raise AudioError(f"{job.path} cannot be converted. {error}") from error
+    # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
+    converted = converted[: resampled_length(len(audio), native_rate, rate)]
+    save_audio(job.output, converted, rate)
+    elapsed = time.perf_counter() - start
+    return Outcome(
+        job.path, job.output, len(audio) / native_rate, elapsed, rate, pitch_method=converter.pitch_method(options)
+    )
+
+
+def convert_files(
+    converter: VoiceConverter, jobs: Sequence[Job], options: ConvertOptions, progress: Progress = no_progress
+) -> list[Outcome]:
+    """Convert one file after the other; what fails is reported in its Outcome and does not stop the rest."""
+    outcomes = []
+    for i, job in enumerate(jobs):
+        try:
+            outcomes.append(convert_file(converter, job, options, _within(progress, i, len(jobs), job.path.name)))
+        except RevoiceError as error:
+            outcomes.append(Outcome(job.path, job.output, error=str(error)))
+        except OSError as error:  # a name too long, a folder that may not be read, ...
+            outcomes.append(Outcome(job.path, job.output, error=f"{job.path}: {error.strerror or error}."))
+    return outcomes
+
+
+def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:
+    """Report one file's progress as a part of all files'."""
+
+    def report(done: int, total: int, what: str) -> None:
+        step = STEPS_PER_FILE * done // max(total, 1)
+        progress(index * STEPS_PER_FILE + step, n_files * STEPS_PER_FILE, f"{name}: {what}")
+
+    return report

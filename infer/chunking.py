@@ -1,0 +1,144 @@
+"""Cut long audio at quiet points, convert piece by piece, join without losing a frame (pure).
+
+Every piece is heard with `pad_seconds` of its surroundings and of what it yields only its own part is used:
+
+    padded song   |--pad--|.......... song ..........|--pad--|
+    piece 1       [--pad--|=========|--pad--]
+    piece 2                 [--pad--|================|--pad--]
+    joined                |=========X================|          X: cross-fade of two frames
+
+Content encoders drop up to two frames at the end of what they hear; these frames are in the padding, so nothing of the
+song is missing.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.floating]
+EnergyRule = Literal["magnitude", "signed"]
+
+SAMPLE_RATE = 16_000  # Hz, of the analysed audio
+HOP_LENGTH = 160  # samples of a frame, 10 ms
+FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # frames per second
+FADE_FRAMES = 1  # frames on either side of a join
+
+
+@dataclass(frozen=True)
+class ChunkLimits:
+    """Where long audio is cut, in seconds; the defaults are the ecosystem's for float32.
+
+    `pad` is the surroundings a piece is heard with and influences the result, the others only where joins lie.
+    """
+
+    pad: float = 1.0
+    query: float = 6.0  # a cut is looked for this far to either side of ...
+    center: float = 38.0  # ... every multiple of this
+    longest: float = 41.0  # audio up to this length is not cut
+
+    def __post_init__(self) -> None:
+        assert self.pad * FRAME_RATE >= 4, "the padding must hold what encoders drop and a cross-fade"
+        assert self.center - 2 * self.query >= 4 / FRAME_RATE, "neighbouring cuts must keep their distance"
+
+    @property
+    def pad_frames(self) -> int:
+        """The padding in frames of 10 ms."""
+        return round(self.pad * FRAME_RATE)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the song, frames [start, stop); counted in frames of 10 ms."""
+
+    start: int
+    stop: int
+    is_last: bool
+
+    def padded_audio(self, padded: Samples, pad_frames: int) -> Samples:
+        """Its samples with their surroundings: a part of `padded`, the song with pad_frames at both ends.
+
+        One frame more than needed, because content encoders have none at the very end.
+        """
+        if self.is_last:
+            return padded[self.start * HOP_LENGTH :]
+        return padded[self.start * HOP_LENGTH : (self.stop + 2 * pad_frames + 1) * HOP_LENGTH]
+
+    def padded_frames(self, pad_frames: int) -> slice:
+        """Which frames of a track over the padded song (F0) belong to `padded_audio`."""
+        return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
+
+    def with_fade(self) -> tuple[int, int]:
+        """Return (first, last + 1) of the frames it contributes, including the cross-fades with its neighbours."""
+        return (self.start - (FADE_FRAMES if self.start else 0), self.stop + (0 if self.is_last else FADE_FRAMES))
+
+
+def pad_audio(audio: Floats, pad_frames: int) -> Floats:
+    """Reflect audio (T,) at both ends by pad_frames frames: (T + 2 * pad_frames * 160,)."""
+    return np.pad(audio, pad_frames * HOP_LENGTH, mode="reflect")
+
+
+def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[int]:
+    """Return the samples at which audio (T,) at 16 kHz should be cut; none if it is short enough.
+
+    In a window around every multiple of `limits.center` the first minimum of a running sum over 10 ms counts: the sum
+    of magnitudes, or with "signed" (as programs of 2023 did) the magnitude of the sum.
+    """
+    half = HOP_LENGTH // 2
+    if len(audio) + 2 * half <= limits.longest * SAMPLE_RATE:
+        return []
+    padded = np.pad(audio, half, mode="reflect")  # so that the running sum is centred
+    center, query = round(limits.center * SAMPLE_RATE), round(limits.query * SAMPLE_RATE)
+    cuts = []
+    for middle in range(center, len(audio), center):
+        first, last = middle - query, min(middle + query, len(audio))
+        near = padded[first : last + HOP_LENGTH].astype(np.float64)
+        if rule == "magnitude":
+            near = np.abs(near)
+        energy = np.zeros(last - first)
+        for i in range(HOP_LENGTH):
+            energy += near[i : i + last - first]
+        cuts.append(first + int(np.argmin(np.abs(energy))))
+    return cuts
+
+
+def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[Chunk]:
+    """Divide audio (T,) at 16 kHz into pieces: in order, without gap or overlap, all ceil(T / 160) frames."""
+    n_frames = math.ceil(len(audio) / HOP_LENGTH)
+    bounds = [0, *(cut // HOP_LENGTH for cut in quiet_points(audio, limits, rule)), n_frames]
+    return [Chunk(a, b, b == n_frames) for a, b in pairwise(bounds)]
+
+
+def own_part(rendered: Floats, chunk: Chunk, pad_frames: int, hop_length: int) -> Floats:
+    """Cut what a piece contributes out of its rendering, which begins pad_frames before the piece.
+
+    rendered (T,) has hop_length samples per frame; the result covers `chunk.with_fade()`.
+    """
+    first, last = (frame - chunk.start + pad_frames for frame in chunk.with_fade())
+    assert len(rendered) >= last * hop_length, "the padding is shorter than what the encoder dropped"
+    return rendered[first * hop_length : last * hop_length]
+
+
+def join(parts: Iterable[tuple[Chunk, Floats]], n_samples: int, hop_length: int) -> Floats:
+    """Put the parts (own_part's results, in order) together, cross-fading neighbours: (n_samples,).
+
+    Takes an iterator, so that only one part need exist at a time; samples beyond the last frame's end are dropped.
+    """
+    result = np.zeros(n_samples, np.float32)
+    fade = 2 * FADE_FRAMES * hop_length
+    rising = (np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade) ** 2).astype(np.float32)
+    for chunk, part in parts:
+        first = chunk.with_fade()[0] * hop_length
+        if chunk.start:
+            # before + w * (part - before): where both agree the result is exactly their value
+            before = result[first : first + fade]
+            before += rising[: len(before)] * (part[: len(before)] - before)
+            part, first = part[fade:], first + fade
+        room = max(n_samples - first, 0)
+        result[first : first + len(part)] = part[:room]
+    return result

@@ -1,0 +1,35 @@
+"""Content features between encoder and synthesizer: blend retrieved ones, 50 to 100 frames/s, protect consonants."""
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+UNVOICED_BELOW = 1.0  # Hz; an F0 below this counts as unvoiced
+PROTECT_OFF = 0.5  # from this value on, protecting is switched off altogether
+
+
+def blend_retrieved(content: Floats, retrieved: Floats, index_rate: float) -> Floats:
+    """Mix (N, C) content features with the (N, C) retrieved ones; index_rate is the share of the latter."""
+    return np.float32(index_rate) * retrieved + np.float32(1.0 - index_rate) * content
+
+
+def to_pitch_rate(content: Floats, frames: int) -> Floats:
+    """Repeat content (N, C) at 50 frames/s to 100 frames/s and cut it: (min(frames, 2 * N), C).
+
+    This is the only place that reconciles the two clocks: whatever goes with the result (F0, pitch bins) is cut to
+    its length.
+    """
+    return np.repeat(content, 2, axis=0)[:frames]  # [F, C]
+
+
+def protect_consonants(content: Floats, original: Floats, f0: Floats, protect: float) -> Floats:
+    """Undo a part of the retrieval where nothing is voiced, so that consonants and breaths stay clear.
+
+    content, original (F, C): with and without retrieved features; f0 (F,) in Hz, before unvoiced frames are filled.
+    On unvoiced frames `protect` is the share of `content` that stays; from 0.5 on nothing is undone.
+    """
+    if protect >= PROTECT_OFF:
+        return content
+    share = np.where(f0 < UNVOICED_BELOW, protect, 1.0).astype(np.float32)[:, None]  # [F, 1]
+    return share * content + (np.float32(1) - share) * original

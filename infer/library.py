@@ -1,0 +1,96 @@
+"""Which voice models exist, and which index belongs to which."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.errors import ConfigError, MissingFileError
+from lib.paths import LOGS, PRETRAINED, WEIGHTS
+
+VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # what the user made first, then what is shipped
+INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
+VOICE_SUFFIXES = (".pth",)
+_EPOCH_AND_STEP = re.compile(r"_e\d+_s\d+$", re.IGNORECASE)
+_STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice model on disk."""
+
+    name: str
+    path: Path
+
+
+def list_voices(roots: Sequence[Path] = VOICE_ROOTS) -> list[Voice]:
+    """All voices, by name; of two with one name that in the earlier root counts."""
+    found: dict[str, Voice] = {}
+    for root in roots:
+        for path in sorted(root.glob("*")):
+            if path.suffix.lower() in VOICE_SUFFIXES and path.is_file() and not path.name.startswith("."):
+                found.setdefault(path.stem, Voice(path.stem, path))
+    return sorted(found.values(), key=lambda voice: voice.name.casefold())
+
+
+def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
+    """Find a voice by its name, with or without suffix, or by the path of its file.
+
+    ConfigError lists the voices there are; MissingFileError if `name` is the path of a file that does not exist.
+    """
+    voices = list_voices(roots)
+    for voice in voices:
+        if name in (voice.name, voice.path.name):
+            return voice
+    path = Path(name)
+    if path.is_file():
+        return Voice(path.stem, path)
+    if path.is_dir() or len(path.parts) > 1:
+        raise MissingFileError(path, "Give the name of a voice, or the path of a voice model (.pth).")
+    names = [voice.name for voice in voices]
+    if not names:
+        raise ConfigError(f"There is no voice {name!r}, nor any other: train one, or put a .pth file in {roots[0]}.")
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(f"There is no voice {name!r}; {hint}These exist: {', '.join(names)}.")
+
+
+def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = INDEX_ROOTS) -> Path | None:
+    """Find the index that belongs to a voice model: beside it, or under the roots; None if there is none.
+
+    Empty ("trained") indices do not count. Names in the standard form for this experiment come first, then those that
+    contain the voice's name; among equals those in the experiment's folder, then the newest. With `family` given, an
+    index named for another family is left out.
+    """
+    experiment = _EPOCH_AND_STEP.sub("", voice.stem)
+    candidates = []
+    for path in _index_files(voice.parent, roots):
+        is_standard = _match(path.stem, experiment, voice.stem, family)
+        if is_standard is not None:
+            at_home = path.parent.name == experiment
+            candidates.append((not is_standard, not at_home, -path.stat().st_mtime, str(path), path))
+    return min(candidates)[-1] if candidates else None
+
+
+def _match(stem: str, experiment: str, voice: str, family: str | None) -> bool | None:
+    """Whether an index so named is the experiment's: True in the standard form, False by containing the voice's name.
+
+    None: it is not. A standard name of another experiment or family never matches, whatever it contains.
+    """
+    if stem.startswith("trained_"):
+        return None
+    if standard := _STANDARD.match(stem):
+        mine = standard["experiment"] == experiment and family in (None, standard["family"])
+        return True if mine else None
+    if stem.startswith(f"{experiment}_added_"):
+        return True
+    named = re.search(rf"(?<![^\W_]){re.escape(voice)}(?![^\W_])", stem)  # as whole words: "a" is not in "added"
+    return False if named else None
+
+
+def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
+    """Index files beside a voice, in the roots and in the roots' folders, which are experiments."""
+    places = [beside.glob("*.index"), *(root.glob(f"{sub}*.index") for root in roots for sub in ("", "*/"))]
+    found = {path.resolve(): path for place in places for path in place}
+    return [path for path in found.values() if path.is_file()]

@@ -1,0 +1,51 @@
+"""Loudness after conversion: follow the input's envelope, keep peaks below full scale."""
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+ENVELOPE_RATE = 2  # values per second; each is the RMS of one second around it
+RMS_FLOOR = 1e-6  # below this the output counts as silent and is not raised further
+PEAK_CEILING = 0.99  # of full scale
+BLOCK = 1 << 20  # samples treated at once, so that an hour of audio needs no hour of float64
+
+
+def rms_envelope(audio: npt.NDArray[np.floating], sample_rate: int) -> npt.NDArray[np.float64]:
+    """RMS of audio (T,) over one second around every half second: (1 + T // (sample_rate // 2),).
+
+    Before the beginning and after the end there are zeros.
+    """
+    hop = sample_rate // ENVELOPE_RATE
+    n_values = 1 + len(audio) // hop
+    blocks = [audio[i * hop : (i + 1) * hop].astype(np.float64) for i in range(n_values)]
+    energy = np.array([0.0, *(float(np.dot(block, block)) for block in blocks)])  # of half a second each
+    envelope: npt.NDArray[np.float64] = np.sqrt((energy[:-1] + energy[1:]) / (2 * hop))
+    return envelope
+
+
+def follow_envelope(
+    audio: Floats, sample_rate: int, source: npt.NDArray[np.floating], source_rate: int, rms_mix_rate: float
+) -> Floats:
+    """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 wholly, 1 not at all.
+
+    Both envelopes are stretched to the T samples, so that the two may have different rates; result (T,).
+    """
+    if rms_mix_rate >= 1:
+        return audio
+    wanted = rms_envelope(source, source_rate)
+    present = rms_envelope(audio, sample_rate)
+    result = np.empty_like(audio)
+    for start in range(0, len(audio), BLOCK):
+        stop = min(start + BLOCK, len(audio))
+        at = (np.arange(start, stop) + 0.5) / len(audio)  # each sample's centre as a share of the whole
+        target, own = (np.interp(at * len(e) - 0.5, np.arange(len(e)), e) for e in (wanted, present))
+        gain = (target / np.maximum(own, RMS_FLOOR)) ** (1 - rms_mix_rate)
+        result[start:stop] = audio[start:stop] * gain
+    return result
+
+
+def limit_peak(audio: Floats) -> Floats:
+    """Scale audio (T,) down, if needed, so that no sample exceeds 99 % of full scale; never up."""
+    peak = max(float(audio.max()), -float(audio.min())) if len(audio) else 0.0
+    return audio * np.float32(PEAK_CEILING / peak) if peak > PEAK_CEILING else audio

@@ -1,0 +1,303 @@
+"""FeatureIndex: the content features of a voice's recordings, searchable; build, save, load, search (faiss).
+
+An index file comes from anywhere, and faiss reads it in C++ that trusts what it reads. So the structure of a file is
+walked first, and only what is complete and consistent reaches faiss:
+
+    "IwFl" | header: width, count, metric | cells, nprobe | centroids "IxF2" | direct map | "ilar" sizes | codes, ids
+"""
+
+import logging
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.files import replacing
+
+if TYPE_CHECKING:
+    import faiss
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+NEIGHBOURS = 8  # stored features mixed for each frame
+SCORE_FLOOR = 1e-12  # squared distance; an exact hit outweighs all other neighbours and divides by no zero
+NPROBE = 1  # cells searched; stored in the file
+VECTORS_PER_CELL = 39  # fewer would make faiss warn that cells are badly trained
+ADD_BATCH = 8192  # vectors
+MAX_VECTORS = 200_000  # above, the vectors are replaced by ...
+N_CENTRES = 10_000  # ... this many centres
+KMEANS_ROUNDS = 4  # at 768 features these take some four minutes on two cores
+MAX_WIDTH = 4096  # features; content encoders have 256 or 768
+METRIC_L2 = 1  # faiss's number for it
+
+
+def index_names(experiment: str, family: str, n_cells: int) -> tuple[str, str]:
+    """File names of an experiment's index: (trained but empty, with vectors); the second is the one to use."""
+    name = f"IVF{n_cells}_Flat_nprobe_{NPROBE}_{experiment}_{family}.index"
+    return f"trained_{name}", f"added_{name}"
+
+
+def count_cells(n_vectors: int) -> int:
+    """The ecosystem's number of cells for so many vectors."""
+    return max(1, min(int(16 * n_vectors**0.5), n_vectors // VECTORS_PER_CELL))
+
+
+def neighbour_weights(scores: Floats, ids: Ints) -> Floats:
+    """Weights of neighbours from squared distances (N, K) and ids (N, K), -1 = none: (N, K), each row's sum 1.
+
+    A row without any neighbour is all zero.
+    """
+    weights: Doubles = np.where(ids >= 0, 1.0 / np.maximum(scores.astype(np.float64), SCORE_FLOOR) ** 2, 0.0)
+    total = weights.sum(axis=1, keepdims=True)
+    normalised: Floats = (weights / np.where(total > 0, total, 1.0)).astype(np.float32)
+    return normalised
+
+
+class FeatureIndex:
+    """Stored content features, found again by similarity. `width` features per vector, `len(index)` vectors."""
+
+    def __init__(self, index: "faiss.IndexIVFFlat", name: str) -> None:
+        self._index = index
+        self.name = name
+        self.width = int(index.d)
+        self.n_cells = int(index.nlist)
+        self._vectors: Floats = index.reconstruct_n(0, index.ntotal)  # [M, C], once for all searches
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @classmethod
+    def build(cls, features: Iterable[Floats], seed: int = 0) -> "FeatureIndex":
+        """Build from arrays (N, C) of content features, taken one after the other; same input and seed, same index.
+
+        At most MAX_VECTORS vectors are held: of more, a random choice of so many is reduced to N_CENTRES centres.
+        """
+        import faiss
+
+        vectors, n_seen = _collect(features, seed)
+        if n_seen > MAX_VECTORS:
+            logger.info("%d vectors are reduced to %d centres", n_seen, N_CENTRES)
+            vectors = _reduce(vectors, N_CENTRES, seed)
+        n_cells = count_cells(len(vectors))
+        index: Any = faiss.index_factory(vectors.shape[1], f"IVF{n_cells},Flat")
+        index.nprobe = NPROBE
+        index.cp.seed = seed
+        index.cp.min_points_per_centroid = 1  # count_cells has seen to it, except below 39 vectors
+        index.train(vectors)
+        for start in range(0, len(vectors), ADD_BATCH):
+            index.add(vectors[start : start + ADD_BATCH])
+        return cls(index, "a new index")
+
+    @classmethod
+    def load(cls, path: Path) -> "FeatureIndex":
+        """Read an index file. MissingFileError, or CheckpointError if it is damaged, foreign or empty."""
+        import faiss
+
+        try:
+            data = np.fromfile(path, np.uint8)
+        except FileNotFoundError as error:
+            raise MissingFileError(path, "Give the path of an index file, or convert without one.") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read as an index ({error.strerror or error}).") from error
+        _check_structure(path, data.tobytes())
+        try:
+            index: Any = faiss.deserialize_index(data)
+        except (RuntimeError, MemoryError) as error:
+            raise CheckpointError(f"{path} is not an index that can be read. Build it again.") from error
+        loaded = cls(index, str(path))
+        if not np.isfinite(loaded._vectors).all():
+            raise CheckpointError(f"{path} contains numbers that are not finite. Build the index again.")
+        return loaded
+
+    def save(self, path: Path) -> None:
+        """Write the index file atomically."""
+        import faiss
+
+        with replacing(path) as temporary:
+            faiss.serialize_index(self._index).tofile(temporary)
+
+    def save_empty(self, path: Path) -> None:
+        """Write the trained index without its vectors, as the ecosystem keeps beside the full one."""
+        import faiss
+
+        empty = faiss.clone_index(self._index)
+        empty.reset()
+        with replacing(path) as temporary:
+            faiss.serialize_index(empty).tofile(temporary)
+
+    def search(self, content: Floats) -> Floats:
+        """Replace every frame of content (N, C) by a mixture of its nearest stored vectors: (N, C).
+
+        A frame that finds none keeps its own features. CheckpointError if the widths differ.
+        """
+        if content.shape[1] != self.width:
+            raise CheckpointError(
+                f"{self.name} holds vectors of {self.width} features, but this voice's encoder makes "
+                f"{content.shape[1]}. Use the index that was made with the voice, or none."
+            )
+        scores, ids = self._index.search(np.ascontiguousarray(content, np.float32), NEIGHBOURS)  # [N, K]
+        weights = neighbour_weights(scores, ids)
+        retrieved: Floats = np.einsum("nk,nkc->nc", weights, self._vectors[np.maximum(ids, 0)])
+        alone = (ids < 0).all(axis=1)
+        retrieved[alone] = content[alone]
+        return retrieved
+
+
+def _collect(features: Iterable[Floats], seed: int) -> tuple[Floats, int]:
+    """Stack arrays (N, C) to (M, C) and count the vectors; of more than MAX_VECTORS a uniform random choice is kept."""
+    rng = np.random.default_rng(seed)
+    parts: list[Floats] = []
+    kept: Floats | None = None
+    seen = 0
+    for block in features:
+        vectors = _checked(block, parts[0].shape[1] if parts else None)
+        room = max(MAX_VECTORS - seen, 0)
+        if room:
+            parts.append(vectors[:room])
+        rest = vectors[room:]
+        if len(rest):
+            # Reservoir sampling: the i-th vector stays with probability MAX_VECTORS / i, in a random place.
+            held: Floats = np.concatenate(parts) if kept is None else kept
+            place = rng.integers(0, np.arange(len(vectors) - len(rest), len(vectors)) + seen + 1)
+            held[place[place < MAX_VECTORS]] = rest[place < MAX_VECTORS]
+            kept = held
+        seen += len(vectors)
+    if seen == 0:
+        raise ConfigError("There are no content features to build an index from. Extract features first.")
+    return np.concatenate(parts) if kept is None else kept, seen
+
+
+def _checked(block: Floats, width: int | None) -> Floats:
+    """Return the block (N, C) as contiguous float32; CheckpointError if it does not fit the ones before."""
+    if block.ndim != 2 or (width is not None and block.shape[1] != width):
+        raise CheckpointError(
+            f"Content features of shape {block.shape} do not fit the others ({width} features per frame). "
+            "Extract the features again, all with one encoder."
+        )
+    if not np.isfinite(block).all():
+        raise CheckpointError("Content features contain numbers that are not finite. Extract the features again.")
+    return np.ascontiguousarray(block, np.float32)
+
+
+def _reduce(vectors: Floats, n_centres: int, seed: int) -> Floats:
+    """Replace vectors (N, C) by the centres of a k-means clustering: (n_centres, C)."""
+    import faiss
+
+    kmeans: Any = faiss.Kmeans(vectors.shape[1], n_centres, niter=KMEANS_ROUNDS, seed=seed, min_points_per_centroid=1)
+    kmeans.train(vectors)
+    centres: Floats = kmeans.centroids
+    return centres
+
+
+class _Walk:
+    """Reads one value after the other, each within the bounds of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def skip(self, n_bytes: int) -> int:
+        """Step over n_bytes and return where they began; ValueError if the data end before."""
+        start, self.at = self.at, self.at + n_bytes
+        if n_bytes < 0 or self.at > len(self.data):
+            raise ValueError("it ends too early")
+        return start
+
+    def read(self, layout: str) -> tuple[Any, ...]:
+        """Values in struct's notation, little-endian, unaligned."""
+        return struct.unpack_from("<" + layout, self.data, self.skip(struct.calcsize("<" + layout)))
+
+    def vector(self, size: int, expected: int) -> int:
+        """Step over a counted vector of `size` bytes each and return where its values begin."""
+        (count,) = self.read("Q")
+        if count != expected:
+            raise ValueError(f"a table has {count} entries instead of {expected}")
+        return self.skip(count * size)
+
+    def expect(self, *names: bytes) -> bytes:
+        """Read a four-letter name that must be one of `names`."""
+        (found,) = self.read("4s")
+        if found not in names:
+            raise ValueError(f"it has {found!r} where {names[0]!r} should be")
+        return bytes(found)
+
+
+def _check_structure(path: Path, data: bytes) -> None:
+    """CheckpointError unless the data are one complete IVF,Flat index with L2 metric and vectors in it."""
+    try:
+        n_vectors = _walk_index(_Walk(data))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not an index of content features (IVF,Flat), or it is damaged: {error}. Build it again."
+        ) from error
+    if n_vectors == 0:
+        other = path.with_name(path.name.replace("trained_", "added_", 1))
+        remedy = f"Use {other.name}" if other != path and other.is_file() else "Use the file named added_..."
+        raise CheckpointError(f"{path} is an empty index: it was trained, but holds no vectors. {remedy}.")
+
+
+def _walk_index(walk: _Walk) -> int:
+    """Walk the whole file and return the number of vectors; ValueError says what is wrong."""
+    walk.expect(b"IwFl")
+    width, n_vectors = _walk_header(walk)
+    n_cells, nprobe = walk.read("QQ")
+    if not (1 <= n_cells <= max(len(walk.data), 1) and 1 <= nprobe <= n_cells):
+        raise ValueError(f"it has {n_cells} cells of which {nprobe} are searched")
+    walk.expect(b"IxF2", b"IxFl")
+    if _walk_header(walk) != (width, n_cells):
+        raise ValueError("its centroids do not fit its cells")
+    walk.vector(4, n_cells * width)
+    (direct_map,) = walk.read("b")
+    if direct_map != 0:
+        raise ValueError("it has a direct map")
+    walk.vector(8, 0)
+    sizes = _walk_cell_sizes(walk, n_cells, 4 * width)
+    if sum(sizes) != n_vectors:
+        raise ValueError(f"its cells hold {sum(sizes)} vectors instead of {n_vectors}")
+    seen = np.zeros(n_vectors, np.bool_)
+    for size in sizes:
+        walk.skip(size * 4 * width)
+        ids = np.frombuffer(walk.data, "<i8", size, walk.skip(size * 8))
+        if size and not (ids.min() >= 0 and ids.max() < n_vectors):
+            raise ValueError("it numbers vectors that it does not hold")
+        seen[ids] = True
+    if not seen.all():
+        raise ValueError("it numbers vectors twice")
+    if walk.at != len(walk.data):
+        raise ValueError("something follows after its end")
+    return n_vectors
+
+
+def _walk_header(walk: _Walk) -> tuple[int, int]:
+    """Read the header every index begins with: (features per vector, vectors)."""
+    width, n_vectors, _, _, is_trained, metric = walk.read("iqqqbi")
+    if metric != METRIC_L2:
+        raise ValueError(f"its metric is number {metric}, not squared distance")
+    if not (1 <= width <= MAX_WIDTH and 0 <= n_vectors <= len(walk.data) and is_trained == 1):
+        raise ValueError(f"its header says {n_vectors} vectors of {width} features, trained: {is_trained}")
+    return int(width), int(n_vectors)
+
+
+def _walk_cell_sizes(walk: _Walk, n_cells: int, code_size: int) -> list[int]:
+    """Read how many vectors are in each cell, stored for all cells or only for those not empty."""
+    walk.expect(b"ilar")
+    if walk.read("QQ") != (n_cells, code_size):
+        raise ValueError("its cells do not fit its header")
+    if walk.expect(b"full", b"sprs") == b"full":
+        start = walk.vector(8, n_cells)
+        return [int(size) for size in np.frombuffer(walk.data, "<u8", n_cells, start)]
+    (count,) = walk.read("Q")
+    if count % 2 or count > 2 * n_cells:
+        raise ValueError(f"its table of cells has {count} entries")
+    pairs = np.frombuffer(walk.data, "<u8", count, walk.skip(8 * count)).reshape(-1, 2)
+    if len(pairs) and not (int(pairs[:, 0].max()) < n_cells and len(np.unique(pairs[:, 0])) == len(pairs)):
+        raise ValueError("its table of cells names a cell that does not exist, or one twice")
+    return [int(size) for _, size in pairs]

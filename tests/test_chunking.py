@@ -1,0 +1,118 @@
+"""Cut points against golden ones; cutting and joining the identity is the identity."""
+
+import json
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, own_part, pad_audio, plan_chunks, quiet_points
+from tests.helpers import Floats
+
+SMALL = ChunkLimits(pad=0.05, query=0.1, center=0.4, longest=0.5)
+VARIANTS: dict[str, EnergyRule] = {"upstream2026": "magnitude", "classic2023": "signed"}
+
+
+@pytest.mark.parametrize(("name", "rule"), [("cuts_2026", "magnitude"), ("cuts_2023", "signed")])
+def test_golden_cuts_of_the_function_vectors(golden: Path, name: str, rule: EnergyRule) -> None:
+    data = np.load(golden / "functions/13_split_points.npz")
+    limits = ChunkLimits(query=1, center=3, longest=4)
+    assert quiet_points(data["filtered"], limits, rule) == data[name].tolist()
+
+
+@pytest.fixture(scope="module")
+def signal() -> npt.NDArray[np.float64]:
+    """The 65 s signal of split_points.json, high-passed."""
+    from lib.audio import highpass
+
+    n = np.arange(1_040_123, dtype=np.float64)
+    t1 = np.abs(((n + 5000) % 37777) / 37777 * 2 - 1)
+    t2 = np.abs(((n + 900) % 9001) / 9001 * 2 - 1)
+    x = n.astype(np.uint64) * np.uint64(0x9E3779B1) + np.uint64(zlib.crc32(b"pub:sig65"))
+    mask = np.uint64(0xFFFFFFFF)
+    x &= mask
+    x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & mask
+    x = ((x ^ (x >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & mask
+    h = 2.0 * ((x ^ (x >> np.uint64(16))).astype(np.float64) / 2.0**32) - 1.0
+    return highpass((0.02 + 0.5 * t1 * (0.3 + 0.7 * t2)) * h)
+
+
+def test_golden_pieces_of_a_long_signal(golden: Path, signal: npt.NDArray[np.float64]) -> None:
+    """Start and length of every piece as in the references (the length of the result is not: ours loses nothing)."""
+    cases: list[dict[str, Any]] = json.loads((golden / "pipeline/split_points.json").read_text())["cases"]
+    assert cases
+    for case in cases:
+        pad, query, center, longest = case["x_pad_query_center_max"]
+        limits = ChunkLimits(pad, query, center, longest)
+        chunks = plan_chunks(signal, limits, VARIANTS[case["variant"]])
+        padded = pad_audio(signal.astype(np.float32), limits.pad_frames)
+        track = np.arange(len(padded) // 160)
+        got = [
+            {
+                "start_in_padded_audio": 160 * chunk.start,
+                "length": len(chunk.padded_audio(padded, limits.pad_frames)),
+                "pitch_frames": len(frames := track[chunk.padded_frames(limits.pad_frames)]),
+                "first_pitch_frame": frames[0],
+                "last_pitch_frame": frames[-1],
+            }
+            for chunk in chunks
+        ]
+        assert got == case["chunks"]
+
+
+def convert_identically(audio: Floats, limits: ChunkLimits, rule: EnergyRule) -> tuple[list[Chunk], Floats]:
+    """Cut, return every piece as it is, less the two frames an encoder may drop, and join."""
+    chunks = plan_chunks(audio, limits, rule)
+    padded = pad_audio(audio, limits.pad_frames)
+    pieces = ((chunk, chunk.padded_audio(padded, limits.pad_frames)) for chunk in chunks)
+    whole = ((chunk, piece[: (len(piece) // 160 - 2) * 160]) for chunk, piece in pieces)
+    parts = ((chunk, own_part(piece, chunk, limits.pad_frames, 160)) for chunk, piece in whole)
+    return chunks, join(parts, len(audio), 160)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 30_000),
+    seed=st.integers(0, 2**32 - 1),
+    query=st.floats(0.01, 0.15),
+    rule=st.sampled_from(get_args(EnergyRule)),
+)
+def test_cutting_and_joining_the_identity_is_the_identity(n: int, seed: int, query: float, rule: EnergyRule) -> None:
+    audio = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    limits = ChunkLimits(pad=0.05, query=query, center=0.4, longest=0.5)
+    chunks, joined = convert_identically(audio, limits, rule)
+    np.testing.assert_array_equal(joined, audio)
+    assert chunks[0].start == 0
+    assert all(a.stop == b.start < b.stop for a, b in pairwise(chunks))
+    assert chunks[-1].stop == -(-n // 160)
+    assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+def test_short_audio_is_not_cut() -> None:
+    assert quiet_points(np.ones(int(0.5 * 16_000) - 160), SMALL) == []
+    assert len(quiet_points(np.ones(int(0.5 * 16_000) - 159), SMALL)) == 1
+
+
+def test_the_cut_lies_in_the_pause() -> None:
+    audio = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    audio[7_000:7_400] = 0  # near 0.4 s
+    (first, *_) = quiet_points(audio, SMALL)
+    assert 7_080 <= first <= 7_320
+
+
+def test_neighbours_fade_into_each_other() -> None:
+    """A piece of ones before a piece of zeros: one frame on either side of the border leads from 1 to 0."""
+    hop = 10
+    left, right = Chunk(0, 5, False), Chunk(5, 9, True)
+    parts = [(left, np.ones(6 * hop, np.float32)), (right, np.zeros(5 * hop, np.float32))]
+    joined = join(parts, 9 * hop, hop)
+    assert joined[: 4 * hop].min() == 1
+    assert joined[6 * hop :].max() == 0
+    assert (np.diff(joined[4 * hop : 6 * hop]) < 0).all()
+    assert joined[5 * hop - 1] + joined[5 * hop] == pytest.approx(1)

@@ -1,0 +1,192 @@
+"""python -m infer: what it writes, says and returns; bad input in one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from infer import convert as convert_module
+from infer.__main__ import Arguments, main
+from lib.audio import AUDIO_FORMATS, load_audio_native, save_audio
+from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.index import FeatureIndex
+from tests.helpers import ROOT
+from tests.tiny_voice import WIDTH, TinyEncoder, tiny_synthesizer, voice_like
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a voice model file, of a family whose encoder is tiny."""
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    path = tmp_path / "voices/eve.pth"
+    write_voice_model(path, extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
+    return str(path)
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    """A folder of two recordings."""
+    for name in ("one.wav", "it's “two” 二 🎵.flac"):
+        save_audio(tmp_path / "songs" / name, voice_like(0.4), 16_000)
+    return tmp_path / "songs"
+
+
+def run(*args: object) -> int:
+    """The exit status of a command line, with a pitch method that loads at once."""
+    return main([*(str(arg) for arg in args), "--pitch-method", "pm", "--device", "cpu"])
+
+
+def test_a_folder_becomes_a_folder(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
+    assert run(songs, "--voice", voice, "-o", tmp_path / "out") == 0
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == ["it's “two” 二 🎵.wav", "one.wav"]
+    assert all(load_audio_native(path)[0].shape == (9_600,) for path in written)
+    said = capsys.readouterr().out
+    assert all(str(path) in said for path in written)
+    assert "0.40 s at 24000 Hz" in said
+    assert "pitch: pm, index: none, device: cpu" in said
+    assert "2 of 2 converted" in said
+
+
+@pytest.mark.parametrize("audio_format", AUDIO_FORMATS)
+def test_every_format_by_option_and_by_name(voice: str, songs: Path, tmp_path: Path, audio_format: str) -> None:
+    assert run(songs / "one.wav", "--voice", voice, "-o", tmp_path / f"by name.{audio_format}") == 0
+    assert run(songs / "one.wav", "--voice", voice, "--format", audio_format) == 0
+    results = [load_audio_native(p) for p in (tmp_path / f"by name.{audio_format}", songs / f"one_eve.{audio_format}")]
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    assert len(results[0][0]) / results[0][1] == pytest.approx(0.4, abs=1e-4)
+
+
+def test_the_formats_offered_are_those_that_are_written() -> None:
+    offered = get_args(get_args(Arguments.model_fields["format"].annotation)[0])
+    assert offered == AUDIO_FORMATS
+
+
+def test_one_bad_file_is_named_and_the_rest_is_done(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
+    (songs / "broken.wav").write_bytes(b"RIFF____WAVE")
+    assert run(songs, "--voice", voice, "-o", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert "2 of 3 converted" in said.out
+    assert said.err.count("\n") == 1
+    assert "broken.wav" in said.err
+
+
+def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
+    index = Path(voice).with_name("added_IVF2_Flat_nprobe_1_eve_lite.index")
+    FeatureIndex.build([np.random.default_rng(0).standard_normal((80, WIDTH)).astype(np.float32)]).save(index)
+    results = []
+    choices: list[list[object]] = [[], ["--index", index], ["--index", "none"], ["--index-rate", 0]]
+    for i, choice in enumerate(choices):
+        assert run(songs / "one.wav", "--voice", voice, "-o", tmp_path / f"{i}.wav", *choice) == 0
+        results.append(load_audio_native(tmp_path / f"{i}.wav")[0])
+        assert f"index: {index if i < 2 else 'none'}" in capsys.readouterr().out
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[2], results[3])
+    assert np.abs(results[0] - results[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--index-rat", "0.3"], "Unrecognized options: --index-rat"),
+        (["--index-rate", "3"], "--index-rate cannot be 3.0: it must be less than or equal to 1"),
+        (["--resample-rate", "300"], "--resample-rate cannot be 300: it must be 0 or between 16000 and 48000 Hz"),
+        (["--pitch-method", "guess"], "'guess'"),
+        (["--format", "aiff"], "'aiff'"),
+        (["--pitch-shift", "high"], "'high'"),
+    ],
+)
+def test_wrong_options_are_one_sentence(voice: str, args: list[str], sentence: str, capsys: Said) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["song.wav", "--voice", voice, *args])
+    said = capsys.readouterr()
+    assert leaving.value.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert sentence in said.err
+    assert "│" not in said.err
+
+
+def fails(capsys: Said, *args: object) -> str:
+    """Run, expect status 1, and return the single sentence said."""
+    assert run(*args) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def test_bad_input_is_one_sentence(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("la la la")
+    (tmp_path / "zero.wav").touch()
+    save_audio(tmp_path / "click.wav", voice_like(0.02), 16_000)
+    save_audio(tmp_path / "still.wav", np.zeros(8_000, np.float32), 16_000)
+    one = songs / "one.wav"
+    assert "Not found" in fails(capsys, tmp_path / "missing", "--voice", voice)
+    assert "is empty" in fails(capsys, tmp_path / "empty", "--voice", voice)
+    assert "holds no recordings" in fails(capsys, tmp_path / "texts", "--voice", voice)
+    assert "0 bytes" in fails(capsys, tmp_path / "zero.wav", "--voice", voice)
+    assert "0.020 s long" in fails(capsys, tmp_path / "click.wav", "--voice", voice)
+    assert "digital silence" in fails(capsys, tmp_path / "still.wav", "--voice", voice)
+    assert "no voice 'nobody'" in fails(capsys, one, "--voice", "nobody")
+    assert "no speaker 7" in fails(capsys, one, "--voice", voice, "--speaker-id", 7)
+    assert "Not found" in fails(capsys, one, "--voice", voice, "--index", tmp_path / "no.index")
+    assert "nothing to convert" in fails(capsys, "--voice", voice)
+    assert not list(tmp_path.glob("*_eve*"))
+
+
+def test_a_recording_that_breaks_off_is_used_as_far_as_it_goes(voice: str, tmp_path: Path, capsys: Said) -> None:
+    whole = tmp_path / "whole.wav"
+    save_audio(whole, voice_like(2), 16_000)
+    (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:40_000])
+    assert run(tmp_path / "cut.wav", "--voice", voice) == 0
+    assert "warning" in capsys.readouterr().err
+    assert 1.1 < len(load_audio_native(tmp_path / "cut_eve.wav")[0]) / 24_000 < 1.3
+
+
+class Touch:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_voice_with_code_in_it_is_refused_and_not_run(songs: Path, tmp_path: Path, capsys: Said) -> None:
+    torch.save({"weight": Touch(tmp_path / "ran"), "config": []}, tmp_path / "evil.pth")
+    assert "could run code" in fails(capsys, songs / "one.wav", "--voice", tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupt_ends_cleanly(voice: str, songs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_module, "follow_envelope", interrupted)
+    before = sorted(songs.iterdir())
+    assert run(songs / "one.wav", "--voice", voice) == 130
+    assert "Stopped" in capsys.readouterr().err
+    assert sorted(songs.iterdir()) == before
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom infer.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'faiss', 'av'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--index-rate" in done.stdout

@@ -1,0 +1,114 @@
+"""Voices and their indices on disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infer.library import find_index, find_voice, list_voices
+from lib.errors import ConfigError, MissingFileError
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of voices: own (Bob, alice, 声 o'é) and shipped (demo, alice)."""
+    own, shipped = tmp_path / "weights", tmp_path / "shipped"
+    for folder, names in ((own, ("Bob", "alice", "声 o'é")), (shipped, ("demo", "alice"))):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.pth").touch()
+    (own / "notes.txt").touch()
+    (own / ".hidden.pth").touch()
+    (own / "folder.pth").mkdir()
+    return own, shipped
+
+
+def test_voices_are_listed_by_name_and_the_first_root_wins(roots: tuple[Path, Path]) -> None:
+    voices = list_voices(roots)
+    assert [voice.name for voice in voices] == ["alice", "Bob", "demo", "声 o'é"]
+    assert voices[0].path.parent == roots[0]
+    assert list_voices([roots[0] / "missing"]) == []
+
+
+@pytest.mark.parametrize("name", ["Bob", "Bob.pth", "声 o'é"])
+def test_a_voice_is_found_by_name(roots: tuple[Path, Path], name: str) -> None:
+    assert find_voice(name, roots).name == name.removesuffix(".pth")
+
+
+def test_a_voice_is_found_by_path(roots: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.pth"
+    path.touch()
+    assert find_voice(str(path), roots).path == path
+
+
+def test_unknown_voices_are_answered_with_those_that_exist(roots: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no voice 'alcie'; did you mean 'alice'\? These exist: alice, Bob, demo"):
+        find_voice("alcie", roots)
+    with pytest.raises(MissingFileError, match="Give the name of a voice"):
+        find_voice(str(tmp_path / "none.pth"), roots)
+    with pytest.raises(ConfigError, match="nor any other: train one"):
+        find_voice("alice", [tmp_path / "empty"])
+
+
+def index(logs: Path, name: str, age: int = 0) -> Path:
+    """An index file `age` seconds old."""
+    path = logs / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def test_the_standard_name_comes_first_then_the_newest(tmp_path: Path) -> None:
+    voice = tmp_path / "weights/lj_e10_s200.pth"
+    index(tmp_path, "lj/lj_e10_s200.index")
+    old = index(tmp_path, "lj/added_IVF8_Flat_nprobe_1_lj_v2.index", age=50)
+    assert find_index(voice, "v2", [tmp_path]) == old
+    new = index(tmp_path, "lj/added_IVF9_Flat_nprobe_1_lj_v2.index", age=20)
+    assert find_index(voice, "v2", [tmp_path]) == new
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lj/added_IVF8_Flat_nprobe_1_lj_lite.index",
+        "lj_added_IVF8_Flat_nprobe_1_lj_lite.index",
+        "lj/lj.index",
+        "old/my lj (2023).index",
+        "trained_lj/lj.index",
+    ],
+)
+def test_names_that_belong(tmp_path: Path, name: str) -> None:
+    path = index(tmp_path, name)
+    assert find_index(tmp_path / "weights/lj.pth", "lite", [tmp_path]) == path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lj/trained_IVF8_Flat_nprobe_1_lj_lite.index",
+        "my_lj/added_IVF8_Flat_nprobe_1_my_lj_lite.index",
+        "lj/added_IVF8_Flat_nprobe_1_lj_v2.index",
+        "ljspeech/ljspeech.index",
+        "lj/deep/lj.index",
+        "lj/lj.txt",
+    ],
+)
+def test_names_that_do_not_belong(tmp_path: Path, name: str) -> None:
+    index(tmp_path, name)
+    assert find_index(tmp_path / "weights/lj.pth", "lite", [tmp_path]) is None
+
+
+def test_a_short_name_is_not_found_inside_words(tmp_path: Path) -> None:
+    index(tmp_path, "x/added_IVF256_Flat_nprobe_1.index")
+    assert find_index(tmp_path / "weights/a.pth", None, [tmp_path]) is None
+
+
+def test_an_index_beside_the_voice_is_found(tmp_path: Path) -> None:
+    path = index(tmp_path, "downloads/singer.index")
+    assert find_index(tmp_path / "downloads/singer.pth", "v2", []) == path
+
+
+def test_names_with_special_characters(tmp_path: Path) -> None:
+    path = index(tmp_path, "a (b) [c]+/added_IVF8_Flat_nprobe_1_a (b) [c]+_v1.index")
+    assert find_index(tmp_path / "a (b) [c]+.pth", "v1", [tmp_path]) == path
