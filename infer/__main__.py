@@ -34,6 +34,8 @@ class _Files(BaseModel, frozen=True):
         None, description="of the results; None: as OUTPUT says, else wav"
     )
     index: str = Field("auto", description="index file; auto: the one that belongs to the voice; none: no retrieval")
+    report: bool = Field(False, description="compare each result with its recording: figures, and a picture of both")
+    target: Path | None = Field(None, description="recordings of the voice itself, whose timbre --report compares with")
 
 
 class Arguments(ConvertOptions, _Files, frozen=True):
@@ -82,7 +84,24 @@ def run(arguments: Arguments) -> int:
         converter, index = _load(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
     device = f"{converter.device.device} ({converter.device.reason})"
-    return _report(outcomes, f"index: {index or 'none'}, device: {device}")
+    status = _report(outcomes, f"index: {index or 'none'}, device: {device}")
+    if arguments.report:
+        _compare([outcome for outcome in outcomes if outcome.error is None], arguments)
+    return status
+
+
+def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
+    """Print figures of every result and draw it."""
+    from infer.report import compare_files
+    from lib.devices import choose_device
+    from lib.pitch import load_pitch_extractor
+
+    pitch = load_pitch_extractor(arguments.pitch_method, choose_device(arguments.device).device)
+    for outcome in outcomes:
+        figures, picture = compare_files(
+            outcome.path, outcome.output, pitch, pitch_shift=arguments.pitch_shift, target=arguments.target
+        )
+        print(f"{outcome.path.name}: {figures}; {picture}")
 
 
 def _load(arguments: Arguments, path: Path) -> "tuple[VoiceConverter, Path | None]":

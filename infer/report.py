@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lib.audio import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, load_audio_native, resample
 from lib.config import AudioConfig
 from lib.files import replacing
 from lib.mel import linear_spectrogram, log_mel
@@ -77,6 +77,24 @@ def compare(
         clipped=int((np.abs(output) >= FULL_SCALE).sum()),
         finite=bool(np.isfinite(output).all()),
     )
+
+
+def compare_files(
+    source: Path, output: Path, pitch: PitchExtractor, *, pitch_shift: float = 0.0, target: Path | None = None
+) -> tuple[Comparison, Path]:
+    """Compare two files; `target` is a recording or a folder of recordings of the voice.
+
+    Returns the figures and the picture, a PNG written beside the output. AudioError or MissingFileError for files that
+    cannot be read.
+    """
+    decoded = [load_audio_native(path) for path in (source, output)]
+    a, b = (resample(audio, rate, ANALYSIS_RATE) for audio, rate in decoded)
+    seconds = (len(decoded[0][0]) / decoded[0][1], len(decoded[1][0]) / decoded[1][1])
+    references = [] if target is None else list_recordings(target) if target.is_dir() else [target]
+    voice = [load_audio(path, ANALYSIS_RATE) for path in references]
+    picture = output.with_suffix(".png")
+    draw(picture, a, b, pitch)
+    return compare(a, b, pitch, pitch_shift=pitch_shift, target=voice, seconds=seconds), picture
 
 
 def _compare_f0(wanted: Floats, got: Floats) -> tuple[float, float]:
