@@ -4,13 +4,19 @@ import contextlib
 import logging
 import re
 import signal
+import time
 import types
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from lib.progress import Cancelled, Progress
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal to draw a bar on
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 
@@ -66,36 +72,55 @@ def _interrupts() -> Iterator[list[bool]]:
 
 
 @contextlib.contextmanager
-def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
-    """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
-
-    With whole_steps=False it raises KeyboardInterrupt at once: for work that can be left at any point.
-    `first` is shown until the Progress is called. Without a terminal a line is logged whenever the stage changes.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
+def _log_to(console: "Console", level: int) -> Iterator[None]:
+    """Print our own log messages of `level` and others' warnings; afterwards logging is as it was."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
             console.print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
-    logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)
-    for package in ("lib", "infer", "train"):
-        logging.getLogger(package).setLevel(level)
+    handler, ours = Handler(), [logging.getLogger(name) for name in ("lib", "infer", "train")]
+    before = [logger.level for logger in ours]
+    logging.getLogger().addHandler(handler)
+    for logger in ours:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        for logger, old in zip(ours, before, strict=True):
+            logger.setLevel(old)
+
+
+@contextlib.contextmanager
+def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
+    """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
+
+    With whole_steps=False it raises KeyboardInterrupt at once: for work that can be left at any point.
+    `first` is shown until the Progress is called. Without a terminal a line is printed every half minute instead.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
     with (
+        _log_to(console, level),
         _interrupts() if whole_steps else nothing as pressed,
         Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task(first, total=None)
+        last_line = time.monotonic()
 
         def progress(done: int, total: int, what: str) -> None:
+            nonlocal last_line
             bar.update(task, completed=done, total=total, description=what)
+            if bar.disable and time.monotonic() - last_line > LINE_SECONDS:
+                last_line = time.monotonic()
+                console.print(f"{what} ({done} of {total})", markup=False, highlight=False, soft_wrap=True)
             if pressed:
                 raise Cancelled
 
