@@ -7,6 +7,7 @@ The files under `configs/` and an experiment's `config.json` have the ecosystem'
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +26,12 @@ class _Strict(BaseModel):
 
 
 class AudioConfig(_Strict):
-    """The clock and the spectrogram of a voice; hop_length is always sample_rate / 100."""
+    """The clock and the spectrogram of a voice; a hop is 10 ms in every known family."""
 
-    sample_rate: int = Field(alias="sampling_rate", ge=8000)
-    n_fft: int = Field(alias="filter_length")  # also the window length
-    hop_length: int
-    n_mels: int = Field(alias="n_mel_channels")
+    sample_rate: int = Field(alias="sampling_rate", ge=8000, le=192_000)
+    n_fft: int = Field(alias="filter_length", ge=16, le=65_536)  # also the window length
+    hop_length: int = Field(ge=1)
+    n_mels: int = Field(alias="n_mel_channels", ge=1)
     fmin: float = Field(0.0, alias="mel_fmin")
     fmax: float | None = Field(None, alias="mel_fmax")  # Hz; None = half the sample rate
 
@@ -159,35 +160,42 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
         for key in keys:
             sections[name].pop(key, None)
     data, model, own = sections["data"], sections["model"], sections["revoice"]
-    network = model | {
-        "sample_rate": data.get("sampling_rate"),
-        "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
-        "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
-        "n_speakers": model.pop("spk_embed_dim", 109),
-        "content_width": own.pop("content_width", None),
-        "has_f0": own.pop("has_f0", True),
-    }
-    network.pop("spk_embed_dim", None)
     try:
+        network = model | {
+            "sample_rate": data.get("sampling_rate"),
+            "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
+            "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
+            "n_speakers": model.pop("spk_embed_dim", 109),
+            "content_width": own.pop("content_width", None),
+            "has_f0": own.pop("has_f0", True),
+        }
+        network.pop("spk_embed_dim", None)
         config = FamilyConfig.model_validate(
             own | {"audio": data, "synthesizer": network, "train": sections["train"]},
         )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise ConfigError(f"{where} is not valid: {problems}.") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{where} is not valid: a length or rate in it is not a positive number.") from error
     if config.synthesizer.hop_length != config.audio.hop_length:
         raise ConfigError(f"{where}: upsample_rates multiply to {config.synthesizer.hop_length}, not to hop_length.")
     return config
 
 
-def read_config(path: Path) -> FamilyConfig:
-    """Read one configuration file. Raises MissingFileError or ConfigError."""
+def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -> FamilyConfig:
+    """Read one configuration file. Raises MissingFileError or ConfigError.
+
+    A file of another program has no object `revoice`; its content is then that of `foreign()`.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFileError(path, "It is part of the project; restore it from the repository.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a JSON file ({error}). Delete or repair it.") from error
+    if foreign is not None and isinstance(value, dict) and "revoice" not in value:
+        value["revoice"] = foreign().to_json()["revoice"]
     return parse_config(value, str(path))
 
 

@@ -29,8 +29,11 @@ def choose_device(wanted: str = "auto") -> Device:
         return Device(torch.device("cpu"), torch.float32, "no GPU found")
     try:
         device = torch.device(wanted)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device that this program computes on")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        others = ["mps"] if torch.backends.mps.is_available() else []
+        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *others])
         raise ConfigError(f"The device {wanted!r} cannot be used here; available: {found}.") from error
     return Device(device, torch.float32, "asked for")

@@ -11,7 +11,8 @@ LOGS = ROOT / "logs"
 PRETRAINED = ROOT / "pretrained"
 WEIGHTS = ROOT / "weights"
 
-MAX_NAME_LENGTH = 100  # characters; leaves room for suffixes within the 255 bytes of a file name
+MAX_NAME_LENGTH = 100  # characters
+MAX_NAME_BYTES = 200  # in UTF-8; leaves room for suffixes within the 255 bytes of a file name
 _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
@@ -22,11 +23,13 @@ def check_name(name: str, what: str) -> str:
     Spaces, quotes ('), emoji and any script are fine; separators, control characters, leading or trailing dots and
     spaces and the device names of Windows are not. `what` says whose name it is ("experiment", "voice").
     """
-    problem = ""
+    problem, size = "", len(name.encode(errors="surrogatepass"))
     if not name:
         problem = "it is empty"
-    elif len(name) > MAX_NAME_LENGTH or len(name.encode()) > 2 * MAX_NAME_LENGTH:
-        problem = f"it is longer than {MAX_NAME_LENGTH} characters"
+    elif len(name) > MAX_NAME_LENGTH or size > MAX_NAME_BYTES:
+        problem = f"it is too long ({size} bytes; {MAX_NAME_BYTES} bytes and {MAX_NAME_LENGTH} characters are allowed)"
+    elif any("\ud800" <= letter <= "\udfff" for letter in name):
+        problem = "it is not valid Unicode"
     elif match := _FORBIDDEN.search(name):
         problem = f"the character {match.group()!r} is not allowed in file names"
     elif name != name.strip(" .") or name.split(".")[0].lower() in _RESERVED:

@@ -55,7 +55,7 @@ def _sort_choices(found: re.Match[str]) -> str:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[bool]]:
+def _interrupts(console: "Console") -> Iterator[list[bool]]:
     """Collect the first Ctrl-C instead of raising, so that a step is never torn; the second one raises as usual."""
     pressed: list[bool] = []
 
@@ -63,6 +63,7 @@ def _interrupts() -> Iterator[list[bool]]:
         if pressed:
             signal.default_int_handler(number, frame)
         pressed.append(True)
+        console.print("Stopping as soon as nothing gets lost; Ctrl-C again stops at once.")
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -109,7 +110,7 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
     nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
     with (
         _log_to(console, level),
-        _interrupts() if whole_steps else nothing as pressed,
+        _interrupts(console) if whole_steps else nothing as pressed,
         Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task(first, total=None)

@@ -15,11 +15,12 @@ from lib.checkpoint import read_training_state, read_voice_model
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex
-from lib.progress import Cancelled
+from lib.progress import Cancelled, no_progress
 from tests.helpers import Floats
 from train.experiment import Experiment
 from train.extract import extract
-from train.fit import fit
+from train.fit import _Run, fit
+from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.stages import index_stage, prepare_stage
 
@@ -168,6 +169,91 @@ def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(experiment: Experi
     with pytest.raises(CheckpointError, match="damaged"):
         fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2}))
     assert generator.stat().st_size == 5000
+
+
+def test_a_lone_half_of_a_checkpoint_is_an_error(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    generator, discriminator = experiment.checkpoint_pairs()[0]
+    discriminator.unlink()
+    with pytest.raises(CheckpointError, match="lacks its other half"):
+        fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2}))
+    assert generator.is_file()
+
+
+def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
+    experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(experiment, recordings)
+    steps = len(list(experiment.gt_wavs.glob("*.wav"))) + 2  # clips and mute clips, one per step
+    one = FAST | {"batch_size": 1}
+    monkeypatch.setattr(_Run, "_time_is_up", lambda run: run.trainer.position.step >= steps)
+    report = fit(experiment, FitOptions.model_validate(one | {"epochs": 2}))
+    assert (report.epochs, report.steps, report.finished) == (1, steps, False)
+    monkeypatch.undo()
+    report = fit(experiment, FitOptions.model_validate(one | {"epochs": 2}))
+    assert (report.epochs, report.steps, report.finished) == (2, 2 * steps, True)
+
+
+def test_a_finished_training_is_skipped_and_changed_clips_are_told(
+    experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = FitOptions.model_validate(FAST | {"epochs": 1})
+    fit(ready(experiment, recordings), options)
+    written = experiment.voice.stat().st_mtime_ns
+    assert fit(experiment, options).skipped and "changed" not in caplog.text
+    (recordings / "take 2.wav").unlink()
+    assert fit(ready(experiment, recordings), options).skipped
+    assert "the voice has not learnt them" in caplog.text
+    assert experiment.voice.stat().st_mtime_ns == written
+
+
+def test_a_clip_of_20_ms_among_good_ones_does_not_stop_the_training(
+    experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(recordings / "short.wav", np.full(480, 0.5, np.float32), 24000)
+    ready(experiment, recordings)
+    assert fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1})).finished
+    assert "too short to train on" in caplog.text
+
+
+def test_a_broken_network_never_replaces_a_good_checkpoint(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    good = experiment.voice.read_bytes()
+    run = _Run(experiment, FitOptions.model_validate(FAST | {"epochs": 2}), None)
+    torch.nn.init.constant_(run.trainer.synthesizer.enc_p.proj.weight, float("nan"))
+    with pytest.raises(ConfigError, match="no longer numbers"):
+        run.train(no_progress)
+    assert experiment.voice.read_bytes() == good
+    newest = experiment.newest_pair()
+    assert newest is not None and read_training_state(newest[0]).epoch == 1
+
+
+def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    with pytest.raises(Cancelled):
+        fit(experiment, FitOptions.model_validate(FAST), StopAfter(0))
+    assert not experiment.voice.exists() and not experiment.checkpoint_pairs()
+
+
+def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment, recordings: Path) -> None:
+    prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    options = ExtractOptions(pitch_method="pm", device="cpu")
+    clips = len(list(experiment.wavs_16k.glob("*.wav")))
+    with pytest.raises(Cancelled):
+        extract(experiment, options, StopAfter(clips))
+    extract(experiment, options)
+    assert experiment.stage("extract")["f0_range"]
+
+
+def test_events_survive_a_torn_line(tmp_path: Path) -> None:
+    events = Events(tmp_path / "events.jsonl")
+    events.write("fit", 1, 2)
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"stage": "fi')
+    events.write("fit", 2, 2)
+    assert [event["done"] for event in events.read("fit")] == [1, 2]
 
 
 def test_a_foreign_voice_of_the_same_name_is_not_replaced(experiment: Experiment, recordings: Path) -> None:

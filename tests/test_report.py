@@ -20,7 +20,7 @@ def pitch() -> PitchExtractor:
 
 
 def glide(start: float, end: float, seconds: float = 2.0, tilt: float = 1.0) -> Floats:
-    """A tone of forty harmonics between two pauses, whose F0 moves from `start` to `end` Hz; `tilt` shapes its timbre."""
+    """Forty harmonics between two pauses; F0 moves from `start` to `end` Hz, `tilt` shapes the timbre."""
     f0 = np.geomspace(start, end, round(16000 * seconds))
     phase = 2 * np.pi * np.cumsum(f0 / 16000)
     voiced = sum(np.sin(h * phase) / h**tilt for h in range(1, 40))

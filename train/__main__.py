@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+from train import ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ class Run(_Kind, RunOptions, frozen=True):
     data: Path | None = Field(None, description="folder of recordings; None: go on with the clips that are there")
 
 
+class Ckpt(BaseModel, frozen=True):
+    """Tools for voices and checkpoints: info, extract, merge, edit, convert, export, import."""
+
+
 Command = Prepare | Extract | Fit | Index | Run
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": Prepare, "extract": Extract, "fit": Fit, "index": Index, "run": Run, "ckpt": Ckpt,
+}  # fmt: skip
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -78,7 +86,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
     try:
-        return _run(_parse(args))
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:1] == ["ckpt"]:
+            return _use(_parse(words[1:], ckpt.TOOLS, f"{PROGRAM} ckpt"))
+        return _run(_parse(words, COMMANDS, PROGRAM))
     except (Cancelled, KeyboardInterrupt):
         print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
@@ -87,21 +98,25 @@ def main(args: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _parse(args: Sequence[str] | None) -> Command:
+def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
     """Turn the command line into a checked command; on a mistake say in one sentence which, and exit."""
-    commands: dict[str, Callable[..., Any]] = {
-        "prepare": Prepare, "extract": Extract, "fit": Fit, "index": Index, "run": Run,
-    }  # fmt: skip
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            chosen: Command = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args)
-            return chosen
+            return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words)
     except SystemExit as leaving:
         if not leaving.code:
             raise  # --help
-        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        print(f"{usage_error(leaving, told.getvalue())} See {program} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
+
+
+def _use(tool: ckpt.Tool) -> int:
+    """Use one of the checkpoint tools."""
+    with terminal("loading", logging.WARNING, whole_steps=False):
+        for line in ckpt.use(tool):
+            print(line)
+    return 0
 
 
 def _run(command: Command) -> int:
@@ -115,13 +130,20 @@ def _run(command: Command) -> int:
         _refuse(experiment)
     with terminal("loading", logging.INFO) as progress, experiment.locked():
         began = time.monotonic()
-        for sentence in _stages(command, experiment, progress):
-            print(f"{sentence} ({time.monotonic() - began:.1f} s)")
-            began = time.monotonic()
-    print("Files:")
-    for path in experiment.products():
-        print(f"  {path}")
+        try:
+            for sentence in _stages(command, experiment, progress):
+                print(f"{sentence} ({time.monotonic() - began:.1f} s)")
+                began = time.monotonic()
+        finally:  # also after Ctrl-C: what is there can be used
+            _tell_files(experiment)
     return 0
+
+
+def _tell_files(experiment: "Experiment") -> None:
+    if experiment.config_file.is_file():
+        print("Files:")
+        for path in experiment.products():
+            print(f"  {path}")
 
 
 def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
@@ -183,6 +205,8 @@ def _tell_index(report: "IndexReport") -> str:
 
 
 def _tell_fitted(report: "FitReport") -> str:
+    if report.skipped:
+        return f"fit: all {report.epochs} epochs are done, skipped (more --epochs go on)"
     mel = "" if report.mel_loss is None else f", mel loss {report.mel_loss:.2f}"
     more = "" if report.finished else "; the same command goes on"
     return f"fit: {report.epochs} epochs, {report.steps} steps in all{mel}, {report.steps_per_second:.2f} steps/s{more}"

@@ -4,6 +4,7 @@ Spec: training, "Dataset item" and "Bucketing, batching", without the defects: r
 clip discarded, and the batch size is per device (Accelerate deals the batches out).
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
 from lib.mel import linear_spectrogram
 from train.experiment import Clip
+
+logger = logging.getLogger(__name__)
 
 BOUNDARIES = tuple(range(100, 901, 100))  # frames; clips of one bucket differ by less than a second
 
@@ -51,22 +54,34 @@ class ClipDataset(Dataset[Item]):
     """Reads clips from disk; longer ones are cropped at a place drawn from (seed, epoch, clip)."""
 
     def __init__(self, clips: Sequence[Clip], config: FamilyConfig, seed: int) -> None:
-        self.clips = list(clips)
         self.config = config
         self.seed = seed
         self.epoch = 0
-        self.frames = [self._count_frames(clip) for clip in self.clips]  # of the whole clips
+        counted = [(clip, self._count_frames(clip)) for clip in clips]
+        if short := [clip.name for clip, frames in counted if frames < 1]:
+            logger.warning("%d clips are too short to train on and are left out: %s", len(short), ", ".join(short))
+        self.clips = [clip for clip, frames in counted if frames > 0]
+        self.frames = [frames for _, frames in counted if frames > 0]  # of the whole clips
+        if not self.clips:
+            raise ConfigError("All clips are shorter than one frame. Prepare longer recordings.")
 
     def _count_frames(self, clip: Clip) -> int:
         """Frames that audio, content and F0 all have."""
+        try:
+            return self._least_frames(clip)
+        except (OSError, ValueError, EOFError, soundfile.LibsndfileError) as error:
+            raise AudioError(
+                f"The clip {clip.audio} or its features are damaged ({error}). Delete its files under "
+                f"{clip.audio.parents[1]} and prepare the recordings again."
+            ) from error
+
+    def _least_frames(self, clip: Clip) -> int:
         info = soundfile.info(clip.audio)
         rate = self.config.audio.sample_rate
         if info.samplerate != rate:
             raise ConfigError(f"{clip.audio} has {info.samplerate} Hz, not {rate} Hz. Prepare the recordings again.")
         counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
         counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
-        if min(counts) < 1:
-            raise AudioError(f"{clip.audio} is shorter than one frame. Delete it or prepare the recordings again.")
         return min(counts)
 
     def lengths(self) -> list[int]:
@@ -77,7 +92,7 @@ class ClipDataset(Dataset[Item]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Item:
-        clip, frames = self.clips[index], self.lengths()[index]
+        clip, frames = self.clips[index], min(self.frames[index], self.config.max_frames)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         start = int(rng.integers(self.frames[index] - frames + 1))
         hop = self.config.audio.hop_length

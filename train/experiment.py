@@ -4,6 +4,7 @@ The folder names are the ecosystem's (spec: README, "Folder layout"; training, "
 continue where we stop and the other way round. `revoice.json` holds what only we know: what each stage was made from.
 """
 
+import glob
 import hashlib
 import json
 import shutil
@@ -15,13 +16,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lib.config import FamilyConfig, read_config
-from lib.errors import ConfigError, MissingFileError
+from lib.checkpoint import peek_progress
+from lib.config import FamilyConfig, load_family, read_config
+from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import write_json, write_text
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
 STAGES = ("prepare", "extract", "index", "fit")
+
+
+def list_clips(folder: Path) -> list[Path]:
+    """The WAV files of a folder by name, without what a killed run left half-written."""
+    return sorted(path for path in folder.glob("*.wav") if not path.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,11 @@ class Experiment:
             raise MissingFileError(
                 self.config_file, f"Prepare the recordings first: python -m train prepare {self.name!r} --data FOLDER"
             )
-        return read_config(self.config_file)
+        return read_config(self.config_file, self._foreign_family)
+
+    def _foreign_family(self) -> FamilyConfig:
+        """The family of an experiment that another program made, told by its folders."""
+        return load_family("v2" if self.content_folder(768).is_dir() else "v1", has_f0=self.pitch_bins.is_dir())
 
     def create(self, config: FamilyConfig) -> None:
         """Make the folder with its configuration; ConfigError if it exists with another kind of voice."""
@@ -97,7 +108,8 @@ class Experiment:
             state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{self._state_file} is damaged ({error}). Delete it; the stages then run again."
+                f"{self._state_file} is damaged ({error}). Choose another name, or delete {self.folder} and "
+                f"{self.voice} to start anew."
             ) from error
         return state
 
@@ -114,24 +126,25 @@ class Experiment:
             state.pop(later, None)
         write_json(self._state_file, state)
 
-    def clear(self, folders: Sequence[Path]) -> None:
-        """Remove derived files of an earlier, different run of a stage.
+    def claim(self, folders: Sequence[Path], *, clear: bool = False) -> None:
+        """Record that the folders are made by this program, before anything is written into them.
 
-        Only what this program made goes: folders without our record are another program's work and are refused.
+        `clear` removes what an earlier, different run of a stage left in them. ConfigError if a folder holds files and
+        no record says that they are ours: they are another program's work, and stay.
         """
-        self.check_clearable(folders)
+        state = self._state()
+        ours = set(state.get("made", []))
         for folder in folders:
+            if folder.name not in ours and folder.is_dir() and any(folder.iterdir()):
+                raise ConfigError(
+                    f"{folder} holds files that another program made. Go on with them as they are (python -m train fit "
+                    f"{self.name!r}), or choose another name."
+                )
+        if not {folder.name for folder in folders} <= ours:
+            write_json(self._state_file, state | {"made": sorted(ours | {folder.name for folder in folders})})
+        for folder in folders if clear else ():
             if folder.is_dir():
                 shutil.rmtree(folder)
-
-    def check_clearable(self, folders: Sequence[Path]) -> None:
-        """ConfigError if a folder holds files and this program has no record of having made them."""
-        full = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
-        if full and not self._state_file.is_file():
-            raise ConfigError(
-                f"{full[0]} holds files that another program made. Go on with them as they are (python -m train fit "
-                f"{self.name!r}), or choose another name."
-            )
 
     # --- clips ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +153,7 @@ class Experiment:
         network = self.config().synthesizer
         content = self.content_folder(network.content_width)
         found = []
-        for audio in sorted(self.gt_wavs.glob("*.wav")):
+        for audio in list_clips(self.gt_wavs):
             bins, f0 = self.pitch_bins / f"{audio.name}.npy", self.f0 / f"{audio.name}.npy"
             features = content / f"{audio.stem}.npy"
             if features.is_file() and (not network.has_f0 or (bins.is_file() and f0.is_file())):
@@ -170,20 +183,33 @@ class Experiment:
     # --- checkpoints and indices -----------------------------------------------------------------------------------
 
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
-        """Every generator checkpoint that has its discriminator."""
-        pairs = ((path, path.with_name("D" + path.name[1:])) for path in sorted(self.folder.glob("G_*.pth")))
-        return [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
+        """Every generator checkpoint with its discriminator. CheckpointError if there are only halves of pairs."""
+        halves = sorted(path for letter in "GD" for path in self.folder.glob(f"{letter}_*.pth"))
+        pairs = [(path, path.with_name("D" + path.name[1:])) for path in halves if path.name.startswith("G")]
+        whole = [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
+        if halves and not whole:
+            raise CheckpointError(
+                f"{halves[0]} lacks its other half (G_*.pth and D_*.pth of one number belong together). Put it back, "
+                f"or move {halves[0].name} away to start anew."
+            )
+        return whole
+
+    def newest_pair(self) -> tuple[Path, Path] | None:
+        """The pair that is furthest, by what the files say; None where no training has been saved."""
+        return max(self.checkpoint_pairs(), key=lambda pair: peek_progress(pair[0]), default=None)
 
     def products(self) -> list[Path]:
         """What the stages have made so far, the voice last; folders stand for the clips in them."""
         width = self.config().synthesizer.content_width
         found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.config_file]
-        found += [self.events, self.folder / "losses.png"]
+        found += [self.file_list, self.events, *sorted(self.folder.glob("events.out.tfevents.*"))]
+        found += [self.folder / "losses.png"]
         found += [
             self.folder / f"{letter}_{step}.pth" for step in self.stage("fit").get("checkpoints", []) for letter in "GD"
         ]
-        found += [self.folder / self.stage("index").get("file", "absent"), self.voice]
-        return [path for path in found if path.exists()]
+        found += sorted(self.folder.glob("*.index"))
+        found += sorted(self.voice.parent.glob(f"{glob.escape(self.name)}_e*_s*.pth"))
+        return [path for path in [*found, self.voice] if path.exists()]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,3 +226,5 @@ class Experiment:
             yield
         finally:
             lock.release()
+            if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
+                shutil.rmtree(self.folder)  # nothing was made

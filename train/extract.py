@@ -15,9 +15,9 @@ from lib.devices import choose_device
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.pitch import PitchExtractor, load_pitch_extractor
-from lib.pitch.scale import fill_unvoiced, hz_to_bins
+from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
 from lib.progress import Progress, no_progress
-from train.experiment import Clip, Experiment, fingerprint
+from train.experiment import Clip, Experiment, fingerprint, list_clips
 from train.options import ExtractOptions
 
 logger = logging.getLogger(__name__)
@@ -46,24 +46,26 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     """Compute the features of every clip that lacks them.
 
     Features made with other settings, another encoder or other clips are made anew. Raises ConfigError when there are
-    no clips, or when clips give features that are not finite.
+    no clips, AudioError for a clip that cannot be read or gives features that are not finite.
     """
     config = experiment.config()
-    names = sorted(path.name for path in experiment.wavs_16k.glob("*.wav"))
+    names = [path.name for path in list_clips(experiment.wavs_16k)]
     if not names:
         raise ConfigError(
             f"The experiment {experiment.name!r} has no clips in {experiment.wavs_16k}. Prepare the recordings first."
         )
     device = choose_device(options.device).device
     encoder = load_content_encoder(config.family, device)
-    pitch = load_pitch_extractor(options.pitch_method, device) if config.synthesizer.has_f0 else None
-    method = None if pitch is None else pitch.method
+    pitch = None
+    if config.synthesizer.has_f0:
+        pitch = load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length)
+    method, recipe = (None, None) if pitch is None else (pitch.method, pitch.recipe)
     made_from = fingerprint(
-        experiment.stage("prepare").get("made_from"), encoder.sha256, method, options.interpolate_unvoiced, names
+        experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names
     )
     folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
     if experiment.stage("extract").get("made_from") != made_from:
-        experiment.clear(folders)
+        experiment.claim(folders, clear=True)
         experiment.record_stage("extract", made_from=made_from)
     missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
     for i, name in enumerate(missing):
@@ -72,7 +74,7 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         _extract_clip(experiment, name, audio, encoder, pitch, options)
     progress(len(missing), len(missing), "F0 and content")
     report = _report(experiment, names, method, skipped=not missing)
-    if missing:
+    if missing or "f0_range" not in experiment.stage("extract"):
         experiment.record_stage("extract", made_from=made_from, f0_range=report.f0_range)
     return report
 
@@ -133,10 +135,10 @@ def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker
         speaker_id=speaker_id,
     )
     silence = np.zeros(round(MUTE_SECONDS * ANALYSIS_RATE), np.float32)
-    frames = len(silence) // 160
+    frames = len(silence) // HOP_LENGTH + 1  # the ecosystem's mute clip has one frame more than the audio
     if not clip.audio.is_file() or soundfile.info(clip.audio).samplerate != rate:
         save_audio(clip.audio, np.zeros(round(MUTE_SECONDS * rate), np.float32), rate)
-    if not clip.content.is_file() or np.load(clip.content, mmap_mode="r").shape[1] != encoder.width:
+    if config.family == "lite" or not clip.content.is_file():  # our encoder may have changed since
         save_array(clip.content, encoder(silence))
     if clip.pitch_bins is not None and clip.f0 is not None and not (clip.pitch_bins.is_file() and clip.f0.is_file()):
         save_array(clip.pitch_bins, np.ones(frames, np.int64))

@@ -5,24 +5,27 @@ resumed run continues at the very step, and a damaged checkpoint is an error ins
 """
 
 import logging
+import math
+import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from lib.checkpoint import ContentEncoderId, Weights, extract_voice_model, peek_progress, write_voice_model
+from lib.checkpoint import ContentEncoderId, extract_voice_model, peek_progress, write_voice_model
 from lib.config import FamilyConfig
 from lib.content import load_content_encoder
 from lib.devices import choose_device
 from lib.errors import ConfigError
-from lib.paths import PRETRAINED
 from lib.progress import Cancelled, Progress, no_progress
+from train.base_models import find_base
 from train.dataset import Batch, BucketSampler, ClipDataset, collate
 from train.experiment import Clip, Experiment
 from train.extract import mute_clip
@@ -34,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
 WARM_UP_STEPS = 3  # not counted in the speed
+SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
+LATEST_NUMBER = 2333333  # in the ecosystem's file names: "the latest", not a count
+PLOT_NAME = "losses.png"
+PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # Accelerate's to ours
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class FitReport:
     checkpoint: Path
     losses_plot: Path
     finished: bool  # all epochs are done
+    skipped: bool = False  # they were done before
 
 
 def fit(
@@ -58,9 +66,12 @@ def fit(
 ) -> FitReport:
     """Train until `options.epochs` are done in all, time is up, or the run is stopped; always leaves a checkpoint.
 
-    Continues from the newest checkpoint if there is one. `clips` None trains on the experiment's own. Raises Cancelled
-    after saving when stopped, and ConfigError or CheckpointError before anything is changed.
+    Continues from the newest checkpoint if there is one; does nothing if all epochs are done. `clips` None trains on
+    the experiment's own. Raises Cancelled after saving when stopped, ConfigError or CheckpointError before anything is
+    changed, and ConfigError when the losses are no longer numbers; what was saved before then stays.
     """
+    if (done := _finished(experiment, options)) is not None:
+        return done
     run = _Run(experiment, options, clips)
     try:
         run.train(progress)
@@ -68,6 +79,23 @@ def fit(
         run.save()
         raise
     return run.report()
+
+
+def _finished(experiment: Experiment, options: FitOptions) -> FitReport | None:
+    """The report of a training that needs nothing more, else None."""
+    newest = experiment.newest_pair()
+    if newest is None or not experiment.voice.is_file():
+        return None
+    epochs, steps = peek_progress(newest[0])
+    if epochs < options.epochs:
+        return None
+    if experiment.stage("fit").get("made_from") != experiment.stage("extract").get("made_from"):
+        logger.warning(
+            "The clips have changed since the training, which had all its %d epochs: the voice has not learnt them. "
+            "Go on with more epochs, for example --epochs %d.", epochs, 2 * epochs,
+        )  # fmt: skip
+    plot = experiment.folder / PLOT_NAME
+    return FitReport(epochs, steps, 0.0, None, experiment.voice, newest[0], plot, finished=True, skipped=True)
 
 
 class _Run:
@@ -80,22 +108,27 @@ class _Run:
         self._check_voice_is_ours()
         device = choose_device(options.device)
         logger.info("device: %s (%s)", device.device, device.reason)
-        self.accelerator = make_accelerator(options.precision, device.device)
-        set_seed(options.seed + self.accelerator.process_index)
+        known = experiment.stage("fit").get("precision", "auto") if options.precision == "auto" else options.precision
+        self.accelerator = make_accelerator(known, device.device)
+        if self.accelerator.num_processes > 1:
+            raise ConfigError("Training in several processes is not supported yet. Start it without accelerate launch.")
+        set_seed(options.seed)
         self.encoder = load_content_encoder(config.family, device.device)
         self.trainer = Trainer(config, self.accelerator, options.learning_rate)
         self._start_weights()
         self.dataset = ClipDataset(self._clips(clips), config, options.seed)
         self.sampler = BucketSampler(self.dataset.lengths(), config.train.batch_size)
         self.loader = self._loader()
+        self._number_steps()
         self.events = Events(experiment.events)
         self.metrics: MetricLogger | None = None
         self.begin = self.last_save = time.monotonic()
         self.steps_before = self.trainer.position.step
         self.seconds_before = self.trainer.position.seconds
         self.counted: tuple[float, int] | None = None  # time and step from which speed is measured
-        self.mel_losses: list[float] = []
+        self.mel_losses: deque[float] = deque(maxlen=max(SHOWN_STEPS, config.train.log_interval))
         self.saved: Path | None = None
+        self.saved_step = -1
 
     # --- setting up ------------------------------------------------------------------------------------------------
 
@@ -120,9 +153,8 @@ class _Run:
             )
 
     def _start_weights(self) -> None:
-        pairs = self.experiment.checkpoint_pairs()
-        if pairs:
-            newest = max(pairs, key=lambda pair: peek_progress(pair[0]))
+        newest = self.experiment.newest_pair()
+        if newest is not None:
             self.trainer.resume(*newest)
             position = self.trainer.position
             logger.info("continuing from %s: epoch %d, step %d", newest[0].name, position.epoch, position.step)
@@ -131,15 +163,22 @@ class _Run:
         if base is None:
             logger.info("training from scratch%s", "" if not self.options.base else ": no base models found")
         else:
-            self.trainer.load_base(*base, where=f"pretrained/{self.config.family}")
-            logger.info("starting from the base models of the family %s", self.config.family)
+            self.trainer.load_base(base.generator, base.discriminator, where=str(base.folder))
+            logger.info("starting from the base models in %s", base.folder)
+
+    def _number_steps(self) -> None:
+        """Give a training of another program a step count above all its checkpoints, so that none is replaced."""
+        position = self.trainer.position
+        if position.step == 0 and position.epoch > 0:
+            names = [path.stem[2:] for path in self.experiment.folder.glob("G_*.pth")]
+            numbers = [int(name) for name in names if name.isdecimal() and int(name) != LATEST_NUMBER]
+            position.step = max([position.epoch * len(self.sampler), *numbers])
 
     def _clips(self, given: Sequence[Clip] | None) -> list[Clip]:
         clips = self.experiment.clips(speaker_id=self.options.speaker_id) if given is None else list(given)
         mute = mute_clip(self.experiment.folder.parent, self.config, self.encoder, self.options.speaker_id)
         clips += [mute] * MUTE_CLIPS
-        if self.accelerator.is_main_process:
-            self.experiment.write_file_list(clips)
+        self.experiment.write_file_list(clips)
         return clips
 
     def _loader(self) -> "DataLoader[Batch]":
@@ -152,6 +191,7 @@ class _Run:
             collate_fn=_Collate(self.config),
             num_workers=workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=_ignore_interrupt,
             generator=torch.Generator(),  # else every epoch would draw from the generator that noise comes from
         )
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
@@ -161,15 +201,13 @@ class _Run:
     def train(self, progress: Progress) -> None:
         """Run to the end of the epochs or of the time."""
         self.experiment.stop_file.unlink(missing_ok=True)
-        if self.accelerator.is_main_process:
-            self.metrics = TensorBoard(self.experiment.folder)
+        self.metrics = TensorBoard(self.experiment.folder)
         position = self.trainer.position
         try:
             while position.epoch < self.options.epochs and not self._time_is_up():
                 self._epoch(progress)
         finally:
-            if self.metrics is not None:
-                self.metrics.close()
+            self.metrics.close()
         self.save()
 
     def _epoch(self, progress: Progress) -> None:
@@ -179,7 +217,10 @@ class _Run:
             self._check_stop()
             progress(*self._told())
             found = self.trainer.train_step(batch)
+            self._check_finite(found)
             position.batch += 1
+            if position.batch == len(self.sampler):  # before anything is saved, so that no epoch is done twice
+                position.epoch, position.batch = position.epoch + 1, 0
             position.seconds = self.seconds_before + time.monotonic() - self.begin
             self.mel_losses.append(found["loss/g/mel"])
             self._count_speed()
@@ -188,18 +229,18 @@ class _Run:
             if time.monotonic() - self.last_save > 60 * self.options.save_every_minutes:
                 self.save()
             if self._time_is_up():
-                return
-        position.epoch, position.batch = position.epoch + 1, 0
-        if self.options.save_every_epochs and position.epoch % self.options.save_every_epochs == 0:
+                break
+        every = self.options.save_every_epochs
+        if every and position.batch == 0 and position.epoch % every == 0:
             self.save()
 
     def _batches(self) -> Iterator[Batch]:
         """The batches of the current epoch that are not yet done."""
         position = self.trainer.position
         self.sampler.epoch = self.dataset.epoch = position.epoch + 1  # the ecosystem counts epochs from 1
-        if position.batch >= len(self.loader):  # the data or the batch size changed since the checkpoint
+        if position.batch >= len(self.sampler):  # the data or the batch size changed since the checkpoint
             position.batch = 0
-        self.sampler.skip = position.batch * self.accelerator.num_processes
+        self.sampler.skip = position.batch
         state = torch.get_rng_state()
         for i, batch in enumerate(self.loader):
             if i == 0:
@@ -210,6 +251,15 @@ class _Run:
         if self.experiment.stop_file.exists():
             self.experiment.stop_file.unlink(missing_ok=True)
             raise Cancelled
+
+    def _check_finite(self, found: dict[str, float]) -> None:
+        """Stop before a broken network replaces a good checkpoint; with fp16 single overflows are normal."""
+        losses = (found["loss/g/total"], found["loss/d/total"])
+        if self.accelerator.scaler is None and not all(map(math.isfinite, losses)):
+            raise ConfigError(
+                f"The losses are no longer numbers at step {self.trainer.position.step}. The last good checkpoint is "
+                f"{self.saved or 'the one this run began with'}; go on with a lower --learning-rate or in fp32."
+            )
 
     def _time_is_up(self) -> bool:
         limit = self.options.max_minutes
@@ -227,22 +277,22 @@ class _Run:
 
     def _told(self) -> tuple[int, int, str]:
         """What the Progress is told: seconds if time is limited, else steps."""
-        position, recent = self.trainer.position, self.mel_losses[-50:]
+        position, recent = self.trainer.position, list(self.mel_losses)[-SHOWN_STEPS:]
         mel = f", mel loss {sum(recent) / len(recent):.1f}" if recent else ""
         what = f"training: epoch {position.epoch + 1}, step {position.step}{mel}, {self.speed():.2f} steps/s"
         if self.options.max_minutes is not None:
             total = round(60 * self.options.max_minutes)
             return min(round(time.monotonic() - self.begin), total), total, what
-        per_epoch = len(self.sampler) // self.accelerator.num_processes
+        per_epoch = len(self.sampler)
         return position.epoch * per_epoch + position.batch, self.options.epochs * per_epoch, what
 
     def _log(self, found: dict[str, float]) -> None:
-        if self.metrics is None:
-            return
+        assert self.metrics is not None
         position = self.trainer.position
         self.metrics.log(position.step, found)
-        interval = self.mel_losses[-self.config.train.log_interval :]
-        named = {name: round(value, 5) for name, value in found.items() if name.count("/") < 3 or "/g/" in name}
+        interval = list(self.mel_losses)[-self.config.train.log_interval :]
+        parts = ("loss/d_r/", "loss/d_g/")
+        named = {name: round(value, 5) for name, value in found.items() if not name.startswith(parts)}
         named["loss/g/mel"] = round(sum(interval) / len(interval), 4)
         self.events.write(
             "fit", position.step, 0, epoch=position.epoch + 1, losses=named, steps_per_second=round(self.speed(), 3)
@@ -252,23 +302,26 @@ class _Run:
 
     def save(self) -> None:
         """Write the pair of checkpoints and the voice, then remove the oldest of our own checkpoints."""
-        self.last_save = time.monotonic()
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
         position, folder = self.trainer.position, self.experiment.folder
+        self.last_save = time.monotonic()
+        if position.step in (0, self.saved_step):
+            return
         generator, discriminator = (folder / f"{letter}_{position.step}.pth" for letter in "GD")
         self.trainer.save(generator, discriminator)
+        known = [step for step in self.experiment.stage("fit").get("checkpoints", []) if step != position.step]
+        kept = [*known, position.step][-self.options.keep_checkpoints :]
+        self.experiment.record_stage(
+            "fit",
+            voice=str(self.experiment.voice),
+            checkpoints=kept,
+            precision=PRECISION_NAMES[self.accelerator.mixed_precision],
+            made_from=self.experiment.stage("extract").get("made_from"),
+        )
         self._save_voice()
-        written = [name for name in self.experiment.stage("fit").get("checkpoints", []) if name != position.step]
-        written.append(position.step)
-        for step in written[: -self.options.keep_checkpoints]:
+        for step in set(known) - set(kept):
             for letter in "GD":
                 (folder / f"{letter}_{step}.pth").unlink(missing_ok=True)
-        self.experiment.record_stage(
-            "fit", voice=str(self.experiment.voice), checkpoints=written[-self.options.keep_checkpoints :]
-        )
-        self.saved = generator
+        self.saved, self.saved_step = generator, position.step
 
     def _save_voice(self) -> None:
         position = self.trainer.position
@@ -276,6 +329,9 @@ class _Run:
         voice = extract_voice_model(self.trainer.synthesizer, self.config.family, f"{position.epoch}epoch", encoder)
         facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
         facts |= {"training_f0": self.experiment.stage("extract").get("f0_range")}
+        facts |= {"creation_date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        if seconds := self.experiment.stage("prepare").get("seconds"):
+            facts["dataset_length"] = str(timedelta(seconds=round(seconds))).zfill(8)  # HH:MM:SS
         voice.extra.update({key: value for key, value in facts.items() if value is not None})
         write_voice_model(self.experiment.voice, voice)
         if self.options.save_every_voice:
@@ -284,9 +340,9 @@ class _Run:
 
     def report(self) -> FitReport:
         """What this run did; draws the losses of all runs of the experiment."""
-        plot = self.experiment.folder / "losses.png"
+        plot = self.experiment.folder / PLOT_NAME
         plot_losses(self.events.read("fit"), plot)
-        recent = self.mel_losses[-self.config.train.log_interval :]
+        recent = list(self.mel_losses)[-self.config.train.log_interval :]
         assert self.saved is not None
         return FitReport(
             epochs=self.trainer.position.epoch,
@@ -300,6 +356,11 @@ class _Run:
         )
 
 
+def _ignore_interrupt(worker: int) -> None:
+    """Let Ctrl-C reach only the training itself, which saves; a loader that died would look like an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Collate:
     """`collate` with its configuration; a class, because worker processes must be able to receive it."""
 
@@ -308,14 +369,3 @@ class _Collate:
 
     def __call__(self, items: Any) -> Batch:
         return collate(items, self.config)
-
-
-def find_base(config: FamilyConfig, root: Path = PRETRAINED) -> tuple[Weights, Weights] | None:
-    """The base generator and discriminator of a family, or None where they are not present or do not exist."""
-    if config.family != "lite" or not config.synthesizer.has_f0:
-        return None
-    files = [root / "lite" / f"{letter}.safetensors" for letter in "GD"]
-    if not all(file.is_file() for file in files):
-        return None
-    generator, discriminator = (load_file(file) for file in files)
-    return generator, discriminator

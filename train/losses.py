@@ -19,12 +19,6 @@ def discriminator_parts(real: Sequence[Judgement], generated: Sequence[Judgement
     )
 
 
-def discriminator_loss(real: Sequence[Judgement], generated: Sequence[Judgement]) -> Tensor:
-    """Least-squares loss of the discriminator."""
-    parts_real, parts_generated = discriminator_parts(real, generated)
-    return torch.stack(parts_real).sum() + torch.stack(parts_generated).sum()
-
-
 def generator_loss(generated: Sequence[Judgement]) -> Tensor:
     """Least-squares loss of the generator: sum over sub-discriminators of mean (1 - D(generated))^2."""
     return torch.stack([(1 - judgement.score.float()).square().mean() for judgement in generated]).sum()

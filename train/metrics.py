@@ -1,5 +1,6 @@
 """Where the figures of a training go: TensorBoard and `events.jsonl` behind one protocol, and a plot of the losses."""
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -44,16 +45,18 @@ class Events:
     def write(self, stage: str, done: int, total: int, **facts: Any) -> None:
         """Append one event."""
         event = {"stage": stage, "done": done, "total": total, **facts, "time": round(time.time(), 3)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        with self._path.open("ab+") as file:  # a line torn by a crash must not swallow this one
+            torn = file.tell() > 0 and file.seek(-1, 2) is not None and file.read(1) != b"\n"
+            file.write((("\n" if torn else "") + json.dumps(event) + "\n").encode())
 
     def read(self, stage: str) -> list[dict[str, Any]]:
-        """All events of a stage so far; a torn last line is left out."""
-        if not self._path.is_file():
-            return []
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [event for event in events if event["stage"] == stage]
+        """All events of a stage so far; torn lines are left out."""
+        events = []
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    events.append(json.loads(line))
+        return [event for event in events if isinstance(event, dict) and event.get("stage") == stage]
 
 
 def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -64,7 +67,7 @@ def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = ("loss/g/mel", "loss/g/fm", "loss/g/gen", "loss/g/kl", "loss/d/total", "steps_per_second")
     for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
         points = [(event["done"], event["losses"].get(name, event.get(name))) for event in events if "losses" in event]
-        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True) or ([], []))
+        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True))
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)

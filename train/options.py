@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from lib.pitch import PitchMethod
+from lib.pitch import PITCH_METHODS, PitchMethod
+
+MAX_SEED = 2**32 - 1  # what NumPy takes
 
 
 class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
@@ -16,7 +18,11 @@ class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
 class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     """How F0 and content features are computed from the clips."""
 
-    pitch_method: PitchMethod = Field("auto", description="how F0 is estimated")
+    pitch_method: PitchMethod = Field(
+        "auto",
+        description=f"how F0 is estimated: {', '.join(PITCH_METHODS)}, or the median of several as hybrid[pm+harvest]",
+    )
+    crepe_hop_length: int = Field(64, ge=1, le=512, description="step of mangio-crepe in samples at 16 kHz")
     interpolate_unvoiced: bool = Field(
         False, description="fill unvoiced F0 by interpolation (the 2026 reference) instead of zeros (published voices)"
     )
@@ -26,7 +32,7 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
 class IndexOptions(BaseModel, frozen=True, extra="forbid"):
     """How the retrieval index is built."""
 
-    seed: int = Field(1234, ge=0, description="of the order of the vectors, and of k-means for large sets")
+    seed: int = Field(1234, ge=0, le=MAX_SEED, description="of the order of the vectors, and of k-means for large sets")
 
 
 class FitOptions(BaseModel, frozen=True, extra="forbid"):
@@ -39,7 +45,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="number type of the networks")
     base: bool = Field(True, description="start from the family's base models where they are present")
     speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding that is trained")
-    seed: int = Field(1234, ge=0, description="of segments, crops, noise and order")
+    seed: int = Field(1234, ge=0, le=MAX_SEED, description="of segments, crops, noise and order")
     save_every_minutes: float = Field(5.0, gt=0, description="a checkpoint at least this often")
     save_every_epochs: int | None = Field(None, ge=1, description="a checkpoint after each so many epochs, besides")
     save_every_voice: bool = Field(False, description="keep a voice model in weights/ for every checkpoint")
@@ -50,3 +56,6 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
 
 class RunOptions(PrepareOptions, ExtractOptions, IndexOptions, FitOptions, frozen=True):
     """All four stages in a row; what is done and unchanged is skipped."""
+
+    seed: int = Field(1234, ge=0, le=MAX_SEED, description="of everything that is drawn in training and index")
+    device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:1 …")

@@ -39,7 +39,7 @@ def prepare_stage(
     if experiment.stage("prepare").get("made_from") == made_from and any(experiment.wavs_16k.glob("*.wav")):
         logger.info("prepare: nothing changed, %s is kept", experiment.gt_wavs)
         return None
-    experiment.check_clearable([experiment.gt_wavs, experiment.wavs_16k])
+    experiment.claim([experiment.gt_wavs, experiment.wavs_16k])
     report = prepare(data, experiment.gt_wavs, experiment.wavs_16k, config.audio.sample_rate, options, progress)
     experiment.create(config)
     experiment.record_stage("prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))

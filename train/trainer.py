@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from lib import mel
@@ -24,7 +25,7 @@ from lib.checkpoint import (
     write_training_state,
 )
 from lib.config import FamilyConfig
-from lib.errors import CheckpointError
+from lib.errors import CheckpointError, ConfigError
 from lib.models.discriminators import Discriminator, Judgement
 from lib.models.synthesizer import Synthesizer, slice_frames
 from train import losses
@@ -60,10 +61,13 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["
     """
     if wanted == "fp32":
         return "no", "asked for"
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError("A CPU cannot train in fp16. Use --precision bf16, fp32 or auto.")
     if wanted != "auto":
         return wanted, "asked for"
     if device.type == "cuda":
-        return ("bf16", "the GPU supports it") if torch.cuda.is_bf16_supported() else ("no", "no bfloat16 on this GPU")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU computes in it") if native else ("no", "no bfloat16 on this GPU")
     if device.type != "cpu":
         return "no", f"the usual choice on {device.type}"
     slow, fast = (_convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -75,6 +79,8 @@ def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
     """The Accelerator of this process: on a CPU if `device` is one, else on the current GPU."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)  # else a second training here keeps the first's choice
     chosen, reason = choose_precision(precision, device)
     logger.info("training on %s in precision %s (%s)", device, chosen, reason)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=chosen)
@@ -194,7 +200,7 @@ class Trainer:
         judged = [self._half(judgement, slice(None, len(real))) for judgement in both]
         doubted = [self._half(judgement, slice(len(real), None)) for judgement in both]
         parts_real, parts_generated = losses.discriminator_parts(judged, doubted)
-        total = torch.stack(parts_real).sum() + torch.stack(parts_generated).sum()
+        total = torch.stack([*parts_real, *parts_generated]).sum()
         norm = self._update(self.optimizer_d, self.discriminator, total)
         named = {f"loss/d_r/{i}": part for i, part in enumerate(parts_real)}
         named |= {f"loss/d_g/{i}": part for i, part in enumerate(parts_generated)}

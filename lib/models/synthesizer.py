@@ -92,8 +92,8 @@ class Synthesizer(nn.Module):
         latent_prior = self.flow(latent, mask, speaker)
         frames = self.config.segment_frames
         if starts is None:
-            room = (lengths - frames + 1).clamp(min=0)
-            starts = (torch.rand(len(lengths)).to(room.device) * room).long()
+            room = (lengths.cpu() - frames + 1).clamp(min=0)  # places stay on the CPU, which cuts the slices
+            starts = (torch.rand(len(lengths)) * room).long()
         segment_f0 = None if f0 is None else slice_frames(f0, starts, frames)
         audio = self.dec(slice_frames(latent, starts, frames), segment_f0, speaker, None, temperature)
         return TrainOutput(

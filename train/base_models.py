@@ -1,0 +1,100 @@
+"""Base models: where the weights that a training starts from may lie, and whether they are what their names say.
+
+Spec: file-formats, "Pretrained base models"; README, "Folder layout". The classical places are accepted too.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lib.config import FamilyConfig
+from lib.errors import CheckpointError, MissingFileError
+from lib.models.discriminators import Discriminator
+from lib.network_shape import Kind, check_network, kind_of
+from lib.paths import ROOT
+from lib.weights import Weights, check_finite, check_fit, read_weights
+
+logger = logging.getLogger(__name__)
+
+CLASSICAL_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}
+SUFFIXES = (".pth", ".safetensors")
+REMEDY = "`python -m lib.assets list` shows the files there are; `--no-base` trains without."
+
+
+class BaseModels(NamedTuple):
+    """The weights a training starts from."""
+
+    generator: Weights
+    discriminator: Weights
+    folder: Path
+
+
+def base_folders(family: str, root: Path = ROOT) -> list[Path]:
+    """The folders in which base models of a family may lie, the project's own first."""
+    own = root / "pretrained" / family
+    if family not in CLASSICAL_FOLDERS:
+        return [own]
+    name = CLASSICAL_FOLDERS[family]
+    return [own, root / name, root / "assets" / name]
+
+
+def base_names(config: FamilyConfig) -> tuple[str, str]:
+    """The file names of generator and discriminator, without suffix: f0G40k and f0D40k, for lite G and D."""
+    if config.family == "lite":
+        return "G", "D"
+    f0, rate = "f0" if config.synthesizer.has_f0 else "", f"{config.audio.sample_rate // 1000}k"
+    return f"{f0}G{rate}", f"{f0}D{rate}"
+
+
+def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
+    """The base models of a family, strictly checked; None where there are none.
+
+    MissingFileError if only one of the two is there; CheckpointError if a file is not what its name says.
+    """
+    if config.family == "lite" and not config.synthesizer.has_f0:
+        return None
+    names = base_names(config)
+    for folder in base_folders(config.family, root):
+        files = [_file(folder, name) for name in names]
+        if files == [None, None]:
+            continue
+        for name, file in zip(names, files, strict=True):
+            if file is None:
+                raise MissingFileError(folder / f"{name}.pth", f"The other base model is there. {REMEDY}")
+        generator, discriminator = (file for file in files if file is not None)
+        logger.info("base models: %s and %s", generator, discriminator)
+        return BaseModels(_read_generator(generator, config), _read_discriminator(discriminator, config), folder)
+    return None
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+
+
+def _read_generator(path: Path, config: FamilyConfig) -> Weights:
+    """The weights of a base generator. CheckpointError if it is of another family or rate, or does not fit."""
+    weights = read_weights(path)
+    wanted = Kind(config.family, config.audio.sample_rate, config.synthesizer.has_f0)
+    found = kind_of(weights, str(path))
+    if found != wanted:
+        raise CheckpointError(f"{path} is a base generator of {found}, but this training is of {wanted}. {REMEDY}")
+    check_network(weights, config.synthesizer, str(path), posterior=True)
+    return weights
+
+
+def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
+    """The weights of a base discriminator. CheckpointError if it is of another family or does not fit."""
+    weights = read_weights(path)
+    found = len({key.split(".")[1] for key in weights if key.startswith("discriminators.")})
+    wanted = 1 + len(config.discriminator.periods)  # v1 and v2 differ in the periods
+    if found != wanted:
+        raise CheckpointError(
+            f"{path} is no base discriminator of {config.family}: it has {found} parts instead of {wanted}. {REMEDY}"
+        )
+    with torch.device("meta"):
+        network = Discriminator(config.discriminator)
+    check_fit(network, weights, str(path))
+    check_finite(weights, str(path))
+    return weights

@@ -1,0 +1,234 @@
+"""Tools for model files: describe, extract a voice from a training checkpoint, merge two voices, edit, convert.
+
+Spec: checkpoint-tools, without its defects: what a model is follows from its tensors instead of a form, what cannot be
+merged is refused, and nothing that exists is replaced without being told to.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib.checkpoint import TrainingState, VoiceModel, Weights, peek_progress, read_training_state
+from lib.errors import CheckpointError, ConfigError, RevoiceError
+from lib.library import find_voice
+from lib.network_shape import POSTERIOR_PREFIX, check_network, derive_config, derive_family
+from lib.paths import WEIGHTS, check_name, inside
+from lib.voice_file import VOICE_SUFFIXES, read_voice_model, voice_weights, write_voice_model
+from lib.weights import SAFETENSORS, safe_load, tensor_table
+from train.experiment import Experiment
+
+EXTRACTED = "Extracted model."
+SPEAKERS = "emb_g.weight"
+OWN_FACTS = ("epoch", "step", "training_f0", "creation_date", "model_hash", "dataset_length", "model_name")
+
+
+def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
+    """Where a new voice of that name goes. ConfigError if the name cannot be one, or the voice exists."""
+    path = inside(weights, check_name(name, "voice") + suffix, "voice")
+    taken = [found for other in VOICE_SUFFIXES if (found := path.with_name(name + other)).exists()]
+    if taken and not overwrite:
+        raise ConfigError(f"{taken[0]} exists. Choose another name, or say that it may be replaced (--overwrite).")
+    return path
+
+
+def voice_path(name: str) -> Path:
+    """The file of a voice given by name or path."""
+    return find_voice(name).path
+
+
+# --- describe ---------------------------------------------------------------------------------------------------------
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a voice model or training checkpoint is, as labels and values. RevoiceError if it is neither."""
+    if path.suffix.lower() != SAFETENSORS and not _is_voice(safe_load(path, lazily=True)):
+        return _describe_state(path, read_training_state(path))
+    return _describe_voice(path, read_voice_model(path))
+
+
+def _is_voice(content: Any) -> bool:
+    return isinstance(content, dict) and "model" not in content
+
+
+def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
+    """The four classical facts first (info, sample rate, pitch, version), then the others."""
+    facts: dict[str, Any] = {
+        "info": voice.info or None,
+        "sample rate": f"{voice.config.sample_rate} Hz",
+        "pitch": "yes" if voice.config.has_f0 else "no",
+        "version": voice.family,
+        "kind": "voice model",
+        "speakers": voice.config.n_speakers,
+        "parameters": sum(tensor.numel() for tensor in voice.weights.values()),
+        "bytes": path.stat().st_size,
+    }
+    if voice.content_encoder is not None:
+        facts["content encoder"] = f"{voice.content_encoder.name} {voice.content_encoder.sha256[:12]}".strip()
+    return facts | {key.replace("_", " "): value for key, value in voice.extra.items()}
+
+
+def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "kind": "training checkpoint of a discriminator",
+        "finished epochs": state.epoch,
+        "optimiser state": "yes" if state.optimizer else "no (a base model)",
+        "parameters": sum(tensor.numel() for tensor in state.weights.values()),
+        "bytes": path.stat().st_size,
+    }
+    if not any(key.startswith("discriminators.") for key in state.weights):
+        config = derive_config(state.weights, {}, str(path))
+        facts |= {
+            "kind": "training checkpoint of a generator",
+            "sample rate": f"{config.sample_rate} Hz",
+            "pitch": "yes" if config.has_f0 else "no",
+            "version": derive_family(config, None, str(path)),
+            "speakers": config.n_speakers,
+        }
+    if step := (state.extra.get("revoice") or {}).get("step"):
+        facts["step"] = step
+    return facts
+
+
+# --- extract ----------------------------------------------------------------------------------------------------------
+
+
+def newest_generator(folder: Path) -> Path:
+    """The generator checkpoint of an experiment's folder that is furthest. ConfigError if there is none."""
+    pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
+    if not pairs:
+        raise ConfigError(f"{folder} holds no pair of checkpoints G_….pth and D_….pth. Give the path of a G_….pth.")
+    return max((generator for generator, _ in pairs), key=peek_progress)
+
+
+def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None = None) -> VoiceModel:
+    """The voice inside a generator's training checkpoint (or a bare table of its tensors), as halves.
+
+    Everything is derived from the tensors. `sample_rate` in Hz is only needed where they leave it open: networks
+    without F0 and without posterior. CheckpointError if the file holds no generator, or another rate than that.
+    """
+    weights, epoch = _generator(checkpoint)
+    where = str(checkpoint)
+    config = derive_config(weights, {} if sample_rate is None else {"sample_rate": sample_rate}, where)
+    if sample_rate not in (None, config.sample_rate):
+        raise CheckpointError(
+            f"{where} is of a voice of {config.sample_rate} Hz, not {sample_rate}. Leave the rate out."
+        )
+    has_posterior = any(key.startswith(POSTERIOR_PREFIX) for key in weights)
+    check_network(weights, config, where, posterior=has_posterior)
+    extra = {} if epoch is None else {"epoch": epoch}
+    family = derive_family(config, None, where)
+    return VoiceModel(family, config, voice_weights(weights), EXTRACTED if info is None else info, extra=extra)
+
+
+def _generator(path: Path) -> tuple[Weights, int | None]:
+    """The tensors of a generator and its finished epochs, if they are known."""
+    content = safe_load(path)
+    if isinstance(content, dict) and "weight" in content and "config" in content:
+        raise CheckpointError(f"{path} is a finished voice already; there is nothing to extract.")
+    is_state = isinstance(content, dict) and "model" in content
+    weights = tensor_table(content["model"] if is_state else content, path)
+    if any(key.startswith("discriminators.") for key in weights):
+        raise CheckpointError(f"{path} is a discriminator; the voice is in the G_….pth beside it.")
+    epoch = content.get("iteration") if is_state else None
+    return weights, epoch if isinstance(epoch, int) and epoch else None
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str | None = None) -> VoiceModel:
+    """Blend two voices: alpha of the first, 1 - alpha of the second, tensor by tensor, in float32, kept as halves.
+
+    The tables of speakers are cut to the smaller one. Weight-norm pairs are blended separately, as the ecosystem does.
+    ConfigError for an alpha outside 0 to 1, CheckpointError if the voices are not of the same kind.
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"The share of the first voice cannot be {alpha}; it must be from 0 to 1.")
+    _check_mergeable(first, second)
+    rows = min(first.config.n_speakers, second.config.n_speakers)
+    merged = {}
+    for key, one in first.weights.items():
+        other = second.weights[key]
+        if key == SPEAKERS:
+            one, other = one[:rows], other[:rows]
+        merged[key] = (alpha * one.float() + (1 - alpha) * other.float()).half()
+    extra = {
+        key: value
+        for key, value in first.extra.items()
+        if key not in OWN_FACTS and second.extra.get(key) == value
+    }  # fmt: skip
+    return VoiceModel(
+        first.family,
+        first.config.model_copy(update={"n_speakers": rows}),
+        merged,
+        f"Merged: {alpha:g} of the first voice, {1 - alpha:g} of the second." if info is None else info,
+        first.content_encoder or second.content_encoder,
+        extra,
+    )
+
+
+def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
+    """CheckpointError with the first difference that makes blending pointless or impossible."""
+    compared: list[tuple[str, Any, Any]] = [
+        ("family", first.family, second.family),
+        ("sample rate", first.config.sample_rate, second.config.sample_rate),
+        ("use of F0", first.config.has_f0, second.config.has_f0),
+    ]
+    if first.content_encoder is not None and second.content_encoder is not None:
+        compared.append(("content encoder", first.content_encoder.name, second.content_encoder.name))
+        if first.content_encoder.sha256 and second.content_encoder.sha256:
+            hashes = (first.content_encoder.sha256[:12], second.content_encoder.sha256[:12])
+            compared.append(("version of the content encoder", *hashes))
+    compared.append(("embedder", first.extra.get("embedder_model"), second.extra.get("embedder_model")))
+    shapes = [
+        voice.config.model_dump(exclude={"n_speakers", "p_dropout", "segment_frames"}) for voice in (first, second)
+    ]
+    compared += [(name.replace("_", " "), value, shapes[1][name]) for name, value in shapes[0].items()]
+    for what, one, other in compared:
+        if one != other and not (what == "embedder" and None in (one, other)):
+            raise CheckpointError(
+                f"These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of one kind."
+            )
+
+
+# --- edit, convert ----------------------------------------------------------------------------------------------------
+
+
+def edit(
+    voice: VoiceModel, info: str | None = None, author: str | None = None, licence: str | None = None
+) -> VoiceModel:
+    """The voice with other texts; None keeps a text, an empty one removes it."""
+    extra = dict(voice.extra)
+    for key, text in (("author", author), ("licence", licence)):
+        if text is not None:
+            extra[key] = text
+        if not extra.get(key, "unset"):
+            del extra[key]
+    return replace(voice, info=voice.info if info is None else info, extra=extra)
+
+
+def convert(source: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a voice in the other file format (.pth, .safetensors), or to `output`, and return its path.
+
+    Read back and compared before this returns. ConfigError if the output exists or has another suffix.
+    """
+    voice = read_voice_model(source)
+    other = VOICE_SUFFIXES[source.suffix.lower() == VOICE_SUFFIXES[0]]
+    output = output or source.with_suffix(other)
+    if output.suffix.lower() not in VOICE_SUFFIXES:
+        raise ConfigError(f"{output} has no suffix of a voice model; give it {' or '.join(VOICE_SUFFIXES)}.")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} exists. Choose another name, or say that it may be replaced (--overwrite).")
+    write_voice_model(output, voice)
+    _compare(voice, read_voice_model(output), output)
+    return output
+
+
+def _compare(voice: VoiceModel, written: VoiceModel, path: Path) -> None:
+    """RevoiceError if a written voice is not the one that was to be written."""
+    same_facts = replace(written, weights={}) == replace(
+        voice, weights={}, config=voice.config.model_copy(update={"segment_frames": written.config.segment_frames})
+    )
+    same = all(tensor.half().equal(written.weights[key]) for key, tensor in voice.weights.items())
+    if not (same_facts and same):
+        raise RevoiceError(f"{path} does not hold what was written to it. Check the disk, and delete the file.")

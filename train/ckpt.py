@@ -1,0 +1,190 @@
+"""The commands of `python -m train ckpt`: their options, and what each does as sentences to show.
+
+Importing this imports no torch, so that --help is instant.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from lib.checkpoint import VoiceModel
+
+RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
+
+
+class _New(BaseModel, frozen=True):
+    """Commands that make a voice in weights/."""
+
+    name: str = Field(description="name of the new voice")
+    info: str | None = Field(None, description="text to store in it; None: a sentence that says how it was made")
+    overwrite: bool = Field(False, description="replace a voice of that name")
+
+
+class Info(BaseModel, frozen=True):
+    """Tell what a voice model or training checkpoint is."""
+
+    file: Positional[str] = Field(description="name of a voice, or path of a .pth or .safetensors file")
+
+
+class Extract(_New, frozen=True):
+    """Make a voice of a training checkpoint."""
+
+    checkpoint: Positional[Path] = Field(description="a G_….pth, or the folder of an experiment for its newest")
+    sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
+        None, description="only where the file leaves it open; None: derived from the tensors"
+    )
+
+
+class Merge(_New, frozen=True):
+    """Blend two voices of the same kind into a new one."""
+
+    first: Positional[str] = Field(description="name or path of a voice")
+    second: Positional[str] = Field(description="name or path of a voice")
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the first voice")
+
+
+class Edit(BaseModel, frozen=True):
+    """Change the texts in a voice."""
+
+    voice: Positional[str] = Field(description="name or path of a voice")
+    info: str | None = Field(None, description="free text; None: as it is")
+    author: str | None = Field(None, description="who made the voice; None: as it is")
+    licence: str | None = Field(None, description="how it may be used; None: as it is")
+    output: Path | None = Field(None, description="where to write the changed voice; None: in place")
+
+
+class Convert(BaseModel, frozen=True):
+    """Write a voice in the other file format: .pth to .safetensors and back."""
+
+    voice: Positional[str] = Field(description="name or path of a voice")
+    output: Path | None = Field(None, description="file to write; None: beside the voice")
+    overwrite: bool = Field(False, description="replace that file")
+
+
+class Export(BaseModel, frozen=True):
+    """Put a voice, its index and a card into one file to share."""
+
+    voice: Positional[str] = Field(description="name or path of a voice")
+    index: Path | None = Field(None, description="its index; None: found by itself")
+    output: Path | None = Field(None, description="archive to write; None: NAME.zip in this folder")
+    overwrite: bool = Field(False, description="replace that archive")
+
+
+class Import(BaseModel, frozen=True):
+    """Install a voice and its index from a NAME.zip."""
+
+    archive: Positional[Path] = Field(description="the archive, also of another program")
+    name: str | None = Field(None, description="name of the voice; None: the archive's")
+    overwrite: bool = Field(False, description="replace a voice of that name")
+
+
+Tool = Info | Extract | Merge | Edit | Convert | Export | Import
+TOOLS: dict[str, Any] = {
+    "info": Info, "extract": Extract, "merge": Merge, "edit": Edit, "convert": Convert, "export": Export,
+    "import": Import,
+}  # fmt: skip
+
+
+def use(tool: Tool) -> Iterator[str]:
+    """Do what a command says; yields the lines to show. Raises RevoiceError."""
+    if isinstance(tool, Info):
+        yield from _info(tool)
+    elif isinstance(tool, Extract):
+        yield _extract(tool)
+    elif isinstance(tool, Merge):
+        yield _merge(tool)
+    elif isinstance(tool, Edit):
+        yield _edit(tool)
+    elif isinstance(tool, Convert):
+        yield _convert(tool)
+    elif isinstance(tool, Export):
+        yield _export(tool)
+    else:
+        yield from _import(tool)
+
+
+def _info(tool: Info) -> Iterator[str]:
+    from train.checkpoint_tools import describe, voice_path
+
+    path = voice_path(tool.file)
+    facts = describe(path)
+    yield f"{path}:"
+    for label, value in facts.items():
+        yield f"  {label}: {value}"
+
+
+def _extract(tool: Extract) -> str:
+    from train.checkpoint_tools import extract, new_voice, newest_generator
+
+    path = new_voice(tool.name, overwrite=tool.overwrite)
+    checkpoint = newest_generator(tool.checkpoint) if tool.checkpoint.is_dir() else tool.checkpoint
+    rate = None if tool.sample_rate is None else RATES[tool.sample_rate]
+    return _written(path, extract(checkpoint, tool.info, rate))
+
+
+def _merge(tool: Merge) -> str:
+    from lib.checkpoint import read_voice_model
+    from train.checkpoint_tools import merge, new_voice, voice_path
+
+    path = new_voice(tool.name, overwrite=tool.overwrite)
+    files = [voice_path(name) for name in (tool.first, tool.second)]
+    first, second = (read_voice_model(file) for file in files)
+    info = tool.info
+    if info is None:
+        info = f"Merged: {tool.alpha:g} of {files[0].stem}, {1 - tool.alpha:g} of {files[1].stem}."
+    return _written(path, merge(first, second, tool.alpha, info))
+
+
+def _edit(tool: Edit) -> str:
+    from lib.checkpoint import read_voice_model
+    from lib.errors import ConfigError
+    from train.checkpoint_tools import edit, voice_path
+
+    if tool.info is None and tool.author is None and tool.licence is None:
+        raise ConfigError("Nothing to change: give --info, --author or --licence.")
+    path = voice_path(tool.voice)
+    changed = edit(read_voice_model(path), tool.info, tool.author, tool.licence)
+    if tool.output is not None and tool.output.exists():
+        raise ConfigError(f"{tool.output} exists. Choose another name; without --output the voice itself is changed.")
+    return _written(tool.output or path, changed)
+
+
+def _convert(tool: Convert) -> str:
+    from train.checkpoint_tools import convert, voice_path
+
+    return f"wrote {convert(voice_path(tool.voice), tool.output, overwrite=tool.overwrite)}"
+
+
+def _export(tool: Export) -> str:
+    from lib.errors import ConfigError
+    from lib.library import find_index
+    from lib.voice_archive import export_voice
+    from train.checkpoint_tools import voice_path
+
+    voice = voice_path(tool.voice)
+    output = tool.output or Path(f"{voice.stem}.zip")
+    if output.exists() and not tool.overwrite:
+        raise ConfigError(f"{output} exists. Choose another name, or say that it may be replaced (--overwrite).")
+    index = tool.index or find_index(voice)
+    export_voice(voice, index, output)
+    return f"wrote {output} ({'without an index, none was found' if index is None else f'with {index.name}'})"
+
+
+def _import(tool: Import) -> Iterator[str]:
+    from lib.voice_archive import import_voice
+
+    imported = import_voice(tool.archive, tool.name, overwrite=tool.overwrite)
+    yield f"imported the voice {imported.name!r}: {imported.voice}"
+    yield "it has no index" if imported.index is None else f"its index: {imported.index}"
+
+
+def _written(path: Path, voice: "VoiceModel") -> str:
+    from lib.checkpoint import write_voice_model
+
+    write_voice_model(path, voice)
+    f0 = "with" if voice.config.has_f0 else "without"
+    return f"wrote {path}: {voice.family} at {voice.rate_name} {f0} F0, {voice.config.n_speakers} speakers"
