@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 Precision = Literal["fp32", "bf16", "fp16"]
+F0_METHODS = ("swift", "fcpe", "pm", "harvest", "dio")  # those that need no download and not minutes
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
 
@@ -78,7 +79,7 @@ def stages(settings: Settings) -> Iterator[Result]:
     from lib.config import load_family
     from lib.content import load_content_encoder
     from lib.devices import choose_device
-    from lib.pitch import METHODS, load_pitch_extractor
+    from lib.pitch import load_pitch_extractor
     from train.options import PrepareOptions
     from train.preprocess import prepare
 
@@ -93,7 +94,7 @@ def stages(settings: Settings) -> Iterator[Result]:
         yield Result("prepare", time.perf_counter() - begin, length / (time.perf_counter() - begin), "x real time")
         clips = [load_audio(path, 16_000) for path in sorted((folder / "16k").glob("*.wav"))]
     seconds = sum(map(len, clips)) / 16_000
-    for method in METHODS:
+    for method in F0_METHODS:
         extract = load_pitch_extractor(method, device)
         extract(clips[0])
         used = timed(lambda extract=extract: [extract(clip) for clip in clips])  # type: ignore[misc]

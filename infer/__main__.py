@@ -34,6 +34,12 @@ class _Files(BaseModel, frozen=True):
         None, description="of the results; None: as OUTPUT says, else wav"
     )
     index: str = Field("auto", description="index file; auto: the one that belongs to the voice; none: no retrieval")
+    f0_file: Path | None = Field(
+        None, description="F0 to sing instead of the recording's: lines of seconds and Hz, as --f0-out writes them"
+    )
+    f0_out: Path | None = Field(
+        None, description="write the F0 that was sung to this .csv or .txt file, or for several recordings to a folder"
+    )
     report: bool = Field(False, description="compare each result with its recording: figures, and a picture of both")
     target: Path | None = Field(None, description="recordings of the voice itself, whose timbre --report compares with")
 
@@ -71,15 +77,16 @@ def parse(args: Sequence[str] | None) -> Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert what the arguments name, and say what was written."""
-    from infer.library import find_voice
+    from lib.library import find_voice
 
     found = find_voice(arguments.voice)  # before torch is imported: a wrong name is told at once
 
-    from infer.batch import convert_files, plan_jobs
+    from infer.batch import convert_files, plan_jobs, with_f0_files
 
     jobs, failures = plan_jobs(arguments.inputs, arguments.output, found.name, arguments.format)
     if not jobs:
         return _report(failures, "")
+    jobs = with_f0_files(jobs, arguments.f0_file, arguments.f0_out)
     with terminal("loading the voice", whole_steps=False) as progress:
         converter, index = _load(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
@@ -96,7 +103,8 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
     from lib.devices import choose_device
     from lib.pitch import load_pitch_extractor
 
-    pitch = load_pitch_extractor(arguments.pitch_method, choose_device(arguments.device).device)
+    device = choose_device(arguments.device).device
+    pitch = load_pitch_extractor(arguments.pitch_method, device, arguments.crepe_hop_length)
     for outcome in outcomes:
         figures, picture = compare_files(
             outcome.path, outcome.output, pitch, pitch_shift=arguments.pitch_shift, target=arguments.target
@@ -107,9 +115,9 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
 def _load(arguments: Arguments, path: Path) -> "tuple[VoiceConverter, Path | None]":
     """Load the voice and the index that the arguments name."""
     from infer.convert import VoiceConverter
-    from infer.library import find_index
     from lib.checkpoint import read_voice_model
     from lib.devices import choose_device
+    from lib.library import find_index
 
     device = choose_device(arguments.device)
     voice = read_voice_model(path)

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lib.audio import (
     save_audio,
 )
 from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.pitch.curve_file import CURVE_SUFFIXES, read_curve, write_curve
 from lib.progress import Progress, no_progress
 
 DEFAULT_FORMAT = "wav"
@@ -31,6 +32,8 @@ class Job:
 
     path: Path
     output: Path
+    f0_file: Path | None = None  # curve to sing instead of the recording's
+    f0_out: Path | None = None  # where to write the F0 that was sung
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,31 @@ def _key(path: Path) -> str:
     return str(path.resolve()).casefold()
 
 
+def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None) -> list[Job]:
+    """Tell the jobs which F0 to sing and where to write it.
+
+    `f0_file` belongs to one recording. `f0_out` is a file (for one recording, ending in .csv or .txt) or a folder, in
+    which each result has a `.csv` of its name.
+    """
+    if f0_file and len(jobs) > 1:
+        raise ConfigError(f"{f0_file} is the F0 of one recording, but there are {len(jobs)}. Convert them one by one.")
+    is_file = f0_out is not None and not f0_out.is_dir() and f0_out.suffix.lower() in CURVE_SUFFIXES
+    if is_file and len(jobs) > 1:
+        raise ConfigError(f"{f0_out} is the name of one file, but there are {len(jobs)} recordings. Name a folder.")
+    if is_file and f0_out in {path for job in jobs for path in (job.path, job.output)}:
+        raise ConfigError(f"{f0_out} is already the name of the recording or of the result. Choose another name.")
+    seen: Counter[str] = Counter()
+    planned = []
+    for job in jobs:
+        written = f0_out
+        if f0_out is not None and not is_file:
+            seen[job.output.stem.casefold()] += 1
+            count_so_far = seen[job.output.stem.casefold()]
+            written = f0_out / f"{job.output.stem}{f'_{count_so_far}' if count_so_far > 1 else ''}.csv"
+        planned.append(replace(job, f0_file=f0_file, f0_out=written))
+    return planned
+
+
 def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
@@ -111,13 +139,19 @@ def convert_file(
     start = time.perf_counter()
     audio, native_rate = load_audio_native(job.path)
     rate = converter.output_rate(options)
+    if job.f0_out and converter.pitch_method(options) is None:
+        raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
+    curve = read_curve(job.f0_file) if job.f0_file else None
     try:
-        converted = converter.convert(resample(audio, native_rate, ANALYSIS_RATE), options, progress)
+        resampled = resample(audio, native_rate, ANALYSIS_RATE)
+        converted, f0 = converter.convert_with_f0(resampled, options, progress, curve)
     except AudioError as error:
         raise AudioError(f"{job.path} cannot be converted. {error}") from error
     # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
     converted = converted[: resampled_length(len(audio), native_rate, rate)]
     save_audio(job.output, converted, rate)
+    if job.f0_out and f0 is not None:
+        write_curve(job.f0_out, f0)
     elapsed = time.perf_counter() - start
     return Outcome(
         job.path, job.output, len(audio) / native_rate, elapsed, rate, pitch_method=converter.pitch_method(options)

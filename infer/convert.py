@@ -14,14 +14,15 @@ from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_
 from infer.loudness import follow_envelope, limit_peak
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE, highpass, resample, resampled_length
-from lib.checkpoint import VoiceModel, load_synthesizer, read_voice_model
-from lib.content import ContentEncoder, load_content_encoder
+from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
+from lib.content import ContentEncoder, canonical_name, load_content_encoder
 from lib.devices import Device, choose_device
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.synthesizer import Synthesizer
 from lib.pitch import SILENCE_PEAK, ExactExtractor, load_pitch_extractor
-from lib.pitch.scale import fill_unvoiced, hz_to_bins, shift_semitones
+from lib.pitch.curve_file import PitchCurve
+from lib.pitch.scale import fill_unvoiced, hz_to_bins, median_filter, shift_semitones, splice_curve
 from lib.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class VoiceConverter:
         self._encoder = encoder
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
-        self._extractors: dict[str, ExactExtractor] = {}
+        self._extractors: dict[tuple[str, int], ExactExtractor] = {}
         width, hop_length = synthesizer.config.content_width, synthesizer.config.hop_length
         if hop_length * FRAME_RATE != self.sample_rate:
             raise CheckpointError(
@@ -97,7 +98,8 @@ class VoiceConverter:
         """Make a voice that was read ready to convert; `where` names it in messages."""
         device = device or choose_device()
         synthesizer = load_synthesizer(voice, where).fold_weight_norm()
-        encoder = load_content_encoder(voice.family, device.device)
+        wanted = recorded_encoder(voice)
+        encoder = load_content_encoder(voice.family, device.device, wanted.name if wanted else None)
         check_encoder(voice, encoder, where)
         loaded = FeatureIndex.load(index) if index else None
         logger.info("%s: family %s, %s; device: %s (%s)", where, voice.family, voice.info, device.device, device.reason)
@@ -111,19 +113,30 @@ class VoiceConverter:
         """Name of the pitch method used, also when "auto" is asked for; None for a voice that uses no F0."""
         return self._extractor(options).method if self._synthesizer.config.has_f0 else None
 
-    @torch.inference_mode()
     def convert(self, audio: Floats, options: ConvertOptions, progress: Progress = no_progress) -> Floats:
         """Convert (T,) at 16 kHz to ceil(T * rate / 16000) samples at `output_rate(options)`.
 
         Raises AudioError for audio that holds nothing to convert, ConfigError for a speaker the voice does not have.
         """
+        return self.convert_with_f0(audio, options, progress)[0]
+
+    @torch.inference_mode()
+    def convert_with_f0(
+        self, audio: Floats, options: ConvertOptions, progress: Progress = no_progress, curve: PitchCurve | None = None
+    ) -> tuple[Floats, Floats | None]:
+        """Convert as `convert` does, and return the F0 that was sung too: (T // 160,) Hz, 0 where unvoiced.
+
+        `curve` replaces the F0 of the part of the recording it covers. It says what is sung: neither pitch_shift nor
+        filter_radius change it. The F0 is None for a voice that uses none, for which a curve is a ConfigError.
+        """
         self._check(audio, options)
+        self._check_curve(audio, curve)
         loud = float(np.abs(audio).max()) / INPUT_PEAK
         filtered = highpass(audio / loud if loud > 1 else audio).astype(np.float32)
         chunks = plan_chunks(filtered, self._limits)
         padded = pad_audio(filtered, self._limits.pad_frames)
         progress(0, len(chunks) + 1, "estimating F0")
-        pitch = self._estimate_pitch(padded, options)
+        pitch = self._estimate_pitch(padded, options, curve)
         hop_length = self._synthesizer.config.hop_length
         n_samples = resampled_length(len(audio), ANALYSIS_RATE, self.sample_rate)
         parts = self._render_all(padded, pitch, chunks, options, progress)
@@ -135,7 +148,8 @@ class VoiceConverter:
         if rate != self.sample_rate:
             converted = resample(converted, self.sample_rate, rate)
             converted = converted[: resampled_length(len(audio), ANALYSIS_RATE, rate)]
-        return limit_peak(converted)
+        own_f0 = None if pitch is None else pitch.voiced_f0[self._limits.pad_frames :][: len(audio) // HOP_LENGTH]
+        return limit_peak(converted), own_f0
 
     def _check(self, audio: Floats, options: ConvertOptions) -> None:
         seconds = len(audio) / ANALYSIS_RATE
@@ -151,17 +165,36 @@ class VoiceConverter:
                 f"The voice has no speaker {options.speaker_id}; choose a speaker_id from 0 to {n_speakers - 1}."
             )
 
-    def _extractor(self, options: ConvertOptions) -> ExactExtractor:
-        if options.pitch_method not in self._extractors:
-            loaded = load_pitch_extractor(options.pitch_method, self.device.device)
-            self._extractors[options.pitch_method] = loaded
-        return self._extractors[options.pitch_method]
+    def _check_curve(self, audio: Floats, curve: PitchCurve | None) -> None:
+        if curve is None:
+            return
+        if not self._synthesizer.config.has_f0:
+            raise ConfigError("The voice uses no F0, so an F0 file cannot change it. Leave the file out.")
+        begin, end = float(curve.times.min()), len(audio) / ANALYSIS_RATE
+        if begin >= end:
+            raise ConfigError(
+                f"The F0 file begins at {begin:.2f} s, but the recording ends at {end:.2f} s. "
+                "Give the file that belongs to this recording."
+            )
 
-    def _estimate_pitch(self, padded: Floats, options: ConvertOptions) -> _Pitch | None:
+    def _extractor(self, options: ConvertOptions) -> ExactExtractor:
+        hop_length = options.crepe_hop_length
+        key = (options.pitch_method, hop_length if "mangio-crepe" in options.pitch_method else 0)
+        if key not in self._extractors:
+            self._extractors[key] = load_pitch_extractor(options.pitch_method, self.device.device, hop_length)
+        return self._extractors[key]
+
+    def _estimate_pitch(
+        self, padded: Floats, options: ConvertOptions, curve: PitchCurve | None = None
+    ) -> _Pitch | None:
         """F0 of the whole padded song at once, so that it does not depend on where the song is cut."""
         if not self._synthesizer.config.has_f0:
             return None
-        voiced_f0 = shift_semitones(self._extractor(options)(padded), options.pitch_shift)
+        estimated = median_filter(self._extractor(options)(padded), options.filter_radius)
+        voiced_f0 = shift_semitones(estimated, options.pitch_shift)
+        if curve is not None:
+            song = slice(self._limits.pad_frames, len(voiced_f0) - self._limits.pad_frames)
+            voiced_f0[song] = splice_curve(voiced_f0[song], curve.times, curve.values)
         f0 = fill_unvoiced(voiced_f0) if options.interpolate_unvoiced else voiced_f0
         return _Pitch(f0, voiced_f0, hz_to_bins(f0))
 
@@ -212,9 +245,17 @@ class VoiceConverter:
         return protect_consonants(content, to_pitch_rate(own, frames), pitch.voiced_f0[: len(content)], options.protect)
 
 
+def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
+    """The content encoder that a voice says it was trained on, here or in Applio; None if it says nothing."""
+    if voice.content_encoder is not None:
+        return voice.content_encoder._replace(name=canonical_name(voice.content_encoder.name))
+    foreign = voice.extra.get("embedder_model")
+    return ContentEncoderId(canonical_name(foreign), "") if isinstance(foreign, str) and foreign else None
+
+
 def check_encoder(voice: VoiceModel, encoder: ContentEncoder, where: str) -> None:
     """CheckpointError if the voice says that it was trained on another content encoder than this one."""
-    wanted = voice.content_encoder
+    wanted = recorded_encoder(voice)
     if wanted is None:
         return
     if wanted.name != encoder.name:

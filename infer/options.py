@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field, field_validator
 
-from lib.pitch import PitchMethod
+from lib.pitch import CREPE_HOP_LENGTH, PITCH_METHODS, PitchMethod
 
 LOWEST_RATE, HIGHEST_RATE = 16_000, 48_000  # Hz, of resampled output
 
@@ -11,7 +11,17 @@ class ConvertOptions(BaseModel, frozen=True):
     """How one conversion is done."""
 
     pitch_shift: float = Field(0.0, ge=-24, le=24, description="semitones added to the input's pitch")
-    pitch_method: PitchMethod = Field("auto", description="how F0 is estimated; auto = the best that is installed")
+    pitch_method: PitchMethod = Field(
+        "auto",
+        description=f"how F0 is estimated: {', '.join(PITCH_METHODS)}, or the median of several as hybrid[pm+harvest]; "
+        "auto = the best that is installed",
+    )
+    crepe_hop_length: int = Field(
+        CREPE_HOP_LENGTH, ge=1, le=512, description="step of mangio-crepe in samples at 16 kHz; less is slower"
+    )
+    filter_radius: int = Field(
+        0, ge=0, le=7, description="median filter of F0 over so many frames of 10 ms: 3, 5 or 7; 0 = none"
+    )
     index_rate: float = Field(0.75, ge=0, le=1, description="share of retrieved content features; 0 = none")
     protect: float = Field(0.33, ge=0, le=0.5, description="guards unvoiced consonants and breaths; 0.5 = off")
     rms_mix_rate: float = Field(

@@ -1,7 +1,6 @@
 """Content encoders: the shape law, determinism, what the features ignore, and the shipped file."""
 
 import hashlib
-import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -116,12 +115,6 @@ def test_filters_are_slaneys() -> None:
 def test_unknown_family_names_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"v9.*lite"):
         load_content_encoder("v9", CPU)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("lib.content.hubert") is not None, reason="HuBERT is there")
-def test_missing_hubert_says_what_to_use() -> None:
-    with pytest.raises(ConfigError, match="Use the family lite"):
-        load_content_encoder("v2", CPU)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

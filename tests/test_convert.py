@@ -87,8 +87,8 @@ def test_the_input_is_left_as_it_is(converter: VoiceConverter) -> None:
 def test_f0_is_estimated_once_over_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
 
-    def spy(method: str, device: torch.device) -> Any:
-        extractor = load_pitch_extractor(method, device)
+    def spy(method: str, device: torch.device, crepe_hop_length: int) -> Any:
+        extractor = load_pitch_extractor(method, device, crepe_hop_length)
 
         def listen(audio: Floats) -> Floats:
             heard.append(len(audio))
@@ -223,7 +223,7 @@ def lite_voice(encoder: ContentEncoderId | None) -> VoiceModel:
 
 
 def test_loading_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
     write_voice_model(tmp_path / "v.pth", lite_voice(ContentEncoderId("tiny", "ab" * 32)))
     FeatureIndex.build([np.ones((50, WIDTH), np.float32)]).save(tmp_path / "added.index")
     converter = VoiceConverter.load(tmp_path / "v.pth", tmp_path / "added.index")

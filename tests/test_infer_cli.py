@@ -23,7 +23,7 @@ Said = pytest.CaptureFixture[str]
 @pytest.fixture
 def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The path of a voice model file, of a family whose encoder is tiny."""
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
     path = tmp_path / "voices/eve.pth"
     write_voice_model(path, extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
     return str(path)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infer.library import find_index, find_voice, list_voices
 from lib.errors import ConfigError, MissingFileError
+from lib.library import find_index, find_voice, list_voices
 
 
 @pytest.fixture
@@ -112,3 +112,11 @@ def test_an_index_beside_the_voice_is_found(tmp_path: Path) -> None:
 def test_names_with_special_characters(tmp_path: Path) -> None:
     path = index(tmp_path, "a (b) [c]+/added_IVF8_Flat_nprobe_1_a (b) [c]+_v1.index")
     assert find_index(tmp_path / "a (b) [c]+.pth", "v1", [tmp_path]) == path
+
+
+def test_safetensors_voices_are_voices_too(tmp_path: Path) -> None:
+    (tmp_path / "anna.safetensors").touch()
+    assert [voice.path.name for voice in list_voices([tmp_path])] == ["anna.safetensors"]
+    assert find_voice("anna.safetensors", [tmp_path]).name == "anna"
+    (tmp_path / "anna.pth").touch()
+    assert [voice.path.name for voice in list_voices([tmp_path])] == ["anna.pth"]

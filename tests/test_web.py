@@ -274,7 +274,7 @@ def test_login_is_required_where_it_was_asked_for(fake: FakeConverter, monkeypat
 
 
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
     voices, results = tmp_path / "voices", tmp_path / "results"
     voices.mkdir()
     results.mkdir()
@@ -300,7 +300,7 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
 
 
 def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda family, device: TinyEncoder())
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
     voice = "声" * 66
     write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     song = tmp_path / f"{'😀' * 60}.wav"

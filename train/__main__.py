@@ -103,7 +103,8 @@ def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: s
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words)
+            markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
+            return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers)
     except SystemExit as leaving:
         if not leaving.code:
             raise  # --help

@@ -14,7 +14,7 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.models.discriminators import Discriminator
 from lib.network_shape import Kind, check_network, kind_of
 from lib.paths import ROOT
-from lib.weights import Weights, check_finite, check_fit, read_weights
+from lib.weights import Weights, check_finite, check_shapes, read_weights, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,6 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
         )
     with torch.device("meta"):
         network = Discriminator(config.discriminator)
-    check_fit(network, weights, str(path))
+    check_shapes(shapes_of(network), weights, str(path))
     check_finite(weights, str(path))
     return weights

@@ -71,7 +71,7 @@ def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "kind": "training checkpoint of a discriminator",
         "finished epochs": state.epoch,
-        "optimiser state": "yes" if state.optimizer else "no (a base model)",
+        "optimiser state": "yes" if state.optimizer.get("state") else "no",
         "parameters": sum(tensor.numel() for tensor in state.weights.values()),
         "bytes": path.stat().st_size,
     }

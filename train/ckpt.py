@@ -1,6 +1,7 @@
 """The commands of `python -m train ckpt`: their options, and what each does as sentences to show.
 
-Importing this imports no torch, so that --help is instant.
+Importing this imports no torch, so that --help is instant. What a command cannot do without has no default, and is
+given without a name.
 """
 
 from collections.abc import Iterator
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
-from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from lib.checkpoint import VoiceModel
@@ -19,7 +19,7 @@ RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
 class _New(BaseModel, frozen=True):
     """Commands that make a voice in weights/."""
 
-    name: str = Field(description="name of the new voice")
+    name: str | None = Field(None, description="name of the new voice; None: from what it is made of")
     info: str | None = Field(None, description="text to store in it; None: a sentence that says how it was made")
     overwrite: bool = Field(False, description="replace a voice of that name")
 
@@ -27,13 +27,13 @@ class _New(BaseModel, frozen=True):
 class Info(BaseModel, frozen=True):
     """Tell what a voice model or training checkpoint is."""
 
-    file: Positional[str] = Field(description="name of a voice, or path of a .pth or .safetensors file")
+    file: str = Field(description="name of a voice, or path of a .pth or .safetensors file")
 
 
 class Extract(_New, frozen=True):
     """Make a voice of a training checkpoint."""
 
-    checkpoint: Positional[Path] = Field(description="a G_….pth, or the folder of an experiment for its newest")
+    checkpoint: Path = Field(description="a G_….pth, or the folder of an experiment for its newest")
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
         None, description="only where the file leaves it open; None: derived from the tensors"
     )
@@ -42,15 +42,15 @@ class Extract(_New, frozen=True):
 class Merge(_New, frozen=True):
     """Blend two voices of the same kind into a new one."""
 
-    first: Positional[str] = Field(description="name or path of a voice")
-    second: Positional[str] = Field(description="name or path of a voice")
+    first: str = Field(description="name or path of a voice")
+    second: str = Field(description="name or path of a voice")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the first voice")
 
 
 class Edit(BaseModel, frozen=True):
     """Change the texts in a voice."""
 
-    voice: Positional[str] = Field(description="name or path of a voice")
+    voice: str = Field(description="name or path of a voice")
     info: str | None = Field(None, description="free text; None: as it is")
     author: str | None = Field(None, description="who made the voice; None: as it is")
     licence: str | None = Field(None, description="how it may be used; None: as it is")
@@ -60,7 +60,7 @@ class Edit(BaseModel, frozen=True):
 class Convert(BaseModel, frozen=True):
     """Write a voice in the other file format: .pth to .safetensors and back."""
 
-    voice: Positional[str] = Field(description="name or path of a voice")
+    voice: str = Field(description="name or path of a voice")
     output: Path | None = Field(None, description="file to write; None: beside the voice")
     overwrite: bool = Field(False, description="replace that file")
 
@@ -68,7 +68,7 @@ class Convert(BaseModel, frozen=True):
 class Export(BaseModel, frozen=True):
     """Put a voice, its index and a card into one file to share."""
 
-    voice: Positional[str] = Field(description="name or path of a voice")
+    voice: str = Field(description="name or path of a voice")
     index: Path | None = Field(None, description="its index; None: found by itself")
     output: Path | None = Field(None, description="archive to write; None: NAME.zip in this folder")
     overwrite: bool = Field(False, description="replace that archive")
@@ -77,7 +77,7 @@ class Export(BaseModel, frozen=True):
 class Import(BaseModel, frozen=True):
     """Install a voice and its index from a NAME.zip."""
 
-    archive: Positional[Path] = Field(description="the archive, also of another program")
+    archive: Path = Field(description="the archive, also of another program")
     name: str | None = Field(None, description="name of the voice; None: the archive's")
     overwrite: bool = Field(False, description="replace a voice of that name")
 
@@ -120,8 +120,8 @@ def _info(tool: Info) -> Iterator[str]:
 def _extract(tool: Extract) -> str:
     from train.checkpoint_tools import extract, new_voice, newest_generator
 
-    path = new_voice(tool.name, overwrite=tool.overwrite)
     checkpoint = newest_generator(tool.checkpoint) if tool.checkpoint.is_dir() else tool.checkpoint
+    path = new_voice(tool.name or checkpoint.resolve().parent.name, overwrite=tool.overwrite)
     rate = None if tool.sample_rate is None else RATES[tool.sample_rate]
     return _written(path, extract(checkpoint, tool.info, rate))
 
@@ -130,8 +130,8 @@ def _merge(tool: Merge) -> str:
     from lib.checkpoint import read_voice_model
     from train.checkpoint_tools import merge, new_voice, voice_path
 
-    path = new_voice(tool.name, overwrite=tool.overwrite)
     files = [voice_path(name) for name in (tool.first, tool.second)]
+    path = new_voice(tool.name or "-".join(file.stem for file in files), overwrite=tool.overwrite)
     first, second = (read_voice_model(file) for file in files)
     info = tool.info
     if info is None:

@@ -10,7 +10,7 @@ import soundfile
 
 from lib.audio import ANALYSIS_RATE, load_audio, save_audio
 from lib.config import FamilyConfig
-from lib.content import ContentEncoder, load_content_encoder
+from lib.content import CONTENTVEC, ContentEncoder, load_content_encoder
 from lib.devices import choose_device
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
@@ -55,7 +55,12 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
             f"The experiment {experiment.name!r} has no clips in {experiment.wavs_16k}. Prepare the recordings first."
         )
     device = choose_device(options.device).device
-    encoder = load_content_encoder(config.family, device)
+    encoder = load_content_encoder(config.family, device, options.content_encoder)
+    if encoder.width != config.synthesizer.content_width:
+        raise ConfigError(
+            f"The content encoder {encoder.name!r} gives {encoder.width} content features, but {config.family} needs "
+            f"{config.synthesizer.content_width}. Use the encoder that the family {config.family} was made for."
+        )
     pitch = None
     if config.synthesizer.has_f0:
         pitch = load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length)
@@ -66,7 +71,7 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
     if experiment.stage("extract").get("made_from") != made_from:
         experiment.claim(folders, clear=True)
-        experiment.record_stage("extract", made_from=made_from)
+        experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
     missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
     for i, name in enumerate(missing):
         progress(i, len(missing), "F0 and content")
@@ -75,7 +80,8 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     progress(len(missing), len(missing), "F0 and content")
     report = _report(experiment, names, method, skipped=not missing)
     if missing or "f0_range" not in experiment.stage("extract"):
-        experiment.record_stage("extract", made_from=made_from, f0_range=report.f0_range)
+        facts = {"content_encoder": encoder.name, "f0_range": report.f0_range}
+        experiment.record_stage("extract", made_from=made_from, **facts)
     return report
 
 
@@ -122,10 +128,11 @@ def _report(experiment: Experiment, names: list[str], method: str | None, *, ski
 def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker_id: int) -> Clip:
     """The ecosystem's silent clip in `logs/mute`, made if absent; training on it keeps pauses quiet.
 
-    Folder names follow the feature width; lite has its own, because its features are as wide as those of v1.
+    Folder names follow the feature width; encoders other than the usual one have their own, because equally wide
+    features need not be the same.
     """
     folder, rate = logs / "mute", config.audio.sample_rate
-    content_name = "3_feature_lite" if config.family == "lite" else f"3_feature{encoder.width}"
+    content_name = f"3_feature{encoder.width}" if encoder.name == CONTENTVEC else f"3_feature_{encoder.name}"
     clip = Clip(
         name="mute",
         audio=folder / "0_gt_wavs" / f"mute{rate // 1000}k.wav",

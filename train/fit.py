@@ -113,7 +113,8 @@ class _Run:
         if self.accelerator.num_processes > 1:
             raise ConfigError("Training in several processes is not supported yet. Start it without accelerate launch.")
         set_seed(options.seed)
-        self.encoder = load_content_encoder(config.family, device.device)
+        encoder_name = experiment.stage("extract").get("content_encoder")
+        self.encoder = load_content_encoder(config.family, device.device, encoder_name)
         self.trainer = Trainer(config, self.accelerator, options.learning_rate)
         self._start_weights()
         self.dataset = ClipDataset(self._clips(clips), config, options.seed)

@@ -26,6 +26,9 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     interpolate_unvoiced: bool = Field(
         False, description="fill unvoiced F0 by interpolation (the 2026 reference) instead of zeros (published voices)"
     )
+    content_encoder: str | None = Field(
+        None, description="v1 and v2: another HuBERT in pretrained/ by its name; None: contentvec, as published voices"
+    )
     device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:1 …")
 
 

@@ -51,6 +51,8 @@ def _component(name: str, field: FieldInfo, t: Translator) -> Any:
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
         return gr.Checkbox(**look)
+    if kind is str and field.examples:
+        return gr.Dropdown(choices=[str(choice) for choice in field.examples], allow_custom_value=True, **look)
     if kind not in (int, float):
         return gr.Textbox(**look)
     low, high = _bound(field, "ge"), _bound(field, "le")

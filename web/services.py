@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infer.batch import Job, convert_file
 from infer.convert import VoiceConverter
-from infer.library import VOICE_ROOTS, Voice, find_index, list_voices
+from lib.library import VOICE_ROOTS, Voice, find_index, list_voices
 from infer.options import ConvertOptions
 from lib.checkpoint import read_voice_model
 from lib.devices import choose_device

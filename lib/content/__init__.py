@@ -27,13 +27,20 @@ class ContentEncoder(Protocol):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the weights file in hexadecimal; a voice model records it."""
+        """SHA-256 that identifies the weights, in hexadecimal; a voice model records it."""
         ...
 
     def __call__(self, audio: Floats) -> Floats: ...
 
 
+CONTENTVEC = "contentvec"  # what models of v1 and v2 are trained on, unless they say otherwise
+SAME_AS_CONTENTVEC = {"hubert_base", "hubert-base", "hubert"}  # what other programs call it
 FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.hubert", "lite": "lib.content.lite"}
+
+
+def canonical_name(name: str) -> str:
+    """The one name of a content encoder that goes by several."""
+    return CONTENTVEC if name in SAME_AS_CONTENTVEC else name
 
 
 def content_frames(samples: int) -> int:
@@ -41,17 +48,15 @@ def content_frames(samples: int) -> int:
     return max((samples - (WINDOW_LENGTH - HOP_LENGTH)) // HOP_LENGTH, 0)
 
 
-def load_content_encoder(family: str, device: torch.device) -> ContentEncoder:
-    """The content encoder that models of `family` ("v1", "v2" or "lite") were trained with, on `device`."""
+def load_content_encoder(family: str, device: torch.device, name: str | None = None) -> ContentEncoder:
+    """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
+
+    `name` chooses among the HuBERTs, of which v1 and v2 usually take ContentVec; lite has one encoder.
+    """
     if family not in FAMILIES:
         raise ConfigError(f"The model family {family!r} does not exist. Choose one of {', '.join(FAMILIES)}.")
-    try:
-        module = importlib.import_module(FAMILIES[family])
-    except ModuleNotFoundError as error:
-        if error.name != FAMILIES[family]:
-            raise
-        raise ConfigError(
-            f"The family {family!r} needs the HuBERT content encoder, which this version does not have yet. "
-            "Use the family lite."
-        ) from error
-    return cast(ContentEncoder, module.load(family, device))
+    if family == "lite" and name not in (None, "lite"):
+        raise ConfigError(f"Models of the family lite use its own content encoder, not {name!r}. Leave the name out.")
+    module = importlib.import_module(FAMILIES[family])
+    chosen = {"name": name} if name is not None and family != "lite" else {}
+    return cast(ContentEncoder, module.load(family, device, **chosen))

@@ -2,10 +2,12 @@
 
 import importlib
 import logging
-from typing import TYPE_CHECKING, Literal, Protocol
+import re
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, Field
 
 from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.pitch.scale import HOP_LENGTH, fit_length
@@ -25,31 +27,81 @@ class PitchExtractor(Protocol):
 # A module of this table has a function load(method, device), which returns the method's bare extractor: one that need
 # not fit the number of frames exactly, nor cope with silence or clips shorter than SHORTEST.
 METHODS: dict[str, str] = {
+    "rmvpe": "lib.pitch.rmvpe",
+    "fcpe": "lib.pitch.fcpe",
     "swift": "lib.pitch.swift",
+    "crepe": "lib.pitch.crepe",
+    "crepe-tiny": "lib.pitch.crepe",
+    "mangio-crepe": "lib.pitch.crepe",
+    "mangio-crepe-tiny": "lib.pitch.crepe",
     "pm": "lib.pitch.praat",
     "harvest": "lib.pitch.world",
     "dio": "lib.pitch.world",
 }
-PitchMethod = Literal["auto", "swift", "pm", "harvest", "dio"]
+WITH_HOP_LENGTH = ("mangio-crepe", "mangio-crepe-tiny")  # their load() takes it as a third argument
 PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one present
-AUTO_ORDER = ("swift", "harvest")  # best first
+AUTO_ORDER = ("rmvpe", "swift", "harvest")  # best first
+HYBRID = re.compile(r"hybrid\[(.*)\]")
+CREPE_HOP_LENGTH = 120  # samples; the ecosystem's default for conversions
 
 SHORTEST = 4096  # samples at 16 kHz; shorter clips are extended by silence, as every method needs some periods of 50 Hz
 SILENCE_PEAK = 1e-5  # below it (a third of a 16-bit step) there is no voice
 
 
-def load_pitch_extractor(method: str, device: "torch.device") -> "ExactExtractor":
-    """Load a pitch method: one of PITCH_METHODS.
+def split_method(method: str) -> tuple[str, ...]:
+    """The methods that a name stands for: several for "hybrid[pm+harvest]", else the one it names.
 
-    Raises ConfigError for an unknown method or a package that is not installed, MissingFileError for weights that are
-    not there. "auto" takes the first of AUTO_ORDER that loads, and logs which.
+    Raises ConfigError for a name that is not a method.
     """
-    if method == "auto":
+    found = HYBRID.fullmatch(method)
+    parts = tuple(part.strip() for part in found[1].split("+")) if found else (method,)
+    known = tuple(METHODS) if found else PITCH_METHODS
+    for part in parts:
+        if part not in known:
+            raise ConfigError(f"There is no pitch method {part!r}; choose {_sentence(known, several=not found)}.")
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"{method!r} names a pitch method twice; name each once.")
+    return parts
+
+
+def _sentence(known: tuple[str, ...], *, several: bool) -> str:
+    return f"one of {', '.join(known)}" + (", or several as hybrid[pm+harvest]" if several else "")
+
+
+def _checked(method: str) -> str:
+    try:
+        split_method(method)
+    except ConfigError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return method
+
+
+# The type of an option: one of PITCH_METHODS, which a form offers as choices, or hybrid[a+b+...].
+PitchMethod = Annotated[str, AfterValidator(_checked), Field(examples=list(PITCH_METHODS))]
+
+
+def load_pitch_extractor(
+    method: str, device: "torch.device", crepe_hop_length: int = CREPE_HOP_LENGTH
+) -> "ExactExtractor":
+    """Load a pitch method: one of PITCH_METHODS, or hybrid[a+b+...] of some of METHODS.
+
+    `crepe_hop_length` in samples at 16 kHz counts for mangio-crepe only. Raises ConfigError for an unknown method or a
+    package that is not installed, MissingFileError for weights that are not there. "auto" takes the first of
+    AUTO_ORDER that loads, and logs which.
+    """
+    parts = split_method(method)
+    if len(parts) > 1:
+        combine = importlib.import_module("lib.pitch.hybrid").combine
+        extractors = [load_pitch_extractor(part, device, crepe_hop_length) for part in parts]
+        recipe = f"hybrid[{'+'.join(extractor.recipe for extractor in extractors)}]"
+        return ExactExtractor(f"hybrid[{'+'.join(parts)}]", combine(extractors), recipe)
+    if parts == ("auto",):
         return _load_best(device)
-    if method not in METHODS:
-        raise ConfigError(f"There is no pitch method {method!r}; choose one of {', '.join(PITCH_METHODS)}.")
-    module = importlib.import_module(METHODS[method])
-    return ExactExtractor(method, module.load(method, device))
+    name = parts[0]
+    load = importlib.import_module(METHODS[name]).load
+    if name in WITH_HOP_LENGTH:
+        return ExactExtractor(name, load(name, device, crepe_hop_length), f"{name} every {crepe_hop_length} samples")
+    return ExactExtractor(name, load(name, device))
 
 
 def _load_best(device: "torch.device") -> "ExactExtractor":
@@ -68,11 +120,12 @@ def _load_best(device: "torch.device") -> "ExactExtractor":
 class ExactExtractor:
     """Makes any method keep the contract: exact length, float32, zeros for silence, clips of every length.
 
-    `method` tells which one it is, also when "auto" was asked for.
+    `method` tells which one it is, also when "auto" was asked for; `recipe` tells the settings it depends on, too.
     """
 
-    def __init__(self, method: str, extract: PitchExtractor) -> None:
+    def __init__(self, method: str, extract: PitchExtractor, recipe: str = "") -> None:
         self.method = method
+        self.recipe = recipe or method
         self._extract = extract
 
     def __call__(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -4,7 +4,8 @@ An F0 curve is (F,) Hz at 100 frames per second, 0.0 where unvoiced; frame j sta
 its input.
 """
 
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -77,21 +78,56 @@ def splice_curve(
     """Overwrite part of (F,) Hz by a hand-made curve: points (N,) in seconds from the start, and (N,) Hz.
 
     Frames between the first and the last point (both included) take the linear interpolation of the points; all others
-    stay. Raises ConfigError for an unusable table.
+    stay. A frame between a voiced point and one of 0 Hz follows the nearer of both, instead of gliding down to 0.
+    Raises ConfigError for an unusable table.
     """
     # Multiplied in the precision of the table: in single precision 0.1 s is exactly 10 frames only before widening.
     positions = (np.asarray(times) * FRAMES_PER_SECOND).astype(np.float64)
-    values = np.asarray(values, dtype=np.float64)
-    if positions.ndim != 1 or positions.shape != values.shape or len(positions) == 0:
+    points: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    if positions.ndim != 1 or positions.shape != points.shape or len(positions) == 0:
         raise ConfigError("The F0 curve has no points; give lines of two numbers, seconds and Hz.")
-    if not (np.isfinite(positions).all() and np.isfinite(values).all()) or positions.min() < 0 or values.min() < 0:
+    if not (np.isfinite(positions).all() and np.isfinite(points).all()) or positions.min() < 0 or points.min() < 0:
         raise ConfigError("The F0 curve holds a negative or missing number; give seconds and Hz, 0 Hz for unvoiced.")
     order = np.argsort(positions, kind="stable")
-    positions, values = positions[order], values[order]
+    positions, points = positions[order], points[order]
     rounding = 1e-4  # frames; 1.1 s may come out as 110.00001 frames
+    whole = np.rint(positions)
+    positions = np.where(np.abs(positions - whole) < 1e-6, whole, positions)  # 0.29 s is frame 29, not 28.9999999
     first = int(np.ceil(positions[0] - rounding))
     last = min(int(np.floor(positions[-1] + rounding)), len(f0) - 1)
     out = f0.copy()
     if first <= last:
-        out[first : last + 1] = np.interp(np.arange(first, last + 1), positions, values)
+        out[first : last + 1] = _between(np.arange(first, last + 1), positions, points)
     return out
+
+
+def _between(
+    frames: npt.NDArray[np.int64], positions: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Interpolate points (N,) linearly at (F,) frames; where voice begins or ends, take the nearer point instead."""
+    before = np.clip(np.searchsorted(positions, frames, side="right") - 1, 0, len(positions) - 1)
+    after = np.minimum(before + 1, len(positions) - 1)
+    nearer = np.where(frames - positions[before] <= positions[after] - frames, before, after)
+    edge = (values[before] > 0) != (values[after] > 0)
+    return np.where(edge, values[nearer], np.interp(frames, positions, values))
+
+
+class FrameWindow(NamedTuple):
+    """Frames [start, stop) of a long track, of which the part `keep`, counted from start, is used."""
+
+    start: int
+    stop: int
+    keep: slice
+
+
+def frame_windows(frames: int, core: int, margin: int) -> Iterator[FrameWindow]:
+    """Divide `frames` frames into windows that overlap by `margin` frames on either side of `core` frames each.
+
+    The parts to keep are all frames in order, each once. What fits into one window is not divided.
+    """
+    if frames <= core + 2 * margin:
+        yield FrameWindow(0, frames, slice(0, frames))
+        return
+    for first in range(0, frames, core):
+        start, stop = max(0, first - margin), min(frames, first + core + margin)
+        yield FrameWindow(start, stop, slice(first - start, min(first + core, frames) - start))

@@ -11,7 +11,7 @@ from lib.paths import LOGS, PRETRAINED, WEIGHTS
 
 VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # what the user made first, then what is shipped
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
-VOICE_SUFFIXES = (".pth",)
+VOICE_SUFFIXES = (".pth", ".safetensors")
 _EPOCH_AND_STEP = re.compile(r"_e\d+_s\d+$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
 
@@ -47,7 +47,7 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
     if path.is_file():
         return Voice(path.stem, path)
     if path.is_dir() or len(path.parts) > 1:
-        raise MissingFileError(path, "Give the name of a voice, or the path of a voice model (.pth).")
+        raise MissingFileError(path, "Give the name of a voice, or the path of a voice model (.pth or .safetensors).")
     names = [voice.name for voice in voices]
     if not names:
         raise ConfigError(f"There is no voice {name!r}, nor any other: train one, or put a .pth file in {roots[0]}.")

@@ -1,0 +1,205 @@
+"""Weights that must be downloaded: what exists, where it belongs, whether it is genuine. The only file that knows.
+
+Nothing here runs by itself: `python -m lib.assets download NAME` does, when the user asks for it.
+"""
+
+import difflib
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.paths import PRETRAINED
+from lib.progress import Progress, no_progress
+
+REPOSITORY = "lj1995/VoiceConversionWebUI"  # on the Hugging Face hub
+LICENCE = "MIT"  # as that repository states
+PROGRAM = "python -m lib.assets"
+STAGING = ".download"  # in the folder of weights; what is unfinished waits here and is continued
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file to download."""
+
+    name: str  # what it is asked for by; several files may share one
+    source: str | None  # path in the repository; None: only its older revisions have it
+    target: str  # path below pretrained/
+    sha256: str
+    needed_by: str
+    size: int | None = None  # bytes, where known
+
+
+_HUBERT = {
+    "config.json": "0346950779dfb7f9316fa74ed846e2b8a22a08eedfdc5387b73f327cb1a4a7cf",
+    "preprocessor_config.json": "7c1976a680fb7acc757cd36fb08eef878fa36c70b4c9d2d595df9c608bbbbf0e",
+    "pytorch_model.bin": "cc8c20f4b90a520757260197a3ff2505705a7adbd20ad9eeaa4e1a9b38442ef5",
+}
+_BASES = {
+    "v1": {
+        "D32k": "2ab20645829460fdad0d3c44254f1ab53c32cae50c22a66c926ae5aa30abda6f",
+        "D40k": "547f66dbbcd9023b9051ed244d12ab043ba8a4e854b154cc28761ac7c002909b",
+        "D48k": "8cc013fa60ed9c3f902f5bd99f48c7e3b9352d763d4d3cd6bc241c37b0bfd9ad",
+        "G32k": "81817645cde7ed2e2d83f23ef883f33dda564924b497e84d792743912eca4c23",
+        "G40k": "e428573bda1124b0ae0ae843fd8dcded6027d3993444790b3e9b0100938b2113",
+        "G48k": "3862a67ea6313e8ffefc05cee6bee656ef3e089442e9ecf4a6618d60721f3e95",
+        "f0D32k": "294db3087236e2c75260d6179056791c9231245daf5d0485545d9e54c4057c77",
+        "f0D40k": "7d4f5a441594b470d67579958b2fd4c6b992852ded28ff9e72eda67abcebe423",
+        "f0D48k": "1b84c8bf347ad1e539c842e8f2a4c36ecd9e7fb23c16041189e4877e9b07925c",
+        "f0G32k": "285f524bf48bb692c76ad7bd0bc654c12bd9e5edeb784dddf7f61a789a608574",
+        "f0G40k": "9115654aeef1995f7dd3c6fc4140bebbef0ca9760bed798105a2380a34299831",
+        "f0G48k": "78bc9cab27e34bcfc194f93029374d871d8b3e663ddedea32a9709e894cc8fe8",
+    },
+    "v2": {
+        "D32k": "d8043378cc6619083d385f5a045de09b83fb3bf8de45c433ca863b71723ac3ca",
+        "D40k": "471378e894e7191f89a94eda8288c5947b16bbe0b10c3f1f17efdb7a1d998242",
+        "D48k": "db01094a93c09868a278e03dafe8bb781bfcc1a5ba8df168c948bf9168c84d82",
+        "G32k": "869b26a47f75168d6126f64ac39e6de5247017a8658cfd68aca600f7323efb9f",
+        "G40k": "a3843da7fde33db1dab176146c70d6c2df06eafe9457f4e3aa10024e9c6a4b69",
+        "G48k": "2e2b1581a436d07a76b10b9d38765f64aa02836dc65c7dee1ce4140c11ea158b",
+        "f0D32k": "bd7134e7793674c85474d5145d2d982e3c5d8124fc7bb6c20f710ed65808fa8a",
+        "f0D40k": "6b6ab091e70801b28e3f41f335f2fc5f3f35c75b39ae2628d419644ec2b0fa09",
+        "f0D48k": "2269b73c7a4cf34da09aea99274dabf99b2ddb8a42cbfb065fb3c0aa9a2fc748",
+        "f0G32k": "2332611297b8d88c7436de8f17ef5f07a2119353e962cd93cda5806d59a1133d",
+        "f0G40k": "3b2c44035e782c4b14ddc0bede9e2f4a724d025cd073f736d4f43708453adfcb",
+        "f0G48k": "b5d51f589cc3632d4eae36a315b4179397695042edc01d15312e1bddc2b764a4",
+    },
+}
+_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}  # in the repository
+
+
+def _base(family: str, stem: str, sha256: str) -> Asset:
+    rate, pitched = stem[-3:], stem.startswith("f0")
+    name = f"{family}-{rate}" if pitched else f"{family}-{rate}-nof0"
+    needed_by = f"training {family} voices at {rate} {'with' if pitched else 'without'} F0"
+    return Asset(name, f"{_FOLDERS[family]}/{stem}.pth", f"{family}/{stem}.pth", sha256, needed_by)
+
+
+MANIFEST: tuple[Asset, ...] = (
+    *(
+        Asset("hubert_base", f"hubert_base/{file}", f"hubert_base/{file}", sha256, "every v1 and v2 voice")
+        for file, sha256 in _HUBERT.items()
+    ),
+    Asset(
+        "hubert_base.pt", None, "hubert_base.pt", "f54b40fd2802423a5643779c4861af1e9ee9c1564dc9d32f54f20b5ffba7db96",
+        "every v1 and v2 voice, instead of hubert_base", 189_507_909,
+    ),
+    Asset(
+        "rmvpe", "rmvpe.pt", "rmvpe.pt", "6d62215f4306e3ca278246188607209f09af3dc77ed4232efdd069798c4ec193",
+        "the pitch method rmvpe",
+    ),
+    *(_base(family, stem, sha256) for family, stems in _BASES.items() for stem, sha256 in stems.items()),
+)  # fmt: skip
+
+
+def how_to_get(name: str, alternative: str = "") -> str:
+    """The end of a missing file's sentence: the command that downloads it, and the folder for doing it by hand."""
+    instead = f", or put {alternative} that you have into {PRETRAINED}" if alternative else ""
+    return f'Get it with "{PROGRAM} download {name}"{instead}.'
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def known_name(sha256: str) -> str | None:
+    """The name of the published file with this hash; None if there is none."""
+    return next((asset.name for asset in MANIFEST if asset.sha256 == sha256), None)
+
+
+def choose(names: Sequence[str]) -> list[Asset]:
+    """The files that the names stand for, in the manifest's order. ConfigError lists the names there are."""
+    existing = list(dict.fromkeys(asset.name for asset in MANIFEST))
+    if not names:
+        raise ConfigError(f"Say which download. These exist: {', '.join(existing)}.")
+    for name in names:
+        if name not in existing:
+            close = difflib.get_close_matches(name, existing, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"There is no download {name!r}.{hint} These exist: {', '.join(existing)}.")
+    return [asset for asset in MANIFEST if asset.name in names]
+
+
+def path_of(asset: Asset, root: Path | None = None) -> Path:
+    """Where a file belongs."""
+    return (root or PRETRAINED) / asset.target
+
+
+def state_of(asset: Asset, root: Path | None = None) -> str:
+    """Whether a file is "missing", "genuine" or "different" from the published one."""
+    path = path_of(asset, root)
+    if not path.is_file():
+        return "missing"
+    return "genuine" if sha256_of(path) == asset.sha256 else "different"
+
+
+def download(names: Sequence[str], root: Path | None = None, progress: Progress = no_progress) -> list[Path]:
+    """Download what is missing of the named files, and return where all of them are.
+
+    A file gets its name only when its hash is right; an interrupted download is continued by the next call. Raises
+    ConfigError for an unknown name, MissingFileError where the hub cannot be reached, CheckpointError for a file that
+    is not the published one.
+    """
+    root = root or PRETRAINED
+    chosen = choose(names)
+    try:
+        for i, asset in enumerate(chosen):
+            progress(i, len(chosen), f"downloading {asset.target}")
+            state = state_of(asset, root)
+            if state == "different":
+                raise CheckpointError(
+                    f"{path_of(asset, root)} is not the published file (its SHA-256 differs). Move it away, then try "
+                    "again."
+                )
+            if state == "missing":
+                _fetch(asset, root)
+    finally:
+        if not any((root / STAGING).rglob("*.incomplete")):
+            shutil.rmtree(root / STAGING, ignore_errors=True)
+    progress(len(chosen), len(chosen), "downloaded")
+    return [path_of(asset, root) for asset in chosen]
+
+
+def _fetch(asset: Asset, root: Path) -> None:
+    """Download one file under a temporary name, check it, and give it its own."""
+    import httpx
+    import huggingface_hub
+
+    target = path_of(asset, root)
+    by_hand = f"put the file {asset.source} of {REPOSITORY} (Hugging Face hub) there by hand"
+    if asset.source is None:
+        raise MissingFileError(
+            target, f"Only older revisions of its repository have it: put a copy that you have there, or {_other()}."
+        )
+    try:
+        staged = Path(huggingface_hub.hf_hub_download(REPOSITORY, asset.source, local_dir=root / STAGING))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise MissingFileError(
+            target,
+            f"It could not be downloaded ({reason}). Check the connection, or name a mirror in HF_ENDPOINT, "
+            f"and run the same command again; or {by_hand}.",
+        ) from error
+    if (found := sha256_of(staged)) != asset.sha256:
+        staged.unlink()
+        raise CheckpointError(
+            f"{asset.source} was downloaded, but is not the published file (SHA-256 {found[:12]}... instead of "
+            f"{asset.sha256[:12]}...), and was removed. Try again later or from another mirror, or {by_hand}."
+        )
+    with staged.open("rb+") as file:
+        os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(target)
+
+
+def _other() -> str:
+    return f'get the same weights with "{PROGRAM} download hubert_base"'

@@ -1,0 +1,103 @@
+"""python -m lib.assets list | verify | download NAME...: the weights that are not part of the project."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from lib import assets
+from lib.assets import LICENCE, PROGRAM, REPOSITORY, choose, download, how_to_get, path_of, state_of
+from lib.errors import RevoiceError
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, usage_error
+
+
+class List(BaseModel, frozen=True):
+    """Tell which weights exist, which are here, and what needs them."""
+
+
+class Verify(BaseModel, frozen=True):
+    """Compare the weights that are here with the published SHA-256."""
+
+    names: Positional[tuple[str, ...]] = Field(default=(), description="which; none: all that are here")
+
+
+class Download(BaseModel, frozen=True):
+    """Download weights from the Hugging Face hub (HF_ENDPOINT names a mirror), and verify them."""
+
+    names: Positional[tuple[str, ...]] = Field(description="names as `list` tells them")
+
+
+Command = List | Verify | Download
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    try:
+        return _run(_parse(args))
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues where it was.", file=sys.stderr)
+        return INTERRUPTED
+    except RevoiceError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def _parse(args: Sequence[str] | None) -> Command:
+    """Turn the command line into a command; on a mistake say in one sentence which, and exit."""
+    commands: dict[str, Callable[..., Any]] = {"list": List, "verify": Verify, "download": Download}
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            chosen: Command = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args)
+            return chosen
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise  # --help
+        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        raise SystemExit(WRONG_USE) from None
+
+
+def _run(command: Command) -> int:
+    if isinstance(command, List):
+        return _list()
+    if isinstance(command, Verify):
+        return _verify(command.names)
+    for path in download(command.names, progress=_tell):
+        print(path)
+    return 0
+
+
+def _tell(done: int, total: int, what: str) -> None:
+    if done < total:
+        print(f"{what} ({done + 1} of {total})", file=sys.stderr)
+
+
+def _list() -> int:
+    print(f"From {REPOSITORY} on the Hugging Face hub (licence: {LICENCE}), into pretrained/:")
+    for asset in assets.MANIFEST:
+        here = "here" if path_of(asset).is_file() else "missing"
+        size = "" if asset.size is None else f"  {asset.size:,} bytes"
+        print(f"{asset.name:<15} {here:<8} {asset.target:<36} {asset.sha256[:12]}{size}  {asset.needed_by}")
+    print(how_to_get("NAME"))
+    return 0
+
+
+def _verify(names: Sequence[str]) -> int:
+    """Print one line per file; the exit status says whether one asked for is not as published."""
+    states = {asset: state_of(asset) for asset in (choose(names) if names else assets.MANIFEST)}
+    for asset, state in states.items():
+        if names or state != "missing":
+            print(f"{state:<10} {path_of(asset)}")
+    if not names and set(states.values()) == {"missing"}:
+        print(f"None of them is here yet. {how_to_get('NAME')}")
+    wrong = {"different", "missing"} if names else {"different"}
+    return FAILED if wrong & set(states.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

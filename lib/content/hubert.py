@@ -1,0 +1,134 @@
+"""The content encoders of v1 and v2: ContentVec (`hubert_base`) or another HuBERT, by name."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lib.assets import how_to_get, known_name, sha256_of
+from lib.content import CONTENTVEC, canonical_name, content_frames
+from lib.content.fairseq_reader import read_fairseq
+from lib.content.hubert_weights import HubertWeights, read_cached, read_directory, write_cached
+from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.models.hubert import Hubert
+from lib.paths import PRETRAINED, ROOT, check_name
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+DEPTH = {"v1": 9, "v2": 12}  # transformer layers, counted from 1; v1 projects the result
+PROJECTED = {"v1"}
+
+
+class HubertContentEncoder:
+    """A ContentEncoder over Hubert."""
+
+    def __init__(self, network: Hubert, width: int, name: str) -> None:
+        self.width = width
+        self.name = name
+        self._network = network.eval()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the weights that make the features, as halves: the same for every file format and precision."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._network.state_dict().items()):
+            digest.update(json.dumps([name, list(tensor.shape)]).encode())
+            digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, audio: Floats) -> Floats:
+        """(T,) float32 at 16 kHz -> ((T - 80) // 320, width) float32; 0 frames below 400 samples."""
+        if audio.ndim != 1:
+            raise AudioError(f"The content encoder needs mono audio of shape (T,), not {audio.shape}. Mix it to mono.")
+        if content_frames(len(audio)) == 0:
+            return np.zeros((0, self.width), dtype=np.float32)
+        device = next(self._network.parameters()).device
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(device)
+        content: Floats = self._network(samples[None])[0].cpu().numpy()
+        return content
+
+
+def load(family: str, device: torch.device, name: str = CONTENTVEC) -> HubertContentEncoder:
+    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError."""
+    name = canonical_name(name)
+    path = find(name)
+    weights = read_directory(path) if path.is_dir() else _read_file(path, name)
+    logger.info("content encoder %s: %s", name, path)
+    return build(weights, family, device, name, path)
+
+
+def build(weights: HubertWeights, family: str, device: torch.device, name: str, where: Path) -> HubertContentEncoder:
+    """Put weights into the network that `family` needs. CheckpointError if it lacks layers or the projection."""
+    shape, depth = weights.shape, DEPTH[family]
+    if shape.layers < depth:
+        raise CheckpointError(f"{where} has {shape.layers} layers, but {family} needs {depth}. Use {CONTENTVEC}.")
+    if family in PROJECTED and shape.projection is None:
+        raise CheckpointError(
+            f"{where} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2."
+        )
+    with torch.device("meta"):  # no memory is taken for what the file only claims
+        network = Hubert(shape, depth, project=family in PROJECTED)
+    wanted = network.state_dict()
+    beyond = tuple(f"encoder.layers.{i}." for i in range(depth, shape.layers))
+    known = {key: value for key, value in weights.tensors.items() if not key.startswith((*beyond, "final_proj."))}
+    known |= {key: weights.tensors[key] for key in wanted if key.startswith("final_proj.") and key in weights.tensors}
+    odd = sorted(wanted.keys() ^ known.keys()) or sorted(k for k in wanted if wanted[k].shape != known[k].shape)
+    if odd:
+        raise CheckpointError(
+            f"{where} is not a HuBERT content encoder: {len(odd)} tensors are missing, unknown or of another shape "
+            f"({odd[0]}, …). Use {CONTENTVEC}."
+        )
+    network.load_state_dict({key: value.to(device, torch.float32) for key, value in known.items()}, assign=True)
+    width = shape.projection if network.final_proj is not None and shape.projection else shape.width
+    return HubertContentEncoder(network.requires_grad_(False), width, name)
+
+
+def find(name: str) -> Path:
+    """File or folder of a content encoder, here or where other programs keep it. MissingFileError: how to get it."""
+    for path in _places(check_name(name, "content encoder")):
+        if path.is_file() or (path / "config.json").is_file():
+            return path
+    if name == CONTENTVEC:
+        raise MissingFileError(PRETRAINED / "hubert_base", how_to_get("hubert_base", "the file hubert_base.pt"))
+    raise MissingFileError(
+        PRETRAINED / name,
+        f"The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "
+        "model.safetensors or pytorch_model.bin) there, under that name.",
+    )
+
+
+def _places(name: str) -> Iterator[Path]:
+    if name == CONTENTVEC:
+        yield PRETRAINED / "hubert_base.pt"
+        yield PRETRAINED / "hubert_base"
+        yield ROOT / "hubert_base.pt"
+        yield ROOT / "assets" / "hubert" / "hubert_base.pt"
+        yield ROOT / "assets" / "hubert_base"
+        yield PRETRAINED / "checkpoint_best_legacy_500.pt"  # as its authors named it
+    yield PRETRAINED / name
+    yield PRETRAINED / f"{name}.pt"
+    yield ROOT / "assets" / name
+
+
+def _read_file(path: Path, name: str) -> HubertWeights:
+    """Read a fairseq file, or what was converted from the same file before."""
+    digest = sha256_of(path)
+    if name == CONTENTVEC and known_name(digest) is None:
+        logger.warning(
+            "%s is not the hubert_base.pt that published voices were trained on (SHA-256 %s); if they sound wrong, "
+            "get that one: python -m lib.assets download hubert_base", path, digest[:12],
+        )  # fmt: skip
+    cache = PRETRAINED / "cache" / f"{digest}.safetensors"
+    weights = read_cached(cache)
+    if weights is None:
+        weights = read_fairseq(path)
+        write_cached(cache, weights)
+    return weights

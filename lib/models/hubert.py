@@ -1,0 +1,211 @@
+"""The HuBERT network (Hsu et al. 2021), as ContentVec and its relatives use it, with Hugging Face's tensor names.
+
+    samples -> convolutions, 50 frames/s -> projection -> + positions -> transformer layers -> content features
+
+Two kinds exist: "base" normalises the first convolution per channel and normalises after each sublayer; others
+normalise every convolution per frame, or before each sublayer. Which one it is follows from `HubertShape`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class HubertShape:
+    """Everything that is needed to build the network."""
+
+    width: int
+    heads: int
+    feed_forward: int
+    layers: int
+    conv_channels: tuple[int, ...]
+    conv_kernels: tuple[int, ...]
+    conv_strides: tuple[int, ...]
+    conv_bias: bool
+    norm_every_conv: bool  # LayerNorm after each convolution, instead of GroupNorm after the first
+    pre_norm: bool  # normalise before each sublayer instead of after it
+    position_kernel: int
+    position_groups: int
+    projection: int | None  # width of `final_proj`, which v1 needs; None: absent
+
+
+class ConvLayer(nn.Module):
+    """Convolution without padding, perhaps a norm, GELU: [B, C, T] -> [B, D, (T - kernel) // stride + 1]."""
+
+    def __init__(self, shape: HubertShape, i: int) -> None:
+        super().__init__()
+        channels_in = shape.conv_channels[i - 1] if i else 1
+        channels, kernel, stride = shape.conv_channels[i], shape.conv_kernels[i], shape.conv_strides[i]
+        self.conv = nn.Conv1d(channels_in, channels, kernel, stride, bias=shape.conv_bias)
+        self.norm_frames = shape.norm_every_conv
+        if shape.norm_every_conv:
+            self.layer_norm: nn.Module = nn.LayerNorm(channels)
+        elif i == 0:
+            self.layer_norm = nn.GroupNorm(channels, channels)
+        else:
+            self.layer_norm = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, D, T']."""
+        x = self.conv(x)
+        x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2) if self.norm_frames else self.layer_norm(x)
+        return functional.gelu(x)
+
+
+class FeatureExtractor(nn.Module):
+    """The convolutions: [B, 1, T] -> [B, D, N] with 50 frames per second."""
+
+    def __init__(self, shape: HubertShape) -> None:
+        super().__init__()
+        self.conv_layers = nn.Sequential(*(ConvLayer(shape, i) for i in range(len(shape.conv_channels))))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """[B, 1, T] -> [B, D, N]."""
+        features: Tensor = self.conv_layers(samples)
+        return features
+
+
+class FeatureProjection(nn.Module):
+    """Norm and projection to the transformer's width: [B, N, D] -> [B, N, W]."""
+
+    def __init__(self, shape: HubertShape) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(shape.conv_channels[-1])
+        self.projection = nn.Linear(shape.conv_channels[-1], shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, W]."""
+        projected: Tensor = self.projection(self.layer_norm(x))
+        return projected
+
+
+class WeightNormConv(nn.Module):
+    """A grouped convolution whose weight is g * v / |v|, with one norm per tap, over both channel axes.
+
+    Written out, because torch's weight norm takes seconds of imports when it is built without memory. What it holds is
+    undefined until weights are loaded.
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, W, N] -> [B, W, N + 1], or N frames for an odd kernel."""
+        scale = self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True)
+        padding = self.weight_v.shape[2] // 2
+        return functional.conv1d(x, self.weight_v * scale, self.bias, padding=padding, groups=self.groups)
+
+
+class PositionalConvolution(nn.Module):
+    """A wide grouped convolution that stands for positions: [B, N, W] -> [B, N, W]."""
+
+    def __init__(self, shape: HubertShape) -> None:
+        super().__init__()
+        self.conv = WeightNormConv(shape.width, shape.position_kernel, shape.position_groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]; an even kernel gives one frame too many, which is dropped."""
+        positions: Tensor = self.conv(x.transpose(1, 2))[..., : x.shape[1]]
+        return functional.gelu(positions).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: [B, N, W] -> [B, N, W]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]."""
+        query, key, value = (
+            projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, N, W / H]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between them: [B, N, W] -> [B, N, W]."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(width, inner)
+        self.output_dense = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]."""
+        changed: Tensor = self.output_dense(functional.gelu(self.intermediate_dense(x)))
+        return changed
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each added to its input: [B, N, W] -> [B, N, W]."""
+
+    def __init__(self, shape: HubertShape) -> None:
+        super().__init__()
+        self.pre_norm = shape.pre_norm
+        self.attention = Attention(shape.width, shape.heads)
+        self.layer_norm = nn.LayerNorm(shape.width)
+        self.feed_forward = FeedForward(shape.width, shape.feed_forward)
+        self.final_layer_norm = nn.LayerNorm(shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]."""
+        if self.pre_norm:
+            x = x + self.attention(self.layer_norm(x))
+            x = x + self.feed_forward(self.final_layer_norm(x))
+        else:
+            x = self.layer_norm(x + self.attention(x))
+            x = self.final_layer_norm(x + self.feed_forward(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """Positions and the first `depth` layers: [B, N, W] -> [B, N, W]."""
+
+    def __init__(self, shape: HubertShape, depth: int) -> None:
+        super().__init__()
+        self.pos_conv_embed = PositionalConvolution(shape)
+        self.layer_norm = nn.LayerNorm(shape.width)
+        self.layers = nn.Sequential(*(TransformerLayer(shape) for _ in range(depth)))
+        self.norm_input = not shape.pre_norm
+        self.norm_output = shape.pre_norm and depth == shape.layers  # what lies between layers is not normalised
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]."""
+        x = x + self.pos_conv_embed(x)
+        x = self.layers(self.layer_norm(x) if self.norm_input else x)
+        return self.layer_norm(x) if self.norm_output else x
+
+
+class Hubert(nn.Module):
+    """16 kHz samples to the output of transformer layer `depth`, projected where `project` says so."""
+
+    def __init__(self, shape: HubertShape, depth: int, *, project: bool) -> None:
+        super().__init__()
+        self.feature_extractor = FeatureExtractor(shape)
+        self.feature_projection = FeatureProjection(shape)
+        self.encoder = Transformer(shape, depth)
+        self.final_proj = nn.Linear(shape.width, shape.projection) if project and shape.projection else None
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """[B, T] -> [B, (T - 80) // 320, W], or the width of the projection; T at least 400."""
+        features = self.feature_extractor(samples[:, None]).transpose(1, 2)  # [B, N, D]
+        content: Tensor = self.encoder(self.feature_projection(features))
+        if self.final_proj is not None:
+            content = self.final_proj(content)
+        return content

@@ -1,0 +1,166 @@
+"""The RMVPE pitch network: a U-Net over the log-mel spectrogram, then a recurrent layer over time.
+
+Attribute names are the keys of the published `rmvpe.pt`; weights are loaded elsewhere.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+N_MELS = 128
+N_PITCHES = 360  # classes of 20 cents
+LEVELS = 5  # of the U-Net, each of half the resolution
+FRAME_MULTIPLE = 2**LEVELS  # the network takes multiples of this many frames
+BLOCKS = 4  # residual blocks per level
+OUT_CHANNELS = 3  # of the U-Net, as the recurrent layer sees it
+MOMENTUM = 0.01
+
+
+class ConvBlock(nn.Module):
+    """Two 3 x 3 convolutions and a way around them: [B, a, T, M] -> [B, b, T, M]."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out, momentum=MOMENTUM),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out, momentum=MOMENTUM),
+            nn.ReLU(),
+        )
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x) + self.shortcut(x)
+        return out
+
+
+def _blocks(channels_in: int, channels_out: int) -> nn.Sequential:
+    """A level's residual blocks, the first of which changes the number of channels."""
+    return nn.Sequential(*(ConvBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(BLOCKS)))
+
+
+class Stage(nn.Module):
+    """The residual blocks of one level, without change of resolution."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = _blocks(channels_in, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Halves time and mel five times: [B, 1, T, M] -> [B, 16 c, T / 32, M / 32], and what each level made of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(1, momentum=MOMENTUM)
+        widths = [1, *(channels * 2**level for level in range(LEVELS))]
+        self.layers = nn.ModuleList(Stage(a, b) for a, b in pairwise(widths))
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x = self.bn(x)
+        seen = []
+        for layer in self.layers:
+            seen.append(layer(x))
+            x = self.pool(seen[-1])
+        return x, seen
+
+
+class Intermediate(nn.Module):
+    """Four levels' blocks at the lowest resolution: [B, a, T / 32, M / 32] -> [B, 2 a, T / 32, M / 32]."""
+
+    def __init__(self, channels_in: int) -> None:
+        super().__init__()
+        width = 2 * channels_in
+        self.layers = nn.ModuleList(Stage(channels_in if i == 0 else width, width) for i in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class DecoderLevel(nn.Module):
+    """Doubles time and mel and adds what the encoder saw there: [B, a, T, M] -> [B, a / 2, 2 T, 2 M]."""
+
+    def __init__(self, channels_in: int) -> None:
+        super().__init__()
+        width = channels_in // 2
+        self.conv1 = nn.Sequential(
+            nn.ConvTranspose2d(channels_in, width, 3, stride=2, padding=1, output_padding=1, bias=False),
+            nn.BatchNorm2d(width, momentum=MOMENTUM),
+            nn.ReLU(),
+        )
+        self.conv2 = _blocks(channels_in, width)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        out: Tensor = self.conv2(torch.cat([self.conv1(x), seen], dim=1))
+        return out
+
+
+class Decoder(nn.Module):
+    """Back to full resolution: [B, 32 c, T / 32, M / 32] -> [B, c, T, M]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLevel(channels * 2**level) for level in range(LEVELS, 0, -1))
+
+    def forward(self, x: Tensor, seen: list[Tensor]) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, seen.pop())  # popped, so that its memory is free as soon as it was used
+        return x
+
+
+class UNet(nn.Module):
+    """[B, 1, T, M] -> [B, c, T, M]; T and M are multiples of FRAME_MULTIPLE."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(channels)
+        self.intermediate = Intermediate(channels * 2 ** (LEVELS - 1))
+        self.decoder = Decoder(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, seen = self.encoder(x)
+        out: Tensor = self.decoder(self.intermediate(x), seen)
+        return out
+
+
+class BiGRU(nn.Module):
+    """One bidirectional recurrent layer: [B, T, D] -> [B, T, 2 H]."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, hidden, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.gru(x)[0]
+        return out
+
+
+class Rmvpe(nn.Module):
+    """How strongly each of 360 pitches sounds: log-mel [B, 128, T] -> salience [B, T, 360] in 0..1.
+
+    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256.
+    """
+
+    def __init__(self, channels: int = 16, hidden: int = 256) -> None:
+        super().__init__()
+        self.unet = UNet(channels)
+        self.cnn = nn.Conv2d(channels, OUT_CHANNELS, 3, padding=1)
+        self.fc = nn.Sequential(
+            BiGRU(OUT_CHANNELS * N_MELS, hidden), nn.Linear(2 * hidden, N_PITCHES), nn.Dropout(0.25), nn.Sigmoid()
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        image = self.unet(mel.transpose(1, 2)[:, None])  # [B, c, T, 128]
+        rows = self.cnn(image).transpose(1, 2).flatten(-2)  # [B, T, 384], channel by channel
+        salience: Tensor = self.fc(rows)
+        return salience

@@ -1,0 +1,57 @@
+"""The method "fcpe": the convolutional network of torchfcpe, whose package brings its own weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lib.audio import ANALYSIS_RATE
+from lib.errors import ConfigError
+from lib.pitch.scale import HOP_LENGTH, frame_windows
+from lib.weights import safe_load
+
+if TYPE_CHECKING:
+    from lib.pitch import PitchExtractor
+
+WEIGHTS = "assets/fcpe_c_v001.pt"  # within the package
+THRESHOLD = 0.006  # confidence below which a frame is unvoiced
+# The network looks 92 frames to either side, and normalises over all it hears: windows of minutes rather than seconds.
+CORE_FRAMES, MARGIN_FRAMES = 12_000, 400
+
+
+def load(method: str, device: torch.device) -> "PitchExtractor":
+    """Return fcpe on `device`."""
+    network = _load_network(method).to(device)
+
+    @torch.inference_mode()
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        audio = audio / np.float32(max(1.0, np.abs(audio).max()))  # the package prints about louder audio
+        parts = []
+        for window in frame_windows(len(audio) // HOP_LENGTH, CORE_FRAMES, MARGIN_FRAMES):
+            heard = torch.from_numpy(audio[window.start * HOP_LENGTH : window.stop * HOP_LENGTH]).to(device)
+            f0 = network(heard[None, :, None], ANALYSIS_RATE, "local_argmax", THRESHOLD)  # [1, F + 1, 1]
+            parts.append(f0[0, window.keep, 0].float().cpu().numpy())
+        return np.concatenate(parts)
+
+    return extract
+
+
+def _load_network(method: str) -> Any:
+    """Build the package's network with its own weights.
+
+    Its own loader is not used: it prints, and leaves it to PyTorch's version whether the file may run code.
+    """
+    try:
+        import torchfcpe
+        from torchfcpe.models_infer import InferCFNaiveMelPE
+        from torchfcpe.tools import DotDict
+    except ImportError as error:
+        remedy = "Install it (pip install torchfcpe) or choose another method."
+        raise ConfigError(f"The pitch method {method!r} needs the package torchfcpe. {remedy}") from error
+    file = safe_load(Path(torchfcpe.__file__).parent / WEIGHTS)
+    config = file["config_dict"]
+    # These are missing in the file. They are the package's defaults, which it would print about.
+    config["model"] |= {"conv_dropout": 0.0, "atten_dropout": 0.0, "use_harmonic_emb": False}
+    return InferCFNaiveMelPE(DotDict(config), file["model"]).eval().requires_grad_(False)

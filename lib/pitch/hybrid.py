@@ -1,0 +1,33 @@
+"""The method "hybrid[a+b+...]": the median of several methods, voiced where most of them hear a voice."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from lib.pitch import PitchExtractor
+
+
+def combine(extractors: Sequence["PitchExtractor"]) -> "PitchExtractor":
+    """Make one method of several. They keep the promise of exact frames, so that the curves are aligned in time."""
+
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return vote(np.stack([extractor(audio) for extractor in extractors]))
+
+    return extract
+
+
+def vote(curves: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Combine the curves of M methods: (M, F) Hz -> (F,) Hz.
+
+    A frame is voiced if more than half of the methods say so; its F0 is the median of theirs. Of two methods both have
+    to agree, and one that calls everything voiced does not outvote the other.
+    """
+    voiced = curves > 0
+    hertz = np.where(voiced, curves, np.nan)
+    agreed = 2 * voiced.sum(axis=0) > len(curves)
+    out = np.zeros(curves.shape[1], dtype=np.float32)
+    out[agreed] = np.nanmedian(hertz[:, agreed], axis=0)
+    return out

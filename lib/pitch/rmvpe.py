@@ -1,0 +1,139 @@
+"""The method "rmvpe": our network with the published weights, which have to be downloaded."""
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lib.assets import how_to_get
+from lib.audio import ANALYSIS_RATE
+from lib.errors import CheckpointError, MissingFileError
+from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
+from lib.paths import PRETRAINED, ROOT
+from lib.pitch.scale import HOP_LENGTH, frame_windows
+from lib.weights import SAFETENSORS, Weights, load_weights, safe_load
+
+if TYPE_CHECKING:
+    from lib.pitch import PitchExtractor
+
+# Where programs of this family keep the file; the first that exists is used.
+PLACES = (
+    PRETRAINED / "rmvpe.safetensors",
+    PRETRAINED / "rmvpe.pt",
+    ROOT / "rmvpe.safetensors",
+    ROOT / "rmvpe.pt",
+    ROOT / "assets/rmvpe/rmvpe.safetensors",
+    ROOT / "assets/rmvpe/rmvpe.pt",
+)
+
+N_FFT = 1024
+MEL_LOW, MEL_HIGH = 30.0, 8000.0  # Hz
+MEL_FLOOR = 1e-5
+LOWEST_CENTS, CENTS_PER_PITCH = 1997.3794084376191, 20.0  # cents above 10 Hz
+THRESHOLD = 0.03  # a frame whose strongest pitch is not above it is unvoiced
+NEIGHBOURS = 4  # pitches to either side of the strongest that take part in its mean
+
+# Longer audio is heard in overlapping windows, so that an hour needs no more memory than a minute. Both are multiples
+# of FRAME_MULTIPLE, so that the network's pooling falls on the same frames in every window.
+CORE_FRAMES = 4096
+MARGIN_FRAMES = 512
+
+
+def load(method: str, device: torch.device) -> "PitchExtractor":
+    """Return rmvpe on `device`. MissingFileError without its weights, CheckpointError for unusable ones."""
+    network = Rmvpe()
+    path = find_weights()
+    load_weights(network, _read_table(path), str(path))
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+        raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
+    network.eval().requires_grad_(False).to(device)
+
+    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        strength = salience(network, torch.from_numpy(audio).to(device)).cpu()  # doubles do not exist on every device
+        return decode(strength).numpy()
+
+    return extract
+
+
+def find_weights() -> Path:
+    """Return the file of weights. MissingFileError tells how to get it."""
+    for path in PLACES:
+        if path.is_file():
+            return path
+    raise MissingFileError(PRETRAINED / "rmvpe.pt", how_to_get("rmvpe", "an rmvpe.pt or rmvpe.safetensors"))
+
+
+def _read_table(path: Path) -> Weights:
+    """Read a table of tensors from `.safetensors` or `.pt`, executing nothing in it."""
+    table: Any
+    if path.suffix == SAFETENSORS:
+        try:
+            table = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged or not a safetensors file. Get it again.") from error
+    else:
+        table = safe_load(path)
+    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
+        raise CheckpointError(f"{path} holds no table of tensors: these are not RMVPE's weights. Get the file again.")
+    return table
+
+
+@torch.inference_mode()
+def salience(network: Rmvpe, audio: Tensor) -> Tensor:
+    """Salience of every frame of 16 kHz audio: (T,) -> [T // 160, 360].
+
+    The start is reflected as in training; after the end there is silence up to a multiple of 32 frames.
+    """
+    frames = audio.shape[0] // HOP_LENGTH
+    total = -(-frames // FRAME_MULTIPLE) * FRAME_MULTIPLE
+    context = torch.nn.functional.pad(audio[None], (N_FFT // 2, 0), mode="reflect")[0]
+    context = torch.nn.functional.pad(context, (0, max(0, (total - 1) * HOP_LENGTH + N_FFT - context.shape[0])))
+    parts = []
+    for window in frame_windows(total, CORE_FRAMES, MARGIN_FRAMES):
+        heard = context[window.start * HOP_LENGTH : (window.stop - 1) * HOP_LENGTH + N_FFT]
+        parts.append(network(log_mel(heard)[None])[0, window.keep])
+    return torch.cat(parts)[:frames]
+
+
+def log_mel(audio: Tensor) -> Tensor:
+    """Natural logarithm of 128 mel magnitudes of (T,) at 16 kHz: [128, (T - 1024) // 160 + 1].
+
+    Frames are not padded: the first covers the first 1024 samples.
+    """
+    window = torch.hann_window(N_FFT, device=audio.device)
+    spectrum = torch.stft(audio.float(), N_FFT, HOP_LENGTH, N_FFT, window, center=False, return_complex=True)
+    return torch.log(torch.matmul(_mel_matrix(audio.device), spectrum.abs()).clamp(min=MEL_FLOOR))
+
+
+@lru_cache(maxsize=4)
+def _mel_matrix(device: torch.device) -> Tensor:
+    """Mel filter bank [128, 513] on the HTK scale with Slaney's area normalisation."""
+    from torchaudio.functional import melscale_fbanks
+
+    with torch.inference_mode(False), warnings.catch_warnings():
+        # Some of the lowest bands are narrower than a bin of the spectrum and stay empty; so they were in training.
+        warnings.filterwarnings("ignore", message="At least one mel filterbank")
+        bins = N_FFT // 2 + 1
+        bank: Tensor = melscale_fbanks(bins, MEL_LOW, MEL_HIGH, N_MELS, ANALYSIS_RATE, norm="slaney", mel_scale="htk")
+        return bank.T.contiguous().to(device)
+
+
+def decode(strength: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """F0 from salience: [F, 360] -> (F,) Hz, 0 where no pitch is stronger than `threshold`.
+
+    The mean of the pitches around the strongest one, in cents, weighted by their salience.
+    """
+    device = strength.device
+    strongest, centre = strength.max(dim=1)
+    near = centre[:, None] + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1, device=device)  # [F, 9]
+    inside = (near >= 0) & (near < N_PITCHES)
+    weights = strength.gather(1, near.clamp(0, N_PITCHES - 1)).double() * inside
+    cents = (weights * (LOWEST_CENTS + CENTS_PER_PITCH * near)).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-30)
+    return torch.where(strongest > threshold, 10.0 * 2.0 ** (cents / 1200.0), 0.0).float()

@@ -1,0 +1,226 @@
+"""Voice models: `weights/*.pth` in the ecosystem's form, and `.safetensors` with the same content.
+
+Spec: file-formats, "Small voice model" and "Extensions seen in the wild". Everything about the network is derived from
+its tensors; what the file says of itself is a cross-check. Files are read without executing anything in them.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib.config import Family, SynthesizerConfig
+from lib.errors import CheckpointError
+from lib.files import replacing
+from lib.models.synthesizer import Synthesizer
+from lib.network_shape import (
+    POSTERIOR_PREFIX,
+    check_network,
+    claims_from,
+    config_list,
+    derive_config,
+    derive_family,
+)
+from lib.weights import (
+    SAFETENSORS,
+    Weights,
+    check_finite,
+    ecosystem_weights,
+    load_weights,
+    read_safetensors,
+    safe_load,
+    tensor_table,
+)
+
+logger = logging.getLogger(__name__)
+
+VOICE_SUFFIXES = (".pth", SAFETENSORS)
+VOCODER = "HiFi-GAN"
+METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
+MAX_DEPTH = 20  # of nested values
+_KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
+
+
+class ContentEncoderId(NamedTuple):
+    """Which content encoder a voice was trained on."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class VoiceModel:
+    """A finished voice: network shape, weights (ecosystem key names, no posterior), and what it says of itself."""
+
+    family: Family
+    config: SynthesizerConfig
+    weights: Weights
+    info: str = ""
+    content_encoder: ContentEncoderId | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # optional entries of this and other programs, kept as read
+
+    @property
+    def rate_name(self) -> str:
+        """The sample rate as the ecosystem spells it: "40k"."""
+        return f"{self.config.sample_rate // 1000}k"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_voice_model(path: Path) -> VoiceModel:
+    """Read a voice model. Raises MissingFileError or CheckpointError (damaged, unsafe, or no voice of a known kind)."""
+    content = _read_safetensors_voice(path) if path.suffix.lower() == SAFETENSORS else safe_load(path)
+    _refuse_other_files(content, path)
+    vocoder = content.get("vocoder") or VOCODER
+    if vocoder != VOCODER:
+        raise CheckpointError(f"{path} was made for the vocoder {vocoder!r}; only {VOCODER} voices can be used.")
+    if content.get("version") == "voras_beta":
+        raise CheckpointError(f"{path} is a VoRAS beta model, another architecture, which cannot be used here.")
+    table = tensor_table(content["weight"], path)
+    weights = {key: value for key, value in table.items() if POSTERIOR_PREFIX not in key}
+    where = str(path)
+    claims = claims_from(content["config"], where)
+    config = derive_config(table, claims, where)
+    check_network(weights, config, where)
+    _log_claims(content, config, where)
+    return VoiceModel(
+        family=derive_family(config, content.get("version"), where),
+        config=config,
+        weights=weights,
+        info=str(content.get("info", "")),
+        content_encoder=_encoder_id(content.get("content_encoder")),
+        extra=_plain_entries({key: value for key, value in content.items() if key not in _KNOWN}, where),
+    )
+
+
+def _read_safetensors_voice(path: Path) -> dict[str, Any]:
+    """The content of a .safetensors voice in the form that a .pth voice has, tensors in their original order."""
+    weights, metadata = read_safetensors(path)
+    try:
+        content = json.loads(metadata[METADATA])
+        order = content.pop("tensors")
+        content["weight"] = {name: weights[name] for name in order} | weights
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} is not a voice model: its metadata lacks {error}. Make it from the voice's .pth file: "
+            "python -m train ckpt convert VOICE.pth"
+        ) from error
+    except (json.JSONDecodeError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has damaged metadata. Get the voice again.") from error
+    return content  # type: ignore[no-any-return]
+
+
+def _refuse_other_files(content: Any, path: Path) -> None:
+    """CheckpointError that says what a file without the entries of a voice model is instead."""
+    if isinstance(content, dict) and "weight" in content and "config" in content:
+        return
+    model = content.get("model", content) if isinstance(content, dict) else None
+    names = [str(name) for name in model] if isinstance(model, dict) else []
+    if any(name.startswith("discriminators.") for name in names):
+        raise CheckpointError(
+            f"{path} is a training checkpoint of a discriminator, not a voice. The voice is in the G_… file beside it: "
+            "python -m train ckpt extract G_….pth --name NAME"
+        )
+    if any(name.startswith("enc_p.") for name in names):
+        raise CheckpointError(
+            f"{path} is a training checkpoint, not a voice. Extract a voice from it: python -m train ckpt extract "
+            f"{path} --name NAME"
+        )
+    raise CheckpointError(f"{path} is not a voice model: it lacks the entries 'weight' and 'config'.")
+
+
+def _log_claims(content: dict[str, Any], config: SynthesizerConfig, where: str) -> None:
+    """Tell where `f0` and `sr` are wrong; the reference never reads `sr` either, and other programs spell it freely."""
+    if "f0" in content and bool(content["f0"]) != config.has_f0:
+        logger.warning("%s says f0=%r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0)
+    rate = str(content.get("sr", config.sample_rate)).lower()
+    if rate not in (str(config.sample_rate), f"{config.sample_rate // 1000}k"):
+        logger.warning("%s says sr=%s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
+
+
+def _encoder_id(value: Any) -> ContentEncoderId | None:
+    if not isinstance(value, dict) or "name" not in value:
+        return None
+    return ContentEncoderId(str(value["name"]), str(value.get("sha256", "")))
+
+
+def _plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
+    """Optional entries of plain values, which both file formats can hold; others are left out and logged."""
+    kept = {}
+    for key, value in entries.items():
+        try:
+            kept[str(key)] = _plain(value, MAX_DEPTH)
+        except TypeError:
+            logger.warning("%s: the entry %r is not a plain value and is left out", where, key)
+    return kept
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """A copy of nested plain values as JSON knows them. TypeError for anything else."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if depth and isinstance(value, list | tuple):
+        return [_plain(item, depth - 1) for item in value]
+    if depth and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, depth - 1) for key, item in value.items()}
+    raise TypeError
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_voice_model(path: Path, voice: VoiceModel) -> None:
+    """Write a voice atomically: `.safetensors` by its suffix, else the ecosystem's form.
+
+    That is: half precision, old weight-norm names, the 18-value list, `sr` as text. CheckpointError if the weights have
+    no finite value in half precision.
+    """
+    halves = {key: value.half().contiguous() for key, value in voice.weights.items()}
+    check_finite(halves, f"The voice for {path}")
+    content: dict[str, Any] = {
+        "config": config_list(voice.config),
+        "info": voice.info,
+        "sr": voice.rate_name,
+        "f0": int(voice.config.has_f0),
+        "version": voice.family,
+    }
+    if voice.content_encoder is not None:
+        content["content_encoder"] = voice.content_encoder._asdict()
+    content |= {key: value for key, value in voice.extra.items() if key not in _KNOWN}
+    with replacing(path) as temporary:
+        if path.suffix.lower() == SAFETENSORS:
+            metadata = {METADATA: json.dumps(content | {"tensors": list(halves)}, ensure_ascii=False)}
+            save_file(halves, temporary, metadata)
+        else:
+            with temporary.open("wb") as file:  # through a file object, as its temporary name would be written into it
+                torch.save({"weight": halves} | content, file)
+
+
+def extract_voice_model(
+    synthesizer: Synthesizer, family: Family, info: str, content_encoder: ContentEncoderId | None = None
+) -> VoiceModel:
+    """The voice inside a synthesizer: its weights without the posterior, copied to the CPU as halves."""
+    weights = voice_weights(ecosystem_weights(synthesizer))
+    return VoiceModel(family, synthesizer.config, weights, info, content_encoder)
+
+
+def voice_weights(weights: dict[str, Tensor]) -> Weights:
+    """What a voice keeps of a generator's weights: all but the posterior, copied to the CPU as halves."""
+    return {
+        key: value.to("cpu", torch.float16, copy=True)
+        for key, value in weights.items()
+        if POSTERIOR_PREFIX not in key
+    }  # fmt: skip
+
+
+def load_synthesizer(voice: VoiceModel, where: str = "The voice model") -> Synthesizer:
+    """Build the network of a voice, float32, in evaluation mode, on the CPU."""
+    synthesizer = Synthesizer(voice.config)
+    load_weights(synthesizer, voice.weights, where)
+    return synthesizer.eval()

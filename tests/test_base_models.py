@@ -1,0 +1,76 @@
+"""Base models are found in every known place and are what their names say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.config import FamilyConfig
+from lib.errors import CheckpointError, MissingFileError
+from lib.models.discriminators import Discriminator
+from lib.weights import ecosystem_weights
+from tests.tiny_files import tiny_family, tiny_network
+from train.base_models import base_names, find_base
+
+
+def put(folder: Path, config: FamilyConfig, names: tuple[str, str] | None = None) -> None:
+    """Write base models as they are published: halves, and only the entry `model`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = (tiny_network(config.synthesizer, posterior=True), Discriminator(config.discriminator))
+    for name, network in zip(names or base_names(config), networks, strict=True):
+        halves = {key: value.half() for key, value in ecosystem_weights(network).items()}
+        torch.save({"model": halves}, folder / f"{name}.pth")
+
+
+@pytest.mark.parametrize(
+    ("family", "folder"),
+    [
+        ("v1", "pretrained/v1"), ("v1", "pretrained"), ("v1", "assets/pretrained"),
+        ("v2", "pretrained/v2"), ("v2", "pretrained_v2"), ("v2", "assets/pretrained_v2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("has_f0", [True, False])
+def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool) -> None:
+    config = tiny_family(family, "48k", has_f0=has_f0)  # type: ignore[arg-type]
+    assert find_base(config, tmp_path) is None
+    put(tmp_path / folder, config)
+    assert (tmp_path / folder / ("f0G48k.pth" if has_f0 else "G48k.pth")).is_file()
+    base = find_base(config, tmp_path)
+    assert base is not None and base.folder == tmp_path / folder
+    assert "enc_q.pre.weight" in base.generator and "discriminators.0.conv_post.bias" in base.discriminator
+    assert find_base(tiny_family(family, "40k", has_f0=has_f0), tmp_path) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (
+            tiny_family("v2", "32k"),
+            "is a base generator of v2 at 32k with F0, but this training is of v2 at 40k with F0",
+        ),
+        (tiny_family("v1", "40k"), "is a base generator of v1 at 40k with F0, but"),
+        (tiny_family("v2", "40k", has_f0=False), "is a base generator of v2 at 40k without F0, but"),
+        (tiny_family("v2", "40k", n_speakers=2), "does not fit this network"),
+    ],
+)
+def test_a_generator_of_another_kind_is_refused_before_anything_runs(
+    tmp_path: Path, found: FamilyConfig, told: str
+) -> None:
+    put(tmp_path / "pretrained_v2", found, ("f0G40k", "f0D40k"))
+    with pytest.raises(CheckpointError, match=told):
+        find_base(tiny_family("v2", "40k"), tmp_path)
+
+
+def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
+    put(tmp_path / "v1", tiny_family("v1", "40k"))
+    (tmp_path / "v1" / "f0D40k.pth").replace(tmp_path / "pretrained_v2" / "f0D40k.pth")
+    with pytest.raises(CheckpointError, match="no base discriminator of v2: it has 7 parts instead of 9"):
+        find_base(tiny_family("v2", "40k"), tmp_path)
+
+
+def test_half_a_pair_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
+    (tmp_path / "pretrained_v2" / "f0D40k.pth").unlink()
+    with pytest.raises(MissingFileError, match=r"f0D40k\.pth.*The other base model is there"):
+        find_base(tiny_family("v2", "40k"), tmp_path)
