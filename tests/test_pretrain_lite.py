@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 - the letters of the phonetic alphabet are meant
 """The recipe of pretrained/lite: labels, corpus files, augmentation, training; without any synthesiser installed."""
 
+import hashlib
 import itertools
 import random
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from lib.content.lite import load
 from lib.errors import ConfigError, MissingFileError, RevoiceError
 from lib.models.lite_encoder import LiteEncoder
+from lib.paths import PRETRAINED
 from train.pretrain_lite import augment, corpus, encoder, evaluate, labels, recordings, speech, text, voices
+from train.pretrain_lite.base import with_mean_speaker
 from train.pretrain_lite.corpus import CorpusJob, CorpusOptions, pack, plan_jobs, run_job
 from train.pretrain_lite.encoder import Corpus, EncoderOptions, EncoderTrainer, draw_crops, read_corpus
 from train.pretrain_lite.speech import Manner, Utterance
@@ -307,3 +311,21 @@ def test_probe_finds_a_speaker_only_where_there_is_one() -> None:
 def test_agreement_counts_equal_phones() -> None:
     stock = (np.eye(3), np.array(["a", "b", "c"]))
     assert evaluate.neighbour_agreement((np.eye(3) * 5, np.array(["a", "b", "x"])), stock) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("letter", ["G", "D"])
+def test_shipped_base_models_are_the_ones_on_their_card(letter: str) -> None:
+    path = PRETRAINED / "lite" / f"{letter}.safetensors"
+    card = (PRETRAINED / "lite" / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    assert f"{path.stat().st_size:,} bytes" in card
+    assert f"{sum(tensor.numel() for tensor in load_file(path).values()):,} parameters" in card
+
+
+def test_the_mean_speaker_fills_the_untrained_rows() -> None:
+    table = torch.arange(12.0).reshape(6, 2)
+    filled = with_mean_speaker({"emb_g.weight": table}, 3)["emb_g.weight"]
+    assert filled[1:4].tolist() == table[1:4].tolist()
+    mean = table[1:4].mean(0).tolist()
+    assert filled[0].tolist() == filled[4].tolist() == filled[5].tolist() == mean
+    assert table[0].tolist() == [0.0, 1.0]

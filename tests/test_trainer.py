@@ -53,6 +53,7 @@ def new_trainer(seed: int = 1, **source: float) -> Trainer:
     return Trainer(tiny_family(**source), Accelerator(cpu=True))
 
 
+@pytest.mark.slow
 def test_golden_three_training_steps(golden: Path) -> None:
     steps = json.loads((golden / "training" / "steps.json").read_text())
     data = read_golden(golden / "synth" / "G_v2_40k_f0.forward.safetensors")
@@ -101,7 +102,7 @@ def test_golden_three_training_steps(golden: Path) -> None:
             data["in.phone"][:1], data["in.phone_lengths"][:1], data["in.sid"][:1], data["in.pitch"][:1],
             data["in.nsff0"][:1], temperature=0.0,
         )  # fmt: skip
-    assert error(audio[..., :8000], final["out.audio"]) <= 2e-3
+    assert error(audio[..., : final["out.audio"].shape[-1]], final["out.audio"]) <= 2e-3
 
 
 def judgements(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[Judgement]:
