@@ -72,6 +72,7 @@ class VoiceConverter:
         self._encoder = encoder
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
+        self._interpolates = False  # whether the voice was trained on F0 without unvoiced gaps
         self._extractors: dict[tuple[str, int], ExactExtractor] = {}
         width, hop_length = synthesizer.config.content_width, synthesizer.config.hop_length
         if hop_length * FRAME_RATE != self.sample_rate:
@@ -103,7 +104,9 @@ class VoiceConverter:
         check_encoder(voice, encoder, where)
         loaded = FeatureIndex.load(index) if index else None
         logger.info("%s: family %s, %s; device: %s (%s)", where, voice.family, voice.info, device.device, device.reason)
-        return cls(synthesizer, encoder, loaded, device)
+        converter = cls(synthesizer, encoder, loaded, device)
+        converter._interpolates = bool(voice.extra.get("interpolate_unvoiced"))
+        return converter
 
     def output_rate(self, options: ConvertOptions) -> int:
         """Sample rate in Hz of what `convert` returns."""
@@ -195,7 +198,8 @@ class VoiceConverter:
         if curve is not None:
             song = slice(self._limits.pad_frames, len(voiced_f0) - self._limits.pad_frames)
             voiced_f0[song] = splice_curve(voiced_f0[song], curve.times, curve.values)
-        f0 = fill_unvoiced(voiced_f0) if options.interpolate_unvoiced else voiced_f0
+        fill = options.interpolate_unvoiced or self._interpolates
+        f0 = fill_unvoiced(voiced_f0) if fill else voiced_f0
         return _Pitch(f0, voiced_f0, hz_to_bins(f0))
 
     def _render_all(

@@ -89,8 +89,9 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
     In a file, index i means the i-th key of its `model` (spec: file-formats, "Optimiser index order"). CheckpointError
     if the state is not of these weights.
     """
-    stored = state.optimizer.get("state", {})
-    groups = state.optimizer.get("param_groups", [])
+    stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
+    if not isinstance(stored, dict) or not isinstance(groups, list):
+        raise CheckpointError(f"{where}: the optimiser state is none of AdamW. Go back to an earlier checkpoint.")
     if len(groups) != 1:
         raise CheckpointError(f"{where}: the optimiser state has {len(groups)} parameter groups instead of one.")
     file_names = list(state.weights)
@@ -98,15 +99,40 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
         raise CheckpointError(f"{where}: the optimiser state does not belong to the stored model.")
     by_name = {file_names[index]: value for index, value in stored.items()}
     for name, moments in by_name.items():
-        shape = state.weights[name].shape
-        if any(moments[key].shape != shape for key in ("exp_avg", "exp_avg_sq") if key in moments):
+        if problem := _problem_of_moments(moments, state.weights[name].shape):
             raise CheckpointError(
-                f"{where}: the optimiser state of {name} has another shape than its weights; the file is damaged. Go "
-                "back to an earlier checkpoint."
+                f"{where}: the optimiser state of {name} {problem}; the file is damaged. Go back to an earlier "
+                "checkpoint."
             )
     own_names = [ecosystem_name(name) for name, _ in module.named_parameters()]
-    group = {key: value for key, value in groups[0].items() if key != "param_names"}
+    group = _checked_group(groups[0], where)
     return {
         "state": {index: by_name[name] for index, name in enumerate(own_names) if name in by_name},
         "param_groups": [group | {"params": list(range(len(own_names)))}],
     }
+
+
+def _problem_of_moments(moments: Any, shape: torch.Size) -> str:
+    """What is wrong with AdamW's state of one parameter of that shape, or an empty text."""
+    try:
+        pair = [moments["exp_avg"], moments["exp_avg_sq"]]
+        if any(moment.shape != shape for moment in pair):
+            return "has another shape than its weights"
+        numbers = [*pair, torch.as_tensor(float(moments["step"]))]
+        if not all(number.is_floating_point() and torch.isfinite(number).all() for number in numbers):
+            return "has numbers that are not finite"
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        return "is incomplete"
+    return ""
+
+
+def _checked_group(group: Any, where: str) -> dict[str, Any]:
+    """AdamW's settings as a file has them. CheckpointError if the next step could not be done with them."""
+    try:
+        numbers = [float(group[name]) for name in ("lr", "eps", "weight_decay")]
+        betas = [float(beta) for beta in group["betas"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: the settings of the optimiser are incomplete; the file is damaged.") from error
+    if not (all(0 <= number < 1e6 for number in numbers) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise CheckpointError(f"{where}: the settings of the optimiser make no step possible; the file is damaged.")
+    return {key: value for key, value in group.items() if key != "param_names"}

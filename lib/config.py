@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,9 @@ from lib.paths import CONFIGS
 Family = Literal["v1", "v2", "lite"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("40k", "32k", "48k"), "lite": ("24k",)}
 CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 256}  # features per content frame
+
+
+Size = Annotated[int, Field(ge=1, le=65_536)]  # files from anywhere are built from these
 
 
 class _Strict(BaseModel):
@@ -39,25 +42,25 @@ class AudioConfig(_Strict):
 class SynthesizerConfig(_Strict):
     """Everything that decides the shapes of a Synthesizer (spec: synthesizer, "Configurations")."""
 
-    sample_rate: int  # Hz
-    spec_channels: int  # n_fft // 2 + 1
-    segment_frames: int  # frames of a training segment; 32 in every published voice model
-    inter_channels: int = 192
-    hidden_channels: int = 192
-    filter_channels: int = 768
-    n_heads: int = 2
-    n_layers: int = 6
-    kernel_size: int = 3
-    p_dropout: float = 0.0
+    sample_rate: int = Field(ge=8000, le=192_000)  # Hz
+    spec_channels: Size  # n_fft // 2 + 1
+    segment_frames: Size  # frames of a training segment; 32 in every published voice model
+    inter_channels: Size = 192
+    hidden_channels: Size = 192
+    filter_channels: Size = 768
+    n_heads: Size = 2
+    n_layers: Size = 6
+    kernel_size: Size = 3
+    p_dropout: float = Field(0.0, ge=0, lt=1)
     resblock: Literal["1", "2"] = "1"
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    upsample_rates: tuple[int, ...]
-    upsample_initial_channel: int = 512
-    upsample_kernel_sizes: tuple[int, ...]
-    n_speakers: int = 109
-    gin_channels: int = 256
-    content_width: int  # 256 (v1, lite) or 768 (v2)
+    resblock_kernel_sizes: tuple[Size, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[Size, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    upsample_rates: tuple[Size, ...]
+    upsample_initial_channel: Size = 512
+    upsample_kernel_sizes: tuple[Size, ...]
+    n_speakers: Size = 109
+    gin_channels: Size = 256
+    content_width: Size  # 256 (v1, lite) or 768 (v2)
     has_f0: bool = True
 
     @property

@@ -102,12 +102,15 @@ class FeatureIndex:
         import faiss
 
         try:
-            data = np.fromfile(path, np.uint8)
+            with path.open("rb") as file:
+                data = np.memmap(file, np.uint8, "r")  # so that what is no index is not read as a whole
         except FileNotFoundError as error:
             raise MissingFileError(path, "Give the path of an index file, or convert without one.") from error
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read as an index ({error.strerror or error}).") from error
-        _check_structure(path, data.tobytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is empty, hence damaged. Build the index again.") from error
+        _check_structure(path, data.data)
         try:
             index: Any = faiss.deserialize_index(data)
         except (RuntimeError, MemoryError) as error:
@@ -200,7 +203,7 @@ def _reduce(vectors: Floats, n_centres: int, seed: int) -> Floats:
 class _Walk:
     """Reads one value after the other, each within the bounds of the data."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
 
@@ -230,7 +233,7 @@ class _Walk:
         return bytes(found)
 
 
-def _check_structure(path: Path, data: bytes) -> None:
+def _check_structure(path: Path, data: memoryview) -> None:
     """CheckpointError unless the data are one complete IVF,Flat index with L2 metric and vectors in it."""
     try:
         n_vectors = _walk_index(_Walk(data))

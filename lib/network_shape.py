@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_FRAMES = 32  # always written as 32 in voice models, whatever training used
 POSTERIOR_PREFIX = "enc_q."
+SLOWEST_FRAMES = 25  # per second; every known network has 100
 MOST_LAYERS = 64  # more of anything is no network of this kind
 CONFIG_LENGTHS = (18, 19)  # 19: with the number of content features before the sample rate
 _FIELDS = (
@@ -70,20 +71,35 @@ def derive_config(weights: Weights, claims: Claims, where: str) -> SynthesizerCo
             {"segment_frames": claims.get("segment_frames", SEGMENT_FRAMES), "p_dropout": claims.get("p_dropout", 0.0)}
             | {name: value for name, value in seen.items() if name not in _INTERNAL}
         )
+        _check_rates(config)
     except KeyError as error:
         raise CheckpointError(f"{where} lacks the tensor {error} that every voice model has.") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise CheckpointError(f"{where}: the entry 'config' has values that make no network ({problems}).") from error
+        problem = error.errors()[0]
+        told = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        raise CheckpointError(
+            f"{where}: its tensors and its entry 'config' make no network ({told}). Get it again."
+        ) from error
     except (IndexError, ValueError, ZeroDivisionError, TypeError) as error:
         raise CheckpointError(f"{where} has tensors of unusual shapes: it belongs to another kind of model.") from error
     _log_differences(claims, config, where)
     return config
 
 
+def _check_rates(config: SynthesizerConfig) -> None:
+    """ValueError for rates that would turn a recording into gigabytes, or that their kernels cannot do."""
+    kernels = zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)
+    if config.hop_length > config.sample_rate // SLOWEST_FRAMES or any(kernel < rate for kernel, rate in kernels):
+        raise ValueError
+
+
 def check_network(weights: Weights, config: SynthesizerConfig, where: str, *, posterior: bool = False) -> None:
     """CheckpointError unless the weights are exactly those of this network, and finite."""
-    check_shapes(_shapes(config, posterior), weights, where)
+    try:
+        shapes = _shapes(config, posterior)
+    except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError) as error:
+        raise CheckpointError(f"{where} has tensors of unusual shapes: it belongs to another kind of model.") from error
+    check_shapes(shapes, weights, where)
     check_finite(weights, where)
 
 
@@ -102,7 +118,7 @@ def derive_family(config: SynthesizerConfig, claimed: Any, where: str) -> Family
         raise CheckpointError(f"{where} is a VoRAS beta model, another architecture, which cannot be used here.")
     if family is None or claimed not in ("v1", "v2", None):
         raise CheckpointError(
-            f"{where} is of the kind {claimed!r} with {config.content_width} content features; known are v1 (256), "
+            f"{where} is of the kind {claimed!r:.60} with {config.content_width} content features; known are v1 (256), "
             "v2 (768) and lite."
         )
     if claimed is None and family == "v1" and config.resblock == "2":

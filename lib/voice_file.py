@@ -30,6 +30,7 @@ from lib.weights import (
     SAFETENSORS,
     Weights,
     check_finite,
+    check_values,
     ecosystem_weights,
     load_weights,
     read_safetensors,
@@ -79,7 +80,7 @@ def read_voice_model(path: Path) -> VoiceModel:
     _refuse_other_files(content, path)
     vocoder = content.get("vocoder") or VOCODER
     if vocoder != VOCODER:
-        raise CheckpointError(f"{path} was made for the vocoder {vocoder!r}; only {VOCODER} voices can be used.")
+        raise CheckpointError(f"{path} was made for the vocoder {vocoder!r:.60}; only {VOCODER} voices can be used.")
     if content.get("version") == "voras_beta":
         raise CheckpointError(f"{path} is a VoRAS beta model, another architecture, which cannot be used here.")
     table = tensor_table(content["weight"], path)
@@ -111,8 +112,9 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
             f"{path} is not a voice model: its metadata lacks {error}. Make it from the voice's .pth file: "
             "python -m train ckpt convert VOICE.pth"
         ) from error
-    except (json.JSONDecodeError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has damaged metadata. Get the voice again.") from error
+    check_values(content, path)
     return content  # type: ignore[no-any-return]
 
 

@@ -3,8 +3,13 @@
 What every file format of networks stands on. Spec: file-formats, "Checkpoint and data file formats".
 """
 
+import mmap
 import pickle
+import struct
+import warnings
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,11 @@ MAX_PARTS = 20_000  # of a torch file: one per tensor; a checkpoint with its opt
 ZIP_END = b"PK\x05\x06"  # begins the last record of a zip archive ...
 ZIP_TAIL_BYTES = 22 + 65_535  # ... which is 22 bytes long, with a comment of at most 16 bits of length
 ZIP_ENTRY_BYTES = 400  # of a table of contents, at most, on average
+MAX_VALUES = 500_000  # of everything but tensors, counted as often as it is referred to; a checkpoint has some 10,000
+MAX_DEPTH = 100  # of nested lists and tables
+TEXT_LENGTH = 64  # characters that count as one value
+RESERVES_MEMORY = b"\nbytearray\n"  # the one name torch's safe reader knows that makes gigabytes out of a number
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAFETENSORS = ".safetensors"
 Weights = dict[str, Tensor]
 Shapes = dict[str, torch.Size]
@@ -71,6 +81,13 @@ def check_finite(weights: Weights, where: str) -> None:
             )
 
 
+# What torch's reader, which checks little, meets in damaged files.
+_DAMAGED = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, AssertionError,
+    ArithmeticError, ImportError, struct.error, zlib.error,
+)  # fmt: skip
+
+
 def safe_load(path: Path, *, lazily: bool = False) -> Any:
     """Read a torch file without executing anything in it. MissingFileError or CheckpointError.
 
@@ -81,16 +98,21 @@ def safe_load(path: Path, *, lazily: bool = False) -> Any:
         is_archive = zipfile.is_zipfile(path)
         if is_archive:
             _check_growth(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and is_archive)
+        _check_names(path, is_archive)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and is_archive)
+        check_values(content, path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} was not opened: it contains more than tensors and plain values, so it could run code on your "
             "computer, or it is damaged. Get the voice from a source you trust."
         ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged or not a model file. Get it again.") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read ({error}).") from error
+    except _DAMAGED as error:
+        raise CheckpointError(f"{path} is damaged or not a model file. Get it again.") from error
+    return content
 
 
 def _check_size(path: Path) -> None:
@@ -130,6 +152,44 @@ def _check_growth(path: Path) -> None:
         )
 
 
+def _check_names(path: Path, is_archive: bool) -> None:
+    """Refuse a pickle that names what could fill the memory before its result can be looked at."""
+    if is_archive:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [archive.read(part) for part in archive.infolist() if part.filename.lower().endswith("data.pkl")]
+        found = any(RESERVES_MEMORY in data for data in pickles)
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = data.find(RESERVES_MEMORY) >= 0
+    if found:
+        raise CheckpointError(
+            f"{path} was not opened: it asks for memory like a file made to exhaust it. Get the voice from a source "
+            "you trust."
+        )
+
+
+def check_values(content: Any, path: Path) -> None:
+    """Refuse plain values that a small file unfolds to far more: lists that hold one another many times."""
+    left = MAX_VALUES
+    waiting = [(content, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        inner: Sequence[Any] = ()
+        if isinstance(value, dict):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            inner = list(value)
+        elif isinstance(value, str | bytes):
+            left -= len(value) // TEXT_LENGTH
+        left -= len(inner)
+        if left < 0 or (inner and depth >= MAX_DEPTH):
+            raise CheckpointError(
+                f"{path} was not opened: its values are nested or repeated as in a file made to exhaust memory. Get "
+                "the voice from a source you trust."
+            )
+        waiting.extend((item, depth + 1) for item in inner)
+
+
 def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
     """Read a .safetensors file: its tensors and its metadata. MissingFileError or CheckpointError."""
     _check_size(path)
@@ -158,7 +218,7 @@ def tensor_table(value: Any, path: Path) -> Weights:
         raise CheckpointError(f"{path} holds no table of tensors where a model has one. It is not a voice model.")
     total = 0
     for key, tensor in value.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             raise CheckpointError(f"{path} is not a voice model: its entry {key!r} is not a table of real numbers.")
         size = tensor.numel() * tensor.element_size()
         total += size

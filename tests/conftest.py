@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.helpers import GOLDEN, SHARED_DATA, Floats
+from tests.helpers import GOLDEN, SHARED_DATA, SMALL_SET, SPECIFICATION, Floats, SmallSet
 
 # The first example of a law may import a library, and a busy machine may pause: neither is a failure.
 settings.register_profile("patient", deadline=None)
@@ -23,10 +23,21 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of golden data (environment variable GOLDEN_DIR, else ../shared/golden)."""
+    """The folder of golden data (environment variable GOLDEN_DIR, else ../shared/golden, else tests/data/golden).
+
+    In the last, which is small, tests of files that it does not hold skip.
+    """
     if not (GOLDEN / "README.md").is_file():
-        pytest.skip(f"no golden data at {GOLDEN}; set GOLDEN_DIR")
-    return GOLDEN
+        pytest.fail(f"{GOLDEN} is no folder of golden data: it has no README.md; set GOLDEN_DIR to one that has")
+    return SmallSet(GOLDEN) if GOLDEN == SMALL_SET else GOLDEN
+
+
+@pytest.fixture(scope="session")
+def specification() -> Path:
+    """The folder of the specification (`spec` beside the golden data, else ../shared/spec)."""
+    if not SPECIFICATION.is_dir():
+        pytest.skip(f"no specification at {SPECIFICATION}")
+    return SPECIFICATION
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,13 @@
 import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,14 +18,44 @@ from lib.config import SynthesizerConfig
 from lib.models.synthesizer import Synthesizer
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", ROOT.parent / "shared" / "golden"))
-SHARED_DATA = Path(os.environ.get("REVOICE_DATA_DIR", ROOT.parent / "shared" / "data"))
+SHARED = ROOT.parent / "shared"
+SMALL_SET = ROOT / "tests" / "data" / "golden"
+SHARED_DATA = Path(os.environ.get("REVOICE_DATA_DIR", SHARED / "data"))
 Floats = npt.NDArray[np.float32]
 
 
+def golden_folder() -> Path:
+    """GOLDEN_DIR, else the full set in ../shared/golden, else the small set of the repository."""
+    full = SHARED / "golden"
+    chosen = os.environ.get("GOLDEN_DIR") or (full if (full / "manifest.json").is_file() else SMALL_SET)
+    return Path(chosen).resolve()
+
+
+GOLDEN = golden_folder()
+# The listings of tensors belong to the specification, not to the golden data; they may lie beside another set.
+SPECIFICATION = next((s for s in (GOLDEN.parent / "spec", SHARED / "spec") if s.is_dir()), SHARED / "spec")
+
+
+class SmallSet(Path if TYPE_CHECKING else type(Path())):  # type: ignore[misc]  # the Path of this system
+    """The folder of the small set: joining the name of a file that it does not hold skips the test."""
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> "SmallSet":
+        path: SmallSet = super().__truediv__(name)
+        if not path.exists():
+            pytest.skip(f"{path.relative_to(SMALL_SET)} is not in the small set; set GOLDEN_DIR to a full one")
+        return path
+
+
 def golden_names(pattern: str) -> list[str]:
-    """The golden files that match a glob, for parametrize; without golden data one name, whose test then skips."""
-    return sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.glob(pattern)) or ["absent"]
+    """The golden files that match a glob, for parametrize; where there is none one name, whose test then skips."""
+    found = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.glob(pattern))
+    return found or [pattern.replace("*", "absent")]
+
+
+def golden_metadata(path: Path) -> dict[str, str]:
+    """What a golden .safetensors file says of its making."""
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def read_golden(path: Path) -> dict[str, Tensor]:
@@ -37,17 +70,23 @@ def error(got: Tensor | Floats, want: Tensor | Floats) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12))
 
 
-def closed_form(name: str, shape: list[int], offset: float, scale: float, salt: str) -> Tensor:
-    """The golden data's closed-form weights (README of the golden data, "Fill")."""
+def closed_form_f64(salted_name: str, n: int) -> npt.NDArray[np.float64]:
+    """The golden data's hash of a name and the numbers 0 .. n - 1, in -1 .. 1 (its README, "Fill"): (n,)."""
     mask = np.uint64(0xFFFFFFFF)
-    x = np.arange(int(np.prod(shape)), dtype=np.uint64) * np.uint64(0x9E3779B1)
-    x = (x + np.uint64(zlib.crc32((salt + name).encode()))) & mask
+    x = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B1)
+    x = (x + np.uint64(zlib.crc32(salted_name.encode()))) & mask
     x ^= x >> np.uint64(16)
     x = (x * np.uint64(0x85EBCA6B)) & mask
     x ^= x >> np.uint64(13)
     x = (x * np.uint64(0xC2B2AE35)) & mask
     x ^= x >> np.uint64(16)
-    h = 2.0 * (x.astype(np.float64) / 2.0**32) - 1.0
+    h: npt.NDArray[np.float64] = 2.0 * (x.astype(np.float64) / 2.0**32) - 1.0
+    return h
+
+
+def closed_form(name: str, shape: list[int], offset: float, scale: float, salt: str) -> Tensor:
+    """The golden data's closed-form weights (README of the golden data, "Fill")."""
+    h = closed_form_f64(salt + name, int(np.prod(shape)))
     return torch.from_numpy((offset + scale * h).astype(np.float32).reshape(shape))
 
 

@@ -80,9 +80,9 @@ def test_golden_voices_with_any_wrong_claims_are_still_what_their_tensors_are(go
 
 @pytest.mark.parametrize("listing", ["v2_40k_f0", "v1_48k_nof0"])
 def test_a_written_full_size_voice_has_exactly_the_tensors_of_the_spec(
-    golden: Path, tmp_path: Path, listing: str
+    specification: Path, tmp_path: Path, listing: str
 ) -> None:
-    spec = json.loads((golden.parent / "spec" / "state_dict" / f"{listing}.json").read_text())
+    spec = json.loads((specification / "state_dict" / f"{listing}.json").read_text())
     version, rate, f0 = listing.split("_")
     config = load_family(version, rate, has_f0=f0 == "f0").synthesizer  # type: ignore[arg-type]
     shapes = {key: value["shape"] for key, value in spec["tensors"].items() if not key.startswith("enc_q.")}

@@ -1,7 +1,7 @@
 """Cut points against golden ones; cutting and joining the identity is the identity."""
 
 import json
-import zlib
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, own_part, pad_audio, plan_chunks, quiet_points
-from tests.helpers import Floats
+from lib.audio import highpass
+from tests.helpers import Floats, closed_form_f64
 
 SMALL = ChunkLimits(pad=0.05, query=0.1, center=0.4, longest=0.5)
 VARIANTS: dict[str, EnergyRule] = {"upstream2026": "magnitude", "classic2023": "signed"}
@@ -22,25 +23,24 @@ VARIANTS: dict[str, EnergyRule] = {"upstream2026": "magnitude", "classic2023": "
 @pytest.mark.parametrize(("name", "rule"), [("cuts_2026", "magnitude"), ("cuts_2023", "signed")])
 def test_golden_cuts_of_the_function_vectors(golden: Path, name: str, rule: EnergyRule) -> None:
     data = np.load(golden / "functions/13_split_points.npz")
-    limits = ChunkLimits(query=1, center=3, longest=4)
+    limits = ChunkLimits(query=int(data["x_query"]), center=int(data["x_center"]), longest=int(data["x_max"]))
     assert quiet_points(data["filtered"], limits, rule) == data[name].tolist()
 
 
 @pytest.fixture(scope="module")
-def signal() -> npt.NDArray[np.float64]:
-    """The 65 s signal of split_points.json, high-passed."""
-    from lib.audio import highpass
-
-    n = np.arange(1_040_123, dtype=np.float64)
-    t1 = np.abs(((n + 5000) % 37777) / 37777 * 2 - 1)
-    t2 = np.abs(((n + 900) % 9001) / 9001 * 2 - 1)
-    x = n.astype(np.uint64) * np.uint64(0x9E3779B1) + np.uint64(zlib.crc32(b"pub:sig65"))
-    mask = np.uint64(0xFFFFFFFF)
-    x &= mask
-    x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & mask
-    x = ((x ^ (x >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & mask
-    h = 2.0 * ((x ^ (x >> np.uint64(16))).astype(np.float64) / 2.0**32) - 1.0
-    return highpass((0.02 + 0.5 * t1 * (0.3 + 0.7 * t2)) * h)
+def signal(golden: Path) -> npt.NDArray[np.float64]:
+    """The long signal that split_points.json describes by a formula, high-passed: (T,)."""
+    recipe = json.loads((golden / "pipeline/split_points.json").read_text())
+    salt = re.search(r"salt of this set is `([^`]+)`", (golden / "README.md").read_text())
+    name = re.search(r"name '([^']+)'", recipe["signal"])
+    triangles = re.findall(r"\|\(\(n\+(\d+)\) mod (\d+)\)", recipe["signal"])
+    assert salt and name and len(triangles) == 2
+    assert "(0.02 + 0.5*t1*(0.3+0.7*t2)) * h[n]" in recipe["signal"]
+    n = np.arange(recipe["n"], dtype=np.float64)
+    t1, t2 = (np.abs(((n + int(shift)) % int(period)) / int(period) * 2 - 1) for shift, period in triangles)
+    x = (0.02 + 0.5 * t1 * (0.3 + 0.7 * t2)) * closed_form_f64(salt[1] + name[1], len(n))
+    assert x.sum() == pytest.approx(recipe["sum"]) and np.square(x).sum() == pytest.approx(recipe["sumsq"])
+    return highpass(x)
 
 
 def test_golden_pieces_of_a_long_signal(golden: Path, signal: npt.NDArray[np.float64]) -> None:

@@ -1,6 +1,7 @@
 """VoiceConverter on tiny networks: lengths, seeds, options, refusals; and the golden conversion from end to end."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +285,21 @@ def assert_close_as_int16(got: Floats, want: Any) -> None:
     assert steps.max() <= 400
 
 
-def golden_voice(golden: Path, name: str) -> Synthesizer:
-    return load_synthesizer(read_voice_model(golden / "synth" / name))
+def golden_recipe(golden: Path, result: str) -> dict[str, str]:
+    """How a result of end_to_end.safetensors was made, out of the sentence in the README of the golden data."""
+    text = (golden / "README.md").read_text(encoding="utf-8")
+    said = re.search(rf"[ .]{result}: (.*?)(?=\. [\w]+: |\. Result|\n)", text)
+    assert said, f"the README of the golden data does not tell how {result} was made"
+    forms = {
+        "model": r"model (\S+\.pth)", "index": r"index (\S+\.index)", "index_rate": r"with rate ([\d.]+)",
+        "speaker": r"speaker (\d+)", "shift": r"([+-]\d+) semitones", "rms": r"rms_mix_rate ([\d.]+)",
+        "rate": r"resampled to (\d+) Hz",
+    }  # fmt: skip
+    return {key: found[1] for key, form in forms.items() if (found := re.search(form, said[1]))}
+
+
+def golden_voice(golden: Path, recipe: dict[str, str]) -> Synthesizer:
+    return load_synthesizer(read_voice_model(golden / recipe["model"]))
 
 
 def golden_input(golden: Path) -> Floats:
@@ -299,21 +313,24 @@ def test_golden_conversion_with_index(golden: Path, hubert: HubertEncoder) -> No
     It fills unvoiced frames before protecting them, which makes protect idle: 0.5 says so openly.
     """
     want = load_file(golden / "pipeline/end_to_end.safetensors")["out.f0_index"]
-    index = FeatureIndex.load(golden / "pipeline/index_v2.index")
-    synthesizer = golden_voice(golden, "small_v2_40k_f0.pth")
+    recipe = golden_recipe(golden, "f0_index")
+    index = FeatureIndex.load(golden / recipe["index"])
+    synthesizer = golden_voice(golden, recipe)
+    sample_rate, hop = synthesizer.config.sample_rate, synthesizer.config.hop_length
     converter = VoiceConverter(synthesizer, hubert, index, temperature=0.0)
     options = ConvertOptions(
-        pitch_shift=3, pitch_method="pm", index_rate=0.6, rms_mix_rate=1, protect=0.5, speaker_id=1,
-        interpolate_unvoiced=True,
+        pitch_shift=int(recipe["shift"]), pitch_method="pm", index_rate=float(recipe["index_rate"]), rms_mix_rate=1,
+        protect=0.5, speaker_id=int(recipe["speaker"]), interpolate_unvoiced=True,
     )  # fmt: skip
     audio = golden_input(golden)
     converted = converter.convert(audio, options)
-    assert len(converted) == -(-len(audio) * 5 // 2)
-    assert 0 <= len(converted) - len(want) < 3 * 400
-    common = follow_envelope(converted[: len(want)], 40_000, highpass(audio), 16_000, 0.3)
+    assert len(converted) == -(-len(audio) * sample_rate // 16_000)
+    assert 0 <= len(converted) - len(want) < 3 * hop
+    mix = float(recipe["rms"])
+    common = follow_envelope(converted[: len(want)], sample_rate, highpass(audio), 16_000, mix)
     assert_close_as_int16(limit_peak(common), want)
     # With its own loudness step the result is stretched by those frames: close, but not to the last steps.
-    whole = converter.convert(audio, options.model_copy(update={"rms_mix_rate": 0.3}))[: len(want)]
+    whole = converter.convert(audio, options.model_copy(update={"rms_mix_rate": mix}))[: len(want)]
     assert np.corrcoef(whole, want)[0, 1] > 0.99
 
 
@@ -321,12 +338,16 @@ def test_golden_conversion_with_index(golden: Path, hubert: HubertEncoder) -> No
 def test_golden_conversion_without_f0_resampled(golden: Path, hubert: HubertEncoder) -> None:
     """Compared away from the end, where the reference's shorter output was resampled."""
     want = load_file(golden / "pipeline/end_to_end.safetensors")["out.nof0_resampled"]
-    converter = VoiceConverter(golden_voice(golden, "small_v2_48k_nof0.pth"), hubert, temperature=0.0)
-    options = ConvertOptions(rms_mix_rate=1, protect=0.5, speaker_id=2, resample_rate=16_000)
+    recipe = golden_recipe(golden, "nof0_resampled")
+    synthesizer, rate = golden_voice(golden, recipe), int(recipe["rate"])
+    own_rate = synthesizer.config.sample_rate
+    converter = VoiceConverter(synthesizer, hubert, temperature=0.0)
+    assert recipe["rms"] == "1" and "index" not in recipe
+    options = ConvertOptions(rms_mix_rate=1, protect=0.5, speaker_id=int(recipe["speaker"]), resample_rate=rate)
     audio = golden_input(golden)
     converted = converter.convert(audio, options)
-    assert len(converted) == len(audio)
-    assert 0 <= len(converted) - len(want) < 3 * 160
+    assert len(converted) == -(-len(audio) * rate // 16_000)
+    assert 0 <= len(converted) - len(want) < 3 * rate // 100
     assert_close_as_int16(converted[: len(want) - 200], want[:-200])
     native = converter.convert(audio, options.model_copy(update={"resample_rate": 0}))
-    assert_close_as_int16(resample(native[: 3 * len(want)], 48_000, 16_000), want)
+    assert_close_as_int16(resample(native[: len(want) * own_rate // rate], own_rate, rate), want)

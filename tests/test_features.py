@@ -1,5 +1,6 @@
 """Blending, the two clocks, protection: golden features and the rules by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,23 @@ from infer.features import blend_retrieved, protect_consonants, to_pitch_rate
 from lib.index import FeatureIndex
 from tests.helpers import Floats, error, read_golden
 
-CASES = [("v1", rate, protect) for rate in ("0.3", "0.75", "1") for protect in ("0.5", "0.33")]
-CASES += [("v1", "0", "0.5"), ("v1", "0", "0.33"), ("v1", "0", "0"), ("v1", "0.75", "0")]
-CASES += [("v2", "0.6", "0.5"), ("v2", "0.6", "0.2")]
 
-
-@pytest.mark.parametrize(("family", "rate", "protect"), CASES)
-def test_golden_features_as_handed_to_the_synthesizer(golden: Path, family: str, rate: str, protect: str) -> None:
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_golden_features_as_handed_to_the_synthesizer(golden: Path, family: str) -> None:
     data = read_golden(golden / f"pipeline/retrieval_{family}.safetensors")
     index = FeatureIndex.load(golden / f"pipeline/index_{family}.index")
     own, f0 = data["in.feats"].numpy(), data["in.pitchf"].numpy()
-    blended = to_pitch_rate(blend_retrieved(own, index.search(own), float(rate)), len(f0))
-    frames = len(blended)
-    assert frames == int(data["out.p_len"])
-    np.testing.assert_array_equal(f0[:frames], data["out.pitchf_cut"][0])
-    got = protect_consonants(blended, to_pitch_rate(own, len(f0)), f0[:frames], float(protect))
-    assert error(got, data[f"out.feats.rate{rate}_protect{protect}"][0]) < 1e-4
+    cases = [(key, re.fullmatch(r"out\.feats\.rate(.+)_protect(.+)", key)) for key in data if "out.feats" in key]
+    assert len(cases) >= 2
+    for key, found in cases:
+        assert found, key
+        rate, protect = float(found[1]), float(found[2])
+        blended = to_pitch_rate(blend_retrieved(own, index.search(own), rate), len(f0))
+        frames = len(blended)
+        assert frames == int(data["out.p_len"])
+        np.testing.assert_array_equal(f0[:frames], data["out.pitchf_cut"][0])
+        got = protect_consonants(blended, to_pitch_rate(own, len(f0)), f0[:frames], protect)
+        assert error(got, data[key][0]) < 1e-4, key
 
 
 def test_each_content_frame_stands_for_two_and_no_more_than_asked() -> None:

@@ -90,6 +90,22 @@ def test_recordings_become_a_voice_that_converts(experiment: Experiment, recordi
     assert rate == 24000 and len(out) == 12000 and bool(np.isfinite(out).all())
 
 
+def test_a_voice_trained_without_unvoiced_gaps_is_converted_so(experiment: Experiment, recordings: Path) -> None:
+    prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
+    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", interpolate_unvoiced=True))
+    report = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
+    assert read_voice_model(report.voice).extra["interpolate_unvoiced"] is True
+    phase = 2 * np.pi * 200 * np.arange(8000) / 16000
+    sung = np.asarray(0.2 * sum(np.sin(h * phase) / h for h in range(1, 8)), np.float32)
+    gap = np.concatenate([sung, np.zeros(4000, np.float32), sung])
+    options = ConvertOptions(pitch_method="pm", device="cpu")
+    converter = VoiceConverter.load(report.voice)
+    asked = converter.convert(gap, options.model_copy(update={"interpolate_unvoiced": True}))
+    assert np.array_equal(converter.convert(gap, options), asked)
+    converter._interpolates = False
+    assert not np.array_equal(converter.convert(gap, options), asked)
+
+
 def test_the_experiment_folder_is_the_ecosystems(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))

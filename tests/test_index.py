@@ -25,23 +25,25 @@ def vectors(n: int, width: int = 8, seed: int = 0) -> Floats:
 def test_golden_retrieval_of_the_function_vectors(golden: Path) -> None:
     data = np.load(golden / "functions/12_retrieval.npz")
     index = FeatureIndex.load(golden / "functions/12_retrieval.index")
-    assert len(index) == 300
+    assert len(index) == len(data["vectors"])
     assert error(neighbour_weights(data["score"], data["ids"]), data["weights"]) < 1e-5
     retrieved = index.search(data["query"])
     assert error(retrieved, data["retrieved"]) < 1e-5
     assert error(0.75 * retrieved + 0.25 * data["query"], data["mixed_075"]) < 1e-5
 
 
-@pytest.mark.parametrize(("family", "rate"), [("v1", 1), ("v2", 0.6)])
-def test_golden_retrieval_with_too_few_neighbours(golden: Path, family: str, rate: float) -> None:
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_golden_retrieval_with_too_few_neighbours(golden: Path, family: str) -> None:
     """Some of the stored rows have fewer than eight hits; none may bring in the last vector."""
     data = read_golden(golden / f"pipeline/retrieval_{family}.safetensors")
     index = FeatureIndex.load(golden / f"pipeline/index_{family}.index")
-    assert index.n_cells == {"v1": 6, "v2": 2}[family]
     content = data["in.feats"].numpy()
-    mixed = np.float32(rate) * index.search(content) + np.float32(1 - rate) * content
-    want = data[f"out.feats.rate{rate}_protect0.5"][0].numpy()
-    assert error(np.repeat(mixed, 2, axis=0), want) < 1e-4
+    plain = [key for key in data if key.endswith("_protect0.5")]
+    assert plain
+    for key in plain:
+        rate = float(key.split("_protect")[0].removeprefix("out.feats.rate"))
+        mixed = np.float32(rate) * index.search(content) + np.float32(1 - rate) * content
+        assert error(np.repeat(mixed, 2, axis=0), data[key][0].numpy()) < 1e-4, key
 
 
 def test_weights_mask_missing_neighbours_and_survive_exact_hits() -> None:

@@ -1,6 +1,7 @@
 """The networks against the golden data, and the laws they obey."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,17 @@ from lib.checkpoint import (
 from lib.config import FAMILIES, DiscriminatorConfig, Family, SynthesizerConfig, load_family
 from lib.models.attention import band_to_square, square_to_band
 from lib.models.discriminators import Discriminator
-from lib.models.flow import RECEPTIVE_FIELD
 from lib.models.source import SineSource, sine_wave
 from lib.models.synthesizer import InferOutput, Synthesizer, slice_frames
-from tests.helpers import closed_form, error, golden_names, golden_training_model, read_golden, tiny_config
+from tests.helpers import (
+    closed_form,
+    error,
+    golden_metadata,
+    golden_names,
+    golden_training_model,
+    read_golden,
+    tiny_config,
+)
 
 LATENT_TOLERANCE = 1e-4
 SOURCE_TOLERANCE = 2e-4
@@ -61,9 +69,9 @@ def check_infer(model: Synthesizer, data: dict[str, Tensor], window: tuple[int, 
 def test_golden_small_voice_models(golden: Path, name: str) -> None:
     voice = read_voice_model(golden / f"{name.split('.')[0]}.pth")
     data = read_golden(golden / name)
-    count = data["out.x_mask"].shape[2]
-    first = data["in.phone"].shape[1] - data["out.m_p"].shape[2] + RECEPTIVE_FIELD
-    check_infer(load_synthesizer(voice), data, (first, count) if "window" in name else None)
+    facts = golden_metadata(golden / name)
+    window = (int(facts["skip_head"]), int(facts["return_length"])) if "skip_head" in facts else None
+    check_infer(load_synthesizer(voice), data, window)
 
 
 @pytest.mark.parametrize("name", FULL_MODELS)
@@ -117,20 +125,26 @@ def test_golden_functions_09_tiny_synthesizer(golden: Path, kind: str) -> None:
     )  # fmt: skip
     model = Synthesizer(config, posterior=True)
     load_weights(model, weights, kind)
+    # The names of the results say how they were made.
+    noisy_name, seed = next((key, m[1]) for key in data if (m := re.fullmatch(r"seed(\d+)_audio", key)))
+    window_name, head, length = next(
+        (key, m[1], m[2]) for key in data if (m := re.fullmatch(r"rt_audio_head(\d+)_len(\d+)", key))
+    )
     inputs = (data["phone"], data["lengths"], data["sid"], data.get("pitch"), data.get("pitchf"))
     with torch.no_grad():
         out = model.infer_window(*inputs, temperature=0.0)
-        noisy = model.infer(*inputs, torch.Generator().manual_seed(1234))
+        noisy = model.infer(*inputs, torch.Generator().manual_seed(int(seed)))
         first = [None if x is None else x[:1] for x in inputs]
-        window = model.infer_window(*first, temperature=0.0, window=(40, 15))  # type: ignore[misc, arg-type]
+        span = int(head), int(length)
+        window = model.infer_window(*first, temperature=0.0, window=span)  # type: ignore[misc, arg-type]
         torch.manual_seed(99)
         train = model(data["phone"], data.get("pitch"), data.get("pitchf"), data["y_lengths"], data["y"], data["sid"])
     assert error(out.mean, data["enc_m"]) <= LATENT_TOLERANCE
     assert error(out.log_scale, data["enc_logs"]) <= LATENT_TOLERANCE
     assert error(out.latent, data["zero_noise_z"]) <= LATENT_TOLERANCE
     assert error(out.audio, data["zero_noise_audio"]) <= AUDIO_TOLERANCE
-    assert error(noisy, data["seed1234_audio"]) <= AUDIO_TOLERANCE
-    assert error(window.audio, data["rt_audio_head40_len15"]) <= AUDIO_TOLERANCE
+    assert error(noisy, data[noisy_name]) <= AUDIO_TOLERANCE
+    assert error(window.audio, data[window_name]) <= AUDIO_TOLERANCE
     assert torch.equal(train.starts, data["train_ids"])
     pairs = {
         "train_yhat": train.audio, "train_z": train.latent, "train_zp": train.latent_prior,
@@ -174,9 +188,9 @@ def test_golden_discriminators(golden: Path, version: str) -> None:
 
 @pytest.mark.parametrize("family", ["v1", "v2"])
 @pytest.mark.parametrize("kind", ["f0", "nof0"])
-def test_keys_shapes_and_order_are_the_ecosystems(golden: Path, family: Family, kind: str) -> None:
+def test_keys_shapes_and_order_are_the_ecosystems(specification: Path, family: Family, kind: str) -> None:
     for rate in FAMILIES[family]:
-        listing = json.loads((golden.parent / "spec" / "state_dict" / f"{family}_{rate}_{kind}.json").read_text())
+        listing = json.loads((specification / "state_dict" / f"{family}_{rate}_{kind}.json").read_text())
         with torch.device("meta"):
             model = Synthesizer(load_family(family, rate, has_f0=kind == "f0").synthesizer, posterior=True)
         got = ecosystem_weights(model)

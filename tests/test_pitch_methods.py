@@ -57,18 +57,20 @@ slow = pytest.mark.slow
 )
 def test_golden_crepe(golden: Path, method: str) -> None:
     data = read_golden(golden / "pipeline/f0_methods.safetensors")
-    want = data[f"out.classic2023.{method}.f0"].numpy()[:310]
-    f0 = extractor(method)(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE))
-    assert f0.shape == (310,)
+    audio = load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE)
+    f0 = extractor(method)(audio)
+    assert f0.shape == (len(audio) // 160,)
+    want = data[f"out.classic2023.{method}.f0"].numpy()[: len(f0)]
     assert np.array_equal(f0 > 0, want > 0)
     assert error(f0, want) < 1e-3
-    assert (hz_to_bins(f0) == data[f"out.classic2023.{method}.coarse"].numpy()[:310]).mean() > 0.99
+    assert (hz_to_bins(f0) == data[f"out.classic2023.{method}.coarse"].numpy()[: len(f0)]).mean() > 0.99
 
 
 def test_golden_fcpe_hears_what_harvest_hears(golden: Path) -> None:
     """No golden values exist for fcpe; on the golden speech it must agree with WORLD where both hear a voice."""
-    want = read_golden(golden / "pipeline/f0_methods.safetensors")["out.classic2023.harvest_raw.f0"].numpy()[:310]
     got = extractor("fcpe")(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE))
+    data = read_golden(golden / "pipeline/f0_methods.safetensors")
+    want = data["out.classic2023.harvest_raw.f0"].numpy()[: len(got)]
     both = (got > 0) & (want > 0)
     assert both.sum() > 0.85 * (want > 0).sum()
     assert np.median(1200 * np.abs(np.log2(got[both] / want[both]))) < 20

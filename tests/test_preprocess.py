@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from lib.audio import load_audio, load_audio_native, save_audio
 from lib.errors import AudioError, MissingFileError
 from lib.progress import Cancelled
-from tests.helpers import Floats, read_golden
+from tests.helpers import Floats, golden_metadata, read_golden
 from train.options import PrepareOptions
 from train.preprocess import PrepareReport, cut_pieces, normalise, prepare
 
@@ -59,17 +60,31 @@ def test_golden_piece_cutting(golden: Path) -> None:
         assert [[n, *piece] for n, piece in zip(numbers, pieces, strict=True)] == case["writes"]
 
 
-@pytest.mark.parametrize(("run_name", "seconds"), [("per_3.7", 3.7), ("per_3", 3.0)])
-def test_golden_run(golden: Path, tmp_path: Path, run_name: str, seconds: float) -> None:
+def golden_numbers(golden: Path, seconds: float) -> tuple[int, list[int]]:
+    """The rate of the golden recording and the reference's number of every clip it cuts from it."""
     data = json.loads((golden / "preprocess/preprocess.json").read_text())
-    report = run(golden / "preprocess/recording.wav", tmp_path, options=PrepareOptions(slice_seconds=seconds))
-    numbers = reference_numbers([length for _, length in data["slicer_chunks_start_length"]], 32000, seconds)
+    slices = [length for _, length in data["slicer_chunks_start_length"]]
+    return data["sample_rate"], reference_numbers(slices, data["sample_rate"], seconds)
+
+
+def clips_by_number(numbers: list[int]) -> dict[str, str]:
+    """The reference's name of a clip -> ours; where it used a name twice, the last counts."""
+    return {f"0_{number}.wav": f"0_{i}.wav" for i, number in enumerate(numbers)}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_golden_run(golden: Path, tmp_path: Path, which: int) -> None:
+    runs = json.loads((golden / "preprocess/preprocess.json").read_text())["runs"]
+    run_name, rows = list(runs.items())[which]
+    seconds = float(run_name.removeprefix("per_"))
+    native, numbers = golden_numbers(golden, seconds)
+    report = run(golden / "preprocess/recording.wav", tmp_path, native, PrepareOptions(slice_seconds=seconds))
     assert names(tmp_path / "0_gt_wavs") == [f"0_{i}.wav" for i in range(len(numbers))]
     assert names(tmp_path / "1_16k_wavs") == names(tmp_path / "0_gt_wavs")
-    assert report.clips == len(data["runs"][run_name]) + 1  # one is overwritten in the reference
-    ours = {f"0_{number}.wav": f"0_{i}.wav" for i, number in enumerate(numbers)}  # the last of a number counts
-    for row in data["runs"][run_name]:
-        for folder, rate, prefix in (("0_gt_wavs", 32000, "gt"), ("1_16k_wavs", 16000, "16k")):
+    assert report.clips == len(numbers) >= len(set(numbers)) == len(rows)  # the reference overwrites the others
+    ours = clips_by_number(numbers)
+    for row in rows:
+        for folder, rate, prefix in (("0_gt_wavs", native, "gt"), ("1_16k_wavs", 16000, "16k")):
             path = tmp_path / folder / ours[row["file"]]
             clip, clip_rate = soundfile.read(path, dtype="float32")
             assert (clip_rate, soundfile.info(path).subtype) == (rate, "FLOAT")
@@ -81,11 +96,16 @@ def test_golden_run(golden: Path, tmp_path: Path, run_name: str, seconds: float)
 
 
 def test_golden_samples(golden: Path, tmp_path: Path) -> None:
-    """The reference's 0_6.wav is the recording's last clip, our 0_5.wav."""
-    want = read_golden(golden / "preprocess/one_output.safetensors")
-    run(golden / "preprocess/recording.wav", tmp_path)
-    assert np.abs(load_audio(tmp_path / "0_gt_wavs/0_5.wav", 32000) - want["out.gt"].numpy()).max() < 2e-6
-    assert np.abs(load_audio(tmp_path / "1_16k_wavs/0_5.wav", 16000) - want["out.16k"].numpy()).max() < 1e-4
+    """Every sample of one clip; its name and run are written in the golden data."""
+    path = golden / "preprocess/one_output.safetensors"
+    want, reference_name = read_golden(path), golden_metadata(path)["file"]
+    said = re.search(r"\(0_\d+\.wav of run per_([\d.]+)\)", (golden / "README.md").read_text())
+    assert said
+    rate, numbers = golden_numbers(golden, float(said[1]))
+    name = clips_by_number(numbers)[reference_name]
+    run(golden / "preprocess/recording.wav", tmp_path, rate, PrepareOptions(slice_seconds=float(said[1])))
+    assert np.abs(load_audio(tmp_path / "0_gt_wavs" / name, rate) - want["out.gt"].numpy()).max() < 2e-6
+    assert np.abs(load_audio(tmp_path / "1_16k_wavs" / name, 16000) - want["out.16k"].numpy()).max() < 1e-4
 
 
 @given(length=st.integers(1, 2_000_000), rate=st.sampled_from([24000, 32000, 40000, 48000]), seconds=st.floats(1, 8))

@@ -48,7 +48,11 @@ def test_golden_recording(golden: Path) -> None:
 def test_golden_recording_with_another_rule(golden: Path) -> None:
     want = json.loads((golden / "preprocess/preprocess.json").read_text())
     audio, rate = load_audio_native(golden / "preprocess/recording.wav")
-    rule = SliceRule(threshold_db=-36, min_length_ms=800, min_interval_ms=200, hop_ms=10, max_silence_ms=150)
+    given = want["slicer2_settings"]
+    rule = SliceRule(
+        threshold_db=given["threshold_dB"], min_length_ms=given["min_length_ms"],
+        min_interval_ms=given["min_interval_ms"], hop_ms=given["hop_size_ms"], max_silence_ms=given["max_sil_kept_ms"],
+    )  # fmt: skip
     pieces = slice_audio(audio, rate, rule)
     assert [[start, end - start] for start, end in pieces] == want["slicer2_chunks_start_length"]
 

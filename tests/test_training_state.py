@@ -67,8 +67,8 @@ def test_both_orders_of_parameters_go_on_to_the_same_step(tmp_path: Path, year: 
 
 
 @pytest.mark.parametrize("kind", ["f0", "nof0"])
-def test_the_orders_tried_here_are_those_of_the_references(golden: Path, kind: str) -> None:
-    spec = json.loads((golden.parent / "spec" / "state_dict" / f"v2_40k_{kind}.json").read_text())
+def test_the_orders_tried_here_are_those_of_the_references(specification: Path, kind: str) -> None:
+    spec = json.loads((specification / "state_dict" / f"v2_40k_{kind}.json").read_text())
     order = sorted(spec["parameter_order_2023"], key=lambda name: ORDER_2026.index(name.split(".")[0] + "."))
     assert order == spec["parameter_order_2026"] != spec["parameter_order_2023"]
 

@@ -80,7 +80,11 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     progress(len(missing), len(missing), "F0 and content")
     report = _report(experiment, names, method, skipped=not missing)
     if missing or "f0_range" not in experiment.stage("extract"):
-        facts = {"content_encoder": encoder.name, "f0_range": report.f0_range}
+        facts = {
+            "content_encoder": encoder.name,
+            "f0_range": report.f0_range,
+            "interpolate_unvoiced": options.interpolate_unvoiced,
+        }
         experiment.record_stage("extract", made_from=made_from, **facts)
     return report
 

@@ -329,7 +329,9 @@ class _Run:
         encoder = ContentEncoderId(self.encoder.name, self.encoder.sha256)
         voice = extract_voice_model(self.trainer.synthesizer, self.config.family, f"{position.epoch}epoch", encoder)
         facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
-        facts |= {"training_f0": self.experiment.stage("extract").get("f0_range")}
+        extracted = self.experiment.stage("extract")
+        facts |= {"training_f0": extracted.get("f0_range")}
+        facts |= {"interpolate_unvoiced": extracted.get("interpolate_unvoiced") or None}
         facts |= {"creation_date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         if seconds := self.experiment.stage("prepare").get("seconds"):
             facts["dataset_length"] = str(timedelta(seconds=round(seconds))).zfill(8)  # HH:MM:SS

@@ -33,6 +33,7 @@ from train.dataset import Batch
 
 logger = logging.getLogger(__name__)
 
+EARLIER = "Go back to an earlier checkpoint."
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -96,6 +97,18 @@ def _convolution_seconds(dtype: torch.dtype) -> float:
             conv(x)
             best = min(best, time.perf_counter() - begin)
     return best
+
+
+def _own_entry(state: TrainingState, path: Path) -> dict[str, Any]:
+    """What `save` added to a training state; empty in files of other programs. CheckpointError if it is damaged."""
+    own = state.extra.get("revoice")
+    if own is None:
+        return {}
+    numbers = [own.get(name) for name in ("epoch", "batch", "step", "seconds")] if isinstance(own, dict) else []
+    counts = all(type(number) is int and number >= 0 for number in numbers[:3])
+    if not (numbers and counts and isinstance(numbers[3], int | float) and 0 <= numbers[3] < float("inf")):
+        raise CheckpointError(f"{path} has a damaged entry 'revoice': it does not say how far the run is. {EARLIER}")
+    return dict(own)
 
 
 class Trainer:
@@ -258,8 +271,8 @@ class Trainer:
     def resume(self, generator: Path, discriminator: Path) -> None:
         """Continue from a pair of training states; CheckpointError if they do not belong together or do not fit."""
         states = [read_training_state(path) for path in (generator, discriminator)]
-        own, other = (state.extra.get("revoice") for state in states)
-        if states[0].epoch != states[1].epoch or (own or {}).get("step") != (other or {}).get("step"):
+        own, other = (_own_entry(state, path) for state, path in zip(states, (generator, discriminator), strict=True))
+        if states[0].epoch != states[1].epoch or own.get("step") != other.get("step"):
             raise CheckpointError(
                 f"{generator.name} and {discriminator.name} are from different moments of the training. Move the "
                 "older of them out of the folder."
@@ -272,10 +285,13 @@ class Trainer:
             load_weights(network, state.weights, path.name)
             if state.optimizer:
                 optimizer.load_state_dict(optimizer_for(network, state, path.name))
-        if own is None:  # written by another program, at the end of an epoch
+        if not own:  # written by another program, at the end of an epoch
             self.position = Position(epoch=states[0].epoch)
             return
-        self.position = Position(own["epoch"], own["batch"], own["step"], own["seconds"])
-        torch.set_rng_state(own["rng"])
-        if "cuda_rng" in own and self.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda_rng"], self.accelerator.device)
+        try:
+            torch.set_rng_state(own["rng"])
+            if "cuda_rng" in own and self.accelerator.device.type == "cuda":
+                torch.cuda.set_rng_state(own["cuda_rng"], self.accelerator.device)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{generator} has a damaged random state. {EARLIER}") from error
+        self.position = Position(own["epoch"], own["batch"], own["step"], float(own["seconds"]))

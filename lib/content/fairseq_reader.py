@@ -121,7 +121,9 @@ def _strides(layers: Any, path: Path) -> tuple[int, ...]:
     """Strides out of fairseq's way to write the convolutions: "[(512,10,5)] + [(512,3,2)] * 4 + …"."""
     if layers is None:
         return BASE_STRIDES
-    terms = str(layers)[:1000].replace(" ", "").split("+")
+    if not isinstance(layers, str):
+        layers = f"a {type(layers).__name__}"  # the value itself may be enormous
+    terms = layers[:1000].replace(" ", "").split("+")
     strides: list[int] = []
     for term in terms:
         match = _CONV_TERM.fullmatch(term)
