@@ -10,11 +10,11 @@ from pathlib import Path
 
 from infer.batch import Job, convert_file
 from infer.convert import VoiceConverter
-from lib.library import VOICE_ROOTS, Voice, find_index, list_voices
 from infer.options import ConvertOptions
 from lib.checkpoint import read_voice_model
 from lib.devices import choose_device
 from lib.errors import ConfigError
+from lib.library import VOICE_ROOTS, Voice, find_index, list_voices
 from lib.progress import Progress
 
 RESULT_SECONDS = 3600  # results older than this are deleted before the next conversion
