@@ -24,8 +24,9 @@ from pydantic import BaseModel, Field
 from infer import convert as convert_module
 from infer.options import ConvertOptions
 from lib.checkpoint import extract_voice_model, write_voice_model
-from lib.errors import AudioError, ConfigError
+from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.progress import Cancelled, Progress
+from lib.voice_archive import export_voice
 from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
 from web.app import Address, build_app, find_port, is_loopback, serve
 from web.forms import Form
@@ -46,6 +47,13 @@ class FakeConverter:
         self.voices = ["alice", "broken", "patient", "wrong"]
         self.calls: list[tuple[str, ConvertOptions]] = []
         self.started = threading.Event()
+
+    def take(self, archive: Path) -> str:
+        """Add a voice named as the archive, unless it is one to refuse."""
+        if archive.stem == "bomb":
+            raise CheckpointError("bomb.zip unfolds to far more than it holds.")
+        self.voices = sorted({*self.voices, archive.stem})
+        return archive.stem
 
     def convert(self, path: Path, voice: str, options: ConvertOptions, progress: Progress) -> Conversion:
         """Write the recording back at half its loudness."""
@@ -74,7 +82,7 @@ def address(fake: FakeConverter, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+        app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
         yield serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)))[0]
         app.close(verbose=False)
 
@@ -120,6 +128,29 @@ def test_errors_become_messages(client: Client, recording: str, voice: str, sent
         client.predict(voice, handle_file(recording), *defaults(), api_name="/convert")
 
 
+def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
+    client: Client, fake: FakeConverter, tmp_path: Path
+) -> None:
+    for name in ("dora", "bomb"):
+        (tmp_path / f"{name}.zip").write_bytes(b"PK")
+    voice, _ = client.predict(handle_file(tmp_path / "dora.zip"), api_name="/import_voice")
+    assert voice["value"] == "dora" and "dora" in fake.voices
+    assert ["dora", "dora"] in [list(choice) for choice in voice["choices"]]
+    with pytest.raises(AppError, match="unfolds"):
+        client.predict(handle_file(tmp_path / "bomb.zip"), api_name="/import_voice")
+    fake.voices.remove("dora")
+
+
+def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> None:
+    write_voice_model(tmp_path / "alice.pth", extract_voice_model(tiny_synthesizer(), "lite", "test"))
+    export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
+    services = make_services(tmp_path, "cpu", roots=[tmp_path / "voices"])
+    assert services.import_voice(tmp_path / "alice.zip") == "alice"
+    assert services.list_voices() == ["alice"]
+    with pytest.raises(ConfigError):
+        services.import_voice(tmp_path / "alice.zip")
+
+
 def test_missing_choices_are_told(client: Client) -> None:
     with pytest.raises(AppError, match="No recording yet"):
         client.predict("alice", None, *defaults(), api_name="/convert")
@@ -152,7 +183,7 @@ def test_page_needs_nothing_from_the_internet(address: str) -> None:
 
 
 def test_cancel_ends_a_running_conversion(fake: FakeConverter, recording: str) -> None:
-    app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+    app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
     begin, convert, press = (app.fns[i].fn for i in range(3))
     request = gr.Request(session_hash="one", username=None)
     fake.started.clear()
@@ -173,7 +204,7 @@ def test_cancel_ends_a_running_conversion(fake: FakeConverter, recording: str) -
 
 def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter) -> None:
     voices = ["alice", "bob"]
-    app = build_app(Services("cpu", lambda: list(voices), fake.convert))
+    app = build_app(Services("cpu", lambda: list(voices), fake.convert, fake.take))
     (refresh,) = [f.fn for f in app.fns.values() if f.fn and f.fn.__name__ == "refresh"]
     known, dropdown = refresh(None, "bob")
     assert known == ["alice", "bob"]
@@ -262,7 +293,7 @@ def test_who_can_reach_an_address(host: str, want: bool) -> None:
 
 def test_login_is_required_where_it_was_asked_for(fake: FakeConverter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    app = build_app(Services("cpu", lambda: fake.voices, fake.convert))
+    app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
     address = Address("127.0.0.1", find_port("127.0.0.1", None), login=("me", "secret"))
     url = serve(app, address)[0]
     try:

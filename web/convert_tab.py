@@ -1,5 +1,6 @@
 """Convert one recording: voice, audio and options in; a player and a short report out."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def convert_tab(t: Translator, services: Services) -> None:
     with gr.Row():
         with gr.Column():
             voice = gr.Dropdown(label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices())
+            with gr.Accordion(t("convert.import"), open=False):
+                archive = gr.File(label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=120)
             audio = gr.Audio(label=t("convert.audio"), sources=["upload", "microphone"], type="filepath", buttons=[])
             with gr.Row():
                 run = gr.Button(t("convert.run"), variant="primary", scale=2)
@@ -40,7 +43,22 @@ def convert_tab(t: Translator, services: Services) -> None:
         handler, inputs, outputs, api_name="convert", show_progress_on=result, **GPU_QUEUE
     )
     cancel.click(button.press, queue=False, api_visibility="private")
+    archive.upload(
+        _import_handler(t, services), [archive], [voice, archive], api_name="import_voice", concurrency_limit=1
+    )
     _keep_fresh(voice, services)
+
+
+def _import_handler(t: Translator, services: Services) -> Any:
+    """Make the function that takes a dropped archive in and chooses the voice that was in it."""
+
+    def take(archive: str) -> tuple[Any, None]:
+        with guarded(t):
+            name = services.import_voice(Path(archive))
+        gr.Info(html.escape(t("convert.imported", name=name)))
+        return gr.update(choices=services.list_voices(), value=name), None
+
+    return take
 
 
 def _begin_handler(button: CancelButton) -> Any:

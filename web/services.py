@@ -16,6 +16,7 @@ from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.library import VOICE_ROOTS, Voice, find_index, list_voices
 from lib.progress import Progress
+from lib.voice_archive import import_voice
 
 RESULT_SECONDS = 3600  # results older than this are deleted before the next conversion
 NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
@@ -36,11 +37,15 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Services:
-    """The functions behind the page. `convert` takes recording, name of a listed voice, options and progress."""
+    """The functions behind the page. `convert` takes recording, name of a listed voice, options and progress.
+
+    `import_voice` takes a voice archive (NAME.zip) and returns the name of the voice that was in it.
+    """
 
     device: str
     list_voices: Callable[[], list[str]]
     convert: Callable[[Path, str, ConvertOptions, Progress], Conversion]
+    import_voice: Callable[[Path], str]
 
 
 def make_services(folder: Path, device: str = "auto", roots: Sequence[Path] = VOICE_ROOTS) -> Services:
@@ -68,7 +73,10 @@ def make_services(folder: Path, device: str = "auto", roots: Sequence[Path] = VO
             f"{converter.device.device} ({converter.device.reason})",
         )
 
-    return Services(device, lambda: [voice.name for voice in list_voices(roots)], convert)
+    def import_archive(archive: Path) -> str:
+        return import_voice(archive, weights=roots[0]).name
+
+    return Services(device, lambda: [voice.name for voice in list_voices(roots)], convert, import_archive)
 
 
 def _fresh_folder(results: Path) -> Path:
