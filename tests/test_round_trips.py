@@ -17,13 +17,13 @@ from lib.checkpoint import VoiceModel, Weights, read_training_state, read_voice_
 from lib.config import FAMILIES, Family, load_family
 from lib.models.synthesizer import Synthesizer
 from lib.weights import ecosystem_name, ecosystem_weights
-from tests.helpers import ROOT
+from tests.helpers import SPECIFICATION
 from tests.tiny_files import small_voice, tiny_family
 from train.checkpoint_tools import extract
 from train.dataset import Batch
 from train.trainer import Trainer
 
-LISTINGS = ROOT.parent / "shared" / "spec" / "state_dict"
+LISTINGS = SPECIFICATION / "state_dict"
 KINDS = [f"{v}_{rate}_{f0}" for v in ("v1", "v2") for rate in ("32k", "40k", "48k") for f0 in ("f0", "nof0")]
 ORDER_2026 = ("dec", "enc_q", "flow", "emb_g", "enc_p")
 WIDTHS = (2, 3, 4, 13, 15, 16)  # places of the config list that narrow networks change
