@@ -123,6 +123,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    """A trainer that nothing resumes in; what a refusal leaves of it does not matter to the next."""
+    return Trainer(tiny_family("v2", "40k"), Accelerator(cpu=True))
+
+
 def in_optimizer(**entries: Any) -> Change:
     return lambda content: content["optimizer"].update(entries)
 
@@ -164,11 +170,12 @@ DAMAGED_STATES: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "says"), DAMAGED_STATES)
-def test_damaged_training_states_do_not_resume(pair: Path, tmp_path: Path, change: Change, says: str) -> None:
+def test_damaged_training_states_do_not_resume(
+    pair: Path, trainer: Trainer, tmp_path: Path, change: Change, says: str
+) -> None:
     content = torch.load(pair / "G.pth", weights_only=True)
     change(content)
     torch.save(content, tmp_path / "G.pth")
     shutil.copy(pair / "D.pth", tmp_path / "D.pth")
-    trainer = Trainer(tiny_family("v2", "40k"), Accelerator(cpu=True))
     with refused(tmp_path, says):
         trainer.resume(tmp_path / "G.pth", tmp_path / "D.pth")

@@ -183,7 +183,7 @@ def test_checkpoints_of_2023_and_2026_resume_to_the_same_next_step(tmp_path: Pat
     order_2026 = sorted(order_2023, key=lambda name: ORDER_2026.index(name.split(".")[0]))
     order_d = list(read_training_state(tmp_path / "D.pth").weights)
     assert order_2026 != order_2023
-    for seed, order, reverse_d in ((7, order_2023, False), (8, order_2026, False), (9, order_2026, True)):
+    for seed, order, reverse_d in ((7, order_2023, False), (8, order_2026, True)):
         rewrite(tmp_path / "G.pth", tmp_path / "G_x.pth", order)
         rewrite(tmp_path / "D.pth", tmp_path / "D_x.pth", order_d[::-1] if reverse_d else order_d)
         resumed = new_trainer(seed)
