@@ -104,6 +104,17 @@ class SourceConfig(_Strict):
     harmonic_max: float = 3100.0  # Hz
 
 
+class PriorConfig(_Strict):
+    """How training treats the prior; the defaults are the ecosystem's behaviour.
+
+    With few parameters and little time the latent of the posterior stays mostly noise: it costs KL to be more, and
+    the prior has not yet learnt to foretell it. Trained alone, the prior gets its gradient from the sound itself.
+    """
+
+    only: bool = False  # train what a conversion runs through, without posterior and KL (Polyak et al. 2021)
+    log_scale: float | None = None  # where the prior's log-scale begins in a training from nothing; None = near 0
+
+
 class FamilyConfig(_Strict):
     """One file of `configs/`: the whole description of a model family at one sample rate."""
 
@@ -113,6 +124,7 @@ class FamilyConfig(_Strict):
     discriminator: DiscriminatorConfig
     train: TrainConfig
     source: SourceConfig = SourceConfig()
+    prior: PriorConfig = PriorConfig()
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
 
     def to_json(self) -> dict[str, Any]:
@@ -134,6 +146,7 @@ class FamilyConfig(_Strict):
             "max_frames": self.max_frames,
             "discriminator": self.discriminator.model_dump(mode="json"),
             "source": self.source.model_dump(mode="json"),
+            "prior": self.prior.model_dump(mode="json"),
         }
         return {"train": train, "data": data, "model": model, "revoice": revoice}
 

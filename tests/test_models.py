@@ -97,13 +97,14 @@ def test_golden_training_forward(golden: Path, name: str) -> None:
             data["in.phone"], data.get("in.pitch"), data.get("in.nsff0"), data["in.spec_lengths"], data["in.spec"],
             data["in.sid"], data["in.ids_slice"], temperature=0.0,
         )  # fmt: skip
+    z = out.latents
     got = {
-        "z": out.latent, "m_q": out.mean_posterior, "logs_q": out.log_scale_posterior, "z_p": out.latent_prior,
-        "m_p": out.mean_prior, "logs_p": out.log_scale_prior,
+        "z": z.latent, "m_q": z.mean_posterior, "logs_q": z.log_scale_posterior, "z_p": z.latent_prior,
+        "m_p": z.mean_prior, "logs_p": z.log_scale_prior,
     }  # fmt: skip
     for key, value in got.items():
         assert error(value, data[f"out.{key}"]) <= LATENT_TOLERANCE, key
-    assert torch.equal(out.mask, data["out.y_mask"])
+    assert torch.equal(z.mask, data["out.y_mask"])
     assert error(out.audio, data["out.audio"]) <= AUDIO_TOLERANCE
 
 
@@ -147,8 +148,8 @@ def test_golden_functions_09_tiny_synthesizer(golden: Path, kind: str) -> None:
     assert error(window.audio, data[window_name]) <= AUDIO_TOLERANCE
     assert torch.equal(train.starts, data["train_ids"])
     pairs = {
-        "train_yhat": train.audio, "train_z": train.latent, "train_zp": train.latent_prior,
-        "train_mq": train.mean_posterior, "train_logsq": train.log_scale_posterior,
+        "train_yhat": train.audio, "train_z": train.latents.latent, "train_zp": train.latents.latent_prior,
+        "train_mq": train.latents.mean_posterior, "train_logsq": train.latents.log_scale_posterior,
     }  # fmt: skip
     for key, got in pairs.items():
         assert error(got, data[key]) <= AUDIO_TOLERANCE, key

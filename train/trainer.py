@@ -129,6 +129,7 @@ class Trainer:
         generator = Synthesizer(config.synthesizer, posterior=True)
         discriminator = Discriminator(config.discriminator)
         self._fix_source(generator)
+        self._begin_prior(generator)
         settings: dict[str, Any] = {
             "lr": self.learning_rate, "betas": config.train.betas, "eps": config.train.eps, "fused": True,
         }  # fmt: skip
@@ -145,6 +146,14 @@ class Trainer:
             nn.init.constant_(source.l_linear.weight, weight)
             nn.init.zeros_(source.l_linear.bias)
             source.requires_grad_(False)
+
+    def _begin_prior(self, generator: Synthesizer) -> None:
+        """Let the prior begin with little noise, and leave the posterior as it is, where the family says so."""
+        assert generator.enc_q is not None and generator.enc_p.proj.bias is not None
+        if self.config.prior.log_scale is not None:
+            with torch.no_grad():
+                generator.enc_p.proj.bias[self.config.synthesizer.inter_channels :] = self.config.prior.log_scale
+        generator.enc_q.requires_grad_(not self.config.prior.only)
 
     @property
     def synthesizer(self) -> Synthesizer:
@@ -175,8 +184,9 @@ class Trainer:
         pitch = (batch.pitch_bins, batch.f0) if self.config.synthesizer.has_f0 else (None, None)
         with self.accelerator.autocast():
             out = self.generator(
-                batch.content, *pitch, batch.lengths, batch.spec, batch.speaker_id, starts, temperature
-            )
+                batch.content, *pitch, batch.lengths, None if self.config.prior.only else batch.spec, batch.speaker_id,
+                starts, temperature,
+            )  # fmt: skip
         real = slice_frames(batch.audio, out.starts, frames, hop)  # [B, 1, S * hop]
         found = self._step_discriminator(real, out.audio.detach())
 
@@ -192,9 +202,11 @@ class Trainer:
             "gen": losses.generator_loss(generated),
             "fm": losses.feature_loss(judged, generated),
             "mel": self.config.train.c_mel * self._mel_distance(spec, made),
-            "kl": self.config.train.c_kl
-            * losses.kl_loss(out.latent_prior, out.log_scale_posterior, out.mean_prior, out.log_scale_prior, out.mask),
         }
+        if out.latents is not None:
+            z = out.latents
+            kl = losses.kl_loss(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
+            parts["kl"] = self.config.train.c_kl * kl
         if self.config.source.c_harmonic:
             bins = round(self.config.source.harmonic_max * self.config.audio.n_fft / self.config.audio.sample_rate)
             parts["harmonic"] = self.config.source.c_harmonic * losses.spectral_l1(spec, made, bins)

@@ -27,11 +27,9 @@ class InferOutput(NamedTuple):
     log_scale: Tensor  # [B, Z, F] of the prior
 
 
-class TrainOutput(NamedTuple):
-    """What the losses need; F is the length of the batch, S of the random segments."""
+class LatentOutput(NamedTuple):
+    """What the KL loss needs; F is the length of the batch."""
 
-    audio: Tensor  # [B, 1, S * hop]
-    starts: Tensor  # [B] first frame of each segment
     mask: Tensor  # [B, 1, F] of the spectrogram
     latent: Tensor  # [B, Z, F] drawn from the posterior
     latent_prior: Tensor  # [B, Z, F] the same after the flow
@@ -39,6 +37,14 @@ class TrainOutput(NamedTuple):
     log_scale_prior: Tensor
     mean_posterior: Tensor
     log_scale_posterior: Tensor
+
+
+class TrainOutput(NamedTuple):
+    """What the losses need; S is the length of the random segments."""
+
+    audio: Tensor  # [B, 1, S * hop]
+    starts: Tensor  # [B] first frame of each segment
+    latents: LatentOutput | None  # None where the training does without the posterior
 
 
 def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int = 1) -> Tensor:
@@ -73,7 +79,7 @@ class Synthesizer(nn.Module):
         pitch_bins: Tensor | None,
         f0: Tensor | None,
         lengths: Tensor,
-        spec: Tensor,
+        spec: Tensor | None,
         speaker_id: Tensor,
         starts: Tensor | None = None,
         temperature: float = 1.0,
@@ -81,24 +87,35 @@ class Synthesizer(nn.Module):
         """Training: content [B, F, C], pitch bins and F0 [B, F], lengths [B], spec [B, bins, F], speaker_id [B].
 
         Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
+        Without `spec` they are made as a conversion makes them, and the posterior is left aside.
         """
-        assert self.enc_q is not None, "training needs a Synthesizer with posterior=True"
         speaker = self.speaker(speaker_id)
-        mean_prior, log_scale_prior, _ = self.enc_p(content, pitch_bins, lengths)
-        mask = frame_mask(lengths, spec.shape[2], mean_prior.dtype)
-        mean, log_scale = self.enc_q(spec, mask, speaker)
-        noise = torch.randn_like(mean) * temperature
-        latent = (mean + noise * log_scale.exp()) * mask
-        latent_prior = self.flow(latent, mask, speaker)
+        mean_prior, log_scale_prior, mask = self.enc_p(content, pitch_bins, lengths)
+        latents = None
+        if spec is None:
+            latent = self._converted_latent(mean_prior, log_scale_prior, mask, speaker, temperature)
+        else:
+            assert self.enc_q is not None, "training needs a Synthesizer with posterior=True"
+            mask = frame_mask(lengths, spec.shape[2], mean_prior.dtype)
+            mean, log_scale = self.enc_q(spec, mask, speaker)
+            noise = torch.randn_like(mean) * temperature
+            latent = (mean + noise * log_scale.exp()) * mask
+            latent_prior = self.flow(latent, mask, speaker)
+            latents = LatentOutput(mask, latent, latent_prior, mean_prior, log_scale_prior, mean, log_scale)
         frames = self.config.segment_frames
         if starts is None:
             room = (lengths.cpu() - frames + 1).clamp(min=0)  # places stay on the CPU, which cuts the slices
             starts = (torch.rand(len(lengths)) * room).long()
         segment_f0 = None if f0 is None else slice_frames(f0, starts, frames)
         audio = self.dec(slice_frames(latent, starts, frames), segment_f0, speaker, None, temperature)
-        return TrainOutput(
-            audio, starts, mask, latent, latent_prior, mean_prior, log_scale_prior, mean, log_scale,
-        )  # fmt: skip
+        return TrainOutput(audio, starts, latents)
+
+    def _converted_latent(
+        self, mean: Tensor, log_scale: Tensor, mask: Tensor, speaker: Tensor, temperature: float
+    ) -> Tensor:
+        """Draw from the prior [B, Z, F] and take it back through the flow."""
+        prior = mean + log_scale.exp() * torch.randn_like(mean) * (NOISE_SCALE * temperature)
+        return self.flow(prior * mask, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
     def infer(
         self,
