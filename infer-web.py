@@ -21,6 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
     parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
+    parser.add_argument("--language", help="of the page, such as ja or pt_BR; default: what the browser asks for")
     return parser.parse_args()
 
 
@@ -43,17 +44,23 @@ def main() -> None:
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
         from web.app import Address, build_app, find_port, is_loopback, serve
+        from web.i18n import check_language
+        from web.languages import PageTexts
         from web.services import make_services
+        from web.support import LogTail
+
+        logging.getLogger().addHandler(LogTail())
 
         login = None
         if arguments.share or not is_loopback(arguments.host):
             password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
             login = (os.environ.get("REVOICE_USER") or "revoice", password)
         try:
-            services = make_services(Path(folder), arguments.device)
+            services = make_services(Path(folder), arguments.device, local=login is None)
             port = find_port(arguments.host, arguments.port)
-            app = build_app(services)
-            addresses = serve(app, Address(arguments.host, port, arguments.share, login))
+            language = check_language(arguments.language)
+            app = build_app(services, PageTexts(language))
+            addresses = serve(app, Address(arguments.host, port, arguments.share, login, language), [services.files])
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
         print(f"The page is at {' and '.join(addresses)} (Ctrl-C ends it).")

@@ -1,5 +1,6 @@
 """Which device and precision to compute on, decided once and with the reason."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -37,3 +38,15 @@ def choose_device(wanted: str = "auto") -> Device:
         found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *others])
         raise ConfigError(f"The device {wanted!r} cannot be used here; available: {found}.") from error
     return Device(device, torch.float32, "asked for")
+
+
+def list_devices() -> list[tuple[str, str]]:
+    """Every device that can be asked for, and what it is: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
+    found = [("auto", "the best there is")]
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        found.append((f"cuda:{number}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"))
+    if torch.backends.mps.is_available():
+        found.append(("mps", "Apple GPU"))
+    return [*found, ("cpu", f"{os.cpu_count()} cores")]

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from lib.paths import LOGS, PRETRAINED, WEIGHTS
 
 VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # what the user made first, then what is shipped
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
+TRASH = ".trash"  # below a folder of voices
 VOICE_SUFFIXES = (".pth", ".safetensors")
 _EPOCH_AND_STEP = re.compile(r"_e\d+_s\d+$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
@@ -94,3 +96,36 @@ def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
     places = [beside.glob("*.index"), *(root.glob(f"{sub}*.index") for root in roots for sub in ("", "*/"))]
     found = {path.resolve(): path for place in places for path in place}
     return [path for path in found.values() if path.is_file()]
+
+
+def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
+    """Put a voice of `root` aside, into root/.trash, where `restore_voice` finds it; returns where it lies.
+
+    Nothing is ever deleted from there by this program. ConfigError for a voice that is not in `root`.
+    """
+    voice = next((voice for voice in list_voices([root]) if voice.name == name), None)
+    if voice is None:
+        raise ConfigError(f"The voice {name!r} is not in {root}. Only voices in that folder can be deleted.")
+    trash = root / TRASH
+    trash.mkdir(exist_ok=True)
+    place = trash / f"{time.time_ns():020d}_{voice.path.name}"
+    voice.path.rename(place)
+    return place
+
+
+def restore_voice(root: Path = WEIGHTS) -> str:
+    """Bring back the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
+    found = sorted((root / TRASH).glob("[0-9]*_*"), reverse=True)
+    if not found:
+        raise ConfigError("No voice was deleted, so there is none to bring back.")
+    target = root / found[0].name.split("_", 1)[1]
+    if target.exists():
+        raise ConfigError(f"{target} exists again. Rename that voice first; the deleted one is {found[0]}.")
+    found[0].rename(target)
+    return target.stem
+
+
+def list_checkpoints(logs: Path = LOGS) -> list[Path]:
+    """Generator checkpoints of all experiments, the newest first."""
+    found = [path for path in logs.glob("*/G_*.pth") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,12 +1,15 @@
 """What the command lines of infer and train share: a progress bar, warnings, Ctrl-C, and mistakes as one sentence."""
 
 import contextlib
+import json
 import logging
 import re
 import signal
+import sys
+import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -14,8 +17,9 @@ from pydantic import ValidationError
 from lib.progress import Cancelled, Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
+REPORT_SECONDS = 0.3  # between two reports of progress to a program
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal to draw a bar on
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
@@ -55,7 +59,7 @@ def _sort_choices(found: re.Match[str]) -> str:
 
 
 @contextlib.contextmanager
-def _interrupts(console: "Console") -> Iterator[list[bool]]:
+def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
     """Collect the first Ctrl-C instead of raising, so that a step is never torn; the second one raises as usual."""
     pressed: list[bool] = []
 
@@ -63,7 +67,7 @@ def _interrupts(console: "Console") -> Iterator[list[bool]]:
         if pressed:
             signal.default_int_handler(number, frame)
         pressed.append(True)
-        console.print("Stopping as soon as nothing gets lost; Ctrl-C again stops at once.")
+        show("Stopping as soon as nothing gets lost; Ctrl-C again stops at once.")
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -73,13 +77,13 @@ def _interrupts(console: "Console") -> Iterator[list[bool]]:
 
 
 @contextlib.contextmanager
-def _log_to(console: "Console", level: int) -> Iterator[None]:
-    """Print our own log messages of `level` and others' warnings; afterwards logging is as it was."""
+def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
+    """Show our own log messages of `level` and others' warnings; afterwards logging is as it was."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-            console.print(prefix + record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+            show(prefix + record.getMessage())
 
     handler, ours = Handler(), [logging.getLogger(name) for name in ("lib", "infer", "train")]
     before = [logger.level for logger in ours]
@@ -108,9 +112,13 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
+
+    def show(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with (
-        _log_to(console, level),
-        _interrupts(console) if whole_steps else nothing as pressed,
+        _log_to(show, level),
+        _interrupts(show) if whole_steps else nothing as pressed,
         Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task(first, total=None)
@@ -121,8 +129,44 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
             bar.update(task, completed=done, total=total, description=what)
             if bar.disable and time.monotonic() - last_line > LINE_SECONDS:
                 last_line = time.monotonic()
-                console.print(f"{what} ({done} of {total})", markup=False, highlight=False, soft_wrap=True)
+                show(f"{what} ({done} of {total})")
             if pressed:
+                raise Cancelled
+
+        yield progress
+
+
+@contextlib.contextmanager
+def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
+    """Like `terminal`, for a program that reads: one JSON object per line, {"done", "total", "what"} or {"log"}.
+
+    The work stops as after Ctrl-C when standard input ends: when the program closes it, or is no more.
+    """
+
+    def write(**values: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(json.dumps(values) + "\n")
+            sys.stdout.flush()
+
+    def show(line: str) -> None:
+        write(log=line)
+
+    with _log_to(show, level), _interrupts(show) as stopped:
+
+        def watch() -> None:
+            while sys.stdin.readline():
+                pass
+            stopped.append(True)
+
+        threading.Thread(target=watch, daemon=True).start()
+        last = 0.0
+
+        def progress(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > REPORT_SECONDS or done >= total:
+                last = time.monotonic()
+                write(done=done, total=total, what=what)
+            if stopped:
                 raise Cancelled
 
         yield progress

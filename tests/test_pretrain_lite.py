@@ -21,7 +21,8 @@ from train.pretrain_lite import augment, corpus, encoder, evaluate, labels, reco
 from train.pretrain_lite.base import with_mean_speaker
 from train.pretrain_lite.corpus import CorpusJob, CorpusOptions, pack, plan_jobs, run_job
 from train.pretrain_lite.encoder import Corpus, EncoderOptions, EncoderTrainer, draw_crops, read_corpus
-from train.pretrain_lite.speech import Manner, Utterance
+from train.pretrain_lite.speech import Manner
+from train.pretrain_lite.utterance import Utterance
 
 TINY = EncoderOptions(
     steps=4, batch_size=3, crop_seconds=0.6, channels=16, blocks=1, kernel_size=3, save_every=2, bfloat16=False

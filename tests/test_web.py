@@ -1,12 +1,13 @@
 """The page: its form, its edge, and conversions driven through Gradio's own client, without a browser."""
 
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,16 @@ from infer import convert as convert_module
 from infer.options import ConvertOptions
 from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.errors import AudioError, CheckpointError, ConfigError
-from lib.progress import Cancelled, Progress
+from lib.progress import Cancelled
 from lib.voice_archive import export_voice
 from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
 from web.forms import Form
 from web.guard import CancelButton, guarded
 from web.i18n import Translator
-from web.services import Conversion, Services, make_services
+from web.jobs import JobContext, JobRegistry
+from web.services import Services, make_services
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
@@ -42,10 +45,9 @@ SKIP = frozenset({"device"})
 class FakeConverter:
     """Stands in for `infer`: fast, and fails or waits when the voice's name says so."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.voices = ["alice", "broken", "patient", "wrong"]
-        self.calls: list[tuple[str, ConvertOptions]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
         self.started = threading.Event()
 
     def take(self, archive: Path) -> str:
@@ -55,25 +57,47 @@ class FakeConverter:
         self.voices = sorted({*self.voices, archive.stem})
         return archive.stem
 
-    def convert(self, path: Path, voice: str, options: ConvertOptions, progress: Progress) -> Conversion:
+    def convert(self, request: Mapping[str, Any], context: JobContext) -> list[Path]:
         """Write the recording back at half its loudness."""
-        self.calls.append((voice, options))
+        voice, path = request["voice"], Path(request["files"][0])
+        self.calls.append((voice, request["options"]))
         if voice == "broken":
             raise AudioError(f"{path.name} holds only <b>silence</b>.")
         if voice == "wrong":
             raise ZeroDivisionError("a mistake of ours")
         for i in range(600 if voice == "patient" else 2):
-            progress(i, 600, "converting")
+            context.progress(i, 600, "converting")
             self.started.set()
             time.sleep(0.01)
         audio, rate = soundfile.read(path)
-        soundfile.write(self.folder / "result.wav", audio / 2, rate)
-        return Conversion(self.folder / "result.wav", len(audio) / rate, 0.5, rate, "pm", None, "cpu (test)")
+        output = context.folder / "result.wav"
+        soundfile.write(output, audio / 2, rate)
+        context.publish(
+            report={
+                "audio_seconds": len(audio) / rate, "elapsed_seconds": 0.5, "sample_rate": rate, "pitch_method": "pm",
+                "index": None, "device": "cpu (test)",
+            }
+        )  # fmt: skip
+        return [output]
+
+    def services(self, folder: Path) -> Services:
+        """Services whose conversions this does."""
+        return Services(
+            device="cpu",
+            registry=JobRegistry(folder / "jobs", {"convert": self.convert}),
+            list_voices=lambda: list(self.voices),
+            import_voice=self.take,
+            delete_voice=self.voices.remove,
+            undo_delete=lambda: "",
+            list_checkpoints=dict,
+            folder=folder,
+            files=folder / "jobs",
+        )
 
 
 @pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeConverter:
-    return FakeConverter(tmp_path_factory.mktemp("results"))
+def fake() -> FakeConverter:
+    return FakeConverter()
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +106,9 @@ def address(fake: FakeConverter, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
-        yield serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)))[0]
+        folder = tmp_path_factory.mktemp("jobs")
+        app = build_app(fake.services(folder))
+        yield serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)), [folder])[0]
         app.close(verbose=False)
 
 
@@ -102,21 +127,35 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def defaults(**changes: Any) -> list[Any]:
-    """Values of the form's components, in order."""
-    fields = {name: field.get_default() for name, field in ConvertOptions.model_fields.items() if name not in SKIP}
-    return list((fields | changes).values())
+def convert(client: Client, voice: str | None, recording: str | None, **options: Any) -> Any:
+    """Call the page's endpoint, by the names of its parameters."""
+    file = handle_file(recording) if recording else None
+    return client.predict(voice=voice, recording=file, f0_file=None, **options, api_name="/convert")
 
 
 def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeConverter, recording: str) -> None:
-    values = defaults(pitch_shift=-3.5, protect=0.2, seed=7)
-    result, report = client.predict("alice", handle_file(recording), *values, api_name="/convert")
+    result, report = convert(client, "alice", recording, pitch_shift=-3.5, protect=0.2, seed=7)
     audio, rate = soundfile.read(result)
     assert (len(audio), rate) == (8_000, 16_000)
     assert "0.5 s" in report and "16000 Hz" in report and "pm" in report and "cpu (test)" in report
     voice, options = fake.calls[-1]
     assert voice == "alice"
-    assert options == ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
+    wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
+    assert ConvertOptions.model_validate(options) == wanted
+
+
+def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    named = {name: [p["parameter_name"] for p in told["parameters"]] for name, told in endpoints.items()}
+    assert {*ConvertOptions.model_fields} - SKIP < {*named["/convert"]}
+    assert {*RunOptions.model_fields} < {*named["/train"]}
+    assert not any(name.startswith("param_") for names in named.values() for name in names)
+    convert(client, "alice", recording)
+    newest = client.predict(api_name="/list_jobs")[0]
+    assert (newest["kind"], newest["state"], newest["error"]) == ("convert", "done", None)
+    assert client.predict(job_id=newest["id"], api_name="/job_status")["results"] == ["result.wav"]
+    with pytest.raises(AppError, match="no job"):
+        client.predict(job_id="../../etc", api_name="/job_status")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +164,7 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
 )
 def test_errors_become_messages(client: Client, recording: str, voice: str, sentence: str) -> None:
     with pytest.raises(AppError, match=sentence):
-        client.predict(voice, handle_file(recording), *defaults(), api_name="/convert")
+        convert(client, voice, recording)
 
 
 def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
@@ -133,9 +172,8 @@ def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
 ) -> None:
     for name in ("dora", "bomb"):
         (tmp_path / f"{name}.zip").write_bytes(b"PK")
-    voice, _ = client.predict(handle_file(tmp_path / "dora.zip"), api_name="/import_voice")
-    assert voice["value"] == "dora" and "dora" in fake.voices
-    assert ["dora", "dora"] in [list(choice) for choice in voice["choices"]]
+    said, _ = client.predict(handle_file(tmp_path / "dora.zip"), api_name="/import_voice")
+    assert "dora" in said and "dora" in fake.voices
     with pytest.raises(AppError, match="unfolds"):
         client.predict(handle_file(tmp_path / "bomb.zip"), api_name="/import_voice")
     fake.voices.remove("dora")
@@ -144,7 +182,7 @@ def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
 def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> None:
     write_voice_model(tmp_path / "alice.pth", extract_voice_model(tiny_synthesizer(), "lite", "test"))
     export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
-    services = make_services(tmp_path, "cpu", roots=[tmp_path / "voices"])
+    services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
     assert services.import_voice(tmp_path / "alice.zip") == "alice"
     assert services.list_voices() == ["alice"]
     with pytest.raises(ConfigError):
@@ -153,20 +191,20 @@ def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> N
 
 def test_missing_choices_are_told(client: Client) -> None:
     with pytest.raises(AppError, match="No recording yet"):
-        client.predict("alice", None, *defaults(), api_name="/convert")
+        convert(client, "alice", None)
 
 
 @pytest.mark.parametrize("changes", [{"protect": 0.9}, {"seed": -1}, {"pitch_method": "guess"}, {"resample_rate": 5}])
 def test_values_out_of_range_are_refused(client: Client, recording: str, changes: dict[str, Any]) -> None:
     with pytest.raises(AppError):
-        client.predict("alice", handle_file(recording), *defaults(**changes), api_name="/convert")
+        convert(client, "alice", recording, **changes)
 
 
 @pytest.mark.parametrize("voice", ["../../etc/passwd", str(ROOT / "weights" / "x.pth"), "nobody"])
 def test_only_listed_voices_can_be_named(client: Client, fake: FakeConverter, recording: str, voice: str) -> None:
     n_calls = len(fake.calls)
     with pytest.raises(AppError):
-        client.predict(voice, handle_file(recording), *defaults(), api_name="/convert")
+        convert(client, voice, recording)
     assert len(fake.calls) == n_calls
 
 
@@ -182,30 +220,25 @@ def test_page_needs_nothing_from_the_internet(address: str) -> None:
         assert wanted not in page
 
 
-def test_cancel_ends_a_running_conversion(fake: FakeConverter, recording: str) -> None:
-    app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
-    begin, convert, press = (app.fns[i].fn for i in range(3))
-    request = gr.Request(session_hash="one", username=None)
+def test_cancel_ends_a_running_conversion(client: Client, fake: FakeConverter, recording: str) -> None:
     fake.started.clear()
-    got: list[Any] = []
-    values = ["patient", recording, *defaults()]
-    job = threading.Thread(target=lambda: got.append(convert(request, lambda *a, **k: None, *values)))
-    job.start()
-    assert fake.started.wait(5)
-    press(gr.Request(session_hash="another", username=None))
-    job.join(0.2)
-    assert job.is_alive(), "another session's button must not cancel"
-    press(request)
-    job.join(5)
-    assert got == [(None, T("convert.cancelled"))]
-    assert begin(request) == (None, "")
-    assert convert(request, lambda *a, **k: None, "alice", recording, *defaults())[0] is not None
+    running = client.submit(
+        voice="patient", recording=handle_file(recording), f0_file=None, api_name="/convert"
+    )  # fmt: skip
+    assert fake.started.wait(10)
+    (job,) = [job for job in client.predict(api_name="/list_jobs") if job["state"] == "running"]
+    began = time.monotonic()
+    client.predict(job_id=job["id"], api_name="/cancel_job")
+    result, report = running.result(timeout=10)
+    assert time.monotonic() - began < 2.0
+    assert (result, report) == (None, T("convert.cancelled"))
+    assert client.predict(job_id=job["id"], api_name="/job_status")["state"] == "cancelled"
 
 
-def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter) -> None:
+def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, tmp_path: Path) -> None:
     voices = ["alice", "bob"]
-    app = build_app(Services("cpu", lambda: list(voices), fake.convert, fake.take))
-    (refresh,) = [f.fn for f in app.fns.values() if f.fn and f.fn.__name__ == "refresh"]
+    app = build_app(replace(fake.services(tmp_path), list_voices=lambda: list(voices)))
+    refresh = next(f.fn for f in app.fns.values() if f.fn and f.fn.__qualname__ == "_keep_fresh.<locals>.refresh")
     known, dropdown = refresh(None, "bob")
     assert known == ["alice", "bob"]
     assert (dropdown["choices"], dropdown["value"]) == (["alice", "bob"], "bob")
@@ -291,9 +324,11 @@ def test_who_can_reach_an_address(host: str, want: bool) -> None:
     assert is_loopback(host) is want
 
 
-def test_login_is_required_where_it_was_asked_for(fake: FakeConverter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_is_required_where_it_was_asked_for(
+    fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    app = build_app(Services("cpu", lambda: fake.voices, fake.convert, fake.take))
+    app = build_app(fake.services(tmp_path))
     address = Address("127.0.0.1", find_port("127.0.0.1", None), login=("me", "secret"))
     url = serve(app, address)[0]
     try:
@@ -306,28 +341,39 @@ def test_login_is_required_where_it_was_asked_for(fake: FakeConverter, monkeypat
 
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
     monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
-    voices, results = tmp_path / "voices", tmp_path / "results"
+    voices = tmp_path / "voices"
     voices.mkdir()
-    results.mkdir()
-    services = make_services(results, "cpu", roots=[voices])
+    services = make_services(tmp_path, "cpu", [voices], tmp_path / "logs")
     assert services.list_voices() == []
     write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     assert services.list_voices() == ["tiny 语音"]
-    told: list[str] = []
-    options = ConvertOptions(pitch_method="pm", device="cpu")
-    done = services.convert(Path(recording), "tiny 语音", options, lambda i, n, what: told.append(what))
-    audio, rate = soundfile.read(done.path)
-    assert (len(audio), rate, done.sample_rate) == (12_000, 24_000, 24_000)
+    options = ConvertOptions(pitch_method="pm", device="cpu").model_dump()
+    work = {"voice": "tiny 语音", "options": options}
+    done = services.registry.wait(services.registry.submit("convert", "a", work, [Path(recording)]))
+    assert done.error is None
+    audio, rate = soundfile.read(done.results[0])
+    report = done.details["report"]
+    assert (len(audio), rate, report["sample_rate"]) == (12_000, 24_000, 24_000)
     assert np.isfinite(audio).all()
-    assert done.path.is_relative_to(results)
-    assert done.path.name == "my song 歌_tiny 语音.wav"
-    os.utime(done.path.parent, (0, 0))
-    again = services.convert(Path(recording), "tiny 语音", options, lambda i, n, what: None)
-    assert again.path.is_file() and not done.path.exists(), "old results are deleted, new ones are not"
-    assert (done.audio_seconds, done.pitch_method, done.index) == (0.5, "pm", None)
-    assert told[0] == "loading the voice"
-    with pytest.raises(ConfigError, match="no voice"):
-        services.convert(Path(recording), str(voices / "tiny 语音.pth"), options, lambda i, n, what: None)
+    assert Path(done.results[0]).name == "my song 歌_tiny 语音.wav"
+    assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
+    batch = services.registry.wait(
+        services.registry.submit("batch", "b", work, [Path(recording), ROOT / "pyproject.toml", Path(recording)])
+    )
+    assert [row[0] for row in batch.details["rows"]] == ["my song 歌.wav", "pyproject.toml", "my song 歌.wav"]
+    assert "pyproject.toml" in batch.details["rows"][1][1]
+    assert len(zipfile.ZipFile(batch.results[0]).namelist()) == 2
+    compared = services.registry.wait(
+        services.registry.submit("compare", "c", work | {"index_rates": [0, 0.5]}, [Path(recording)])
+    )
+    assert len(compared.results) == 2
+    outside = work | {"voice": str(voices / "tiny 语音.pth")}
+    refused = services.registry.wait(services.registry.submit("convert", "d", outside, [Path(recording)]))
+    assert refused.state == "failed" and "no voice" in str(refused.error)
+    services.delete_voice("tiny 语音")
+    assert services.list_voices() == []
+    assert services.undo_delete() == "tiny 语音" and services.list_voices() == ["tiny 语音"]
+    services.registry.close()
 
 
 def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +382,10 @@ def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.Monk
     write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     song = tmp_path / f"{'😀' * 60}.wav"
     soundfile.write(song, voice_like(0.1), 16_000)
-    options = ConvertOptions(pitch_method="pm", device="cpu")
-    done = make_services(tmp_path, "cpu", roots=[tmp_path]).convert(song, voice, options, lambda i, n, what: None)
-    assert len(done.path.name.encode()) <= 255
+    work = {"voice": voice, "options": ConvertOptions(pitch_method="pm", device="cpu").model_dump()}
+    registry = make_services(tmp_path, "cpu", [tmp_path], tmp_path / "logs").registry
+    done = registry.wait(registry.submit("convert", "long", work, [song]))
+    assert len(Path(done.results[0]).name.encode()) <= 255
 
 
 def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:

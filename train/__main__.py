@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, reporting, terminal, usage_error
 from train import ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from train.stages import IndexReport
 
 PROGRAM = "python -m train"
+FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a training with
 
 
 class _Kind(PrepareOptions, frozen=True):
@@ -89,7 +90,8 @@ def main(args: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if args is None else args)
         if words[:1] == ["ckpt"]:
             return _use(_parse(words[1:], ckpt.TOOLS, f"{PROGRAM} ckpt"))
-        return _run(_parse(words, COMMANDS, PROGRAM))
+        for_program = words[:1] == [FOR_PROGRAMS]
+        return _run(_parse(words[for_program:], COMMANDS, PROGRAM), for_program)
     except (Cancelled, KeyboardInterrupt):
         print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
@@ -120,7 +122,7 @@ def _use(tool: ckpt.Tool) -> int:
     return 0
 
 
-def _run(command: Command) -> int:
+def _run(command: Command, for_program: bool) -> int:
     """Do one command while holding the experiment, and tell what it made."""
     from train.experiment import Experiment
 
@@ -129,7 +131,8 @@ def _run(command: Command) -> int:
         _check_data(command.data)  # before torch is imported and a folder is made: a wrong path is told at once
     elif not experiment.folder.is_dir():
         _refuse(experiment)
-    with terminal("loading", logging.INFO) as progress, experiment.locked():
+    shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
+    with shown as progress, experiment.locked():
         began = time.monotonic()
         try:
             for sentence in _stages(command, experiment, progress):

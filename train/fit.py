@@ -31,6 +31,7 @@ from train.experiment import Clip, Experiment
 from train.extract import mute_clip
 from train.metrics import Events, MetricLogger, TensorBoard, plot_losses
 from train.options import FitOptions
+from train.samples import write_sample
 from train.trainer import Trainer, make_accelerator
 
 logger = logging.getLogger(__name__)
@@ -319,6 +320,7 @@ class _Run:
             made_from=self.experiment.stage("extract").get("made_from"),
         )
         self._save_voice()
+        write_sample(self.trainer, self.dataset, folder)
         for step in set(known) - set(kept):
             for letter in "GD":
                 (folder / f"{letter}_{step}.pth").unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = ("loss/g/mel", "loss/g/fm", "loss/g/gen", "loss/g/kl", "loss/d/total", "steps_per_second")
     for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
         points = [(event["done"], event["losses"].get(name, event.get(name))) for event in events if "losses" in event]
-        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True))
+        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True))  # lite has no KL
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)

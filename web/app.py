@@ -3,14 +3,22 @@
 import ipaddress
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
-from web.convert_tab import convert_tab
+from web.convert_tab import build_convert_tab
 from web.i18n import Translator
+from web.job_panel import JobApi
+from web.languages import PageTexts, SpeakMiddleware
 from web.services import Services
+from web.settings_tab import build_settings_tab
+from web.train_tab import build_train_tab
+from web.voices_tab import build_voices_tab
 
 FIRST_PORT, PORTS_TRIED = 7865, 100
 LARGEST_UPLOAD = "500mb"
@@ -28,20 +36,29 @@ class Address:
     port: int
     share: bool = False
     login: tuple[str, str] | None = None  # user, password
+    language: str | None = None  # of users who have not chosen one; None: what their browser asks for
 
 
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     """Build the page; everything it does to files and voices goes through `services`."""
-    t = t or Translator()
+    t = t or PageTexts()
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)) as app:
         gr.Markdown(f"# {t('app.title')}\n{t('app.subtitle')}")
-        convert_tab(t, services)
+        with gr.Tab(t("tab.convert"), elem_id="tab-convert"):
+            build_convert_tab(t, services)
+        with gr.Tab(t("tab.train"), elem_id="tab-train"):
+            build_train_tab(t, services)
+        with gr.Tab(t("tab.voices"), elem_id="tab-voices"):
+            build_voices_tab(t, services)
+        with gr.Tab(t("tab.settings"), elem_id="tab-settings"):
+            build_settings_tab(t, services)
+        JobApi(t, services).add()
     app.queue(default_concurrency_limit=4, max_size=64)
     return app
 
 
-def serve(app: gr.Blocks, address: Address) -> list[str]:
-    """Start serving in the background and return the addresses of the page (local, and public if shared)."""
+def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
+    """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     _, local, public = app.launch(
         server_name=address.host,
@@ -50,11 +67,13 @@ def serve(app: gr.Blocks, address: Address) -> list[str]:
         auth=address.login,
         theme=theme,
         max_file_size=LARGEST_UPLOAD,
+        allowed_paths=[str(folder) for folder in folders],
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,
         prevent_thread_lock=True,
         quiet=True,
+        app_kwargs={"middleware": [Middleware(SpeakMiddleware, default=address.language)]},
     )
     return [local, *([public] if public else [])]
 

@@ -1,109 +1,206 @@
-"""Convert one recording: voice, audio and options in; a player and a short report out."""
+"""Convert one recording or many: voice, audio and options in; players, a short report and a table out."""
 
-import html
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from infer.options import ConvertOptions
+from lib.audio import AUDIO_FORMATS, list_recordings
 from lib.errors import ConfigError
 from lib.progress import Cancelled
-from web.forms import Form
-from web.guard import CancelButton, guarded
+from web.forms import Form, checked
+from web.guard import CancelButton, with_names
 from web.i18n import Translator
-from web.services import Conversion, Services
+from web.job_panel import job_panel
+from web.jobs import JobView
+from web.services import Services
 
 REFRESH_SECONDS = 5
-GPU_QUEUE = {"concurrency_id": "gpu", "concurrency_limit": 1}  # everything that computes takes turns
+POLL_SECONDS = 0.2
+COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
+FORMATS = sorted(AUDIO_FORMATS)
+SIMPLE = frozenset({"pitch_shift"})  # options that everybody needs
+SKIP = frozenset({"device"})  # chosen when the page is started
 
 
-def convert_tab(t: Translator, services: Services) -> None:
+def build_convert_tab(t: Translator, services: Services) -> None:
     """Lay out the tab and wire it, inside the Blocks that is being built."""
     with gr.Row():
         with gr.Column():
-            voice = gr.Dropdown(label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices())
-            with gr.Accordion(t("convert.import"), open=False):
-                archive = gr.File(label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=120)
-            audio = gr.Audio(label=t("convert.audio"), sources=["upload", "microphone"], type="filepath", buttons=[])
+            voice = gr.Dropdown(
+                label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices(), elem_id="voice"
+            )
+            audio = gr.Audio(
+                label=t("convert.audio"), sources=["upload", "microphone"], type="filepath", buttons=[],
+                elem_id="recording",
+            )  # fmt: skip
+            simple = Form(ConvertOptions, t, skip=frozenset(ConvertOptions.model_fields) - SIMPLE)
             with gr.Row():
-                run = gr.Button(t("convert.run"), variant="primary", scale=2)
-                cancel = gr.Button(t("convert.cancel"), variant="secondary", scale=1)
+                run = gr.Button(t("convert.run"), variant="primary", scale=2, elem_id="convert")
+                cancel = gr.Button(t("convert.cancel"), scale=1, elem_id="convert-cancel")
         with gr.Column():
-            result = gr.Audio(label=t("convert.result"), type="filepath", interactive=False, buttons=["download"])
-            report = gr.Textbox(label=t("convert.report"), lines=5, interactive=False)
-    with gr.Accordion(t("convert.options"), open=False), gr.Row():
-        form = Form(ConvertOptions, t, skip=frozenset({"device"}))  # the device is chosen when the page is started
-
-    button = CancelButton()
-    inputs = [voice, audio, *form.components]
-    handler = _convert_handler(t, services, form, button)
-    outputs = [result, report]
-    run.click(_begin_handler(button), outputs=outputs, queue=False, api_visibility="private").then(
-        handler, inputs, outputs, api_name="convert", show_progress_on=result, **GPU_QUEUE
-    )
-    cancel.click(button.press, queue=False, api_visibility="private")
-    archive.upload(
-        _import_handler(t, services), [archive], [voice, archive], api_name="import_voice", concurrency_limit=1
-    )
+            result = gr.Audio(
+                label=t("convert.result"), type="filepath", interactive=False, buttons=["download"], elem_id="result"
+            )
+            report = gr.Textbox(label=t("convert.report"), lines=5, interactive=False, elem_id="report")
+    with gr.Accordion(t("convert.options"), open=False, elem_id="options"):
+        with gr.Row():
+            form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE)
+        with gr.Row():
+            form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
+            f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=110)
+    _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file), (result, report))
+    with gr.Accordion(t("convert.compare"), open=False), gr.Row():
+        compare = gr.Button(t("convert.compare_run"), elem_id="compare")
+        players = [
+            gr.Audio(label=t("convert.compare_rate", rate=rate), type="filepath", interactive=False)
+            for rate in COMPARED_RATES
+        ]
+    _wire_compare(t, services, form, compare, (voice, audio), players)
+    with gr.Accordion(t("batch.title"), open=False, elem_id="batch"):
+        _build_batch(t, services, form, voice, form_at)
+    with gr.Accordion(t("jobs.title"), open=True):
+        job_panel(t, services, ("convert", "batch", "compare"), "conversions")
     _keep_fresh(voice, services)
 
 
-def _import_handler(t: Translator, services: Services) -> Any:
-    """Make the function that takes a dropped archive in and chooses the voice that was in it."""
+def _wire_one(
+    t: Translator, services: Services, form: Form[ConvertOptions], buttons: Sequence[Any], inputs: Sequence[Any],
+    outputs: Sequence[Any],
+) -> None:  # fmt: skip
+    (run, cancel), (result, _) = buttons, outputs
+    pressed = CancelButton()
 
-    def take(archive: str) -> tuple[Any, None]:
-        with guarded(t):
-            name = services.import_voice(Path(archive))
-        gr.Info(html.escape(t("convert.imported", name=name)))
-        return gr.update(choices=services.list_voices(), value=name), None
-
-    return take
-
-
-def _begin_handler(button: CancelButton) -> Any:
-    """Make the function that runs before a conversion is queued: forgets a cancel and what was shown."""
+    def convert(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str | None, str]:
+        """Convert one recording; returns the result and a report."""
+        voice, recording = _checked(t, values["voice"], values["recording"])
+        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        files = [recording, *([Path(values["f0_file"])] if values["f0_file"] else [])]
+        title = f"{recording.name} → {voice}"
+        work = {"voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav"}
+        done = _follow(services, services.registry.submit("convert", title, work, files), request, bar, pressed)
+        return done.results[0], _report(t, done.details["report"])
 
     def begin(request: gr.Request) -> tuple[None, str]:
-        button.reset(request)
+        pressed.reset(request)
         return None, ""
 
-    return begin
+    names = ["voice", "recording", "format", "f0_file", *form.names]
+    run.click(begin, outputs=list(outputs), queue=False, api_visibility="private").then(
+        with_names(t, convert, names, (None, t("convert.cancelled"))),
+        [*inputs, *form.components],
+        list(outputs),
+        api_name="convert",
+        show_progress_on=result,
+        concurrency_limit=8,  # they only wait: the registry does one conversion after the other
+    )
+    cancel.click(pressed.press, queue=False, api_visibility="private")
 
 
-def _convert_handler(t: Translator, services: Services, form: Form[ConvertOptions], button: CancelButton) -> Any:
-    """Make the function behind the convert button: parse, convert, show."""
-
-    def convert(
-        request: gr.Request,
-        bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
-        *values: Any,
-    ) -> tuple[str | None, str]:
-        with guarded(t):
-            try:
-                voice, audio, *rest = values
-                if not voice or not audio:
-                    raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
-                options = form.parse(rest, device=services.device)
-                done = services.convert(Path(audio), voice, options, button.progress(request, bar))
-            except Cancelled:
-                return None, t("convert.cancelled")
-            return str(done.path), _report(t, done)
-
-    return convert
+def _checked(t: Translator, voice: str | None, recording: str | None) -> tuple[str, Path]:
+    if not voice or not recording:
+        raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
+    return voice, Path(recording)
 
 
-def _report(t: Translator, done: Conversion) -> str:
+def _follow(
+    services: Services, job_id: str, request: gr.Request, bar: gr.Progress, pressed: CancelButton | None = None
+) -> JobView:
+    """Wait for a job while moving the page's bar; the cancel button cancels the job. A failure raises its sentence."""
+    report = pressed.progress(request, bar) if pressed else lambda done, total, what: bar((done, total), desc=what)
+    while True:
+        job = services.registry.wait(job_id, POLL_SECONDS)
+        if not job.active:
+            break
+        try:
+            report(job.done, max(job.total, 1), job.what)
+        except Cancelled:
+            services.registry.cancel(job_id)
+            raise
+    if job.state != "done":
+        if job.error:
+            raise ConfigError(job.error)
+        raise Cancelled
+    return job
+
+
+def _report(t: Translator, told: Mapping[str, Any]) -> str:
     """Describe a conversion in a few lines."""
     return t(
         "convert.report_text",
-        seconds=f"{done.audio_seconds:.1f}",
-        elapsed=f"{done.elapsed_seconds:.1f}",
-        factor=f"{done.elapsed_seconds / max(done.audio_seconds, 1e-3):.2f}",
-        rate=done.sample_rate,
-        pitch=done.pitch_method,
-        index=done.index or t("convert.no_index"),
-        device=done.device,
+        seconds=f"{told['audio_seconds']:.1f}",
+        elapsed=f"{told['elapsed_seconds']:.1f}",
+        factor=f"{told['elapsed_seconds'] / max(told['audio_seconds'], 1e-3):.2f}",
+        rate=told["sample_rate"],
+        pitch=told["pitch_method"],
+        index=told["index"] or t("convert.no_index"),
+        device=told["device"],
+    )
+
+
+def _wire_compare(
+    t: Translator, services: Services, form: Form[ConvertOptions], button: Any, inputs: Sequence[Any],
+    players: Sequence[Any],
+) -> None:  # fmt: skip
+    def compare(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
+        """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
+        voice, recording = _checked(t, values["voice"], values["recording"])
+        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
+        title = t("convert.compare_title", name=recording.name)
+        return list(
+            _follow(services, services.registry.submit("compare", title, work, [recording]), request, bar).results
+        )
+
+    button.click(
+        with_names(t, compare, ["voice", "recording", *form.names], [None] * len(players)),
+        [*inputs, *form.components],
+        list(players),
+        api_name="compare_index_rates",
+        concurrency_limit=8,
+    )
+
+
+def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any, form_at: Any) -> None:
+    """Many recordings at once: a table of what became of each, and a ZIP of all."""
+    gr.Markdown(t("batch.info"))
+    with gr.Row():
+        files = gr.Files(label=t("batch.files"), type="filepath", height=140, elem_id="batch-files")
+        folder = gr.Textbox(label=t("batch.folder"), info=t("batch.folder_info"), visible=services.local)
+    run = gr.Button(t("batch.run"), variant="primary", elem_id="batch-run")
+    table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)
+    archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
+
+    def batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Convert many recordings; returns a table of what became of each, and a ZIP of all results."""
+        if not values["voice"]:
+            raise ConfigError(t("convert.no_voice"))
+        uploads = [Path(path) for path in values["files"] or []]
+        inputs: list[Path] = []
+        if values["folder"] and services.local:
+            inputs = [path.resolve() for path in list_recordings(Path(values["folder"].strip()))]
+        if not uploads and not inputs:
+            raise ConfigError(t("batch.nothing"))
+        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        work = {
+            "voice": values["voice"], "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
+            "inputs": [str(path) for path in inputs],
+        }  # fmt: skip
+        title = t("batch.job", count=len(uploads) + len(inputs), voice=values["voice"])
+        done = _follow(services, services.registry.submit("batch", title, work, uploads), request, bar)
+        rows = done.details["rows"]
+        return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
+
+    names = ["voice", "files", "folder", "format", *form.names]
+    run.click(
+        with_names(t, batch, names, (gr.skip(), gr.skip())),
+        [voice, files, folder, form_at, *form.components],
+        [table, archive],
+        api_name="convert_batch",
+        show_progress_on=table,
+        concurrency_limit=8,
     )
 
 

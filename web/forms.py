@@ -1,6 +1,7 @@
 """Form: one Gradio component per field of an options model, and the way back from their values to checked options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import gradio as gr
@@ -23,19 +24,32 @@ class Form(Generic[Options]):
 
     def __init__(self, model: type[Options], t: Translator, skip: frozenset[str] = frozenset()) -> None:
         self.model = model
+        self._t = t
         self.names = [name for name in model.model_fields if name not in skip]
         self.components = [_component(name, model.model_fields[name], t) for name in self.names]
 
+    def __add__(self, other: "Form[Options]") -> "Form[Options]":
+        """Both forms as one: an options model may be laid out in several places."""
+        both = Form(self.model, self._t, frozenset(self.model.model_fields))
+        both.names, both.components = self.names + other.names, self.components + other.components
+        return both
+
     def parse(self, values: Sequence[object], **fixed: object) -> Options:
         """Build the options from the components' values, in order. Raises ConfigError naming every wrong field."""
-        try:
-            return self.model.model_validate(dict(zip(self.names, values, strict=True)) | fixed)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {problem['input']!r})"
-                for problem in error.errors()
-            )
-            raise ConfigError(f"An option has a value that is not allowed: {problems}.") from error
+        return checked(self.model, dict(zip(self.names, values, strict=True)) | fixed)
+
+
+def checked(model: type[Options], values: Mapping[str, object]) -> Options:
+    """Build options from values by name; an empty text is None where None is allowed. Raises ConfigError."""
+    empty = [name for name, value in values.items() if value == "" and model.model_fields[name].default is None]
+    try:
+        return model.model_validate({**values, **dict.fromkeys(empty)})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise ConfigError(f"An option has a value that is not allowed: {problems}.") from error
 
 
 def _component(name: str, field: FieldInfo, t: Translator) -> Any:
@@ -46,7 +60,7 @@ def _component(name: str, field: FieldInfo, t: Translator) -> Any:
         "value": field.get_default(),
         "min_width": COMPONENT_WIDTH,
     }
-    kind = field.annotation
+    kind = _without_none(field.annotation)
     if get_origin(kind) is Literal:
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
@@ -56,11 +70,17 @@ def _component(name: str, field: FieldInfo, t: Translator) -> Any:
     if kind not in (int, float):
         return gr.Textbox(**look)
     low, high = _bound(field, "ge"), _bound(field, "le")
-    if low is not None and high is not None:
+    if low is not None and high is not None and look["value"] is not None:  # a slider cannot be empty
         step = 1 if kind is int else _step(high - low)
         if (high - low) / step <= MOST_SLIDER_STEPS:
             return gr.Slider(minimum=low, maximum=high, step=step, **look)
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def _without_none(kind: Any) -> Any:
+    """The type of a field that may also be None: of `int | None` it is int."""
+    kept = [part for part in get_args(kind) if part is not NoneType] if isinstance(kind, UnionType) else []
+    return kept[0] if len(kept) == 1 else kind
 
 
 def _bound(field: FieldInfo, name: str) -> float | None:

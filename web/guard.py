@@ -1,9 +1,11 @@
 """The edge of the page: errors become messages, and the cancel button becomes Cancelled."""
 
 import html
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 
@@ -61,3 +63,33 @@ class CancelButton:
             bar((done, total), desc=what)
 
         return report
+
+
+def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, doc: str | None = None) -> Any:
+    """Make a handler of a function of (request, bar, values by name); its API has the parameters `names`.
+
+    Gradio names the parameters of an endpoint as the handler's signature does. `cancelled` is returned after Cancelled.
+    """
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature(
+        [
+            inspect.Parameter("request", kind, annotation=gr.Request),
+            *(inspect.Parameter(name, kind) for name in names),
+            inspect.Parameter("bar", kind, default=gr.Progress(), annotation=gr.Progress),
+        ]
+    )
+
+    def handle(*positional: Any, **keywords: Any) -> Any:
+        given = signature.bind(*positional, **keywords)
+        given.apply_defaults()
+        values = dict(given.arguments)
+        with guarded(t):
+            try:
+                return action(values.pop("request"), values.pop("bar"), values)
+            except Cancelled:
+                return cancelled
+
+    handle.__signature__ = signature  # type: ignore[attr-defined]
+    handle.__annotations__ = {"request": gr.Request, "bar": gr.Progress}
+    handle.__doc__ = doc or action.__doc__
+    return handle

@@ -22,9 +22,10 @@ from lib.paths import LOGS
 from lib.progress import Progress, no_progress
 from train.pretrain_lite import speech
 from train.pretrain_lite.labels import common_phones, frame_count, frame_phones
-from train.pretrain_lite.speech import Manner, Utterance
+from train.pretrain_lite.speech import Manner
 from train.pretrain_lite.text import sentence
-from train.pretrain_lite.voices import ESPEAK_VARIANTS, VOICES, SyntheticVoice, missing_packages
+from train.pretrain_lite.utterance import Utterance
+from train.pretrain_lite.voices import ESPEAK_OTHERS, ESPEAK_VARIANTS, VOICES, SyntheticVoice, missing_packages
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +90,23 @@ def speak_job(job: CorpusJob, folder: Path) -> Iterator[Utterance]:
             utterance = speech.speak_flite(job.voice, text, manner, folder)
             if utterance:
                 yield utterance
+        elif job.voice.engine == "pico":
+            reference = _reference(job.voice, text, rng, folder)
+            if reference:
+                yield speech.speak_pico(job.voice, text, manner, reference, folder)
         else:
             variant = f"{job.voice.name}+{rng.choice(ESPEAK_VARIANTS)}"
             yield speech.espeak().say(variant, text, manner, rng.randint(20, 80))
+
+
+def _reference(voice: SyntheticVoice, text: str, rng: random.Random, folder: Path) -> Utterance | None:
+    """The same text by a voice that tells its phones: one of flite's for English, espeak-ng's for other languages."""
+    plain = Manner(1.0, 170.0, 25.0)
+    if voice.phone_set != "en":
+        return speech.espeak().say(
+            next(name for name, language in ESPEAK_OTHERS.items() if language == voice.language), text, plain, 50
+        )
+    return speech.speak_flite(rng.choice([voice for voice in VOICES if voice.engine == "flite"]), text, plain, folder)
 
 
 def pack(utterances: Sequence[Utterance], phone_set: str) -> dict[str, npt.NDArray[Any]]:

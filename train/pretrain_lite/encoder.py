@@ -36,13 +36,15 @@ RARE = 50  # frames; a phone with fewer is ignored
 class EncoderOptions(BaseModel, frozen=True):
     """How the encoder is trained."""
 
-    steps: int = Field(2200, ge=1, description="optimiser steps")
+    steps: int = Field(3200, ge=1, description="optimiser steps")
     batch_size: int = Field(12, ge=2, description="crops per step, each seen in two voices")
     crop_seconds: float = Field(3.0, ge=0.5, le=20, description="length of a crop")
     channels: int = Field(256, ge=8, le=1024, description="width of the network")
-    blocks: int = Field(6, ge=1, le=32, description="convolution blocks")
+    blocks: int = Field(8, ge=1, le=32, description="convolution blocks")
     kernel_size: int = Field(7, ge=3, le=31, description="frames one block sees; odd")
     learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
+    contrast: float = Field(0.3, ge=0, description="weight of telling frames of one phone from those of others")
+    contrast_frames: int = Field(1024, ge=2, description="frames per step that are compared with each other")
     consistency: float = Field(1.5, ge=0, description="weight of the distance between two views of a frame")
     average: float = Field(0.998, gt=0, lt=1, description="decay of the averaged weights, per step")
     save_every: int = Field(200, ge=1, description="steps between saved states")
@@ -159,6 +161,20 @@ def view_distance(first: Tensor, second: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(first, second, dim=2).mean()
 
 
+def phone_contrast(content: Tensor, labels: Tensor, temperature: float = 0.15) -> Tensor:
+    """Supervised contrast (Khosla et al. 2020) of frames (N, C) with labels (N,) -> scalar.
+
+    A frame's neighbours among all others shall have its phone, whoever speaks. That is what retrieval asks of features.
+    """
+    similarity = F.normalize(content, dim=1) @ F.normalize(content, dim=1).T / temperature
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    log_share = similarity.masked_fill(itself, -1e4).log_softmax(1)
+    same = (labels[:, None] == labels) & ~itself
+    counts = same.sum(1)
+    mean = (log_share * same).sum(1) / counts.clamp(min=1)
+    return -mean[counts > 0].mean()
+
+
 class EncoderTrainer:
     """Everything the training changes; a saved state continues as if it had not stopped."""
 
@@ -195,14 +211,22 @@ class EncoderTrainer:
             content, scores = self.model(views)
         phones = phone_loss(scores, crops.labels.repeat(2, 1), crops.possible.repeat(2, 1))
         distance = view_distance(*content.chunk(2))
-        weight = options.consistency * min(1.0, self.step / 300)
+        known = torch.nonzero(crops.labels.repeat(2, 1).flatten() != IGNORED)[:, 0]
+        drawn = known[torch.randperm(len(known), generator=noise)[: options.contrast_frames]]
+        contrast = phone_contrast(content.flatten(0, 1)[drawn].float(), crops.labels.repeat(2, 1).flatten()[drawn])
+        growth = min(1.0, self.step / 300)
         self.optimizer.zero_grad(set_to_none=True)
-        (phones + weight * distance).backward()  # type: ignore[no-untyped-call]
+        (phones + growth * (options.consistency * distance + options.contrast * contrast)).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.average()
         self.step += 1
-        return {"phones": phones.item(), "distance": distance.item(), "gradient": norm.item()}
+        return {
+            "phones": phones.item(),
+            "distance": distance.item(),
+            "contrast": contrast.item(),
+            "gradient": norm.item(),
+        }
 
     @torch.no_grad()
     def average(self) -> None:

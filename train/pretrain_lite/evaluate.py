@@ -24,7 +24,7 @@ from lib.paths import ROOT
 from lib.pitch import load_pitch_extractor
 from train.pretrain_lite.corpus import FOLDER
 from train.pretrain_lite.labels import english_phones, frame_phones
-from train.pretrain_lite.speech import SILENCE
+from train.pretrain_lite.utterance import SILENCE
 
 Array = npt.NDArray[Any]
 Features = Callable[[Array], Array]

@@ -17,8 +17,9 @@ from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
 from train.pretrain_lite import speech
 from train.pretrain_lite.corpus import FOLDER
-from train.pretrain_lite.speech import Floats, Manner, Utterance
+from train.pretrain_lite.speech import Floats, Manner
 from train.pretrain_lite.text import sentence
+from train.pretrain_lite.utterance import Utterance
 from train.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, SyntheticVoice
 
 DEMO_FOLDER = PRETRAINED / "lite" / "demo"

@@ -1,4 +1,4 @@
-"""One spoken sentence with its phone times, and how the three synthesisers are asked for it."""
+"""One spoken sentence with its phone times, and how the four synthesisers are asked for it."""
 
 import ctypes
 import math
@@ -16,10 +16,11 @@ import numpy.typing as npt
 import soundfile
 
 from lib.errors import MissingFileError, RevoiceError
+from train.pretrain_lite.align import moved_times
+from train.pretrain_lite.utterance import SILENCE, Utterance
 from train.pretrain_lite.voices import SyntheticVoice
 
 Floats = npt.NDArray[np.float32]
-SILENCE = "pau"
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,6 @@ class Manner:
         """A manner between hurried and slow, low and high, flat and lively."""
         f0 = math.exp(rng.uniform(math.log(85.0), math.log(240.0)))
         return cls(rng.uniform(0.78, 1.3), f0, f0 * rng.uniform(0.06, 0.24))
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """(T,) float32 audio at `sample_rate` and its phones in order, each with its end in seconds."""
-
-    audio: Floats
-    sample_rate: int
-    phones: list[tuple[str, float]]
-
-    @property
-    def seconds(self) -> float:
-        """Length of the audio."""
-        return len(self.audio) / self.sample_rate
 
 
 def run_program(command: Sequence[str], package: str, timeout: float = 900.0) -> str:
@@ -131,6 +118,20 @@ def speak_festival(
             phones = parse_segments(segments.read_text(encoding="utf-8", errors="replace"))
             spoken.append(Utterance(*read_wave(wave), phones))
     return spoken
+
+
+# --- SVOX Pico --------------------------------------------------------------------------------------------------------
+
+
+def speak_pico(voice: SyntheticVoice, text: str, manner: Manner, reference: Utterance, folder: Path) -> Utterance:
+    """Have Pico say one sentence. It prints no phones: their times come from `reference`, the same text elsewhere."""
+    wave = folder / "pico.wav"
+    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / 143.0) ** 0.5)  # 143 Hz: the usual manner
+    plain = re.sub(r"[<>&]", " ", text)
+    said = f'<speed level="{speed}"><pitch level="{max(60, min(150, pitch))}">{plain}</pitch></speed>'
+    run_program(["pico2wave", "-l", voice.name, "-w", str(wave), said], "libttspico-utils")
+    audio, sample_rate = read_wave(wave)
+    return Utterance(audio, sample_rate, moved_times(reference, audio, sample_rate))
 
 
 # --- espeak-ng --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Literal
 
 from train.pretrain_lite.text import WORD_LISTS
 
-Engine = Literal["flite", "festival", "espeak"]
+Engine = Literal["flite", "festival", "espeak", "pico"]
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,27 @@ NATURAL_VOICES: tuple[SyntheticVoice, ...] = (
 )
 
 _ESPEAK_ENGLISH = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
-_ESPEAK_OTHERS = {
+ESPEAK_OTHERS = {
     "de": "de", "fr": "fr", "es": "es", "it": "it", "pl": "pl", "pt-br": "pt", "nl": "nl", "sv": "sv", "ru": "ru",
     "cs": "cs", "ca": "ca",
 }  # fmt: skip
+_PICO = "Apache-2.0; in Debian's non-free, because the voices come without their sources"
+PICO_VOICES: tuple[SyntheticVoice, ...] = (
+    SyntheticVoice("pico", "en-US", "en", "en", 0.9, "libttspico-utils", _PICO),
+    SyntheticVoice("pico", "en-GB", "en", "en", 0.9, "libttspico-utils", _PICO),
+    SyntheticVoice("pico", "de-DE", "de", "espeak-de", 0.25, "libttspico-utils", _PICO),
+    SyntheticVoice("pico", "fr-FR", "fr", "espeak-fr", 0.25, "libttspico-utils", _PICO),
+    SyntheticVoice("pico", "es-ES", "es", "espeak-es", 0.25, "libttspico-utils", _PICO),
+    SyntheticVoice("pico", "it-IT", "it", "espeak-it", 0.25, "libttspico-utils", _PICO),
+)
 ESPEAK_VOICES: tuple[SyntheticVoice, ...] = (
     *(SyntheticVoice("espeak", name, "en", "en", 0.2, "espeak-ng", _ESPEAK) for name in _ESPEAK_ENGLISH),
     *(
         SyntheticVoice("espeak", name, language, f"espeak-{language}", 0.1, "espeak-ng", _ESPEAK)
-        for name, language in _ESPEAK_OTHERS.items()
+        for name, language in ESPEAK_OTHERS.items()
     ),
 )
-VOICES = NATURAL_VOICES + ESPEAK_VOICES
+VOICES = NATURAL_VOICES + PICO_VOICES + ESPEAK_VOICES
 
 # Timbres that keep a human spectrum; the robot and effect variants are left out.
 ESPEAK_VARIANTS: tuple[str, ...] = (
@@ -73,7 +82,13 @@ ESPEAK_VARIANTS: tuple[str, ...] = (
     "robert", "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac",
 )  # fmt: skip
 _FESTIVAL_VOICES = Path("/usr/share/festival/voices")
-_PROGRAMS = {"bible": "bible-kjv", "espeak-ng": "espeak-ng", "festival": "festival", "flite": "flite"}
+_PROGRAMS = {
+    "bible": "bible-kjv",
+    "espeak-ng": "espeak-ng",
+    "festival": "festival",
+    "flite": "flite",
+    "pico2wave": "libttspico-utils",
+}
 
 
 def missing_packages() -> list[str]:

@@ -1,0 +1,140 @@
+"""What a set of recordings is worth as training data, before any time is spent on it: figures and advice.
+
+The limits follow the experience that the spec's user-interface chapter collects: 10 to 50 minutes of clean speech or
+song of one person, evenly loud, without other voices.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lib.audio import ANALYSIS_RATE, load_audio_native, resample
+from lib.errors import RevoiceError
+from lib.pitch import load_pitch_extractor
+from lib.progress import Progress, no_progress
+
+Floats = npt.NDArray[np.float32]
+FRAME = 0.05  # seconds, for loudness and silence
+SILENCE_DB = -45.0  # below full scale; quieter frames are pauses
+FULL_SCALE = 0.999
+SHORT_SECONDS = 1.0
+PITCH_SECONDS = 30.0  # of every recording that are looked at for F0
+LITTLE_MINUTES, ENOUGH_MINUTES, MUCH_MINUTES = 3.0, 10.0, 50.0
+MOST_CLIPPED = 1e-4  # share of samples
+QUIET_DB, MOST_SPREAD_DB, MOST_SILENCE = -32.0, 9.0, 0.5
+LOW_RATE = 24_000  # Hz
+
+
+@dataclass(frozen=True)
+class RecordingReport:
+    """One recording."""
+
+    name: str
+    seconds: float
+    sample_rate: int  # Hz
+    loudness: float  # dB below full scale, of what is not silent
+    silent: float  # share of the frames
+    clipped: float  # share of the samples
+    digest: str  # equal for equal sound
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """All recordings together."""
+
+    recordings: list[RecordingReport]
+    failures: list[str] = field(default_factory=list)  # sentences
+    f0: tuple[float, float, float] | None = None  # Hz: 5th, 50th and 95th percentile
+
+    @property
+    def minutes(self) -> float:
+        """Minutes in all."""
+        return sum(item.seconds for item in self.recordings) / 60
+
+    @property
+    def speaking_minutes(self) -> float:
+        """Minutes that are not silent."""
+        return sum(item.seconds * (1 - item.silent) for item in self.recordings) / 60
+
+    @property
+    def duplicates(self) -> list[str]:
+        """Names of recordings that sound exactly like an earlier one."""
+        seen: set[str] = set()
+        return [item.name for item in self.recordings if item.digest in seen or seen.add(item.digest)]  # type: ignore[func-returns-value]
+
+    def advice(self) -> list[str]:
+        """Ids of what should be told about the data, the most important first; empty if all is well."""
+        items = self.recordings
+        loudness = [item.loudness for item in items if np.isfinite(item.loudness)]
+        minutes = self.speaking_minutes
+        checks = {
+            "very_little": minutes < LITTLE_MINUTES,
+            "little": LITTLE_MINUTES <= minutes < ENOUGH_MINUTES,
+            "much": minutes > MUCH_MINUTES,
+            "duplicates": bool(self.duplicates),
+            "clipped": any(item.clipped > MOST_CLIPPED for item in items),
+            "quiet": bool(loudness) and float(np.median(loudness)) < QUIET_DB,
+            "uneven": len(loudness) > 1 and float(np.std(loudness)) * 2 > MOST_SPREAD_DB,
+            "silent": bool(items) and minutes < (1 - MOST_SILENCE) * self.minutes,
+            "low_rate": any(item.sample_rate < LOW_RATE for item in items),
+            "short": any(item.seconds < SHORT_SECONDS for item in items),
+            "no_pitch": self.f0 is None,
+        }
+        return [name for name, found in checks.items() if found]
+
+
+def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) -> DataReport:
+    """Look at every recording; what cannot be read is told in `failures`."""
+    extractor = load_pitch_extractor("swift", torch.device("cpu"))
+    items, failures, voiced = [], [], []
+    for number, path in enumerate(paths):
+        progress(number, len(paths), f"checking {path.name}")
+        try:
+            audio, sample_rate = load_audio_native(path)
+        except RevoiceError as error:
+            failures.append(str(error))
+            continue
+        items.append(_report(path.name, audio, sample_rate))
+        start = resample(audio[: int(PITCH_SECONDS * sample_rate)], sample_rate, ANALYSIS_RATE)
+        if len(start) >= ANALYSIS_RATE // 10:
+            f0 = extractor(start)
+            voiced.append(f0[f0 > 0])
+    progress(len(paths), len(paths), "checked")
+    return DataReport(items, failures, _percentiles(voiced))
+
+
+def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
+    together = np.concatenate(voiced) if voiced else np.zeros(0)
+    if len(together) == 0:
+        return None
+    low, middle, high = (float(value) for value in np.percentile(together, (5, 50, 95)))
+    return low, middle, high
+
+
+def _report(name: str, audio: Floats, sample_rate: int) -> RecordingReport:
+    size = max(1, int(FRAME * sample_rate))
+    frames = audio[: len(audio) // size * size].reshape(-1, size) if len(audio) >= size else audio[None]
+    level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
+    sounding = level > SILENCE_DB
+    power = float(np.mean(frames[sounding] ** 2)) if sounding.any() else 0.0
+    return RecordingReport(
+        name=name,
+        seconds=len(audio) / sample_rate,
+        sample_rate=sample_rate,
+        loudness=10 * float(np.log10(power)) if power else float("-inf"),
+        silent=float(1 - sounding.mean()),
+        clipped=float(np.mean(np.abs(audio) >= FULL_SCALE)),
+        digest=hashlib.sha256(np.round(audio * 32767).astype(np.int16).tobytes()).hexdigest(),
+    )
+
+
+def sample_rates(report: DataReport) -> str:
+    """How many recordings have which rate, such as "22050 Hz: 32"."""
+    counts = Counter(item.sample_rate for item in report.recordings)
+    return ", ".join(f"{rate} Hz: {count}" for rate, count in sorted(counts.items()))

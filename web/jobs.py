@@ -1,0 +1,287 @@
+"""Jobs belong to the server: what runs, waits or has ended, whoever looks. They outlive pages, and a restart.
+
+Two lanes, each with one job at a time: conversions, and trainings (which are processes of their own, see runners.py).
+Every job has a folder with `job.json`, written on each change of state; what a killed server left running or waiting
+is "interrupted" at the next start and can be resumed.
+"""
+
+import json
+import logging
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lib.errors import ConfigError, RevoiceError
+from lib.files import replacing
+from lib.progress import Cancelled
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["convert", "batch", "compare", "train"]
+State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
+LANES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
+LOG_LINES = 200  # of a job that are kept
+KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
+MOST_WAITING = 20  # per lane, against a page that is shared with too many
+UNEXPECTED = "Something unexpected happened ({}). The log of this window tells more."
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job at one moment."""
+
+    id: str
+    kind: Kind
+    title: str
+    request: Mapping[str, Any]  # all that is needed to do it again
+    state: State = "waiting"
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    log: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()  # paths of files
+    error: str | None = None  # one sentence
+    details: Mapping[str, Any] = field(default_factory=dict)  # what the runner published
+    created: float = 0.0  # Unix seconds, as the next two
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the job runs or will run by itself."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `resume` may put it back in line."""
+        return self.state in ("interrupted", "failed", "cancelled")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will still take, judged by the time so far; None before there is anything to judge by."""
+        if self.state != "running" or self.started is None or not 0 < self.done <= self.total:
+            return None
+        return (time.time() - self.started) / self.done * (self.total - self.done)
+
+
+class JobContext:
+    """What a runner gets: a place for files, and ways to tell how it goes."""
+
+    def __init__(self, folder: Path, change: Callable[..., None], add_line: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.cancelled = threading.Event()
+        self._change = change
+        self._add_line = add_line
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """A `lib.progress.Progress`; raises Cancelled once the job was cancelled."""
+        if self.cancelled.is_set():
+            raise Cancelled
+        self._change(done=done, total=total, what=what)
+
+    def log(self, line: str) -> None:
+        """Add a line to the job's log."""
+        self._add_line(line)
+
+    def publish(self, **details: Any) -> None:
+        """Tell the page something that JSON can hold."""
+        self._change(details=details)
+
+
+Runner = Callable[[Mapping[str, Any], JobContext], Sequence[Path]]  # request, context -> files
+
+
+class JobRegistry:
+    """All jobs of a server. Safe to call from any thread."""
+
+    def __init__(self, folder: Path, runners: Mapping[Kind, Runner]) -> None:
+        self._folder = folder
+        self._runners = runners
+        self._changed = threading.Condition()
+        self._jobs: dict[str, JobView] = {}
+        self._contexts: dict[str, JobContext] = {}
+        self._closing = False
+        self._lines: tuple[deque[str], ...] = tuple(deque() for _ in LANES)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*/job.json")):
+            self._read(path)
+        self._threads = [threading.Thread(target=self._work, args=(line,), daemon=True) for line in self._lines]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, path: Path) -> None:
+        """Take over a job of an earlier start; a damaged file is left where it is."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            job = JobView(**values | {name: tuple(values[name]) for name in ("log", "results")})
+            known = _ID.fullmatch(job.id) is not None and path.parent.name == job.id and job.kind in self._runners
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged and is left out: %s", path, error)
+            return
+        if known:
+            self._jobs[job.id] = replace(job, state="interrupted", ended=time.time()) if job.active else job
+            self._write(job.id)
+
+    def submit(self, kind: Kind, title: str, request: Mapping[str, Any], files: Sequence[Path] = ()) -> str:
+        """Put a job in line and return its id. ConfigError if too many wait already.
+
+        `files` are copied into the job's folder, because uploads vanish with the server; the runner finds them in
+        request["files"].
+        """
+        job_id = secrets.token_hex(8)
+        folder = self._folder / job_id
+        with self._changed:
+            line = self._line(kind)
+            if len(line) >= MOST_WAITING:
+                raise ConfigError(f"{len(line)} jobs are waiting already. Try again when some of them are done.")
+        copies = [folder / "inputs" / str(number) / path.name for number, path in enumerate(files)]
+        for path, copy in zip(files, copies, strict=True):
+            copy.parent.mkdir(parents=True)
+            shutil.copyfile(path, copy)
+        with self._changed:
+            complete = dict(request) | {"files": [str(copy) for copy in copies]}
+            self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
+            self._write(job_id)
+            line.append(job_id)
+            self._delete_old()
+            self._changed.notify_all()
+        return job_id
+
+    def get(self, job_id: str) -> JobView:
+        """The job as it is now. ConfigError for an unknown id."""
+        with self._changed:
+            if job_id not in self._jobs:
+                raise ConfigError(f"There is no job {job_id!r}. It may have been deleted; look at the list of jobs.")
+            return self._jobs[job_id]
+
+    def jobs(self, *kinds: Kind) -> list[JobView]:
+        """Jobs of these kinds, or all; the newest first."""
+        with self._changed:
+            found = [job for job in self._jobs.values() if not kinds or job.kind in kinds]
+        return sorted(found, key=lambda job: job.created, reverse=True)
+
+    def cancel(self, job_id: str) -> None:
+        """Take a waiting job out of the line, or ask a running one to end."""
+        with self._changed:
+            job = self.get(job_id)
+            if job.state == "waiting":
+                self._line(job.kind).remove(job_id)
+                self._set(job_id, state="cancelled", ended=time.time())
+            elif job_id in self._contexts:
+                self._contexts[job_id].cancelled.set()
+
+    def resume(self, job_id: str) -> str:
+        """Put an interrupted, failed or cancelled job back in line, with the files it has made. Returns its id."""
+        with self._changed:
+            job = self.get(job_id)
+            if not job.resumable:
+                raise ConfigError(f"The job {job.title!r} is {job.state}; there is nothing to resume.")
+            self._set(job_id, state="waiting", error=None, started=None, ended=None, created=time.time())
+            self._line(job.kind).append(job_id)
+            self._changed.notify_all()
+        return job_id
+
+    def forget(self, job_id: str) -> None:
+        """Delete a job that has ended, with the files in its folder."""
+        with self._changed:
+            if self.get(job_id).active:
+                raise ConfigError("A job that runs or waits cannot be deleted. Cancel it first.")
+            del self._jobs[job_id]
+            shutil.rmtree(self._folder / job_id, ignore_errors=True)
+
+    def wait(self, job_id: str, seconds: float | None = None) -> JobView:
+        """Wait until the job has ended, or so many seconds; returns it as it is then."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.get(job_id).active, seconds)
+            return self.get(job_id)
+
+    def close(self, seconds: float = 60.0) -> None:
+        """End what runs and wait for it; waiting jobs are interrupted."""
+        with self._changed:
+            self._closing = True
+            for context in self._contexts.values():
+                context.cancelled.set()
+            for line in self._lines:
+                for job_id in line:
+                    self._set(job_id, state="interrupted", ended=time.time())
+                line.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(seconds)
+
+    # --- inside; the lock is held unless a docstring says otherwise ------------------------------------------------
+
+    def _line(self, kind: Kind) -> deque[str]:
+        return next(line for line, kinds in zip(self._lines, LANES, strict=True) if kind in kinds)
+
+    def _work(self, line: deque[str]) -> None:
+        """Do the jobs of one lane for ever. Takes the lock by itself."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(line) or self._closing)
+                if self._closing:
+                    return
+                job_id = line.popleft()
+                self._set(job_id, state="running", started=time.time(), done=0, total=0, what="", log=())
+                context = JobContext(
+                    self._folder / job_id, partial(self._tell, job_id), partial(self._add_line, job_id)
+                )
+                self._contexts[job_id] = context
+            ended = self._run(self._jobs[job_id], context)
+            with self._changed:
+                del self._contexts[job_id]
+                if self._closing and ended["state"] == "cancelled":
+                    ended["state"] = "interrupted"
+                self._set(job_id, ended=time.time(), **ended)
+
+    def _run(self, job: JobView, context: JobContext) -> dict[str, Any]:
+        """Run one job without the lock; returns what it ended with. This edge of the server survives every error."""
+        try:
+            results = self._runners[job.kind](job.request, context)
+        except Cancelled:
+            return {"state": "cancelled"}
+        except RevoiceError as error:
+            return {"state": "failed", "error": str(error)}
+        except Exception as error:
+            logger.exception("unexpected error in job %s", job.id)
+            return {"state": "failed", "error": UNEXPECTED.format(type(error).__name__)}
+        return {"state": "done", "results": tuple(map(str, results))}
+
+    def _tell(self, job_id: str, **values: Any) -> None:
+        """Take what a runner reports. Takes the lock by itself; nothing is written, for that is done too often."""
+        with self._changed:
+            job = self._jobs[job_id]
+            if "details" in values:
+                values["details"] = {**job.details, **values["details"]}
+            self._jobs[job_id] = replace(job, **values)
+
+    def _add_line(self, job_id: str, text: str) -> None:
+        """Add to the job's log. Takes the lock by itself."""
+        with self._changed:
+            job = self._jobs[job_id]
+            self._jobs[job_id] = replace(job, log=(*job.log, text)[-LOG_LINES:])
+
+    def _set(self, job_id: str, **values: Any) -> None:
+        self._jobs[job_id] = replace(self._jobs[job_id], **values)
+        self._write(job_id)
+        self._changed.notify_all()
+
+    def _write(self, job_id: str) -> None:
+        try:
+            with replacing(self._folder / job_id / "job.json") as path:
+                path.write_text(json.dumps(asdict(self._jobs[job_id]), default=str), encoding="utf-8")
+        except OSError as error:  # a full disk must not end the server; only the restart would not know the job
+            logger.warning("the job %s could not be written down: %s", job_id, error)
+
+    def _delete_old(self) -> None:
+        for job in [job for job in self.jobs() if not job.active][KEPT_JOBS:]:
+            self.forget(job.id)

@@ -1,0 +1,198 @@
+"""What each kind of job does: conversions in this process, where voices stay loaded; trainings in one of their own."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from infer.batch import Job, Outcome, convert_files
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
+from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.files import replacing
+from lib.paths import ROOT
+from lib.progress import Cancelled, Progress
+from train.options import RunOptions
+from web.jobs import JobContext, Kind, Runner
+
+KILL_SECONDS = 60.0  # a training that has not ended so long after it was asked to is killed
+POLL_SECONDS = 0.2
+NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
+INTERRUPTED = 130  # exit status of a training that was stopped
+_NEW_VOICE = ("family", "sample_rate", "pitch")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A voice that is ready to convert, and the index it uses."""
+
+    converter: VoiceConverter
+    index: Path | None
+
+
+Load = Callable[[str], Loaded]  # the name of a listed voice -> the voice
+
+
+def make_runners(load: Load) -> dict[Kind, Runner]:
+    """The runners of a page whose voices are loaded by `load`."""
+
+    def convert(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        context.progress(0, 1, "loading the voice")
+        voice = load(request["voice"])
+        path, options = Path(request["files"][0]), _options(request["options"])
+        name = f"{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{request.get('format', 'wav')}"
+        f0_file = Path(request["files"][1]) if len(request["files"]) > 1 else None
+        outcome = _convert(voice, Job(path, context.folder / name, f0_file), options, context)
+        context.publish(report=_told(outcome, voice, options))
+        return [outcome.output]
+
+    def compare(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        voice, path = load(request["voice"]), Path(request["files"][0])
+        results = []
+        for rate in request["index_rates"]:
+            options = _options({**request["options"], "index_rate": rate})
+            job = Job(path, context.folder / f"{path.stem[:NAME_PART]}_index_{rate:.2f}.wav")
+            results.append(_convert(voice, job, options, context).output)
+        return results
+
+    def batch(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        return convert_batch(load(request["voice"]), request, context)
+
+    return {"convert": convert, "compare": compare, "batch": batch, "train": train}
+
+
+def _options(values: Mapping[str, Any]) -> ConvertOptions:
+    try:
+        return ConvertOptions.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"The job has options that are not allowed: {error}.") from error
+
+
+def _convert(voice: Loaded, job: Job, options: ConvertOptions, context: JobContext) -> Outcome:
+    (outcome,) = convert_files(voice.converter, [job], options, context.progress)
+    if outcome.error:
+        raise AudioError(outcome.error)
+    return outcome
+
+
+def _told(outcome: Outcome, voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
+    """What there is to tell about a conversion, for JSON."""
+    device = voice.converter.device
+    return asdict(outcome) | {
+        "path": outcome.path.name,
+        "output": outcome.output.name,
+        "index": voice.index.name if voice.index and options.index_rate > 0 else None,
+        "device": f"{device.device} ({device.reason})",
+    }
+
+
+def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext) -> list[Path]:
+    """Convert every recording of a request into the job's folder and put all results into a ZIP.
+
+    A resumed job skips what it has already made: a result is there only when it is whole.
+    """
+    options, form = _options(request["options"]), request.get("format", "wav")
+    paths = [Path(path) for path in [*request["files"], *request.get("inputs", [])]]
+    rows: list[list[str]] = []
+    results: list[Path] = []
+    for number, path in enumerate(paths):
+        output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{form}"
+        error = None
+        if not output.is_file():
+            report = _part(context, number, len(paths), path.name)
+            error = convert_files(voice.converter, [Job(path, output)], options, report)[0].error
+        rows.append([path.name, error or output.name])
+        context.publish(rows=rows)
+        if error is None:
+            results.append(output)
+    if not results:
+        raise AudioError(f"None of the {len(paths)} recordings could be converted. The first: {rows[0][1]}")
+    archive = context.folder / f"{request['voice'][:NAME_PART]}.zip"
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+        for path in results:
+            file.write(path, path.name)
+    return [archive, *results]
+
+
+def _part(context: JobContext, number: int, count: int, name: str) -> Progress:
+    """Report one recording's progress as a part of all recordings'."""
+
+    def report(done: int, total: int, what: str) -> None:
+        context.progress(number * 1000 + 1000 * done // max(total, 1), count * 1000, f"{name}: {what}")
+
+    return report
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train_command(request: Mapping[str, Any]) -> list[str]:
+    """The words after `python` of the command line that does a training job: {"name", "data", "options"}."""
+    words = ["-m", "train", "run", request["name"]]
+    if request.get("data"):
+        words += ["--data", str(request["data"])]
+    for name, value in request.get("options", {}).items():
+        flag = name.replace("_", "-")
+        if name not in _NEW_VOICE and RunOptions.model_fields[name].get_default() == value:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    """Run a training as a process: a crash of it is a failed job, and no more. Cancelling leaves a checkpoint.
+
+    The process watches its standard input; it also stops by itself when this server is no more.
+    """
+    _, module, *words = train_command(request)
+    command = [sys.executable, "-m", module, "--report-as-json", *words]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        errors="replace", start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=_follow, args=(process.stdout, context, lines), daemon=True)
+        reader.start()
+        while process.poll() is None:
+            if context.cancelled.wait(POLL_SECONDS):
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+                try:
+                    process.wait(KILL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        reader.join(KILL_SECONDS)
+    if context.cancelled.is_set() or process.returncode == INTERRUPTED:
+        raise Cancelled
+    if process.returncode:
+        last = next((line for line in reversed(lines) if line.strip()), f"it left with status {process.returncode}")
+        raise RevoiceError(f"The training ended early: {last}")
+    return [Path(line.strip()) for line in lines if line.startswith("  ") and line.endswith((".pth", ".index"))]
+
+
+def _follow(output: Any, context: JobContext, lines: list[str]) -> None:
+    """Read what the process writes until it ends: JSON is progress or log, everything else a line to show."""
+    for line in output:
+        text = line.rstrip("\n")
+        try:
+            told = json.loads(text) if text.startswith("{") else {"log": text}
+        except ValueError:
+            told = {"log": text}
+        if "log" in told:
+            lines.append(str(told["log"]))
+            context.log(str(told["log"]))
+        elif {"done", "total", "what"} <= told.keys():
+            with contextlib.suppress(Cancelled):  # the process is asked to stop elsewhere
+                context.progress(int(told["done"]), int(told["total"]), str(told["what"]))

@@ -1,0 +1,164 @@
+"""The voices of this machine: what they are, and the tools of `python -m train ckpt` with buttons."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lib.errors import ConfigError
+from train import ckpt
+from train.checkpoint_tools import describe, voice_path
+from web.guard import guarded
+from web.i18n import Translator
+from web.services import Services
+
+REFRESH_SECONDS = 5
+
+
+def build_voices_tab(t: Translator, services: Services) -> None:
+    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    tools = _Tools(t, services)
+    with gr.Row():
+        with gr.Column():
+            voice = gr.Dropdown(label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice")
+            info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
+            said = gr.Markdown(elem_id="voice-said")
+        with gr.Column():
+            _build_exchange(t, tools, voice, said)
+            _build_edit(t, tools, voice, info, said)
+            second, checkpoint = _build_makers(t, tools, voice, said)
+            with gr.Row():
+                delete = gr.Button(t("voices.delete"), variant="stop", elem_id="delete")
+                undo = gr.Button(t("voices.undo"), elem_id="undo")
+    voice.change(tools.voice_info, [voice], info, api_name="voice_info")
+    delete.click(tools.delete_voice, [voice], said, api_name="delete_voice")
+    undo.click(tools.undo_delete, outputs=said, api_name="undo_delete")
+    gr.api(tools.list_voices, api_name="list_voices")
+    _keep_fresh(services, [voice, second], checkpoint)
+
+
+def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> None:
+    with gr.Accordion(t("voices.import"), open=True):
+        archive = gr.File(
+            label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=120, elem_id="import"
+        )
+    with gr.Accordion(t("voices.export"), open=False):
+        export = gr.Button(t("voices.export_run"), elem_id="export")
+        exported = gr.File(label=t("voices.exported"), interactive=False, visible=False)
+    archive.upload(tools.import_voice, [archive], [said, archive], api_name="import_voice", concurrency_limit=1)
+    export.click(tools.export_voice, [voice], exported, api_name="export_voice")
+
+
+def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, said: Any) -> None:
+    with gr.Accordion(t("voices.edit"), open=False):
+        texts = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence")]
+        edit = gr.Button(t("voices.edit_run"))
+    edit.click(tools.edit_voice, [voice, *texts], said, api_name="edit_voice").then(
+        tools.voice_info, [voice], info, api_name="voice_info_again", api_visibility="private"
+    )
+
+
+def _build_makers(t: Translator, tools: "_Tools", voice: Any, said: Any) -> tuple[Any, Any]:
+    with gr.Accordion(t("voices.merge"), open=False):
+        second = gr.Dropdown(label=t("voices.second"), choices=tools.list_voices())
+        alpha = gr.Slider(0, 1, 0.5, step=0.01, label=t("voices.alpha"))
+        merged = gr.Textbox(label=t("voices.new_name"))
+        merge = gr.Button(t("voices.merge_run"))
+    with gr.Accordion(t("voices.extract"), open=False):
+        checkpoint = gr.Dropdown(label=t("voices.checkpoint"), choices=tools.list_checkpoints())
+        extracted = gr.Textbox(label=t("voices.new_name"))
+        extract = gr.Button(t("voices.extract_run"))
+    merge.click(tools.merge_voices, [voice, second, alpha, merged], said, api_name="merge_voices")
+    extract.click(tools.extract_voice, [checkpoint, extracted], said, api_name="extract_voice")
+    return second, checkpoint
+
+
+class _Tools:
+    """What the buttons do; each is an endpoint of the API, named and described as it is here."""
+
+    def __init__(self, t: Translator, services: Services) -> None:
+        self._t = t
+        self._services = services
+
+    def _named(self, name: str | None) -> str:
+        if name not in self._services.list_voices():
+            raise ConfigError(self._t("voices.none"))
+        return str(name)
+
+    def list_voices(self) -> list[str]:
+        """The names of all voices."""
+        return self._services.list_voices()
+
+    def list_checkpoints(self) -> list[str]:
+        """The checkpoints of all trainings as "experiment/file name", the newest first."""
+        return list(self._services.list_checkpoints())
+
+    def voice_info(self, voice: str | None) -> str:
+        """What a voice is: family, sample rate, pitch, how long it was trained."""
+        with guarded(self._t):
+            if not voice:
+                return ""
+            return "\n".join(f"{key}: {value}" for key, value in describe(voice_path(self._named(voice))).items())
+
+    def import_voice(self, archive: str) -> tuple[str, None]:
+        """Install a voice and its index from a ZIP."""
+        with guarded(self._t):
+            name = self._services.import_voice(Path(archive))
+            return self._t("convert.imported", name=html.escape(name)), None
+
+    def export_voice(self, voice: str | None) -> Any:
+        """Put a voice, its index and a card into one ZIP."""
+        with guarded(self._t):
+            output = self._services.folder / f"{self._named(voice)}.zip"
+            list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
+            return gr.update(value=str(output), visible=True)
+
+    def _use(self, tool: ckpt.Tool) -> str:
+        return html.escape("\n".join(ckpt.use(tool)))
+
+    def edit_voice(self, voice: str | None, info: str, author: str, licence: str) -> str:
+        """Change the texts in a voice; empty ones stay as they are."""
+        texts = {"info": info or None, "author": author or None, "licence": licence or None}
+        with guarded(self._t):
+            return self._use(ckpt.Edit(voice=self._named(voice), **texts))
+
+    def merge_voices(self, first: str | None, second: str | None, alpha: float, name: str) -> str:
+        """Blend two voices of one kind; alpha is the share of the first."""
+        with guarded(self._t):
+            pair = {"first": self._named(first), "second": self._named(second)}
+            return self._use(ckpt.Merge(**pair, alpha=alpha, name=name or None))
+
+    def extract_voice(self, checkpoint: str | None, name: str) -> str:
+        """Make a voice of a training checkpoint."""
+        with guarded(self._t):
+            path = self._services.list_checkpoints().get(checkpoint or "")
+            if path is None:
+                raise ConfigError(self._t("voices.no_checkpoint"))
+            return self._use(ckpt.Extract(checkpoint=path, name=name or None))
+
+    def delete_voice(self, voice: str | None) -> str:
+        """Put a voice aside; undo_delete brings it back."""
+        with guarded(self._t):
+            self._services.delete_voice(self._named(voice))
+            return self._t("voices.deleted", name=html.escape(str(voice)))
+
+    def undo_delete(self) -> str:
+        """Bring back the voice that was deleted last."""
+        with guarded(self._t):
+            return self._t("voices.restored", name=html.escape(self._services.undo_delete()))
+
+
+def _keep_fresh(services: Services, voices: list[Any], checkpoint: Any) -> None:
+    """Let the lists follow the disk, keeping what is chosen while it exists."""
+    known = gr.State(None)
+
+    def refresh(shown: Any, first: str | None, second: str | None) -> tuple[Any, ...]:
+        names, checkpoints = services.list_voices(), list(services.list_checkpoints())
+        if [names, checkpoints] == shown:
+            return tuple(gr.skip() for _ in range(4))
+        updates = [gr.update(choices=names, value=chosen if chosen in names else None) for chosen in (first, second)]
+        return [names, checkpoints], *updates, gr.update(choices=checkpoints)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    gr.on([gr.Timer(REFRESH_SECONDS).tick], refresh, [known, *voices], [known, *voices, checkpoint], **quiet)
