@@ -50,7 +50,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
             form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE)
         with gr.Row():
             form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
-            f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=110)
+            f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190)
     _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file), (result, report))
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
         compare = gr.Button(t("convert.compare_run"), elem_id="compare")
@@ -167,7 +167,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
     """Many recordings at once: a table of what became of each, and a ZIP of all."""
     gr.Markdown(t("batch.info"))
     with gr.Row():
-        files = gr.Files(label=t("batch.files"), type="filepath", height=140, elem_id="batch-files")
+        files = gr.Files(label=t("batch.files"), type="filepath", height=190, elem_id="batch-files")
         folder = gr.Textbox(label=t("batch.folder"), info=t("batch.folder_info"), visible=services.local)
     run = gr.Button(t("batch.run"), variant="primary", elem_id="batch-run")
     table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)

@@ -70,7 +70,9 @@ def _component(name: str, field: FieldInfo, t: Translator) -> Any:
     if kind not in (int, float):
         return gr.Textbox(**look)
     low, high = _bound(field, "ge"), _bound(field, "le")
-    if low is not None and high is not None and look["value"] is not None:  # a slider cannot be empty
+    if look["value"] is None:  # neither a slider nor a number can be empty; the model reads numbers from text
+        return gr.Textbox(**look | {"value": ""})
+    if low is not None and high is not None:
         step = 1 if kind is int else _step(high - low)
         if (high - low) / step <= MOST_SLIDER_STEPS:
             return gr.Slider(minimum=low, maximum=high, step=step, **look)

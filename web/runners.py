@@ -179,7 +179,8 @@ def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
     if process.returncode:
         last = next((line for line in reversed(lines) if line.strip()), f"it left with status {process.returncode}")
         raise RevoiceError(f"The training ended early: {last}")
-    return [Path(line.strip()) for line in lines if line.startswith("  ") and line.endswith((".pth", ".index"))]
+    made = [Path(line.strip()) for line in lines if line.startswith("  ")]
+    return [path for path in made if path.name == f"{request['name']}.pth" or path.name.startswith("added_")]
 
 
 def _follow(output: Any, context: JobContext, lines: list[str]) -> None:

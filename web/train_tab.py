@@ -62,7 +62,7 @@ class _TrainTab:
         """Name and recordings, and the report on them."""
         t = self.t
         self.inputs["name"] = gr.Textbox(label=t("train.name"), info=t("train.name_info"), elem_id="train-name")
-        self.inputs["files"] = gr.Files(label=t("train.files"), type="filepath", height=140, elem_id="train-files")
+        self.inputs["files"] = gr.Files(label=t("train.files"), type="filepath", height=190, elem_id="train-files")
         self.inputs["folder"] = gr.Textbox(
             label=t("train.folder"), info=t("train.folder_info"), visible=self.services.local, elem_id="train-folder"
         )
@@ -227,9 +227,10 @@ def _build_progress(t: Translator) -> None:
 
     def refresh(before: Any, chosen: str | None) -> tuple[Any, ...]:
         experiments = _experiments()
-        chosen = chosen if chosen in experiments else next(iter(experiments), None)
-        if chosen is None:
+        if not experiments:
             return (gr.skip(),) * 4
+        if chosen not in experiments or (before and before[0][0] != experiments[0]):
+            chosen = experiments[0]  # a training has begun, or this is the first look
         folder = LOGS / chosen
         samples = list_samples(folder)
         events = Events(folder / "events.jsonl").read("fit")

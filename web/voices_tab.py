@@ -1,6 +1,7 @@
 """The voices of this machine: what they are, and the tools of `python -m train ckpt` with buttons."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ def build_voices_tab(t: Translator, services: Services) -> None:
     delete.click(tools.delete_voice, [voice], said, api_name="delete_voice")
     undo.click(tools.undo_delete, outputs=said, api_name="undo_delete")
     gr.api(tools.list_voices, api_name="list_voices")
-    _keep_fresh(services, [voice, second], checkpoint)
+    _keep_fresh(tools, [voice, second, checkpoint], info)
 
 
 def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> None:
     with gr.Accordion(t("voices.import"), open=True):
         archive = gr.File(
-            label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=120, elem_id="import"
+            label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=190, elem_id="import"
         )
     with gr.Accordion(t("voices.export"), open=False):
         export = gr.Button(t("voices.export_run"), elem_id="export")
@@ -149,16 +150,19 @@ class _Tools:
             return self._t("voices.restored", name=html.escape(self._services.undo_delete()))
 
 
-def _keep_fresh(services: Services, voices: list[Any], checkpoint: Any) -> None:
+def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any) -> None:
     """Let the lists follow the disk, keeping what is chosen while it exists."""
     known = gr.State(None)
 
     def refresh(shown: Any, first: str | None, second: str | None) -> tuple[Any, ...]:
-        names, checkpoints = services.list_voices(), list(services.list_checkpoints())
+        names, checkpoints = tools.list_voices(), tools.list_checkpoints()
         if [names, checkpoints] == shown:
-            return tuple(gr.skip() for _ in range(4))
-        updates = [gr.update(choices=names, value=chosen if chosen in names else None) for chosen in (first, second)]
-        return [names, checkpoints], *updates, gr.update(choices=checkpoints)
+            return tuple(gr.skip() for _ in range(5))
+        chosen = [name if name in names else None for name in (first, second)]
+        told = tools.voice_info(chosen[0]) if shown is None else gr.skip()
+        updates = [gr.update(choices=names, value=name) for name in chosen]
+        return [names, checkpoints], *updates, gr.update(choices=checkpoints), told
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on([gr.Timer(REFRESH_SECONDS).tick], refresh, [known, *voices], [known, *voices, checkpoint], **quiet)
+    ticks = [gr.Timer(REFRESH_SECONDS).tick]
+    gr.on(ticks, refresh, [known, *choices[:2]], [known, *choices, info], **quiet)
