@@ -16,7 +16,7 @@ from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE, highpass, resample, resampled_length
 from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
 from lib.content import ContentEncoder, canonical_name, load_content_encoder
-from lib.devices import Device, choose_device
+from lib.devices import Device, choose_device, generator_dtype
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.synthesizer import Synthesizer
@@ -69,6 +69,7 @@ class VoiceConverter:
         self.sample_rate = synthesizer.config.sample_rate
         self.index = index
         self._synthesizer = synthesizer.to(self.device.device)
+        self._synthesizers = {torch.float32: self._synthesizer}
         self._encoder = encoder
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
@@ -225,7 +226,7 @@ class VoiceConverter:
         if pitch is not None:
             bins = torch.from_numpy(pitch.bins[: len(content)]).to(device)[None]  # [1, F]
             f0 = torch.from_numpy(pitch.f0[: len(content)]).to(device)[None]  # [1, F]
-        samples = self._synthesizer.infer(
+        samples = self._synthesizer_in(options.precision).infer(
             batch,
             torch.tensor([len(content)], device=device),
             torch.tensor([options.speaker_id], device=device),
@@ -236,6 +237,12 @@ class VoiceConverter:
         )
         result: Floats = samples[0, 0].cpu().numpy()
         return result
+
+    def _synthesizer_in(self, precision: str) -> Synthesizer:
+        dtype = generator_dtype(precision, self.device.device)
+        if dtype not in self._synthesizers:
+            self._synthesizers[dtype] = self._synthesizer.with_generator_in(dtype)
+        return self._synthesizers[dtype]
 
     def _content(self, audio: Floats, pitch: _Pitch | None, options: ConvertOptions) -> Floats:
         """Content features of (T,) at 16 kHz, with retrieval and protection, at 100 frames/s: (F, C)."""

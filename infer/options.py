@@ -1,5 +1,7 @@
 """How a conversion is done: one checked model, from which command line and page are made. Imports no torch."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field, field_validator
 
 from lib.pitch import CREPE_HOP_LENGTH, PITCH_METHODS, PitchMethod
@@ -34,6 +36,9 @@ class ConvertOptions(BaseModel, frozen=True):
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same output, sample for sample")
     interpolate_unvoiced: bool = Field(
         False, description="bridge unvoiced gaps of F0 by interpolation, as voices made with programs of 2026 expect"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number type of the generator; auto = what the hardware does fast"
     )
     device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:1, mps")
 

@@ -40,6 +40,22 @@ def choose_device(wanted: str = "auto") -> Device:
     return Device(device, torch.float32, "asked for")
 
 
+def generator_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The number type for the generator of a voice: "fp32", "bf16", "fp16", or what the hardware does fast for "auto".
+
+    It is told by what the processor says of itself, not by a clock, so that a machine always gives the same samples.
+    ConfigError for fp16 on a CPU, which has no fast instructions for it.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
+    if wanted != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
 def list_devices() -> list[tuple[str, str]]:
     """Every device that can be asked for, and what it is: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
     found = [("auto", "the best there is")]

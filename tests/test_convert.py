@@ -319,7 +319,8 @@ def test_golden_conversion_with_index(golden: Path, hubert: HubertEncoder) -> No
     sample_rate, hop = synthesizer.config.sample_rate, synthesizer.config.hop_length
     converter = VoiceConverter(synthesizer, hubert, index, temperature=0.0)
     options = ConvertOptions(
-        pitch_shift=int(recipe["shift"]), pitch_method="pm", index_rate=float(recipe["index_rate"]), rms_mix_rate=1,
+        precision="fp32", pitch_shift=int(recipe["shift"]), pitch_method="pm",
+        index_rate=float(recipe["index_rate"]), rms_mix_rate=1,
         protect=0.5, speaker_id=int(recipe["speaker"]), interpolate_unvoiced=True,
     )  # fmt: skip
     audio = golden_input(golden)
@@ -343,7 +344,9 @@ def test_golden_conversion_without_f0_resampled(golden: Path, hubert: HubertEnco
     own_rate = synthesizer.config.sample_rate
     converter = VoiceConverter(synthesizer, hubert, temperature=0.0)
     assert recipe["rms"] == "1" and "index" not in recipe
-    options = ConvertOptions(rms_mix_rate=1, protect=0.5, speaker_id=int(recipe["speaker"]), resample_rate=rate)
+    options = ConvertOptions(
+        precision="fp32", rms_mix_rate=1, protect=0.5, speaker_id=int(recipe["speaker"]), resample_rate=rate
+    )
     audio = golden_input(golden)
     converted = converter.convert(audio, options)
     assert len(converted) == -(-len(audio) * rate // 16_000)

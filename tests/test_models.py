@@ -21,6 +21,7 @@ from lib.checkpoint import (
 from lib.config import FAMILIES, DiscriminatorConfig, Family, SynthesizerConfig, load_family
 from lib.models.attention import band_to_square, square_to_band
 from lib.models.discriminators import Discriminator
+from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
 from lib.models.synthesizer import InferOutput, Synthesizer, slice_frames
 from tests.helpers import (
@@ -278,3 +279,46 @@ def test_period_discriminator_pads_any_length() -> None:
         scores = [judgement.score for judgement in Discriminator(config)(torch.randn(1, 1, length))]
         assert len(scores) == 3
         assert all(bool(score.isfinite().all()) for score in scores)
+
+
+FAMILY_RATES = [(family, rate) for family, rates in FAMILIES.items() for rate in rates]
+
+
+@pytest.mark.parametrize("has_f0", [True, False])
+@pytest.mark.parametrize(("family", "rate"), FAMILY_RATES)
+def test_blocks_make_what_one_piece_makes(family: Family, rate: str, has_f0: bool) -> None:
+    """With the kernels and rates of every family, few channels, and weights that let every sample's reach be felt."""
+    config = load_family(family, rate, has_f0=has_f0).synthesizer
+    narrow = config.model_copy(update={"upsample_initial_channel": 2 ** len(config.upsample_rates) * 2})
+    torch.manual_seed(0)
+    dec = Generator(narrow.model_copy(update={"inter_channels": 4, "gin_channels": 4})).eval()
+    for name, weight in dec.named_parameters():
+        if name.endswith("original0"):
+            torch.nn.init.ones_(weight)  # the norm of each kernel
+        elif weight.dim() > 1:
+            torch.nn.init.normal_(weight, 0, weight[0].numel() ** -0.5)
+    frames = 5 * dec.reach
+    latent, speaker = torch.randn(1, 4, frames), torch.randn(1, 4, 1)
+    f0 = torch.linspace(100, 300, frames)[None] if has_f0 else None
+    with torch.inference_mode():
+        whole = dec(latent, f0, speaker, torch.Generator().manual_seed(1))
+        blocks = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=dec.reach)
+        dec.reach = 1
+        careless = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=12)
+    with torch.enable_grad():
+        trained = dec(latent, f0, speaker, torch.Generator().manual_seed(1))
+    assert whole.std() > 1e-3
+    assert error(blocks, whole) <= 1e-5
+    assert error(trained.detach(), whole) <= 1e-5
+    assert error(careless, whole) > 1e-4, "the test must notice a reach that is too short"
+
+
+def test_a_generator_in_another_number_type_sounds_the_same() -> None:
+    model = Synthesizer(tiny_config()).eval().fold_weight_norm()
+    args = (torch.randn(1, 20, 12), torch.tensor([20]), torch.tensor([0]), torch.ones(1, 20).long(), torch.ones(1, 20))
+    other = model.with_generator_in(torch.bfloat16)
+    with torch.inference_mode():
+        exact, rough = (network.infer(*args, temperature=0.0) for network in (model, other))
+    assert other.flow is model.flow and model.dec.conv_pre.weight.dtype == torch.float32
+    assert rough.dtype == torch.float32 and not torch.equal(exact, rough)
+    assert error(rough, exact) < 0.02

@@ -3,6 +3,7 @@
 A conditional VAE with a flow and an adversarially trained generator (VITS, Kim et al. 2021). Spec: synthesizer.
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -157,8 +158,16 @@ class Synthesizer(nn.Module):
         cut = slice(first - skip, first - skip + count)
         latent, mask = self.flow(prior, mask, speaker, reverse=True)[..., cut], mask[..., cut]
         window_f0 = None if f0 is None else f0[:, first : first + count]
-        audio = self.dec(latent * mask, window_f0, speaker, generator, temperature)
-        return InferOutput(audio, mask, latent, mean, log_scale)
+        dtype = self.dec.conv_pre.weight.dtype
+        audio = self.dec.in_blocks((latent * mask).to(dtype), window_f0, speaker.to(dtype), generator, temperature)
+        return InferOutput(audio.float(), mask, latent, mean, log_scale)
+
+    def with_generator_in(self, dtype: torch.dtype) -> "Synthesizer":
+        """The same network with a copy of its generator in another number type; everything else is shared."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.dec = copy.deepcopy(self.dec).to(dtype)
+        return other
 
     def fold_weight_norm(self) -> "Synthesizer":
         """Replace each weight-normed weight by its value: the same results to rounding, faster. Returns self."""
