@@ -1,5 +1,7 @@
 """The page: its form, its edge, and conversions driven through Gradio's own client, without a browser."""
 
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from hypothesis import given
@@ -24,17 +27,21 @@ from pydantic import BaseModel, Field
 
 from infer import convert as convert_module
 from infer.options import ConvertOptions
+from lib.audio import load_audio
 from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.errors import AudioError, CheckpointError, ConfigError
+from lib.pitch import load_pitch_extractor
 from lib.progress import Cancelled
 from lib.voice_archive import export_voice
 from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
+from web.convert_extras import suggested_shift
 from web.forms import Form
 from web.guard import CancelButton, guarded
 from web.i18n import Translator
 from web.jobs import JobContext, JobRegistry
+from web.presets import Presets
 from web.services import Services, make_services
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +96,8 @@ class FakeConverter:
             import_voice=self.take,
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
+            voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
+            presets=Presets(folder / "presets"),
             list_checkpoints=dict,
             folder=folder,
             files=folder / "jobs",
@@ -245,6 +254,35 @@ def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, t
     assert refresh(known, "bob") == (gr.skip(), gr.skip())
     voices.remove("bob")
     assert refresh(known, "bob")[1]["value"] == "alice"
+
+
+def test_presets_are_kept_and_a_voice_remembers(client: Client, recording: str, tmp_path: Path) -> None:
+    client.predict(name="Soft ♪", protect=0.1, pitch_shift=5, api_name="/save_preset")
+    loaded = client.predict(name="Soft ♪", api_name="/load_preset")
+    file = Path(loaded[-1])
+    assert json.loads(file.read_text(encoding="utf-8"))["protect"] == 0.1
+    shutil.copy(file, tmp_path / "again.json")
+    client.predict(file=handle_file(tmp_path / "again.json"), api_name="/import_preset")
+    assert client.predict(name="again", api_name="/load_preset")[0] == 5
+    for wrong in ("../x", "", "no such"):
+        with pytest.raises(AppError):
+            client.predict(name=wrong, api_name="/save_preset" if wrong != "no such" else "/load_preset")
+    (tmp_path / "bad.json").write_text('{"os": "rm"}', encoding="utf-8")
+    with pytest.raises(AppError, match="not a preset"):
+        client.predict(file=handle_file(tmp_path / "bad.json"), api_name="/import_preset")
+
+
+def test_a_pitch_shift_is_suggested(client: Client, recording: str) -> None:
+    shift = client.predict(voice="alice", recording=handle_file(recording), api_name="/suggest_pitch_shift")
+    assert shift == suggested_shift(float(np.median(swift_f0(recording))), 220.0)
+    with pytest.raises(AppError, match="does not say"):
+        client.predict(voice="broken", recording=handle_file(recording), api_name="/suggest_pitch_shift")
+    assert (suggested_shift(110.0, 220.0), suggested_shift(440.0, 220.0), suggested_shift(10.0, 880.0)) == (12, -12, 24)
+
+
+def swift_f0(recording: str) -> Any:
+    f0 = load_pitch_extractor("swift", torch.device("cpu"))(load_audio(Path(recording), 16_000))
+    return f0[f0 > 0]
 
 
 class Every(BaseModel, frozen=True):

@@ -10,6 +10,7 @@ from infer.options import ConvertOptions
 from lib.audio import AUDIO_FORMATS, list_recordings
 from lib.errors import ConfigError
 from lib.progress import Cancelled
+from web.convert_extras import build_picture, build_presets, build_suggestion
 from web.forms import Form, checked
 from web.guard import CancelButton, with_names
 from web.i18n import Translator
@@ -37,6 +38,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
                 elem_id="recording",
             )  # fmt: skip
             simple = Form(ConvertOptions, t, skip=frozenset(ConvertOptions.model_fields) - SIMPLE)
+            build_suggestion(t, services, (voice, audio), simple.components[0])
             with gr.Row():
                 run = gr.Button(t("convert.run"), variant="primary", scale=2, elem_id="convert")
                 cancel = gr.Button(t("convert.cancel"), scale=1, elem_id="convert-cancel")
@@ -45,12 +47,14 @@ def build_convert_tab(t: Translator, services: Services) -> None:
                 label=t("convert.result"), type="filepath", interactive=False, buttons=["download"], elem_id="result"
             )
             report = gr.Textbox(label=t("convert.report"), lines=5, interactive=False, elem_id="report")
+            build_picture(t, services, audio, result)
     with gr.Accordion(t("convert.options"), open=False, elem_id="options"):
         with gr.Row():
             form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE)
         with gr.Row():
             form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
             f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190)
+        build_presets(t, services, form, voice)
     _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file), (result, report))
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
         compare = gr.Button(t("convert.compare_run"), elem_id="compare")
@@ -81,6 +85,7 @@ def _wire_one(
         title = f"{recording.name} → {voice}"
         work = {"voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav"}
         done = _follow(services, services.registry.submit("convert", title, work, files), request, bar, pressed)
+        services.presets.remember(voice, options)
         return done.results[0], _report(t, done.details["report"])
 
     def begin(request: gr.Request) -> tuple[None, str]:

@@ -9,13 +9,23 @@ from infer.convert import VoiceConverter
 from lib.checkpoint import read_voice_model
 from lib.devices import choose_device
 from lib.errors import ConfigError
-from lib.library import VOICE_ROOTS, Voice, delete_voice, find_index, list_checkpoints, list_voices, restore_voice
+from lib.library import (
+    VOICE_ROOTS,
+    Voice,
+    delete_voice,
+    find_index,
+    find_voice,
+    list_checkpoints,
+    list_voices,
+    restore_voice,
+)
 from lib.paths import LOGS
 from lib.voice_archive import import_voice
 from web.jobs import JobRegistry, Kind, Runner
+from web.presets import Presets
 from web.runners import Loaded, make_runners
 
-JOBS = ".jobs"  # below the folder of logs
+JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Services:
     import_voice: Callable[[Path], str]
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
+    voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
+    presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
     folder: Path  # for files that the page makes and offers for download
     files: Path  # jobs and their results, which the page may show
@@ -71,11 +83,23 @@ def make_services(
         import_voice=import_archive,
         delete_voice=lambda name: delete_voice(name, roots[0]),
         undo_delete=lambda: restore_voice(roots[0]),
+        voice_range=lambda name: voice_range(name, roots),
+        presets=Presets(logs / PRESETS),
         list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
         folder=folder,
         files=logs / JOBS,
         local=local,
     )
+
+
+def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
+    """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
+    told = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
+    numbers = [value for value in told if isinstance(value, int | float)] if isinstance(told, list | tuple) else []
+    if len(numbers) != 3:
+        return None
+    low, middle, high = (float(value) for value in numbers)
+    return (low, middle, high) if middle > 0 else None
 
 
 class _KeptConverter:

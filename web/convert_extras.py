@@ -1,0 +1,112 @@
+"""Around a conversion: which pitch shift suits, a picture of both sounds, presets, and the settings used last."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+
+from infer.options import ConvertOptions
+from infer.report import draw
+from lib.audio import ANALYSIS_RATE, load_audio
+from lib.errors import ConfigError
+from lib.pitch import load_pitch_extractor
+from web.forms import Form, checked
+from web.guard import guarded, with_names
+from web.i18n import Translator
+from web.services import Services
+
+MEASURED_SECONDS = 60  # of a recording, for its pitch
+PICTURED = 30 * ANALYSIS_RATE  # samples of each
+WIDEST_SHIFT = 24  # semitones
+
+
+def suggested_shift(source_hz: float, voice_hz: float) -> int:
+    """Whole semitones from one median F0 to the other, within what the options allow."""
+    return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -WIDEST_SHIFT, WIDEST_SHIFT))
+
+
+def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], shift: Any) -> None:
+    """A button that sets the pitch shift from recording and voice."""
+    button = gr.Button(t("convert.suggest"), size="sm", elem_id="suggest")
+
+    def suggest_pitch_shift(voice: str | None, recording: str | None) -> float:
+        """The pitch shift in semitones that brings a recording to the range the voice was trained in."""
+        with guarded(t):
+            if not voice or not recording:
+                raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
+            range_hz = services.voice_range(voice)
+            if range_hz is None:
+                raise ConfigError(t("convert.no_range"))
+            audio = load_audio(Path(recording), ANALYSIS_RATE)[: MEASURED_SECONDS * ANALYSIS_RATE]
+            f0 = load_pitch_extractor("swift", torch.device("cpu"))(audio)
+            if not (f0 > 0).any():
+                raise ConfigError(t("advice.no_pitch"))
+            return suggested_shift(float(np.median(f0[f0 > 0])), range_hz[1])
+
+    button.click(suggest_pitch_shift, list(inputs), shift, api_name="suggest_pitch_shift", concurrency_limit=2)
+
+
+def build_picture(t: Translator, services: Services, recording: Any, result: Any) -> None:
+    """A button that draws the spectrograms of recording and result with their F0 curves."""
+    button = gr.Button(t("convert.picture"), size="sm", elem_id="picture")
+    image = gr.Image(show_label=False, visible=False, interactive=False, buttons=[], elem_id="spectrograms")
+
+    def draw_spectrograms(recording: str | None, result: str | None) -> Any:
+        """A picture of two recordings: spectrograms up to 8 kHz, and F0."""
+        with guarded(t):
+            if not recording or not result:
+                raise ConfigError(t("convert.no_picture"))
+            source, output = (load_audio(Path(path), ANALYSIS_RATE)[:PICTURED] for path in (recording, result))
+            path = Path(tempfile.mkdtemp(dir=services.folder)) / "spectrograms.png"
+            draw(path, source, output, load_pitch_extractor("swift", torch.device("cpu")))
+            return gr.update(value=str(path), visible=True)
+
+    button.click(draw_spectrograms, [recording, result], image, api_name="draw_spectrograms", concurrency_limit=1)
+
+
+def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> None:
+    """Save, load, export and import settings; a voice brings back what was used with it last."""
+    presets = services.presets
+    with gr.Row():
+        chosen = gr.Dropdown(label=t("presets.choose"), choices=presets.names(), value=None, elem_id="preset")
+        name = gr.Textbox(label=t("presets.name"), elem_id="preset-name")
+        save = gr.Button(t("presets.save"), elem_id="preset-save")
+    with gr.Row():
+        exported = gr.File(label=t("presets.export"), interactive=False, height=90)
+        imported = gr.File(label=t("presets.import"), file_types=[".json"], type="filepath", height=190)
+
+    def values_of(options: ConvertOptions) -> list[Any]:
+        return [getattr(options, field) for field in form.names]
+
+    def save_preset(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> Any:
+        """Keep the options under a name."""
+        options = checked(ConvertOptions, {key: values[key] for key in form.names})
+        presets.save((values["name"] or "").strip(), options)
+        return gr.update(choices=presets.names(), value=values["name"].strip())
+
+    def load_preset(name: str | None) -> list[Any]:
+        """The options of a preset, and its file."""
+        with guarded(t):
+            if not name:
+                return [gr.skip()] * (len(form.names) + 1)
+            return [*values_of(presets.load(name)), str(presets.path(name))]
+
+    def import_preset(file: str) -> Any:
+        """Add a preset from a file; its name is the file's."""
+        with guarded(t):
+            name = presets.take(Path(file))
+            return gr.update(choices=presets.names(), value=name), None
+
+    def remembered(voice: str | None) -> list[Any]:
+        options = presets.remembered(voice) if voice else None
+        return [gr.skip()] * len(form.names) if options is None else values_of(options)
+
+    handler = with_names(t, save_preset, ["name", *form.names], gr.skip())
+    save.click(handler, [name, *form.components], chosen, api_name="save_preset")
+    chosen.change(load_preset, [chosen], [*form.components, exported], api_name="load_preset")
+    imported.upload(import_preset, [imported], [chosen, imported], api_name="import_preset")
+    voice.change(remembered, [voice], form.components, show_progress="hidden", api_visibility="private")

@@ -1,0 +1,78 @@
+"""Settings of conversions under a name, and the last ones used with each voice, kept on the server as JSON files."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from infer.options import ConvertOptions
+from lib.errors import ConfigError, MissingFileError
+from lib.files import write_json
+from lib.paths import check_name, inside
+
+LAST = ".last"  # folder of the settings used last, a file per voice
+LARGEST = 20_000  # bytes of a preset from outside
+
+
+class Presets:
+    """The presets in a folder. Names are checked as those of voices are."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """All presets by name."""
+        return sorted(path.stem for path in self._folder.glob("*.json") if not path.name.startswith("."))
+
+    def path(self, name: str) -> Path:
+        """The file of a preset, which may not exist."""
+        return inside(self._folder, f"{check_name(name, 'preset')}.json", "preset")
+
+    def save(self, name: str, options: ConvertOptions) -> None:
+        """Keep options under a name; an older preset of that name is replaced."""
+        write_json(self.path(name), options.model_dump(mode="json", exclude={"device"}))
+
+    def load(self, name: str) -> ConvertOptions:
+        """The options of a preset. MissingFileError or ConfigError."""
+        path = self.path(name)
+        if not path.is_file():
+            raise MissingFileError(path, "Choose a preset from the list.")
+        return read_preset(path)
+
+    def take(self, path: Path) -> str:
+        """Add a preset file from outside under its own name, which must be free; returns the name."""
+        options = read_preset(path)
+        if self.path(path.stem).exists():
+            raise ConfigError(f"There is a preset {path.stem!r} already. Rename the file.")
+        self.save(path.stem, options)
+        return path.stem
+
+    def remember(self, voice: str, options: ConvertOptions) -> None:
+        """Note what was used last with a voice."""
+        write_json(self._last(voice), options.model_dump(mode="json", exclude={"device"}))
+
+    def remembered(self, voice: str) -> ConvertOptions | None:
+        """What was used last with a voice; None if nothing is known, or not readable any more."""
+        path = self._last(voice)
+        try:
+            return read_preset(path) if path.is_file() else None
+        except ConfigError:
+            return None
+
+    def _last(self, voice: str) -> Path:
+        return inside(self._folder / LAST, f"{check_name(voice, 'voice')}.json", "preset")
+
+
+def read_preset(path: Path) -> ConvertOptions:
+    """Read a preset; ConfigError if it is not one. Options it does not name have their defaults."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(
+                f"{path.name} is too large for a preset ({path.stat().st_size} bytes). Choose another file."
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or not values.keys() <= ConvertOptions.model_fields.keys():
+            raise ConfigError(f"{path.name} is not a preset: it holds other things than options. Choose another file.")
+        return ConvertOptions.model_validate(values)
+    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        raise ConfigError(f"{path.name} is not a preset ({type(error).__name__}). Choose another file.") from error
