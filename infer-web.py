@@ -22,6 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
     parser.add_argument("--language", help="of the page, such as ja or pt_BR; default: what the browser asks for")
+    parser.add_argument("--mcp", action="store_true", help="also serve the actions as tools for language models (MCP)")
     return parser.parse_args()
 
 
@@ -43,7 +44,7 @@ def main() -> None:
         prepare_environment(folder)
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
-        from web.app import Address, build_app, find_port, is_loopback, serve
+        from web.app import Address, build_app, is_loopback, serve_somewhere
         from web.i18n import check_language
         from web.languages import PageTexts
         from web.services import make_services
@@ -52,22 +53,25 @@ def main() -> None:
         logging.getLogger().addHandler(LogTail())
 
         login = None
-        if arguments.share or not is_loopback(arguments.host):
+        if arguments.share or not is_loopback(arguments.host) or "COLAB_RELEASE_TAG" in os.environ:
             password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
             login = (os.environ.get("REVOICE_USER") or "revoice", password)
         try:
             services = make_services(Path(folder), arguments.device, local=login is None)
-            port = find_port(arguments.host, arguments.port)
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
-            addresses = serve(app, Address(arguments.host, port, arguments.share, login, language), [services.files])
+            address = Address(arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp)
+            addresses = serve_somewhere(app, address, arguments.port, [services.files])
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
         print(f"The page is at {' and '.join(addresses)} (Ctrl-C ends it).")
         if login and "REVOICE_PASSWORD" not in os.environ:
             print(f"Log in as {login[0]} with the password {login[1]}")
         sys.stdout.flush()
-        app.block_thread()
+        try:
+            app.block_thread()
+        finally:
+            services.registry.close()  # a training that runs gets its checkpoint
 
 
 if __name__ == "__main__":

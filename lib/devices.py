@@ -50,10 +50,15 @@ def generator_dtype(wanted: str, device: torch.device) -> torch.dtype:
         raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
     if wanted != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware says that it computes in bfloat16 itself."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def list_devices() -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@ Spec: training, "Training step". Accelerate decides device, precision and proces
 """
 
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from lib.checkpoint import (
     write_training_state,
 )
 from lib.config import FamilyConfig
+from lib.devices import has_fast_bfloat16
 from lib.errors import CheckpointError, ConfigError
 from lib.models.discriminators import Discriminator, Judgement
 from lib.models.synthesizer import Synthesizer, slice_frames
@@ -56,24 +56,16 @@ class SpectrumConstants:
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["no", "bf16", "fp16"], str]:
-    """Return Accelerate's name of the precision to train in, and why.
-
-    On a CPU bfloat16 pays only where the processor has instructions for it, so a typical convolution is timed.
-    """
+    """Return Accelerate's name of the precision to train in, and why."""
     if wanted == "fp32":
         return "no", "asked for"
     if wanted == "fp16" and device.type == "cpu":
         raise ConfigError("A CPU cannot train in fp16. Use --precision bf16, fp32 or auto.")
     if wanted != "auto":
         return wanted, "asked for"
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "the GPU computes in it") if native else ("no", "no bfloat16 on this GPU")
-    if device.type != "cpu":
-        return "no", f"the usual choice on {device.type}"
-    slow, fast = (_convolution_seconds(dtype) for dtype in (torch.float32, torch.bfloat16))
-    told = f"a convolution takes {1000 * fast:.1f} ms in bfloat16, {1000 * slow:.1f} ms in float32"
-    return ("bf16", told) if fast < 0.8 * slow else ("no", told)
+    if has_fast_bfloat16(device):
+        return "bf16", f"this {device.type} computes in bfloat16"
+    return "no", f"no fast bfloat16 on this {device.type}"
 
 
 def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
@@ -85,18 +77,6 @@ def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
     chosen, reason = choose_precision(precision, device)
     logger.info("training on %s in precision %s (%s)", device, chosen, reason)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=chosen)
-
-
-def _convolution_seconds(dtype: torch.dtype) -> float:
-    conv = nn.Conv1d(64, 64, 7, padding=3).to(dtype)
-    x = torch.zeros(8, 64, 2400, dtype=dtype)
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(5):
-            begin = time.perf_counter()
-            conv(x)
-            best = min(best, time.perf_counter() - begin)
-    return best
 
 
 def _own_entry(state: TrainingState, path: Path) -> dict[str, Any]:

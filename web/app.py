@@ -1,10 +1,11 @@
 """build_app(services) -> the page; serve() -> the page on an address."""
 
+import importlib.util
 import ipaddress
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
@@ -21,6 +22,7 @@ from web.train_tab import build_train_tab
 from web.voices_tab import build_voices_tab
 
 FIRST_PORT, PORTS_TRIED = 7865, 100
+PORTS_RACED = 5  # times that another program may take the free port before us
 LARGEST_UPLOAD = "500mb"
 CACHE_SECONDS = 24 * 3600  # uploads and results older than this are deleted while the page runs
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
@@ -33,10 +35,11 @@ class Address:
     """Where the page is served; a login of None means that anybody who reaches it may use it."""
 
     host: str
-    port: int
+    port: int = FIRST_PORT
     share: bool = False
     login: tuple[str, str] | None = None  # user, password
     language: str | None = None  # of users who have not chosen one; None: what their browser asks for
+    mcp: bool = False  # whether the actions are also tools for language models
 
 
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
@@ -59,6 +62,8 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
 
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
+    if address.mcp and importlib.util.find_spec("mcp") is None:
+        raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install mcp")
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     _, local, public = app.launch(
         server_name=address.host,
@@ -72,10 +77,22 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         ssr_mode=False,
         enable_monitoring=False,
         prevent_thread_lock=True,
+        mcp_server=address.mcp,
         quiet=True,
         app_kwargs={"middleware": [Middleware(SpeakMiddleware, default=address.language)]},
     )
     return [local, *([public] if public else [])]
+
+
+def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders: Sequence[Path] = ()) -> list[str]:
+    """`serve` on the port that was asked for, or on the first free one; another program may take that meanwhile."""
+    for attempt in range(PORTS_RACED):
+        try:
+            return serve(app, replace(address, port=find_port(address.host, port)), folders)
+        except OSError as error:
+            if port is not None or attempt == PORTS_RACED - 1:
+                raise ConfigError(f"The page cannot be served ({error}). Name another port with --port.") from error
+    raise AssertionError
 
 
 def is_loopback(host: str) -> bool:

@@ -72,7 +72,9 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
     """Save, load, export and import settings; a voice brings back what was used with it last."""
     presets = services.presets
     with gr.Row():
-        chosen = gr.Dropdown(label=t("presets.choose"), choices=presets.names(), value=None, elem_id="preset")
+        chosen = gr.Dropdown(
+            label=t("presets.choose"), choices=presets.names(), value=None, elem_id="preset", allow_custom_value=True
+        )
         name = gr.Textbox(label=t("presets.name"), elem_id="preset-name")
         save = gr.Button(t("presets.save"), elem_id="preset-save")
     with gr.Row():

@@ -31,8 +31,9 @@ def build_convert_tab(t: Translator, services: Services) -> None:
     with gr.Row():
         with gr.Column():
             voice = gr.Dropdown(
-                label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices(), elem_id="voice"
-            )
+                label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices(), elem_id="voice",
+                allow_custom_value=True,  # else the API would know only the voices of the page's start
+            )  # fmt: skip
             audio = gr.Audio(
                 label=t("convert.audio"), sources=["upload", "microphone"], type="filepath", buttons=[],
                 elem_id="recording",

@@ -1,19 +1,88 @@
-"""Translator: the id of a text -> the text in the user's language."""
+"""Translator: the id of a text -> the text in one language; which languages there are, and which one a user wants."""
 
 import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
+from lib.errors import ConfigError
 from lib.paths import ROOT
 
 LOCALES = ROOT / "i18n"
 MASTER = "en_US"  # the language in which every text exists
+COOKIE = "revoice-language"  # what the user chose on the page
+LANGUAGES: Mapping[str, str] = {  # by their own names, in the order of the choice on the page
+    "en_US": "English",
+    "zh_CN": "简体中文",
+    "ja": "日本語",
+    "ko": "한국어",
+    "pt_BR": "Português (Brasil)",
+    "es": "Español",
+    "fr": "Français",
+    "de": "Deutsch",
+    "tr": "Türkçe",
+    "it": "Italiano",
+    "ru": "Русский",
+}
 
 
 class Translator:
     """The texts of one language, by id; placeholders such as {seconds} are filled from keyword arguments."""
 
     def __init__(self, locale: str = MASTER) -> None:
-        self.texts: dict[str, str] = json.loads((LOCALES / f"{locale}.json").read_text(encoding="utf-8"))
+        self.locale = locale
+        self.texts = texts_of(locale)
 
     def __call__(self, key: str, **values: object) -> str:
         """Return the text; KeyError for an unknown id, which is a mistake in the program."""
         return self.texts[key].format(**values)
+
+    def speaking(self, request: Any) -> "Translator":
+        """The translator for texts made while answering a request (a gr.Request); this one knows one language."""
+        return self
+
+
+@cache
+def texts_of(locale: str) -> Mapping[str, str]:
+    """All texts of a language; of a key that a translation lacks, the English one."""
+    texts: dict[str, str] = {}
+    for name in dict.fromkeys((MASTER, locale)):
+        texts |= json.loads((LOCALES / f"{name}.json").read_text(encoding="utf-8"))
+    return texts
+
+
+def check_language(name: str | None) -> str | None:
+    """Return the language that a user named ("ja", "pt-br", "zh"), or None for none; ConfigError lists all."""
+    if name is None:
+        return None
+    if found := _match(name):
+        return found
+    raise ConfigError(f"There is no language {name!r}. These exist: {', '.join(LANGUAGES)}.")
+
+
+def choose_language(cookies: Mapping[str, str], accepted: str, default: str | None) -> str:
+    """The language to answer in: chosen on the page, else the server's default, else the browser's first known one.
+
+    `accepted` is the header Accept-Language ("de-CH,de;q=0.9,en;q=0.8").
+    """
+    if (chosen := cookies.get(COOKIE)) in LANGUAGES:
+        return str(chosen)
+    if default:
+        return default
+    for word in sorted(accepted.split(","), key=_weight, reverse=True):
+        if found := _match(word.split(";")[0]):
+            return found
+    return MASTER
+
+
+def _match(tag: str) -> str | None:
+    """The language for a tag, whatever its region ("de-AT" -> "de"); None if there is none."""
+    base = re.split(r"[-_]", tag.strip().lower())[0]
+    return next((name for name in LANGUAGES if name.lower().split("_")[0] == base), None)
+
+
+def _weight(word: str) -> float:
+    """How much a browser wants one of its languages: ";q=0.8", 1 without it."""
+    match = re.search(r";\s*q\s*=\s*([01](?:\.\d+)?)\s*$", word)
+    return float(match[1]) if match else 1.0

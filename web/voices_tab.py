@@ -15,6 +15,7 @@ from web.i18n import Translator
 from web.services import Services
 
 REFRESH_SECONDS = 5
+OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know only what was there at the start
 
 
 def build_voices_tab(t: Translator, services: Services) -> None:
@@ -22,7 +23,9 @@ def build_voices_tab(t: Translator, services: Services) -> None:
     tools = _Tools(t, services)
     with gr.Row():
         with gr.Column():
-            voice = gr.Dropdown(label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice")
+            voice = gr.Dropdown(
+                label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice", **OPEN
+            )
             info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
             said = gr.Markdown(elem_id="voice-said")
         with gr.Column():
@@ -32,7 +35,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
             with gr.Row():
                 delete = gr.Button(t("voices.delete"), variant="stop", elem_id="delete")
                 undo = gr.Button(t("voices.undo"), elem_id="undo")
-    voice.change(tools.voice_info, [voice], info, api_name="voice_info")
+    gr.on(None, tools.voice_info, [voice], info, api_name="voice_info")  # when the page opens and when it changes
     delete.click(tools.delete_voice, [voice], said, api_name="delete_voice")
     undo.click(tools.undo_delete, outputs=said, api_name="undo_delete")
     gr.api(tools.list_voices, api_name="list_voices")
@@ -62,12 +65,12 @@ def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, said: Any
 
 def _build_makers(t: Translator, tools: "_Tools", voice: Any, said: Any) -> tuple[Any, Any]:
     with gr.Accordion(t("voices.merge"), open=False):
-        second = gr.Dropdown(label=t("voices.second"), choices=tools.list_voices())
+        second = gr.Dropdown(label=t("voices.second"), choices=tools.list_voices(), **OPEN)
         alpha = gr.Slider(0, 1, 0.5, step=0.01, label=t("voices.alpha"))
         merged = gr.Textbox(label=t("voices.new_name"))
         merge = gr.Button(t("voices.merge_run"))
     with gr.Accordion(t("voices.extract"), open=False):
-        checkpoint = gr.Dropdown(label=t("voices.checkpoint"), choices=tools.list_checkpoints())
+        checkpoint = gr.Dropdown(label=t("voices.checkpoint"), choices=tools.list_checkpoints(), **OPEN)
         extracted = gr.Textbox(label=t("voices.new_name"))
         extract = gr.Button(t("voices.extract_run"))
     merge.click(tools.merge_voices, [voice, second, alpha, merged], said, api_name="merge_voices")

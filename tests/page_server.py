@@ -1,0 +1,69 @@
+"""A page that really runs, from a copy of the program in a folder of its own, and a browser to look at it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ("lib", "infer", "train", "web", "configs", "i18n", "pretrained/lite", "infer-web.py")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+END_SECONDS = 90.0
+
+
+def copy_program(folder: Path) -> Path:
+    """Copy what runs into a folder, so that voices and trainings of the page never touch those of the checkout."""
+    for name in PROGRAM:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "pretrain_lite"))
+        else:
+            shutil.copyfile(source, target)
+    for name in ("weights", "logs"):
+        (folder / name).mkdir(exist_ok=True)
+    return folder
+
+
+def start_page(program: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the page of a copy of the program; returns the process and the address, once it is served."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    log = (program / "page.log").open("a", encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(program / "infer-web.py"), "--device", "cpu", *arguments],
+        cwd=program, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
+    )  # fmt: skip
+    log.close()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "The page is at" in line:
+            return process, line.split()[4]
+    raise AssertionError(f"the page did not start: {(program / 'page.log').read_text(encoding='utf-8')[-2000:]}")
+
+
+def stop_page(process: subprocess.Popen[str], *, kill: bool = False) -> None:
+    """End the page, as its user does or (`kill`) as a power cut does."""
+    process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+    process.wait(END_SECONDS)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """A Chromium without a window, for playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()

@@ -1,0 +1,143 @@
+"""Settings and help: language, theme, devices and their speed, weights to download, a bug report, questions."""
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from lib import assets
+from lib.devices import list_devices
+from web.guard import guarded
+from web.i18n import LANGUAGES, Translator
+from web.languages import choose_script
+from web.services import Services
+from web.speeds import measure_apart
+from web.support import write_bug_report
+
+QUESTIONS = (
+    "begin", "data", "time", "index", "stop", "gpu", "memory", "paths", "other", "words", "pitch", "share", "expecting",
+    "missing",
+)  # fmt: skip
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build_settings_tab(t: Translator, services: Services) -> None:
+    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    with gr.Row(), gr.Column():
+        _build_looks(t)
+    with gr.Accordion(t("settings.faq"), open=True, elem_id="faq"):
+        for name in QUESTIONS:
+            with gr.Accordion(t(f"faq.{name}.question"), open=False):
+                gr.Markdown(t(f"faq.{name}.answer"))
+    with gr.Accordion(t("settings.devices"), open=True):
+        _build_devices(t, services)
+    with gr.Accordion(t("settings.weights"), open=True):
+        _build_weights(t, services)
+    with gr.Accordion(t("settings.report"), open=True):
+        _build_report(t, services)
+
+
+def _build_looks(t: Translator) -> None:
+    """Language and theme: both belong to the browser, so they are set by JavaScript; the page is shown again."""
+    with gr.Row():
+        language = gr.Dropdown(
+            label=t("settings.language"),
+            info=t("settings.language_info"),
+            choices=[(name, key) for key, name in LANGUAGES.items()],
+            value=None,
+            elem_id="language",
+        )
+        themes = [(t(f"settings.theme_{name}"), name) for name in ("system", "light", "dark")]
+        theme = gr.Radio(label=t("settings.theme"), choices=themes, value=None, elem_id="theme")
+
+    def spoken(request: gr.Request) -> str:
+        return t.speaking(request).locale
+
+    gr.on(None, spoken, outputs=language, **_QUIET)
+    language.input(None, [language], js=choose_script(), **_QUIET)
+    gr.on(None, None, outputs=theme, js="()=>localStorage.getItem('revoice-theme')||'system'", **_QUIET)
+    theme.input(
+        None,
+        [theme],
+        js="(look)=>{localStorage.setItem('revoice-theme',look);const url=new URL(location.href);"
+        "url.searchParams.delete('__theme');location.replace(url);}",
+        **_QUIET,
+    )
+
+
+def _build_devices(t: Translator, services: Services) -> None:
+    """What can compute here, and how fast it is when asked."""
+    names = [name for name, _ in list_devices() if name != "auto"]
+    told = dict(list_devices())
+    headers = [t(f"speed.{name}") for name in ("device", "what", "f0", "features", "synthesis", "step")]
+    empty = [[name, told[name], "", "", "", ""] for name in names]
+    table = gr.Dataframe(value=empty, headers=headers, interactive=False, wrap=True, elem_id="devices")
+    gr.Markdown(t("speed.info"))
+    run = gr.Button(t("speed.run"), elem_id="measure")
+
+    def measure_speed(bar: gr.Progress = gr.Progress()) -> list[list[str]]:  # noqa: B008
+        """Measure F0, features, synthesis and a training step on every device of this machine, some seconds each."""
+        rows = []
+        with guarded(t):
+            for number, name in enumerate(names):
+                bar((number, len(names)), desc=name)
+                found = measure_apart(name)
+                speeds = (found.f0, found.features, found.synthesis)
+                times = [t("speed.times", count=f"{value:.1f}") for value in speeds]
+                rows.append([name, told[name], *times, t("speed.steps", count=f"{found.step:.2f}")])
+        return rows
+
+    run.click(measure_speed, outputs=table, api_name="measure_speed", concurrency_limit=1)
+
+
+def _build_weights(t: Translator, services: Services) -> None:
+    """Which published weights are there, and a button that gets one of those that are not."""
+    shown = gr.Markdown(_list_weights(t), elem_id="weights")
+    with gr.Row():
+        chosen = gr.Dropdown(label=t("weights.choose"), choices=_missing(), elem_id="weights-choice")
+        run = gr.Button(t("weights.download"), elem_id="weights-download")
+    said = gr.Markdown(elem_id="weights-said")
+
+    def download_weights(name: str | None, bar: gr.Progress = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
+        """Download published weights by their name and check that they are genuine."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar((done, max(total, 1)), desc=what)
+
+        with guarded(t):
+            paths = assets.download([name] if name else [], progress=progress)
+            files = html.escape(", ".join(path.name for path in paths))
+            return _list_weights(t), gr.update(choices=_missing(), value=None), t("weights.done", files=files)
+
+    run.click(
+        download_weights, [chosen], [shown, chosen, said], api_name="download_weights", concurrency_limit=1,
+        show_progress_on=said,
+    )  # fmt: skip
+
+
+def _missing() -> list[str]:
+    """Names of downloads of which a file is missing and can be had."""
+    return list(dict.fromkeys(a.name for a in assets.MANIFEST if a.source and not assets.path_of(a).is_file()))
+
+
+def _list_weights(t: Translator) -> str:
+    """The weights as a list in Markdown, those for the same purpose together."""
+    missing = set(_missing())
+    purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST if asset.source}
+    here = [name for name in purposes if name not in missing]
+    lines = [t("weights.info"), "", t("weights.here", names=", ".join(here) or "-")]
+    lines += [f"- `{name}`: {purposes[name]}" for name in purposes if name in missing]
+    return "\n".join(lines)
+
+
+def _build_report(t: Translator, services: Services) -> None:
+    gr.Markdown(t("bug.info"))
+    run = gr.Button(t("bug.run"), elem_id="bug-report")
+    made = gr.File(label=t("bug.file"), interactive=False, visible=False, elem_id="bug-report-file")
+
+    def bug_report() -> Any:
+        """Put versions, devices and the last lines of the log into a ZIP without private paths."""
+        with guarded(t):
+            return gr.update(value=str(write_bug_report(services.registry.jobs(), services.folder)), visible=True)
+
+    run.click(bug_report, outputs=made, api_name="bug_report", concurrency_limit=1)

@@ -1,0 +1,105 @@
+"""How fast each stage runs on a device of this machine: seconds of sound per second, and training steps per second."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Literal
+
+import torch
+
+from lib.audio import load_audio
+from lib.config import load_family
+from lib.content import load_content_encoder
+from lib.devices import choose_device
+from lib.mel import linear_spectrogram
+from lib.models.synthesizer import Synthesizer
+from lib.paths import PRETRAINED
+from lib.pitch import load_pitch_extractor
+
+RECORDING = PRETRAINED / "lite" / "demo" / "source.flac"
+FAMILY: Literal["lite"] = "lite"
+LEAST_SECONDS = 1.0  # of every measurement, after one run that warms up
+FRAMES = 128  # of a training clip; what the family crops clips to
+RATE = 16_000  # Hz, of what F0 and features are computed from
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """The speeds of one device."""
+
+    device: str
+    f0: float  # times real time, as the next two
+    features: float
+    synthesis: float
+    step: float  # training steps per second
+
+
+def measure_apart(device: str) -> Speeds:
+    """Measure in a process of its own, so that a driver that fails or a full memory cannot end the page."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, device).result()
+
+
+def measure(device: str) -> Speeds:
+    """Measure in this process, some seconds long. ConfigError for a device that is not there."""
+    where = choose_device(device).device
+    audio = load_audio(RECORDING, RATE)
+    seconds = len(audio) / RATE
+    extract, encode = load_pitch_extractor("auto", where), load_content_encoder(FAMILY, where)
+    return Speeds(
+        device,
+        f0=seconds * _per_second(lambda: extract(audio)),
+        features=seconds * _per_second(lambda: encode(audio)),
+        synthesis=_synthesis(where),
+        step=_step(where),
+    )
+
+
+def _per_second(work: Callable[[], Any]) -> float:
+    """How often something can be done in a second."""
+    work()
+    begin, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begin) < LEAST_SECONDS or not count:
+        work()
+        count += 1
+    return count / passed
+
+
+def _synthesis(where: torch.device) -> float:
+    """Seconds of sound made in a second; the weights are random, for speed does not depend on what they say."""
+    config = load_family(FAMILY)
+    network = Synthesizer(config.synthesizer).to(where).eval()
+    network.fold_weight_norm()
+    count = 200  # frames of 10 ms
+    content = torch.randn(1, count, config.synthesizer.content_width, device=where)
+    bins, f0 = torch.full((1, count), 80, device=where), torch.full((1, count), 200.0, device=where)
+    lengths, speaker = torch.tensor([count], device=where), torch.tensor([0], device=where)
+
+    def make() -> Any:
+        with torch.inference_mode():
+            return network.infer(content, lengths, speaker, bins, f0).cpu()
+
+    samples = count * config.audio.hop_length
+    return samples / config.audio.sample_rate * _per_second(make)
+
+
+def _step(where: torch.device) -> float:
+    from train.dataset import Batch
+    from train.trainer import Trainer, make_accelerator
+
+    config = load_family(FAMILY)
+    rows = config.train.batch_size
+    audio = torch.randn(rows, FRAMES * config.audio.hop_length).mul(0.1)
+    batch = Batch(
+        content=torch.randn(rows, FRAMES, config.synthesizer.content_width),
+        pitch_bins=torch.full((rows, FRAMES), 80),
+        f0=torch.full((rows, FRAMES), 200.0),
+        spec=linear_spectrogram(audio, config.audio.n_fft, config.audio.hop_length),
+        audio=audio[:, None],
+        lengths=torch.full((rows,), FRAMES),
+        speaker_id=torch.zeros(rows, dtype=torch.int64),
+    ).to(where)
+    trainer = Trainer(config, make_accelerator("auto", where))
+    return _per_second(lambda: trainer.train_step(batch))
