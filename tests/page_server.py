@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,10 +37,13 @@ def copy_program(folder: Path) -> Path:
 
 def start_page(program: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """Start the page of a copy of the program; returns the process and the address, once it is served."""
+    with socket.socket() as probe:  # not one of the usual ports: a page of the user may be there, and come back there
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     log = (program / "page.log").open("a", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, str(program / "infer-web.py"), "--device", "cpu", *arguments],
+        [sys.executable, str(program / "infer-web.py"), "--device", "cpu", "--port", port, *arguments],
         cwd=program, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
     log.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from infer.options import ConvertOptions
+from train.options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
@@ -237,8 +238,13 @@ def texts_used() -> Iterator[str]:
     """Regular expressions for the keys that the page looks up: the first argument of every call of t(...)."""
     for path in (ROOT / "web").glob("*.py"):
         for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "t":
+            if isinstance(node, ast.Call) and name_called(node.func) in {"t", "_t", "say"}:
                 yield from patterns(node.args[0])
+
+
+def name_called(function: ast.expr) -> str:
+    """t of t(...) and of self.t(...)."""
+    return getattr(function, "id", getattr(function, "attr", ""))
 
 
 def patterns(node: ast.expr) -> Iterator[str]:
@@ -270,7 +276,7 @@ def test_texts_in_the_code_exist_and_none_is_unused() -> None:
         assert matches, f"the page uses the text {pattern}, which i18n/en_US.json lacks"
         used |= matches
     assert keys == used, f"unused: {sorted(keys - used)}"
-    shown = {name for name in ConvertOptions.model_fields if name != "device"}
+    shown = {*ConvertOptions.model_fields, *RunOptions.model_fields} - {"device"}
     wanted = {f"options.{name}.{part}" for name in shown for part in ("label", "info")}
     assert {key for key in keys if key.startswith("options.")} == wanted
     assert all(re.fullmatch(r"[a-z]+(\.[a-z0-9_]+)+", key) for key in keys), "keys are ids, not sentences"

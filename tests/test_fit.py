@@ -22,6 +22,7 @@ from train.extract import extract
 from train.fit import _Run, fit
 from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
+from train.samples import list_samples
 from train.stages import index_stage, prepare_stage
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
@@ -316,3 +317,19 @@ def test_a_speaker_that_does_not_exist_is_refused(experiment: Experiment, record
     ready(experiment, recordings)
     with pytest.raises(ConfigError, match="64 speakers, 0 to 63"):
         fit(experiment, FitOptions.model_validate(FAST | {"speaker_id": 64}))
+
+
+def test_a_listening_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
+    fit(ready(experiment, recordings), FitOptions(epochs=1, **FAST))
+    (sample,) = list_samples(experiment.folder)
+    audio, rate = soundfile.read(sample)
+    assert rate == 24_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
+
+
+def test_a_sample_that_cannot_be_written_does_not_stop_the_training(
+    experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready(experiment, recordings)
+    (experiment.folder / "samples").write_text("in the way", encoding="utf-8")
+    report = fit(experiment, FitOptions(epochs=1, **FAST))
+    assert report.checkpoint.is_file() and "listening sample" in caplog.text

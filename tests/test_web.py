@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from infer import convert as convert_module
 from infer.options import ConvertOptions
 from lib.audio import load_audio
-from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.pitch import load_pitch_extractor
 from lib.progress import Cancelled
-from lib.voice_archive import export_voice
-from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from tests.tiny_voice import voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
 from web.convert_extras import suggested_shift
@@ -42,7 +38,7 @@ from web.guard import CancelButton, guarded
 from web.i18n import Translator
 from web.jobs import JobContext, JobRegistry
 from web.presets import Presets
-from web.services import Services, make_services
+from web.services import Services
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
@@ -186,16 +182,6 @@ def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
     with pytest.raises(AppError, match="unfolds"):
         client.predict(handle_file(tmp_path / "bomb.zip"), api_name="/import_voice")
     fake.voices.remove("dora")
-
-
-def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> None:
-    write_voice_model(tmp_path / "alice.pth", extract_voice_model(tiny_synthesizer(), "lite", "test"))
-    export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
-    services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
-    assert services.import_voice(tmp_path / "alice.zip") == "alice"
-    assert services.list_voices() == ["alice"]
-    with pytest.raises(ConfigError):
-        services.import_voice(tmp_path / "alice.zip")
 
 
 def test_missing_choices_are_told(client: Client) -> None:
@@ -375,55 +361,6 @@ def test_login_is_required_where_it_was_asked_for(
         assert httpx.post(f"{url}login", data={"username": "me", "password": "secret"}).status_code == 200
     finally:
         app.close(verbose=False)
-
-
-def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
-    voices = tmp_path / "voices"
-    voices.mkdir()
-    services = make_services(tmp_path, "cpu", [voices], tmp_path / "logs")
-    assert services.list_voices() == []
-    write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
-    assert services.list_voices() == ["tiny 语音"]
-    options = ConvertOptions(pitch_method="pm", device="cpu").model_dump()
-    work = {"voice": "tiny 语音", "options": options}
-    done = services.registry.wait(services.registry.submit("convert", "a", work, [Path(recording)]))
-    assert done.error is None
-    audio, rate = soundfile.read(done.results[0])
-    report = done.details["report"]
-    assert (len(audio), rate, report["sample_rate"]) == (12_000, 24_000, 24_000)
-    assert np.isfinite(audio).all()
-    assert Path(done.results[0]).name == "my song 歌_tiny 语音.wav"
-    assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
-    batch = services.registry.wait(
-        services.registry.submit("batch", "b", work, [Path(recording), ROOT / "pyproject.toml", Path(recording)])
-    )
-    assert [row[0] for row in batch.details["rows"]] == ["my song 歌.wav", "pyproject.toml", "my song 歌.wav"]
-    assert "pyproject.toml" in batch.details["rows"][1][1]
-    assert len(zipfile.ZipFile(batch.results[0]).namelist()) == 2
-    compared = services.registry.wait(
-        services.registry.submit("compare", "c", work | {"index_rates": [0, 0.5]}, [Path(recording)])
-    )
-    assert len(compared.results) == 2
-    outside = work | {"voice": str(voices / "tiny 语音.pth")}
-    refused = services.registry.wait(services.registry.submit("convert", "d", outside, [Path(recording)]))
-    assert refused.state == "failed" and "no voice" in str(refused.error)
-    services.delete_voice("tiny 语音")
-    assert services.list_voices() == []
-    assert services.undo_delete() == "tiny 语音" and services.list_voices() == ["tiny 语音"]
-    services.registry.close()
-
-
-def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
-    voice = "声" * 66
-    write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
-    song = tmp_path / f"{'😀' * 60}.wav"
-    soundfile.write(song, voice_like(0.1), 16_000)
-    work = {"voice": voice, "options": ConvertOptions(pitch_method="pm", device="cpu").model_dump()}
-    registry = make_services(tmp_path, "cpu", [tmp_path], tmp_path / "logs").registry
-    done = registry.wait(registry.submit("convert", "long", work, [song]))
-    assert len(Path(done.results[0]).name.encode()) <= 255
 
 
 def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:

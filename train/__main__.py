@@ -72,13 +72,20 @@ class Run(_Kind, RunOptions, frozen=True):
     data: Path | None = Field(None, description="folder of recordings; None: go on with the clips that are there")
 
 
+class Check(BaseModel, frozen=True):
+    """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
+
+    data: Positional[Path] = Field(description="folder of recordings of one voice, or one recording")
+
+
 class Ckpt(BaseModel, frozen=True):
     """Tools for voices and checkpoints: info, extract, merge, edit, convert, export, import."""
 
 
 Command = Prepare | Extract | Fit | Index | Run
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "prepare": Prepare, "extract": Extract, "fit": Fit, "index": Index, "run": Run, "ckpt": Ckpt,
+    "prepare": Prepare, "extract": Extract, "fit": Fit, "index": Index, "run": Run, "check": Check,
+    "ckpt": Ckpt,
 }  # fmt: skip
 
 
@@ -91,7 +98,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["ckpt"]:
             return _use(_parse(words[1:], ckpt.TOOLS, f"{PROGRAM} ckpt"))
         for_program = words[:1] == [FOR_PROGRAMS]
-        return _run(_parse(words[for_program:], COMMANDS, PROGRAM), for_program)
+        command = _parse(words[for_program:], COMMANDS, PROGRAM)
+        return _check(command.data) if isinstance(command, Check) else _run(command, for_program)
     except (Cancelled, KeyboardInterrupt):
         print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
@@ -140,6 +148,27 @@ def _run(command: Command, for_program: bool) -> int:
                 began = time.monotonic()
         finally:  # also after Ctrl-C: what is there can be used
             _tell_files(experiment)
+    return 0
+
+
+def _check(data: Path) -> int:
+    """Tell what recordings are worth."""
+    from lib.audio import list_recordings
+    from train.data_report import ADVICE, check_recordings, sample_rates
+
+    with terminal("checking", logging.WARNING, whole_steps=False) as progress:
+        paths = list_recordings(data) if data.is_dir() or not data.exists() else [data]
+        report = check_recordings(paths, progress)
+    print(
+        f"{len(report.recordings)} recordings, {report.minutes:.1f} min, {report.speaking_minutes:.1f} min not silent"
+    )
+    print(f"sample rates: {sample_rates(report)}")
+    if report.f0:
+        print(f"F0: {report.f0[0]:.0f} to {report.f0[2]:.0f} Hz, median {report.f0[1]:.0f} Hz")
+    for name in report.advice():
+        print(f"- {ADVICE[name]}")
+    for sentence in report.failures:
+        print(sentence, file=sys.stderr)
     return 0
 
 

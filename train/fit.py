@@ -23,7 +23,7 @@ from lib.checkpoint import ContentEncoderId, extract_voice_model, peek_progress,
 from lib.config import FamilyConfig
 from lib.content import load_content_encoder
 from lib.devices import choose_device
-from lib.errors import ConfigError
+from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled, Progress, no_progress
 from train.base_models import find_base
 from train.dataset import Batch, BucketSampler, ClipDataset, collate
@@ -320,11 +320,14 @@ class _Run:
             made_from=self.experiment.stage("extract").get("made_from"),
         )
         self._save_voice()
-        write_sample(self.trainer, self.dataset, folder)
         for step in set(known) - set(kept):
             for letter in "GD":
                 (folder / f"{letter}_{step}.pth").unlink(missing_ok=True)
         self.saved, self.saved_step = generator, position.step
+        try:
+            write_sample(self.trainer, self.dataset, folder)
+        except (RevoiceError, OSError) as error:  # it is only for listening
+            logger.warning("no listening sample was written: %s", error)
 
     def _save_voice(self) -> None:
         position = self.trainer.position

@@ -22,8 +22,10 @@ def write_sample(trainer: Trainer, dataset: ClipDataset, folder: Path) -> Path:
     network, rng = trainer.synthesizer, torch.Generator(trainer.accelerator.device).manual_seed(0)
     bins, f0 = (batch.pitch_bins, batch.f0) if dataset.config.synthesizer.has_f0 else (None, None)
     network.eval()
-    audio = network.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, rng)
-    network.train()
+    try:
+        audio = network.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, rng)
+    finally:
+        network.train()
     path = folder / FOLDER / f"step_{trainer.position.step:07d}.flac"
     path.parent.mkdir(exist_ok=True)
     save_audio(path, audio[0, 0].float().clamp(-1, 1).cpu().numpy(), dataset.config.audio.sample_rate)

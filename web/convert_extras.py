@@ -38,6 +38,8 @@ def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], s
         with guarded(t):
             if not voice or not recording:
                 raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
+            if voice not in services.list_voices():
+                raise ConfigError(t("convert.unknown_voice", name=voice))
             range_hz = services.voice_range(voice)
             if range_hz is None:
                 raise ConfigError(t("convert.no_range"))

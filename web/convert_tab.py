@@ -80,7 +80,7 @@ def _wire_one(
 
     def convert(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str | None, str]:
         """Convert one recording; returns the result and a report."""
-        voice, recording = _checked(t, values["voice"], values["recording"])
+        voice, recording = _checked(t, services, values)
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
         files = [recording, *([Path(values["f0_file"])] if values["f0_file"] else [])]
         title = f"{recording.name} → {voice}"
@@ -105,10 +105,21 @@ def _wire_one(
     cancel.click(pressed.press, queue=False, api_visibility="private")
 
 
-def _checked(t: Translator, voice: str | None, recording: str | None) -> tuple[str, Path]:
-    if not voice or not recording:
-        raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
-    return voice, Path(recording)
+def _listed(t: Translator, services: Services, voice: str | None) -> str:
+    """The name of a voice, if there is one of that name."""
+    if not voice:
+        raise ConfigError(t("convert.no_voice"))
+    if voice not in services.list_voices():
+        raise ConfigError(t("convert.unknown_voice", name=voice))
+    return voice
+
+
+def _checked(t: Translator, services: Services, values: Mapping[str, Any]) -> tuple[str, Path]:
+    """The voice and the recording of a request."""
+    voice = _listed(t, services, values["voice"])
+    if not values["recording"]:
+        raise ConfigError(t("convert.no_audio"))
+    return voice, Path(values["recording"])
 
 
 def _follow(
@@ -152,7 +163,7 @@ def _wire_compare(
 ) -> None:  # fmt: skip
     def compare(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
         """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
-        voice, recording = _checked(t, values["voice"], values["recording"])
+        voice, recording = _checked(t, services, values)
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
         work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
         title = t("convert.compare_title", name=recording.name)
@@ -181,8 +192,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
 
     def batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Convert many recordings; returns a table of what became of each, and a ZIP of all results."""
-        if not values["voice"]:
-            raise ConfigError(t("convert.no_voice"))
+        voice = _listed(t, services, values["voice"])
         uploads = [Path(path) for path in values["files"] or []]
         inputs: list[Path] = []
         if values["folder"] and services.local:
@@ -191,10 +201,10 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             raise ConfigError(t("batch.nothing"))
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
         work = {
-            "voice": values["voice"], "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
+            "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
             "inputs": [str(path) for path in inputs],
         }  # fmt: skip
-        title = t("batch.job", count=len(uploads) + len(inputs), voice=values["voice"])
+        title = t("batch.job", count=len(uploads) + len(inputs), voice=voice)
         done = _follow(services, services.registry.submit("batch", title, work, uploads), request, bar)
         rows = done.details["rows"]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)

@@ -1,8 +1,11 @@
 """From recordings to a voice on one page: look at the data, choose, train, follow, stop, go on."""
 
+import filecmp
 import html
+import math
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from lib.audio import list_recordings
 from lib.config import FAMILIES
 from lib.devices import list_devices
 from lib.errors import ConfigError
+from lib.files import replacing, write_text
 from lib.paths import LOGS, check_name
-from train.data_report import DataReport, check_recordings, sample_rates
+from train.data_report import SILENCE_DB, DataReport, check_recordings, sample_rates
 from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
@@ -28,6 +32,7 @@ from web.services import Services
 
 REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: what was given to the page
+SOURCE = "recordings.txt"  # there too: the folder that was typed instead
 SHOWN_POINTS = 400
 MAIN_OPTIONS = frozenset({"max_minutes", "epochs", "batch_size"})
 TRAIN_DOC = "Start or continue a training (prepare, extract, index, fit) as a job; list_jobs tells how it goes."
@@ -135,7 +140,7 @@ class _TrainTab:
         except ConfigError:
             return ""
         work["data"] = values["folder"] or None
-        return "python " + " ".join(f'"{word}"' if " " in word else word for word in train_command(work))
+        return "python " + shlex.join(train_command(work))
 
     def _check(self, files: list[str] | None, folder: str, bar: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
@@ -154,28 +159,40 @@ class _TrainTab:
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:
-    """Where a training's recordings lie: uploads are kept with the experiment, beside those given before.
+    """Where a training's recordings lie; what was given before under this name stays in the training.
 
-    None where nothing is given and the experiment exists: the training goes on with what it has.
+    Uploads are kept with the experiment, because the page's own copies vanish. A typed folder is used where it is, as
+    long as nothing else was ever given. None where nothing is given and the experiment has clips: it goes on with them.
     """
     experiment = Experiment(name)
-    kept = experiment.folder / UPLOADS
-    if files:
-        kept.mkdir(parents=True, exist_ok=True)
-        for path in map(Path, files):
-            target, number = kept / path.name, 1
-            while target.exists() and target.read_bytes() != path.read_bytes():
-                number += 1
-                target = kept / f"{path.stem}_{number}{path.suffix}"
-            shutil.copyfile(path, target)
-        return str(kept)
-    if folder and services.local:
-        return str(Path(folder.strip()).resolve())
-    if kept.is_dir():
-        return str(kept)
-    if experiment.config_file.is_file():
-        return None
-    raise ConfigError(t("train.no_data"))
+    kept, note = experiment.folder / UPLOADS, experiment.folder / SOURCE
+    earlier = note.read_text(encoding="utf-8") if note.is_file() else ""
+    typed = str(Path(folder.strip()).resolve()) if folder and folder.strip() and services.local else ""
+    if not files and not kept.is_dir():
+        if not typed and not earlier and not experiment.config_file.is_file():
+            raise ConfigError(t("train.no_data"))
+        if not earlier or typed in ("", earlier):
+            if typed:
+                list_recordings(Path(typed))  # raises where there is nothing, before a folder is made
+                write_text(note, typed)
+            return typed or earlier or None
+    given = [Path(path) for path in files or []]
+    for place in dict.fromkeys(filter(None, (earlier, typed))):
+        given += list_recordings(Path(place))
+    keep_recordings(given, kept)
+    return str(kept)
+
+
+def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
+    """Copy recordings into a folder, whole or not at all; what is there already stays untouched, with its time."""
+    for path in paths:
+        target, number = folder / path.name, 1
+        while target.exists() and not filecmp.cmp(path, target, shallow=False):
+            number += 1
+            target = folder / f"{path.stem}_{number}{path.suffix}"
+        if not target.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def describe(t: Translator, report: DataReport) -> str:
@@ -191,7 +208,7 @@ def describe(t: Translator, report: DataReport) -> str:
         t("report.rates", rates=sample_rates(report)),
     ]
     if items:
-        loudness = sorted(item.loudness for item in items)
+        loudness = sorted(item.loudness for item in items if math.isfinite(item.loudness)) or [SILENCE_DB]
         lines.append(t("report.loudness", low=f"{loudness[0]:.0f}", high=f"{loudness[-1]:.0f}"))
     if report.f0:
         lines.append(
@@ -229,8 +246,9 @@ def _build_progress(t: Translator) -> None:
         experiments = _experiments()
         if not experiments:
             return (gr.skip(),) * 4
-        if chosen not in experiments or (before and before[0][0] != experiments[0]):
-            chosen = experiments[0]  # a training has begun, or this is the first look
+        newest_before = before[0][0] if before else None
+        if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
+            chosen = experiments[0]  # a training has begun, and the user had not chosen an older one
         folder = LOGS / chosen
         samples = list_samples(folder)
         events = Events(folder / "events.jsonl").read("fit")

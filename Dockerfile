@@ -1,0 +1,39 @@
+# The page in a container. Voices and trainings lie in folders of the host:
+#   docker build -t revoice .                             for a CPU
+#   docker build -t revoice --build-arg COMPUTE=cuda .    for NVIDIA cards; then run with --gpus all
+#   docker run --init -p 7865:7865 -v ./weights:/revoice/weights -v ./logs:/revoice/logs revoice
+# The page can be reached from outside the container, so it asks for a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
+# or else the password that `docker logs` shows.
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim
+ARG COMPUTE=cpu
+ENV PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /revoice
+
+# Packages first: they change seldom, and a change of the program then does not install them again.
+COPY requirements.txt requirements.lock ./
+RUN set -eu; \
+    pins=$(grep -E '^torch(audio)?==' requirements.txt); \
+    case "$COMPUTE" in \
+      cpu) pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $pins ;; \
+      cuda) pip install -c requirements.lock $pins ;; \
+      *) echo "COMPUTE is cpu or cuda, not $COMPUTE" >&2; exit 1 ;; \
+    esac; \
+    pip install -c requirements.lock -r requirements.txt
+
+COPY infer-web.py ./
+COPY configs configs
+COPY i18n i18n
+COPY lib lib
+COPY infer infer
+COPY train train
+COPY web web
+COPY pretrained/lite pretrained/lite
+
+# Not as root. The user's number is the first of most hosts, so that mounted folders can be written to.
+RUN useradd --uid 1000 --create-home revoice && mkdir -p weights logs && chown revoice weights logs pretrained
+USER revoice
+VOLUME ["/revoice/weights", "/revoice/logs"]
+EXPOSE 7865
+HEALTHCHECK --start-period=60s CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 7865), 5)"]
+ENTRYPOINT ["python", "infer-web.py", "--host", "0.0.0.0", "--port", "7865"]

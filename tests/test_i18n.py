@@ -1,0 +1,181 @@
+"""Languages: which one a user gets, and marks that become words on their way out of the server."""
+
+import html
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lib.errors import ConfigError
+from web.i18n import COOKIE, LANGUAGES, LOCALES, MASTER, Translator, check_language, choose_language, texts_of
+from web.languages import PageTexts, SpeakMiddleware, plain, speak
+
+ENGLISH, GERMAN = texts_of("en_US"), texts_of("de")
+MARKS = PageTexts()
+ANY_TEXT = st.text(st.characters(exclude_categories=["Co", "Cs"]))  # marks are made of private-use characters (Co)
+
+
+@pytest.mark.parametrize("locale", LANGUAGES)
+def test_every_language_is_complete_and_translated(locale: str) -> None:
+    texts = json.loads((LOCALES / f"{locale}.json").read_text(encoding="utf-8"))
+    assert set(texts) == set(ENGLISH)
+    for key, text in texts.items():
+        fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(text) if name is not None]
+        wanted = [(name, spec) for _, name, spec, _ in string.Formatter().parse(ENGLISH[key]) if name is not None]
+        assert sorted(fields) == sorted(wanted), key
+        assert not any(spec for _, spec in fields), f"{key}: values are formatted before they are given to t()"
+        assert text.strip() == text and text, key
+    if locale != MASTER:
+        same = [key for key, text in texts.items() if text == ENGLISH[key] and len(text.split()) > 3]
+        assert not same, f"still English: {same}"
+        assert sum(text == ENGLISH[key] for key, text in texts.items()) < len(texts) / 8
+
+
+def test_only_the_languages_that_are_offered_have_files() -> None:
+    assert {path.stem for path in LOCALES.glob("*.json")} == set(LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("cookies", "accepted", "default", "expected"),
+    [
+        ({}, "", None, "en_US"),
+        ({}, "ja-JP,ja;q=0.9,en;q=0.8", None, "ja"),
+        ({}, "xx,de-AT;q=0.5,fr;q=0.7", None, "fr"),
+        ({}, "zh-Hant-TW", None, "zh_CN"),
+        ({}, "pt", None, "pt_BR"),
+        ({}, "ja", "tr", "tr"),
+        ({COOKIE: "ko"}, "ja", "tr", "ko"),
+        ({COOKIE: "../secret"}, "ja", None, "ja"),
+        ({}, "klingon;q=nonsense, ,;;q=2", None, "en_US"),
+    ],
+)
+def test_the_choice_goes_before_the_default_and_the_default_before_the_browser(
+    cookies: dict[str, str], accepted: str, default: str | None, expected: str
+) -> None:
+    assert choose_language(cookies, accepted, default) == expected
+
+
+def test_a_language_may_be_named_loosely_but_must_exist() -> None:
+    assert [check_language(name) for name in ("pt-br", "ZH", "de_CH", None)] == ["pt_BR", "zh_CN", "de", None]
+    with pytest.raises(ConfigError, match=r"no language 'klingon'.*pt_BR"):
+        check_language("klingon")
+
+
+def test_a_mark_needs_a_key_and_the_values_of_its_text() -> None:
+    with pytest.raises(KeyError):
+        MARKS("no.such_text")
+    with pytest.raises(KeyError):
+        MARKS("convert.imported")
+
+
+@given(ANY_TEXT)
+def test_marks_in_json_become_words_in_json(name: str) -> None:
+    for ascii_only in (False, True):
+        sent = json.dumps({"said": MARKS("convert.imported", name=name)}, ensure_ascii=ascii_only)
+        assert json.loads(speak(sent, GERMAN)) == {"said": Translator("de")("convert.imported", name=name)}
+
+
+@example("\\")
+@given(ANY_TEXT)
+def test_marks_in_json_within_json_become_words(value: str) -> None:
+    values = dict.fromkeys(fields("convert.report_text"), value)
+    inner = json.dumps({"said": value + MARKS("convert.report_text", **values) + value})
+    words = json.loads(json.loads(speak(json.dumps([inner]), ENGLISH))[0])["said"]
+    assert words == value + Translator()("convert.report_text", **values) + value
+
+
+def fields(key: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(ENGLISH[key]) if name]
+
+
+@example("\\")
+@given(ANY_TEXT)
+def test_what_is_escaped_stays_escaped(name: str) -> None:
+    """A handler escapes the finished text for HTML; so the values inside a mark must be escaped with it."""
+    sent = json.dumps(html.escape(MARKS("convert.imported", name=name)))
+    assert json.loads(speak(sent, ENGLISH)) == ENGLISH["convert.imported"].format(name=html.escape(name))
+
+
+@given(ANY_TEXT)
+def test_a_value_may_be_a_mark_itself(name: str) -> None:
+    sent = json.dumps(MARKS("batch.job", count=MARKS("convert.compare_title", name=name), voice="x"))
+    inner = GERMAN["convert.compare_title"].format(name=name)
+    assert json.loads(speak(sent, GERMAN)) == GERMAN["batch.job"].format(count=inner, voice="x")
+    assert plain(MARKS("convert.imported", name=name)) == ENGLISH["convert.imported"].format(name=name)
+
+
+@given(st.text(st.characters(categories=["Co", "L", "P"])))
+def test_characters_of_marks_from_outside_do_no_harm(text: str) -> None:
+    assert isinstance(json.loads(speak(json.dumps(text), ENGLISH)), str)
+
+
+class Request:
+    """What `speaking` needs of a gr.Request."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def test_texts_that_are_drawn_are_in_the_language_of_the_request() -> None:
+    assert MARKS.speaking(Request(accept_language="it"))("convert.run") == texts_of("it")["convert.run"]
+    assert MARKS.speaking(Request(cookie=f"a=b; {COOKIE}=ru"))("convert.run") == texts_of("ru")["convert.run"]
+    assert PageTexts("ko").speaking(Request())("convert.run") == texts_of("ko")["convert.run"]
+
+
+def answer(kind: str, parts: list[bytes], path: str = "/", **headers: str) -> tuple[dict[str, str], list[bytes]]:
+    """What the middleware makes of an answer: its headers and the parts of its body."""
+    import asyncio
+
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        length = str(sum(map(len, parts))).encode()
+        start = [(b"content-type", kind.encode()), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        for number, part in enumerate(parts, 1):
+            await send({"type": "http.response.body", "body": part, "more_body": number < len(parts)})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": raw}
+    asyncio.run(SpeakMiddleware(app)(scope, receive, send))
+    return {name.decode(): value.decode() for name, value in sent[0]["headers"]}, [m["body"] for m in sent[1:]]
+
+
+def test_a_whole_answer_is_translated_with_its_length() -> None:
+    body = json.dumps({"label": MARKS("convert.run")}, ensure_ascii=False).encode()
+    headers, parts = answer("application/json", [body[:9], body[9:]], accept_language="ja")
+    assert json.loads(b"".join(parts)) == {"label": texts_of("ja")["convert.run"]}
+    assert int(headers["content-length"]) == sum(map(len, parts))
+
+
+def test_a_stream_is_translated_message_by_message() -> None:
+    event = b"data: " + json.dumps({"log": MARKS("jobs.done")}).encode() + b"\n\n"
+    _, parts = answer("text/event-stream; charset=utf-8", [event, b": heartbeat\n\n"], accept_language="de")
+    assert parts[0] == b"data: " + json.dumps({"log": GERMAN["jobs.done"]}, ensure_ascii=False).encode() + b"\n\n"
+    assert parts[1] == b": heartbeat\n\n"
+
+
+def test_files_and_other_kinds_pass_as_they_are() -> None:
+    body = MARKS("convert.run").encode()
+    for kind, path in (("audio/x-wav", "/"), ("application/json", "/gradio_api/file=/a/presets.json")):
+        assert answer(kind, [body], path)[1] == [body]
+
+
+def test_a_page_tells_gradio_the_language() -> None:
+    headers, parts = answer("text/html; charset=utf-8", [b"<html><head></head></html>"], accept_language="zh-CN")
+    assert b"'zh-CN'" in parts[0] and int(headers["content-length"]) == len(parts[0])
+
+
+def test_no_other_file_of_the_page_reads_the_locale_files() -> None:
+    for path in (LOCALES.parent / "web").glob("*.py"):
+        if path.name not in ("i18n.py",):
+            assert "LOCALES" not in path.read_text(encoding="utf-8"), path.name

@@ -1,0 +1,230 @@
+"""The page in a browser: a server that really runs, in a folder of its own, and Chromium without a window.
+
+Train from uploaded files, reload in the middle, stop, go on, convert; import a ZIP; change the language; wrong inputs.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.page_server import CHROMIUM, ROOT, copy_program, open_browser, start_page, stop_page
+
+SHIPPED = ROOT / "pretrained" / "lite" / "demo"
+PATIENCE = 60_000  # milliseconds for what takes a moment
+TRAINING = 150_000  # milliseconds for a short training on two busy cores
+UPLOADS = 5  # attempts
+LIST_REFRESH = 7_000  # milliseconds after which the page's lists have followed the disk
+VOICE = "Tiny voice 声"  # with what makes trouble in other programs
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian, Ubuntu: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the program, in a path with a space."""
+    return copy_program(tmp_path_factory.mktemp("page") / "my program")
+
+
+@pytest.fixture(scope="module")
+def address(program: Path) -> Iterator[str]:
+    process, found = start_page(program)
+    yield found
+    stop_page(process)
+    log = (program / "page.log").read_text(encoding="utf-8")
+    assert "Traceback" not in log, log[-3000:]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("playwright", reason="playwright is not installed: ./go-web.sh test installs it")
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A fresh visitor whose browser speaks English."""
+    context = browser.new_context(locale="en-US", viewport={"width": 1440, "height": 900})
+    opened = context.new_page()
+    visit(opened, address)
+    yield opened
+    assert "Traceback" not in opened.inner_text("body")
+    context.close()
+
+
+def playwright_error() -> type[Exception]:
+    """What playwright raises when it has waited in vain; the package is imported only where it is needed."""
+    from playwright.sync_api import TimeoutError as WaitedInVain
+
+    return WaitedInVain
+
+
+def visit(page: Any, address: str) -> None:
+    page.goto(address)
+    page.locator("#convert").wait_for(timeout=PATIENCE)
+
+
+def text_of(name: str, locale: str = "en_US") -> str:
+    texts: dict[str, str] = json.loads((ROOT / "i18n" / f"{locale}.json").read_text(encoding="utf-8"))
+    return texts[name]
+
+
+def show(page: Any, tab: str) -> None:
+    page.locator(f"#tab-{tab}-button:visible").first.click()
+
+
+def choose(page: Any, field: str, text: str) -> None:
+    page.locator(f"#{field} input").click()
+    page.locator("ul[role=listbox] li", has_text=text).first.click()
+
+
+def upload(page: Any, field: str, path: Path) -> None:
+    """Upload a file; again if the page was not ready to notice it."""
+    for _ in range(UPLOADS):
+        page.locator(f"#{field} input[type=file]").set_input_files(str(path))
+        with contextlib.suppress(playwright_error()):
+            page.locator(f"#{field}").get_by_text(path.stem).first.wait_for(timeout=LIST_REFRESH)
+            return
+    raise AssertionError(f"{path.name} could not be uploaded")
+
+
+def give_recording(page: Any, path: Path) -> None:
+    """Upload a recording, instead of the one that may be there."""
+    chooser = page.locator("#recording input[type=file]")
+    if not chooser.count():
+        page.locator("#recording").get_by_label("Clear").first.click()
+    chooser.set_input_files(str(path))
+
+
+def convert(page: Any, path: Path) -> None:
+    """Upload a recording, wait until it is there, and convert it."""
+    give_recording(page, path)
+    page.locator("#recording input[type=file]").wait_for(state="detached", timeout=PATIENCE)
+    page.locator("#convert").click()
+
+
+def message(page: Any) -> str:
+    """The sentence of the message that is shown; it is closed afterwards."""
+    shown = page.locator("[data-testid=toast-body]").first
+    shown.wait_for(timeout=PATIENCE)
+    text: str = shown.inner_text()
+    shown.locator("button").first.click()
+    shown.wait_for(state="detached", timeout=PATIENCE)  # it fades, and the next one must not be taken for it
+    return text
+
+
+def wait_for_job(page: Any, panel: str, state: str, timeout: int = PATIENCE) -> None:
+    """Wait until the newest job of a panel is in a state."""
+    page.locator(f"#{panel}-jobs .job:first-child[data-state={state}]").wait_for(timeout=timeout)
+
+
+def train(page: Any, recording: Path) -> None:
+    """Start a short training of one uploaded recording."""
+    show(page, "train")
+    page.locator("#train-name textarea, #train-name input").first.fill(VOICE)
+    upload(page, "train-files", recording)
+    page.get_by_label(text_of("options.epochs.label"), exact=False).first.fill("4")
+    page.locator("#train-start").click()
+
+
+def test_train_from_uploads_reload_stop_resume_and_convert(page: Any, program: Path) -> None:
+    smallest = min((SHIPPED / "voice").iterdir(), key=lambda path: path.stat().st_size)
+    train(page, smallest)
+    wait_for_job(page, "trainings", "running")
+    show(page, "settings")
+    choose(page, "language", "日本語")  # which reloads the page: the job is the server's
+    page.locator("#convert", has_text=text_of("convert.run", "ja")).wait_for(state="attached", timeout=PATIENCE)
+    show(page, "train")
+    wait_for_job(page, "trainings", "running")
+    page.locator("#trainings-jobs .job:first-child", has_text=text_of("jobs.running", "ja")).wait_for(timeout=PATIENCE)
+    page.locator("#trainings-cancel").click()
+    wait_for_job(page, "trainings", "cancelled")
+    page.locator("#trainings-resume").click()
+    wait_for_job(page, "trainings", "done", TRAINING)
+    assert (program / "weights" / f"{VOICE}.pth").is_file()
+
+    show(page, "convert")
+    choose(page, "voice", VOICE)
+    convert(page, SHIPPED / "source.flac")
+    wait_for_job(page, "conversions", "done", TRAINING)
+    report = page.locator("#report textarea")
+    page.wait_for_function("document.querySelector('#report textarea').value.includes('24000 Hz')", timeout=PATIENCE)
+    assert "added_IVF" in report.input_value(), "the index of the new voice is found"
+    assert page.locator("#conversions-results").get_by_text(".wav").count()
+
+
+def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "guest.zip"
+    source = program / "weights" / f"{VOICE}.pth"
+    if not source.is_file():
+        pytest.skip("there is no voice to export: the training before this test failed")
+    shutil.copyfile(source, program / "weights" / "guest.pth")
+    words = ["-m", "train", "ckpt", "export", "guest", "--output", str(archive)]
+    subprocess.run([sys.executable, *words], cwd=program, check=True, capture_output=True)
+    (program / "weights" / "guest.pth").unlink()
+    show(page, "voices")
+    page.locator("#import input[type=file]").set_input_files(str(archive))
+    said = page.locator("#voice-said")
+    said.get_by_text(text_of("convert.imported").format(name="guest")).wait_for(timeout=PATIENCE)
+    assert (program / "weights" / "guest.pth").is_file()
+    page.locator("#import input[type=file]").set_input_files(str(SHIPPED / "source.flac"))
+    assert "zip" in message(page).lower()
+
+
+def test_change_the_language_without_a_restart(page: Any) -> None:
+    show(page, "settings")
+    for language, name in (("ja", "日本語"), ("en_US", "English")):
+        choose(page, "language", name)
+        wanted = re.compile(re.escape(text_of("tab.settings", language)))
+        page.locator("#tab-settings-button:visible", has_text=wanted).first.wait_for(timeout=PATIENCE)
+        assert page.locator("#convert").inner_text() == text_of("convert.run", language)
+        show(page, "settings")
+        page.wait_for_function(f"document.querySelector('#language input').value === '{name}'", timeout=PATIENCE)
+    page.locator("#tab-convert-button").click()
+    page.locator("#convert").click()
+    said = message(page)
+    assert text_of("convert.no_audio") in said or text_of("convert.no_voice") in said
+
+
+def test_wrong_inputs_get_a_sentence(page: Any, program: Path, tmp_path: Path) -> None:
+    show(page, "train")
+    page.locator("#train-start").click()
+    assert text_of("train.no_name") in message(page)
+    page.locator("#train-name textarea, #train-name input").first.fill("a/b")
+    page.locator("#train-start").click()
+    assert "not allowed in file names" in message(page)
+    page.locator("#train-name textarea, #train-name input").first.fill("nothing")
+    page.locator("#train-start").click()
+    assert text_of("train.no_data") in message(page)
+
+    show(page, "convert")
+    (program / "weights" / "short-lived.pth").write_bytes(b"not a voice")
+    page.wait_for_timeout(LIST_REFRESH)
+    choose(page, "voice", "short-lived")
+    renamed = tmp_path / "renamed.wav"
+    renamed.write_text("this is a text, not a recording\n" * 100, encoding="utf-8")
+    convert(page, renamed)
+    said = message(page)
+    assert re.search(r"renamed\.wav|short-lived", said) and "Traceback" not in said
+
+    (program / "weights" / "short-lived.pth").unlink()
+    convert(page, SHIPPED / "source.flac")
+    assert "short-lived" in message(page) or text_of("convert.no_voice") in message(page)
+
+
+def test_a_huge_file_is_refused(page: Any, tmp_path: Path) -> None:
+    huge = tmp_path / "huge.wav"
+    with huge.open("wb") as file:
+        file.truncate(600_000_000)  # takes no room on the disk
+    give_recording(page, huge)
+    assert "500" in message(page)

@@ -1,0 +1,84 @@
+"""What stands behind the page: conversions as jobs, voices from their folder, archives."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from infer import convert as convert_module
+from infer.options import ConvertOptions
+from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.errors import ConfigError
+from lib.voice_archive import export_voice
+from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from web.services import make_services
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recording") / "my song 歌.wav"
+    soundfile.write(path, voice_like(0.5), 16_000)
+    return str(path)
+
+
+def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> None:
+    write_voice_model(tmp_path / "alice.pth", extract_voice_model(tiny_synthesizer(), "lite", "test"))
+    export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
+    services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
+    assert services.import_voice(tmp_path / "alice.zip") == "alice"
+    assert services.list_voices() == ["alice"]
+    with pytest.raises(ConfigError):
+        services.import_voice(tmp_path / "alice.zip")
+
+
+def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    services = make_services(tmp_path, "cpu", [voices], tmp_path / "logs")
+    assert services.list_voices() == []
+    write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    assert services.list_voices() == ["tiny 语音"]
+    options = ConvertOptions(pitch_method="pm", device="cpu").model_dump()
+    work = {"voice": "tiny 语音", "options": options}
+    done = services.registry.wait(services.registry.submit("convert", "a", work, [Path(recording)]))
+    assert done.error is None
+    audio, rate = soundfile.read(done.results[0])
+    report = done.details["report"]
+    assert (len(audio), rate, report["sample_rate"]) == (12_000, 24_000, 24_000)
+    assert np.isfinite(audio).all()
+    assert Path(done.results[0]).name == "my song 歌_tiny 语音.wav"
+    assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
+    batch = services.registry.wait(
+        services.registry.submit("batch", "b", work, [Path(recording), ROOT / "pyproject.toml", Path(recording)])
+    )
+    assert [row[0] for row in batch.details["rows"]] == ["my song 歌.wav", "pyproject.toml", "my song 歌.wav"]
+    assert "pyproject.toml" in batch.details["rows"][1][1]
+    assert len(zipfile.ZipFile(batch.results[0]).namelist()) == 2
+    compared = services.registry.wait(
+        services.registry.submit("compare", "c", work | {"index_rates": [0, 0.5]}, [Path(recording)])
+    )
+    assert len(compared.results) == 2
+    outside = work | {"voice": str(voices / "tiny 语音.pth")}
+    refused = services.registry.wait(services.registry.submit("convert", "d", outside, [Path(recording)]))
+    assert refused.state == "failed" and "no voice" in str(refused.error)
+    services.delete_voice("tiny 语音")
+    assert services.list_voices() == []
+    assert services.undo_delete() == "tiny 语音" and services.list_voices() == ["tiny 语音"]
+    services.registry.close()
+
+
+def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    voice = "声" * 66
+    write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    song = tmp_path / f"{'😀' * 60}.wav"
+    soundfile.write(song, voice_like(0.1), 16_000)
+    work = {"voice": voice, "options": ConvertOptions(pitch_method="pm", device="cpu").model_dump()}
+    registry = make_services(tmp_path, "cpu", [tmp_path], tmp_path / "logs").registry
+    done = registry.wait(registry.submit("convert", "long", work, [song]))
+    assert len(Path(done.results[0]).name.encode()) <= 255
