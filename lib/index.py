@@ -75,17 +75,20 @@ class FeatureIndex:
         return len(self._vectors)
 
     @classmethod
-    def build(cls, features: Iterable[Floats], seed: int = 0) -> "FeatureIndex":
+    def build(cls, features: Iterable[Floats], seed: int = 0, most: int | None = None) -> "FeatureIndex":
         """Build from arrays (N, C) of content features, taken one after the other; same input and seed, same index.
 
-        At most MAX_VECTORS vectors are held: of more, a random choice of so many is reduced to N_CENTRES centres.
+        At most MAX_VECTORS vectors are held: of more, a random choice of so many is reduced to N_CENTRES centres. With
+        `most`, any number above it is reduced to so many centres, for a smaller file.
         """
         import faiss
 
         vectors, n_seen = _collect(features, seed)
-        if n_seen > MAX_VECTORS:
-            logger.info("%d vectors are reduced to %d centres", n_seen, N_CENTRES)
-            vectors = _reduce(vectors, N_CENTRES, seed)
+        wanted = N_CENTRES if n_seen > MAX_VECTORS else len(vectors)
+        wanted = min(wanted, most or wanted)
+        if wanted < len(vectors):
+            logger.info("%d vectors are reduced to %d centres", n_seen, wanted)
+            vectors = _reduce(vectors, wanted, seed)
         n_cells = count_cells(len(vectors))
         index: Any = faiss.index_factory(vectors.shape[1], f"IVF{n_cells},Flat")
         index.nprobe = NPROBE

@@ -199,3 +199,12 @@ def test_damaged_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
             else:
                 assert index.search(vectors(2, 3)).shape == (2, 3)
     assert refused > 200
+
+
+def test_an_index_can_be_made_small() -> None:
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    assert len(FeatureIndex.build([vectors])) == 600
+    small = FeatureIndex.build([vectors], most=150)
+    assert len(small) == 150
+    assert small.search(vectors[:50]).shape == (50, 8)
+    assert len(FeatureIndex.build([vectors[:100]], most=150)) == 100

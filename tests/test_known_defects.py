@@ -26,7 +26,8 @@ from train.experiment import Clip, Experiment
 from train.extract import ExtractReport, extract
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.stages import index_stage, prepare_stage
-from web.services import _fresh_folder
+from web import jobs as jobs_module
+from web.jobs import JobRegistry
 
 PACKAGES = ("lib", "infer", "train", "web", "infer-web.py")
 SOURCES = [path for name in PACKAGES for path in [ROOT / name, *(ROOT / name).rglob("*.py")] if path.is_file()]
@@ -198,17 +199,21 @@ def test_names_with_dots_and_spaces_stay_whole(tmp_path: Path) -> None:
 # --- 37, 44: files ----------------------------------------------------------------------------------------------------
 
 
-def test_the_page_deletes_nothing_but_its_own_results(tmp_path: Path) -> None:
+def test_the_page_deletes_nothing_but_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [tmp_path / "TEMP" / "mine.txt", tmp_path / "mine.txt"]
     for path in others:
         path.parent.mkdir(exist_ok=True)
         path.touch()
         os.utime(path, (0, 0))
     os.utime(tmp_path / "TEMP", (0, 0))
-    first = _fresh_folder(tmp_path / "results")
-    os.utime(first, (0, 0))
-    second = _fresh_folder(tmp_path / "results")
-    assert second.is_dir() and not first.exists()
+    monkeypatch.setattr(jobs_module, "KEPT_JOBS", 1)
+    registry = JobRegistry(tmp_path, {"convert": lambda request, context: []})
+    ids = [registry.submit("convert", "a job", {}) for _ in range(1)]
+    for _ in range(3):
+        registry.wait(ids[-1])
+        ids.append(registry.submit("convert", "a job", {}))
+    assert not (tmp_path / ids[0]).exists()
+    registry.close()
     assert all(path.is_file() for path in others)
 
 

@@ -36,6 +36,9 @@ class IndexOptions(BaseModel, frozen=True, extra="forbid"):
     """How the retrieval index is built."""
 
     seed: int = Field(1234, ge=0, le=MAX_SEED, description="of the order of the vectors, and of k-means for large sets")
+    most_vectors: int | None = Field(
+        None, ge=100, le=200_000, description="reduce the index to so many vectors; None: up to 200 000 stay"
+    )
 
 
 class FitOptions(BaseModel, frozen=True, extra="forbid"):

@@ -57,13 +57,16 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     """Build the two index files from the content features of all clips."""
     config = experiment.config()
     clips = experiment.clips()
-    made_from = fingerprint(experiment.stage("extract").get("made_from"), options.seed, [clip.name for clip in clips])
+    made_from = fingerprint(
+        experiment.stage("extract").get("made_from"), options.seed, [clip.name for clip in clips],
+        *([options.most_vectors] if options.most_vectors else []),
+    )  # fmt: skip
     known = experiment.stage("index")
     path = experiment.folder / known.get("file", "")
     if known.get("made_from") == made_from and path.is_file():
         return IndexReport(path, known["vectors"], skipped=True)
     progress(0, 1, "index")
-    index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed)
+    index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed, options.most_vectors)
     empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
