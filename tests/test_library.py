@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
-from lib.library import find_index, find_voice, list_voices
+from lib.library import delete_voice, find_index, find_voice, list_voices, restore_voice
+from lib.paths import PRETRAINED
 
 
 @pytest.fixture
@@ -120,3 +125,30 @@ def test_safetensors_voices_are_voices_too(tmp_path: Path) -> None:
     assert find_voice("anna.safetensors", [tmp_path]).name == "anna"
     (tmp_path / "anna.pth").touch()
     assert [voice.path.name for voice in list_voices([tmp_path])] == ["anna.pth"]
+
+
+def test_the_shipped_voice_opens_with_the_shipped_encoder_and_index() -> None:
+    folder = PRETRAINED / "lite" / "voices"
+    voice = find_voice("ljspeech", [folder])
+    index = find_index(voice.path, "lite", [folder])
+    assert index is not None
+    assert sum(path.stat().st_size for path in (voice.path, index)) <= 15_000_000
+    converter = VoiceConverter.load(voice.path, index)  # refuses another encoder than the one it was trained on
+    source, _ = soundfile.read(PRETRAINED / "lite" / "demo" / "source.flac", dtype="float32")
+    converted = converter.convert(source[:32_000], ConvertOptions(pitch_method="pm"))
+    assert len(converted) == 48_000 and np.abs(converted).max() > 0.05
+
+
+def test_a_deleted_voice_can_be_brought_back(roots: tuple[Path, Path]) -> None:
+    own, _ = roots
+    place = delete_voice("Bob", own)
+    assert place.is_file() and "Bob" not in [voice.name for voice in list_voices([own])]
+    (own / "Bob.pth").touch()
+    with pytest.raises(ConfigError, match="exists again"):
+        restore_voice(own)
+    (own / "Bob.pth").unlink()
+    assert restore_voice(own) == "Bob" and (own / "Bob.pth").is_file()
+    with pytest.raises(ConfigError, match="No voice was deleted"):
+        restore_voice(own)
+    with pytest.raises(ConfigError, match="is not in"):
+        delete_voice("demo", own)

@@ -1,0 +1,195 @@
+"""How a voice sounds, in figures: python benchmarks/quality.py --voice NAME [--output docs/quality].
+
+Each source is converted, and compared with itself (melody, words) and with held-back recordings of the voice (timbre).
+The held-back recordings converted into their own voice are the ceiling, the untouched sources the floor. Needs
+requirements-quality.txt. Transcripts are read from transcripts.txt beside the recordings: NAME.flac|text or NAME|text.
+"""
+
+import argparse
+import html
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
+import torch  # noqa: E402
+
+from infer.convert import VoiceConverter  # noqa: E402
+from infer.options import ConvertOptions  # noqa: E402
+from infer.report import compare, draw  # noqa: E402
+from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, resample, save_audio  # noqa: E402
+from lib.library import find_index, find_voice  # noqa: E402
+from lib.pitch import load_pitch_extractor  # noqa: E402
+
+Floats = npt.NDArray[np.float32]
+PICTURE_WIDTH, PICTURE_COLOURS = 760, 48
+PAUSE_DB = -40.0  # below the loudest frame: what counts as a pause
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one clip."""
+
+    name: str
+    to_voice: float  # cosine of speaker embeddings
+    to_source: float
+    source_to_voice: float
+    f0_correlation: float
+    cents: float
+    voicing: float
+    word_errors: float | None
+    source_word_errors: float | None
+    pause_db: float  # loudness in the source's pauses, relative to its speech
+    dc: float
+    clipped: int
+
+    def cells(self) -> list[str]:
+        """The figures as text."""
+        words = ["-" if value is None else f"{value:.2f}" for value in (self.word_errors, self.source_word_errors)]
+        return [
+            self.name, f"{self.to_voice:.3f}", f"{self.to_source:.3f}", f"{self.source_to_voice:.3f}",
+            f"{self.f0_correlation:.3f}", f"{self.cents:.0f}", f"{self.voicing:.3f}", *words, f"{self.pause_db:.0f}",
+            f"{self.dc:.4f}", str(self.clipped),
+        ]  # fmt: skip
+
+
+HEADS = [
+    "clip", "to voice", "to source", "source to voice", "F0 corr.", "cents", "voicing", "word errors", "of the source",
+    "pauses dB", "DC", "clipped",
+]  # fmt: skip
+
+
+class Judges:
+    """The speaker encoder and the recogniser."""
+
+    def __init__(self) -> None:
+        try:
+            import jiwer
+            import pocketsphinx
+            from resemblyzer import VoiceEncoder
+        except ImportError as error:
+            sys.exit(f"{error.name} is missing. Run: .venv/bin/python -m pip install -r requirements-quality.txt")
+        self._word_error_rate = jiwer.wer
+        self._encoder = VoiceEncoder("cpu", verbose=False)
+        self._decoder: Any = pocketsphinx.Decoder(samprate=ANALYSIS_RATE, loglevel="FATAL")
+
+    def speaker(self, audio: Floats) -> Floats:
+        """(T,) at 16 kHz -> a unit vector that says who speaks."""
+        embedding: Floats = self._encoder.embed_utterance(audio / max(float(np.abs(audio).max()), 1e-9) * 0.7)
+        return embedding
+
+    def word_errors(self, audio: Floats, text: str | None) -> float | None:
+        """Errors per word of what the recogniser hears in (T,) at 16 kHz."""
+        if not text:
+            return None
+        self._decoder.start_utt()
+        self._decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        heard = self._decoder.hyp()
+        return float(self._word_error_rate(text, heard.hypstr if heard else ""))
+
+
+def transcripts(folder: Path) -> dict[str, str]:
+    """What is said in the recordings of a folder, in small letters, by the names of the files without suffix."""
+    path, texts = folder / "transcripts.txt", {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        name, _, text = line.partition("|")
+        texts[name.strip().removesuffix(".flac")] = re.sub(r"[^a-z' ]", "", text.lower().replace("-", " "))
+    return texts
+
+
+def pause_level(source: Floats, output: Floats) -> float:
+    """Mean power of the output where the source pauses, in dB relative to where it does not; NaN without pauses."""
+    size, frames = 320, min(len(source), len(output)) // 320
+    power, made = (np.mean(x[: frames * size].reshape(-1, size) ** 2, axis=1) for x in (source, output))
+    pauses = 10 * np.log10(power / power.max() + 1e-12) < PAUSE_DB
+    if pauses.all() or not pauses.any():
+        return float("nan")
+    return float(10 * np.log10((made[pauses].mean() + 1e-12) / made[~pauses].mean()))
+
+
+def measure(path: Path, output: Floats, voice: Floats, judges: Judges, pitch: Any) -> Row:
+    """All figures of one clip; `output` (T,) at 16 kHz, `voice` the mean speaker embedding of the target."""
+    source, text = load_audio(path, ANALYSIS_RATE), transcripts(path.parent).get(path.stem)
+    ours, theirs = judges.speaker(output), judges.speaker(source)
+    melody = compare(source, output, pitch)
+    return Row(
+        path.stem, float(ours @ voice), float(ours @ theirs), float(theirs @ voice), melody.f0_correlation,
+        melody.median_cents, melody.voicing_agreement, judges.word_errors(output, text),
+        judges.word_errors(source, text), pause_level(source, output), float(output.mean()), melody.clipped,
+    )  # fmt: skip
+
+
+def mean_cells(rows: Sequence[Row], name: str) -> list[str]:
+    """The mean of the figures of several clips."""
+    columns = [[getattr(row, field) for row in rows] for field in list(Row.__dataclass_fields__)[1:]]
+    known = [[value for value in column if value is not None and np.isfinite(value)] for column in columns]
+    means = [float(np.mean(column)) if column else float("nan") for column in known]
+    return Row(name, *means[:-1], round(means[-1])).cells()  # type: ignore[arg-type, call-arg]
+
+
+def make_small(picture: Path) -> None:
+    """Shrink a picture for the page: few colours, and half the width."""
+    from PIL import Image
+
+    image = Image.open(picture).convert("RGB")
+    image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    image.quantize(PICTURE_COLOURS).save(picture, optimize=True)
+
+
+def write_page(output: Path, title: str, rows: list[list[str]]) -> None:
+    """docs/quality/index.html: the table, with players and pictures."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADS)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    players = "".join(
+        f'<h2>{path.stem}</h2><audio controls src="{path.name}"></audio><br><img src="{path.stem}.png" width="760">'
+        for path in sorted(output.glob("*.opus"))
+    )
+    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .6em;text-align:right}"
+    page = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>'
+    (output / "index.html").write_text(f"{page}<table>{head}{body}</table>{players}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Convert, measure, print the table, and write the page if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--voice", required=True, help="name of a voice")
+    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared/data/sources")
+    parser.add_argument("--held-back", type=Path, nargs="+", required=True, help="recordings not used in training")
+    parser.add_argument("--index-rate", type=float, default=0.75)
+    parser.add_argument("--output", type=Path, help="folder for an HTML page with players")
+    options = parser.parse_args()
+    judges, voice = Judges(), find_voice(options.voice)
+    converter = VoiceConverter.load(voice.path, find_index(voice.path))
+    pitch = load_pitch_extractor("swift", torch.device("cpu"))
+    embeddings = [judges.speaker(load_audio(path, ANALYSIS_RATE)) for path in options.held_back]
+    target = np.mean(embeddings, axis=0) / np.linalg.norm(np.mean(embeddings, axis=0))
+    settings = ConvertOptions(pitch_method="swift", index_rate=options.index_rate)
+    table = []
+    for kind, paths in (("sources", list_recordings(options.sources)), ("held back", options.held_back)):
+        rows = []
+        for path in paths:
+            made = converter.convert(load_audio(path, ANALYSIS_RATE), settings)
+            output = resample(made, converter.sample_rate, ANALYSIS_RATE)
+            rows.append(measure(path, output, target, judges, pitch))
+            if options.output:
+                options.output.mkdir(parents=True, exist_ok=True)
+                save_audio(options.output / f"{path.stem}.opus", made, converter.sample_rate)
+                draw(options.output / f"{path.stem}.png", load_audio(path, ANALYSIS_RATE), output, pitch)
+                make_small(options.output / f"{path.stem}.png")
+        table += [row.cells() for row in rows] + [mean_cells(rows, f"mean of the {kind}")]
+    for cells in [HEADS, *table]:
+        print("  ".join(f"{cell:>22}" if place == 0 else f"{cell:>15}" for place, cell in enumerate(cells)))
+    if options.output:
+        write_page(options.output, f"The voice {voice.name}, index rate {options.index_rate}", table)
+
+
+if __name__ == "__main__":
+    main()
