@@ -10,13 +10,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from pydantic import ValidationError
 
 from lib.config import FAMILIES, Family, SynthesizerConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.synthesizer import Synthesizer
-from lib.weights import Shapes, Weights, check_finite, check_shapes, shapes_of
+from lib.weights import Shapes, Weights, check_finite, check_shapes, shapes_of, without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ def check_network(weights: Weights, config: SynthesizerConfig, where: str, *, po
 
 @functools.lru_cache(maxsize=8)
 def _shapes(config: SynthesizerConfig, posterior: bool) -> Shapes:
-    with torch.device("meta"):
+    with without_memory():
         return shapes_of(Synthesizer(config, posterior=posterior))
 
 

@@ -9,13 +9,15 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lib.errors import CheckpointError, MissingFileError
 
@@ -53,6 +55,27 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     check_shapes(shapes_of(module), weights, where)
     renamed = {key: weights[ecosystem_name(key)] for key in module.state_dict()}
     module.load_state_dict(renamed, strict=True)
+
+
+class _Untouched(TorchFunctionMode):
+    """Draws and computes nothing for tensors without memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        draws = func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init"
+        if draws and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        if func is torch.norm_except_dim and args[0].is_meta:  # of weight norm
+            vector, _, dim = args
+            return torch.empty([size if place == dim else 1 for place, size in enumerate(vector.shape)], device="meta")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks made here have shapes only. Nothing is drawn for them either: torch would load its compiler for that."""
+    with torch.device("meta"), _Untouched():
+        yield
 
 
 def shapes_of(module: nn.Module) -> Shapes:

@@ -7,14 +7,12 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.discriminators import Discriminator
 from lib.network_shape import Kind, check_network, kind_of
 from lib.paths import ROOT
-from lib.weights import Weights, check_finite, check_shapes, read_weights, shapes_of
+from lib.weights import Weights, check_finite, check_shapes, read_weights, shapes_of, without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +91,7 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
         raise CheckpointError(
             f"{path} is no base discriminator of {config.family}: it has {found} parts instead of {wanted}. {REMEDY}"
         )
-    with torch.device("meta"):
+    with without_memory():
         network = Discriminator(config.discriminator)
     check_shapes(shapes_of(network), weights, str(path))
     check_finite(weights, str(path))

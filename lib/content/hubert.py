@@ -18,6 +18,7 @@ from lib.content.hubert_weights import HubertWeights, read_cached, read_director
 from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
 from lib.paths import PRETRAINED, ROOT, check_name
+from lib.weights import without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
         raise CheckpointError(
             f"{where} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2."
         )
-    with torch.device("meta"):  # no memory is taken for what the file only claims
+    with without_memory():  # no memory is taken for what the file only claims
         network = Hubert(shape, depth, project=family in PROJECTED)
     wanted = network.state_dict()
     beyond = tuple(f"encoder.layers.{i}." for i in range(depth, shape.layers))

@@ -45,9 +45,10 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.head_width = channels // n_heads
-        table = torch.randn(1, 2 * WINDOW + 1, self.head_width)
-        self.emb_rel_k = nn.Parameter(table * self.head_width**-0.5)
-        self.emb_rel_v = nn.Parameter(torch.randn_like(table) * self.head_width**-0.5)
+        self.emb_rel_k, self.emb_rel_v = (
+            nn.Parameter(nn.init.normal_(torch.empty(1, 2 * WINDOW + 1, self.head_width), 0.0, self.head_width**-0.5))
+            for _ in range(2)
+        )
         self.conv_q = nn.Conv1d(channels, channels, 1)
         self.conv_k = nn.Conv1d(channels, channels, 1)
         self.conv_v = nn.Conv1d(channels, channels, 1)
