@@ -1,13 +1,17 @@
 """Starts the page: ./go-web.sh, or python infer-web.py [--port N] [--device NAME] [--host ADDRESS] [--share]."""
 
 import argparse
+import importlib
 import logging
 import os
 import secrets
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
+
+WARM_UP_SECONDS = 5.0  # after which the page imports what a conversion needs, so that nobody waits for it
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,6 +72,9 @@ def main() -> None:
         if login and "REVOICE_PASSWORD" not in os.environ:
             print(f"Log in as {login[0]} with the password {login[1]}")
         sys.stdout.flush()
+        warm_up = threading.Timer(WARM_UP_SECONDS, importlib.import_module, ["infer.batch"])
+        warm_up.daemon = True
+        warm_up.start()
         try:
             app.block_thread()
         finally:

@@ -1,19 +1,21 @@
-"""Which device and precision to compute on, decided once and with the reason."""
+"""Which device and precision to compute on, decided once and with the reason. torch is imported when it is needed."""
 
 import os
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from lib.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class Device:
     """Where to compute, in which number type, and why."""
 
-    device: torch.device
-    dtype: torch.dtype
+    device: "torch.device"
+    dtype: "torch.dtype"
     reason: str
 
 
@@ -22,6 +24,8 @@ def choose_device(wanted: str = "auto") -> Device:
 
     Precision is float32 everywhere for now: it is what the golden data were made in.
     """
+    import torch
+
     if wanted == "auto":
         if torch.cuda.is_available():
             return Device(torch.device("cuda"), torch.float32, f"CUDA device found: {torch.cuda.get_device_name()}")
@@ -40,12 +44,14 @@ def choose_device(wanted: str = "auto") -> Device:
     return Device(device, torch.float32, "asked for")
 
 
-def generator_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def generator_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
     """The number type for the generator of a voice: "fp32", "bf16", "fp16", or what the hardware does fast for "auto".
 
     It is told by what the processor says of itself, not by a clock, so that a machine always gives the same samples.
     ConfigError for fp16 on a CPU, which has no fast instructions for it.
     """
+    import torch
+
     if wanted == "fp16" and device.type == "cpu":
         raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
     if wanted != "auto":
@@ -53,8 +59,10 @@ def generator_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware says that it computes in bfloat16 itself."""
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -63,6 +71,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 def list_devices() -> list[tuple[str, str]]:
     """Every device that can be asked for, and what it is: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
+    import torch
+
     found = [("auto", "the best there is")]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)

@@ -19,8 +19,9 @@ from lib.models.lite_encoder import LiteEncoder
 from lib.paths import PRETRAINED
 from train.pretrain_lite import augment, corpus, encoder, evaluate, labels, recordings, speech, text, voices
 from train.pretrain_lite.base import with_mean_speaker
-from train.pretrain_lite.corpus import CorpusJob, CorpusOptions, pack, plan_jobs, run_job
-from train.pretrain_lite.encoder import Corpus, EncoderOptions, EncoderTrainer, draw_crops, read_corpus
+from train.pretrain_lite.corpus import CorpusJob, pack, plan_jobs, run_job
+from train.pretrain_lite.encoder import Corpus, EncoderTrainer, draw_crops, read_corpus
+from train.pretrain_lite.options import CorpusOptions, EncoderOptions
 from train.pretrain_lite.speech import Manner
 from train.pretrain_lite.utterance import Utterance
 

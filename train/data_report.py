@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lib.audio import ANALYSIS_RATE, load_audio_native, resample
 from lib.errors import RevoiceError
@@ -104,6 +103,8 @@ class DataReport:
 
 def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) -> DataReport:
     """Look at every recording; what cannot be read is told in `failures`."""
+    import torch
+
     extractor = load_pitch_extractor("swift", torch.device("cpu"))
     items, failures, voiced = [], [], []
     for number, path in enumerate(paths):

@@ -16,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lib.checkpoint import peek_progress
 from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import write_json, write_text
@@ -196,6 +195,8 @@ class Experiment:
 
     def newest_pair(self) -> tuple[Path, Path] | None:
         """The pair that is furthest, by what the files say; None where no training has been saved."""
+        from lib.checkpoint import peek_progress
+
         return max(self.checkpoint_pairs(), key=lambda pair: peek_progress(pair[0]), default=None)
 
     def products(self) -> list[Path]:

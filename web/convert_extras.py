@@ -7,10 +7,8 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 
 from infer.options import ConvertOptions
-from infer.report import draw
 from lib.audio import ANALYSIS_RATE, load_audio
 from lib.errors import ConfigError
 from lib.pitch import load_pitch_extractor
@@ -43,6 +41,8 @@ def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], s
             range_hz = services.voice_range(voice)
             if range_hz is None:
                 raise ConfigError(t("convert.no_range"))
+            import torch
+
             audio = load_audio(Path(recording), ANALYSIS_RATE)[: MEASURED_SECONDS * ANALYSIS_RATE]
             f0 = load_pitch_extractor("swift", torch.device("cpu"))(audio)
             if not (f0 > 0).any():
@@ -62,6 +62,10 @@ def build_picture(t: Translator, services: Services, recording: Any, result: Any
         with guarded(t):
             if not recording or not result:
                 raise ConfigError(t("convert.no_picture"))
+            import torch
+
+            from infer.report import draw
+
             source, output = (load_audio(Path(path), ANALYSIS_RATE)[:PICTURED] for path in (recording, result))
             path = Path(tempfile.mkdtemp(dir=services.folder)) / "spectrograms.png"
             draw(path, source, output, load_pitch_extractor("swift", torch.device("cpu")))

@@ -9,12 +9,10 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from infer.batch import Job, Outcome, convert_files
-from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.files import replacing
@@ -22,6 +20,10 @@ from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
 from train.options import RunOptions
 from web.jobs import JobContext, Kind, Runner
+
+if TYPE_CHECKING:
+    from infer.batch import Job, Outcome
+    from infer.convert import VoiceConverter
 
 KILL_SECONDS = 60.0  # a training that has not ended so long after it was asked to is killed
 POLL_SECONDS = 0.2
@@ -34,7 +36,7 @@ _NEW_VOICE = ("family", "sample_rate", "pitch")
 class Loaded:
     """A voice that is ready to convert, and the index it uses."""
 
-    converter: VoiceConverter
+    converter: "VoiceConverter"
     index: Path | None
 
 
@@ -45,6 +47,8 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     """The runners of a page whose voices are loaded by `load`."""
 
     def convert(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        from infer.batch import Job
+
         context.progress(0, 1, "loading the voice")
         voice = load(request["voice"])
         path, options = Path(request["files"][0]), _options(request["options"])
@@ -55,6 +59,8 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         return [outcome.output]
 
     def compare(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        from infer.batch import Job
+
         voice, path = load(request["voice"]), Path(request["files"][0])
         results = []
         for rate in request["index_rates"]:
@@ -76,14 +82,16 @@ def _options(values: Mapping[str, Any]) -> ConvertOptions:
         raise ConfigError(f"The job has options that are not allowed: {error}.") from error
 
 
-def _convert(voice: Loaded, job: Job, options: ConvertOptions, context: JobContext) -> Outcome:
+def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobContext) -> "Outcome":
+    from infer.batch import convert_files
+
     (outcome,) = convert_files(voice.converter, [job], options, context.progress)
     if outcome.error:
         raise AudioError(outcome.error)
     return outcome
 
 
-def _told(outcome: Outcome, voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
+def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
     """What there is to tell about a conversion, for JSON."""
     device = voice.converter.device
     return asdict(outcome) | {
@@ -99,6 +107,8 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
 
     A resumed job skips what it has already made: a result is there only when it is whole.
     """
+    from infer.batch import Job, convert_files
+
     options, form = _options(request["options"]), request.get("format", "wav")
     paths = [Path(path) for path in [*request["files"], *request.get("inputs", [])]]
     rows: list[list[str]] = []

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infer.convert import VoiceConverter
-from lib.checkpoint import read_voice_model
 from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.library import (
@@ -20,7 +18,6 @@ from lib.library import (
     restore_voice,
 )
 from lib.paths import LOGS
-from lib.voice_archive import import_voice
 from web.jobs import JobRegistry, Kind, Runner
 from web.presets import Presets
 from web.runners import Loaded, make_runners
@@ -63,7 +60,8 @@ def make_services(
 
     ConfigError for an unusable device.
     """
-    choose_device(device)
+    if device != "auto":  # else torch would be imported before the page can be shown
+        choose_device(device)
     kept = _KeptConverter(device)
 
     def load(chosen: str) -> Loaded:
@@ -74,6 +72,8 @@ def make_services(
         return kept.get(voice)
 
     def import_archive(archive: Path) -> str:
+        from lib.voice_archive import import_voice
+
         return import_voice(archive, weights=roots[0]).name
 
     return Services(
@@ -94,6 +94,8 @@ def make_services(
 
 def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
     """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
+    from lib.checkpoint import read_voice_model
+
     told = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
     numbers = [value for value in told if isinstance(value, int | float)] if isinstance(told, list | tuple) else []
     if len(numbers) != 3:
@@ -113,6 +115,9 @@ class _KeptConverter:
 
     def get(self, voice: Voice) -> Loaded:
         """Return the converter of a voice and the index it uses; loads again if one of the files has changed."""
+        from infer.convert import VoiceConverter
+        from lib.checkpoint import read_voice_model
+
         index = find_index(voice.path)
         key = (voice.path, voice.path.stat().st_mtime_ns, index, index.stat().st_mtime_ns if index else 0)
         with self._lock:

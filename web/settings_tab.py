@@ -11,7 +11,6 @@ from web.guard import guarded
 from web.i18n import LANGUAGES, Translator
 from web.languages import choose_script
 from web.services import Services
-from web.speeds import measure_apart
 from web.support import write_bug_report
 
 QUESTIONS = (
@@ -67,27 +66,32 @@ def _build_looks(t: Translator) -> None:
 
 def _build_devices(t: Translator, services: Services) -> None:
     """What can compute here, and how fast it is when asked."""
-    names = [name for name, _ in list_devices() if name != "auto"]
-    told = dict(list_devices())
     headers = [t(f"speed.{name}") for name in ("device", "what", "f0", "features", "synthesis", "step")]
-    empty = [[name, told[name], "", "", "", ""] for name in names]
-    table = gr.Dataframe(value=empty, headers=headers, interactive=False, wrap=True, elem_id="devices")
+    table = gr.Dataframe(headers=headers, interactive=False, wrap=True, elem_id="devices")
     gr.Markdown(t("speed.info"))
     run = gr.Button(t("speed.run"), elem_id="measure")
 
     def measure_speed(bar: gr.Progress = gr.Progress()) -> list[list[str]]:  # noqa: B008
         """Measure F0, features, synthesis and a training step on every device of this machine, some seconds each."""
-        rows = []
+        rows, devices = [], _named_devices()
         with guarded(t):
-            for number, name in enumerate(names):
-                bar((number, len(names)), desc=name)
+            from web.speeds import measure_apart
+
+            for number, (name, told) in enumerate(devices):
+                bar((number, len(devices)), desc=name)
                 found = measure_apart(name)
                 speeds = (found.f0, found.features, found.synthesis)
                 times = [t("speed.times", count=f"{value:.1f}") for value in speeds]
-                rows.append([name, told[name], *times, t("speed.steps", count=f"{found.step:.2f}")])
+                rows.append([name, told, *times, t("speed.steps", count=f"{found.step:.2f}")])
         return rows
 
+    gr.on(None, lambda: [[name, told, "", "", "", ""] for name, told in _named_devices()], outputs=table, **_QUIET)
     run.click(measure_speed, outputs=table, api_name="measure_speed", concurrency_limit=1)
+
+
+def _named_devices() -> list[tuple[str, str]]:
+    """Every device but "auto", which stands for one of the others, and what it is."""
+    return [(name, told) for name, told in list_devices() if name != "auto"]
 
 
 def _build_weights(t: Translator, services: Services) -> None:

@@ -88,8 +88,10 @@ class _TrainTab:
         with gr.Row():
             form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS)
         self.inputs |= dict(zip(form.names, form.components, strict=True))
-        devices = [(f"{name}: {told}", name) for name, told in list_devices()]
-        self.inputs["device"] = gr.Dropdown(label=t("train.device"), choices=devices, value=self.services.device)
+        self.inputs["device"] = gr.Dropdown(
+            label=t("train.device"), choices=[self.services.device], value=self.services.device,
+            allow_custom_value=True, elem_id="train-device",
+        )  # fmt: skip
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.said = gr.Markdown(elem_id="train-said")
         self.command = gr.Textbox(
@@ -105,6 +107,7 @@ class _TrainTab:
         """Connect buttons and fields."""
         inputs, names = list(self.inputs.values()), list(self.inputs)
         files, folder, family, rate = (self.inputs[name] for name in ("files", "folder", "family", "sample_rate"))
+        gr.on(None, _device_choices, outputs=self.inputs["device"], **_QUIET)
         self.check.click(self._check, [files, folder], self.report, api_name="check_recordings")
         self.start.click(
             with_names(self.t, lambda request, bar, values: self._train(values), names, None, doc=TRAIN_DOC),
@@ -156,6 +159,11 @@ class _TrainTab:
             else:
                 raise ConfigError(self.t("train.no_data"))
         return describe(self.t, found)
+
+
+def _device_choices() -> Any:
+    """What can compute here; asked for when the page opens, because finding out takes seconds."""
+    return gr.update(choices=[(f"{name}: {told}", name) for name, told in list_devices()])
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:

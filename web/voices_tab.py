@@ -9,7 +9,6 @@ import gradio as gr
 
 from lib.errors import ConfigError
 from train import ckpt
-from train.checkpoint_tools import describe, voice_path
 from web.guard import guarded
 from web.i18n import Translator
 from web.services import Services
@@ -103,6 +102,8 @@ class _Tools:
         with guarded(self._t):
             if not voice:
                 return ""
+            from train.checkpoint_tools import describe, voice_path
+
             return "\n".join(f"{key}: {value}" for key, value in describe(voice_path(self._named(voice))).items())
 
     def import_voice(self, archive: str) -> tuple[str, None]:

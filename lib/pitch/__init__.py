@@ -5,14 +5,13 @@ import logging
 import re
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
 from lib.errors import AudioError, ConfigError, MissingFileError
-from lib.pitch.scale import HOP_LENGTH, fit_length
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 class PitchExtractor(Protocol):
     """Estimates F0 of 16 kHz mono audio: (T,) float32 -> (T // 160,) float32 Hz, 0.0 where unvoiced."""
 
-    def __call__(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]": ...
 
 
 # A module of this table has a function load(method, device), which returns the method's bare extractor: one that need
@@ -128,7 +127,11 @@ class ExactExtractor:
         self.recipe = recipe or method
         self._extract = extract
 
-    def __call__(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
+        import numpy as np
+
+        from lib.pitch.scale import HOP_LENGTH, fit_length
+
         if audio.ndim != 1 or not np.isfinite(audio).all():
             raise AudioError(f"F0 needs finite mono audio of shape (T,); got shape {audio.shape}.")
         frames = len(audio) // HOP_LENGTH

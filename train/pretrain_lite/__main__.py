@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
+from train.pretrain_lite.options import BaseCorpusOptions, BaseOptions, CorpusOptions, EncoderOptions, EvaluateOptions
 
 
 class DemoOptions(BaseModel, frozen=True):
@@ -33,27 +34,21 @@ def _show_progress() -> Progress:
 def _run(options: Any) -> Path | str:
     from train.pretrain_lite import base, corpus, encoder, evaluate, recordings
 
-    if isinstance(options, corpus.CorpusOptions):
+    if isinstance(options, CorpusOptions):
         return corpus.make_corpus(options, progress=_show_progress())
-    if isinstance(options, encoder.EncoderOptions):
+    if isinstance(options, EncoderOptions):
         return encoder.train_encoder(options, progress=_show_progress())
-    if isinstance(options, recordings.BaseCorpusOptions):
+    if isinstance(options, BaseCorpusOptions):
         return recordings.make_base_corpus(options, progress=_show_progress())
-    if isinstance(options, base.BaseOptions):
+    if isinstance(options, BaseOptions):
         return base.train_base(options, progress=_show_progress())
-    if isinstance(options, evaluate.EvaluateOptions):
+    if isinstance(options, EvaluateOptions):
         return evaluate.evaluate(options)
     return recordings.make_demo()
 
 
 def main() -> int:
     """Parse the command line and run one command; returns the exit status."""
-    from train.pretrain_lite.base import BaseOptions
-    from train.pretrain_lite.corpus import CorpusOptions
-    from train.pretrain_lite.encoder import EncoderOptions
-    from train.pretrain_lite.evaluate import EvaluateOptions
-    from train.pretrain_lite.recordings import BaseCorpusOptions
-
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     commands: dict[str, Any] = {
         "corpus": CorpusOptions,

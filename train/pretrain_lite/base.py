@@ -6,7 +6,6 @@ runs over all their clips. Speaker 0 of the result is the mean of the others; ne
 
 import json
 
-from pydantic import BaseModel, Field
 from safetensors.torch import save_file
 
 from lib.checkpoint import Weights, read_training_state
@@ -19,22 +18,12 @@ from train.experiment import Clip, Experiment
 from train.extract import extract
 from train.fit import FitReport, fit
 from train.options import ExtractOptions, FitOptions, PrepareOptions
+from train.pretrain_lite.options import BaseOptions
 from train.stages import prepare_stage
 
 SPEAKERS = LOGS / "pretrain_lite" / "base"  # one folder of recordings per speaker
 RUNS = LOGS / "pretrain_lite" / "base_runs"
 FIRST_SPEAKER = 1  # 0 is the place of the voice that is trained later
-
-
-class BaseOptions(BaseModel, frozen=True, extra="forbid"):
-    """Train the base models of the lite family."""
-
-    max_minutes: float | None = Field(None, gt=0, description="end this run after so many minutes; the same goes on")
-    epochs: int = Field(1000, ge=1, description="passes over all speakers, earlier runs included")
-    learning_rate: float | None = Field(None, gt=0, description="of both optimisers; None: the family's")
-    batch_size: int | None = Field(None, ge=1, description="clips per step; None: the family's")
-    seed: int = Field(1234, ge=0, description="of everything drawn")
-    device: str = Field("auto", description="where to train")
 
 
 def train_base(options: BaseOptions, progress: Progress = no_progress) -> str:

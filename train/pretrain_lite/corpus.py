@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soxr
-from pydantic import BaseModel, Field
 
 from lib.errors import ConfigError, RevoiceError
 from lib.files import replacing
@@ -22,6 +21,7 @@ from lib.paths import LOGS
 from lib.progress import Progress, no_progress
 from train.pretrain_lite import speech
 from train.pretrain_lite.labels import common_phones, frame_count, frame_phones
+from train.pretrain_lite.options import CorpusOptions
 from train.pretrain_lite.speech import Manner
 from train.pretrain_lite.text import sentence
 from train.pretrain_lite.utterance import Utterance
@@ -34,14 +34,6 @@ SAMPLE_RATE = 16_000  # Hz
 JOB_HOURS = 0.05
 _LONGEST = 14.0  # seconds; a longer utterance is left out
 _SENTENCE = 3.4  # seconds, to plan with
-
-
-class CorpusOptions(BaseModel, frozen=True):
-    """How much is spoken."""
-
-    hours: float = Field(10.0, gt=0, le=100, description="hours of speech in all, divided as voices.py says")
-    processes: int = Field(2, ge=1, le=64, description="synthesisers running at a time")
-    seed: int = Field(1, ge=0, description="chooses sentences, manners and espeak variants")
 
 
 @dataclass(frozen=True)

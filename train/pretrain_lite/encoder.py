@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from lib.progress import Progress, no_progress
 from train.pretrain_lite.augment import changed_view
 from train.pretrain_lite.corpus import FOLDER
 from train.pretrain_lite.labels import UNKNOWN
+from train.pretrain_lite.options import EncoderOptions
 
 logger = logging.getLogger(__name__)
 
@@ -31,26 +31,6 @@ HOP_LENGTH = 320  # samples per content frame
 WINDOW_SURPLUS = 80  # samples a window is longer than a hop
 IGNORED = -100  # label of frames that are not trained on
 RARE = 50  # frames; a phone with fewer is ignored
-
-
-class EncoderOptions(BaseModel, frozen=True):
-    """How the encoder is trained."""
-
-    steps: int = Field(3200, ge=1, description="optimiser steps")
-    batch_size: int = Field(12, ge=2, description="crops per step, each seen in two voices")
-    crop_seconds: float = Field(3.0, ge=0.5, le=20, description="length of a crop")
-    channels: int = Field(256, ge=8, le=1024, description="width of the network")
-    blocks: int = Field(8, ge=1, le=32, description="convolution blocks")
-    kernel_size: int = Field(7, ge=3, le=31, description="frames one block sees; odd")
-    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
-    contrast: float = Field(0.3, ge=0, description="weight of telling frames of one phone from those of others")
-    contrast_frames: int = Field(1024, ge=2, description="frames per step that are compared with each other")
-    consistency: float = Field(1.5, ge=0, description="weight of the distance between two views of a frame")
-    average: float = Field(0.998, gt=0, lt=1, description="decay of the averaged weights, per step")
-    save_every: int = Field(200, ge=1, description="steps between saved states")
-    seed: int = Field(1, ge=0, description="start of all randomness")
-    threads: int = Field(1, ge=1, le=64, description="torch threads; one is fastest beside other work")
-    bfloat16: bool = Field(True, description="multiply in bfloat16")
 
 
 class Stream(NamedTuple):

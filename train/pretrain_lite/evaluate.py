@@ -15,30 +15,18 @@ import numpy.typing as npt
 import soundfile
 import soxr
 import torch
-from pydantic import BaseModel, Field
 
 from lib.content import content_frames, load_content_encoder
 from lib.errors import ConfigError, MissingFileError
 from lib.models.lite_encoder import SAMPLE_RATE, LiteEncoder, normalised_log_mel, power_spectrum
-from lib.paths import ROOT
 from lib.pitch import load_pitch_extractor
-from train.pretrain_lite.corpus import FOLDER
 from train.pretrain_lite.labels import english_phones, frame_phones
+from train.pretrain_lite.options import EvaluateOptions
 from train.pretrain_lite.utterance import SILENCE
 
 Array = npt.NDArray[Any]
 Features = Callable[[Array], Array]
 _TIED = {"zh": "sh", "ao": "aa"}  # the usual merging of phones that references confuse themselves
-
-
-class EvaluateOptions(BaseModel, frozen=True):
-    """Where the recordings of the two readers and the reference alignment are."""
-
-    alignment: Path = Field(description="JSON file of a forced alignment, see train/pretrain_lite/evaluate.py")
-    first: Path = Field(ROOT.parent / "shared/data/voices/ljspeech", description="folder of the first reader's clips")
-    second: Path = Field(ROOT.parent / "shared/data/sources", description="folder of the second reader's clips")
-    second_pattern: str = Field("librivox_*.flac", description="which files of that folder")
-    state: Path = Field(FOLDER / "encoder_state.pt", description="training state, for the phone error rate")
 
 
 class Clip(NamedTuple):

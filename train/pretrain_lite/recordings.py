@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import soxr
-from pydantic import BaseModel, Field
 
 from lib.errors import RevoiceError
 from lib.files import replacing, write_text
@@ -17,6 +16,7 @@ from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
 from train.pretrain_lite import speech
 from train.pretrain_lite.corpus import FOLDER
+from train.pretrain_lite.options import BaseCorpusOptions
 from train.pretrain_lite.speech import Floats, Manner
 from train.pretrain_lite.text import sentence
 from train.pretrain_lite.utterance import Utterance
@@ -48,14 +48,6 @@ DEMO_TEXTS = (
     "At the end of the day, the fisherman pulled his boat back to the shore.",
 )
 DEMO_SOURCE_TEXT = "Did you really hear that? The river is rising again, but the bridge will hold, I am sure of it!"
-
-
-class BaseCorpusOptions(BaseModel, frozen=True):
-    """How many speakers the base models hear, and for how long."""
-
-    minutes: float = Field(40.0, gt=0, le=600, description="minutes of speech in all")
-    speakers: int = Field(32, ge=2, le=64, description="speakers: every natural voice first, then espeak variants")
-    seed: int = Field(2, ge=0, description="chooses sentences and manners")
 
 
 class Speaker(NamedTuple):
