@@ -7,7 +7,7 @@ song of one person, evenly loud, without other voices.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lib.audio import ANALYSIS_RATE, load_audio_native, resample
 from lib.errors import RevoiceError
 from lib.pitch import load_pitch_extractor
+from lib.pitch.scale import FRAMES_PER_SECOND
 from lib.progress import Progress, no_progress
 
 Floats = npt.NDArray[np.float32]
@@ -60,9 +61,10 @@ class RecordingReport:
 class DataReport:
     """All recordings together."""
 
-    recordings: list[RecordingReport]
-    failures: list[str] = field(default_factory=list)  # sentences
+    recordings: tuple[RecordingReport, ...]
+    failures: tuple[str, ...] = ()  # sentences
     f0: tuple[float, float, float] | None = None  # Hz: 5th, 50th and 95th percentile
+    melody: tuple[tuple[int, float], ...] = ()  # each semitone, as its F0 in Hz, and for how many seconds it is heard
 
     @property
     def minutes(self) -> float:
@@ -120,7 +122,7 @@ def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) ->
             f0 = extractor(start)
             voiced.append(f0[f0 > 0])
     progress(len(paths), len(paths), "checked")
-    return DataReport(items, failures, _percentiles(voiced))
+    return DataReport(tuple(items), tuple(failures), _percentiles(voiced), _melody(voiced))
 
 
 def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
@@ -129,6 +131,18 @@ def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
         return None
     low, middle, high = (float(value) for value in np.percentile(together, (5, 50, 95)))
     return low, middle, high
+
+
+def _melody(voiced: Sequence[Floats]) -> tuple[tuple[int, float], ...]:
+    """F0 in whole Hz and seconds of every semitone from the lowest to the highest that is heard."""
+    together = np.concatenate(voiced) if voiced else np.zeros(0)
+    if len(together) == 0:
+        return ()
+    notes = np.rint(12 * np.log2(together)).astype(int)
+    counts = np.bincount(notes - notes.min())
+    return tuple(
+        (round(2 ** ((notes.min() + step) / 12)), float(count) / FRAMES_PER_SECOND) for step, count in enumerate(counts)
+    )
 
 
 def _report(name: str, audio: Floats, sample_rate: int) -> RecordingReport:

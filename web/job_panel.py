@@ -120,6 +120,8 @@ def _describe(t: Translator, job: JobView) -> str:
         facts.append(t("jobs.left", time=_duration(left)))
     elif job.ended and job.started:
         facts.append(t("jobs.took", time=_duration(job.ended - job.started)))
+    if job.kind == "train" and job.state == "done" and job.request.get("stage", "run") in ("run", "fit"):
+        facts.append(t("jobs.trained", name=html.escape(job.request["name"])))
     if job.error:
         facts.append(f'<strong style="color:var(--error-text-color)">{html.escape(job.error)}</strong>')
     log = ""

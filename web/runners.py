@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from infer.options import ConvertOptions
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.files import replacing
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
-from train.options import RunOptions
+from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 from web.jobs import JobContext, Kind, Runner
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ POLL_SECONDS = 0.2
 NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
 INTERRUPTED = 130  # exit status of a training that was stopped
 _NEW_VOICE = ("family", "sample_rate", "pitch")
+STAGES: dict[str, type[BaseModel]] = {  # what a training job can do: all of it, or one stage
+    "run": RunOptions, "prepare": PrepareOptions, "extract": ExtractOptions, "index": IndexOptions, "fit": FitOptions,
+}  # fmt: skip
+FROM_RECORDINGS = ("run", "prepare")  # stages that read recordings and decide what kind of voice it is
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,16 @@ def _part(context: JobContext, number: int, count: int, name: str) -> Progress:
 
 
 def train_command(request: Mapping[str, Any]) -> list[str]:
-    """The words after `python` of the command line that does a training job: {"name", "data", "options"}."""
-    words = ["-m", "train", "run", request["name"]]
-    if request.get("data"):
+    """The words after `python` of the command line that does a training job: {"name", "data", "options", "stage"}."""
+    stage = request.get("stage", "run")
+    begins, fields = stage in FROM_RECORDINGS, STAGES[stage].model_fields
+    words = ["-m", "train", stage, request["name"]]
+    if begins and request.get("data"):
         words += ["--data", str(request["data"])]
     for name, value in request.get("options", {}).items():
         flag = name.replace("_", "-")
-        if name not in _NEW_VOICE and RunOptions.model_fields[name].get_default() == value:
+        known = begins if name in _NEW_VOICE else name in fields and fields[name].get_default() != value
+        if not known:
             continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

@@ -2,7 +2,6 @@
 
 import filecmp
 import html
-import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,25 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 
 from lib.audio import list_recordings
-from lib.config import FAMILIES
+from lib.config import FAMILIES, Family, load_family
 from lib.devices import list_devices
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.paths import LOGS, check_name
-from train.data_report import SILENCE_DB, DataReport, check_recordings, sample_rates
+from train.data_report import DataReport
 from train.experiment import Experiment
+from train.forecast import forecast
 from train.metrics import Events
 from train.options import RunOptions
 from train.samples import list_samples
 from web.forms import Form, checked
-from web.guard import guarded, with_names
+from web.guard import with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
-from web.runners import train_command
+from web.runners import FROM_RECORDINGS, STAGES, train_command
 from web.services import Services
+from web.train_report import DataReportPanel, describe_forecast
 
 REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: what was given to the page
@@ -71,8 +73,7 @@ class _TrainTab:
         self.inputs["folder"] = gr.Textbox(
             label=t("train.folder"), info=t("train.folder_info"), visible=self.services.local, elem_id="train-folder"
         )
-        self.check = gr.Button(t("train.check"), elem_id="train-check")
-        self.report = gr.Markdown(elem_id="train-report")
+        self.report = DataReportPanel(t, self.services)
 
     def lay_out_options(self) -> None:
         """What has to be decided, the button, and the command line that does the same."""
@@ -92,6 +93,7 @@ class _TrainTab:
             label=t("train.device"), choices=[self.services.device], value=self.services.device,
             allow_custom_value=True, elem_id="train-device",
         )  # fmt: skip
+        self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.said = gr.Markdown(elem_id="train-said")
         self.command = gr.Textbox(
@@ -99,7 +101,12 @@ class _TrainTab:
         )
 
     def lay_out_advanced(self) -> None:
-        """Every other option."""
+        """Every other option, and whether only one stage is done."""
+        stages = [(self.t(f"train.stage_{name}"), name) for name in STAGES]
+        self.inputs["stage"] = gr.Dropdown(
+            label=self.t("train.stage"), info=self.t("train.stage_info"), choices=stages, value="run",
+            elem_id="train-stage",
+        )  # fmt: skip
         form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | {"device"})
         self.inputs |= dict(zip(form.names, form.components, strict=True))
 
@@ -108,31 +115,37 @@ class _TrainTab:
         inputs, names = list(self.inputs.values()), list(self.inputs)
         files, folder, family, rate = (self.inputs[name] for name in ("files", "folder", "family", "sample_rate"))
         gr.on(None, _device_choices, outputs=self.inputs["device"], **_QUIET)
-        self.check.click(self._check, [files, folder], self.report, api_name="check_recordings")
+        self.report.wire(files, folder)
         self.start.click(
             with_names(self.t, lambda request, bar, values: self._train(values), names, None, doc=TRAIN_DOC),
             inputs,
             [self.said, files],
             api_name="train",
         )
-        gr.on([field.change for field in inputs], self._show_command, inputs, self.command, queue=False, **_QUIET)
-        family.change(
-            lambda chosen: gr.update(choices=list(FAMILIES[chosen]), value=FAMILIES[chosen][0]), [family], [rate],
-            **_QUIET,
+        changes = [field.change for field in inputs]
+        gr.on(changes, self._show_command, inputs, self.command, queue=False, **_QUIET)
+        gr.on(
+            [*changes, self.report.seconds.change], self._show_forecast, [self.report.seconds, *inputs], self.forecast,
+            trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
+        gr.on([family.change, self.report.found.change], _suggest_rate, [family, self.report.found], [rate], **_QUIET)
 
     def _request(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The request of a training job, checked; where its recordings lie is still to be said."""
         name = check_name((values["name"] or "").strip(), "voice")
         options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
         kind = {key: values[key] for key in ("family", "sample_rate", "pitch")}
-        return {"name": name, "data": None, "options": kind | options.model_dump(mode="json")}
+        stage = values["stage"] or "run"
+        return {"name": name, "data": None, "options": kind | options.model_dump(mode="json"), "stage": stage}
 
     def _train(self, values: Mapping[str, Any]) -> tuple[str, None]:
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
-        work["data"] = _recordings(self.t, self.services, work["name"], values["files"], values["folder"])
+        if work["stage"] in FROM_RECORDINGS:
+            work["data"] = _recordings(self.t, self.services, work["name"], values["files"], values["folder"])
+        if work["stage"] in ("run", "fit"):
+            _check_unfinished(self.t, work["name"], work["options"]["epochs"])
         self.services.registry.submit("train", self.t("train.job", name=work["name"]), work)
         return self.t("train.started", name=html.escape(work["name"])), None
 
@@ -145,20 +158,43 @@ class _TrainTab:
         work["data"] = values["folder"] or None
         return "python " + shlex.join(train_command(work))
 
-    def _check(self, files: list[str] | None, folder: str, bar: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
+    def _show_forecast(self, seconds: float, *given: Any) -> str:
+        """What the training will take, once it is known how long the recordings are."""
+        values = dict(zip(self.inputs, given, strict=True))
+        if not seconds:
+            return ""
+        try:
+            options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
+            config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
+        except ConfigError:
+            return ""
+        found = forecast(config, options, seconds)
+        return describe_forecast(self.t, found)
 
-        def progress(done: int, total: int, what: str) -> None:
-            bar((done, max(total, 1)), desc=what)
 
-        with guarded(self.t):
-            if files:
-                found = check_recordings([Path(path) for path in files], progress)
-            elif folder and self.services.local:
-                found = check_recordings(list_recordings(Path(folder.strip())), progress)
-            else:
-                raise ConfigError(self.t("train.no_data"))
-        return describe(self.t, found)
+def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
+    """Refuse a training that has had all its epochs: it would end at once and have learnt nothing new."""
+    if not Experiment(name).config_file.is_file() or (newest := Experiment(name).newest_pair()) is None:
+        return
+    from lib.checkpoint import peek_progress
+
+    done, _ = peek_progress(newest[0])
+    if done >= epochs:
+        raise ConfigError(t("train.all_done", name=html.escape(name), epochs=done))
+
+
+def _suggest_rate(family: Family, found: DataReport | None) -> Any:
+    """The sample rates of a family, and the highest of them that most of the recordings reach."""
+    rates = FAMILIES[family]
+    have = float(np.median([item.sample_rate for item in found.recordings])) if found and found.recordings else None
+    reached = [rate for rate in rates if have is not None and _hertz(rate) <= have]
+    usual = rates[0] if have is None else min(rates, key=_hertz)
+    return gr.update(choices=list(rates), value=max(reached, key=_hertz, default=usual))
+
+
+def _hertz(rate: str) -> int:
+    """48000 for "48k"."""
+    return 1000 * int(rate.removesuffix("k"))
 
 
 def _device_choices() -> Any:
@@ -203,34 +239,6 @@ def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
                 shutil.copyfile(path, temporary)
 
 
-def describe(t: Translator, report: DataReport) -> str:
-    """A data report as Markdown: figures, advice, what could not be read."""
-    items = report.recordings
-    lines = [
-        t(
-            "report.length",
-            count=len(items),
-            minutes=f"{report.minutes:.1f}",
-            speaking=f"{report.speaking_minutes:.1f}",
-        ),
-        t("report.rates", rates=sample_rates(report)),
-    ]
-    if items:
-        loudness = sorted(item.loudness for item in items if math.isfinite(item.loudness)) or [SILENCE_DB]
-        lines.append(t("report.loudness", low=f"{loudness[0]:.0f}", high=f"{loudness[-1]:.0f}"))
-    if report.f0:
-        lines.append(
-            t("report.f0", low=f"{report.f0[0]:.0f}", middle=f"{report.f0[1]:.0f}", high=f"{report.f0[2]:.0f}")
-        )
-    text = "\n".join(f"- {line}" for line in lines)
-    advice = [t(f"advice.{name}") for name in report.advice()] or [t("advice.good")]
-    text += f"\n\n**{t('report.advice')}**\n" + "\n".join(f"- {line}" for line in advice)
-    if report.failures:
-        failures = "\n".join(f"- {html.escape(line)}" for line in report.failures)
-        text += f"\n\n**{t('report.failures')}**\n{failures}"
-    return text
-
-
 def _experiments() -> list[str]:
     """Names of the experiments that were trained, the newest first."""
     found = [path.parent for path in LOGS.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
@@ -247,13 +255,14 @@ def _build_progress(t: Translator) -> None:
             )
             with gr.Column():
                 sample = gr.Audio(label=t("train.sample"), type="filepath", interactive=False, elem_id="train-sample")
+                mels = gr.Image(label=t("train.mels"), interactive=False, buttons=[], elem_id="train-mels")
                 gr.Markdown(t("train.sample_info"))
     known = gr.State(None)
 
     def refresh(before: Any, chosen: str | None) -> tuple[Any, ...]:
         experiments = _experiments()
         if not experiments:
-            return (gr.skip(),) * 4
+            return (gr.skip(),) * 5
         newest_before = before[0][0] if before else None
         if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
             chosen = experiments[0]  # a training has begun, and the user had not chosen an older one
@@ -262,11 +271,17 @@ def _build_progress(t: Translator) -> None:
         events = Events(folder / "events.jsonl").read("fit")
         mark = [experiments, chosen, len(events), str(samples[-1]) if samples else None]
         if mark == before:
-            return (gr.skip(),) * 4
-        return mark, gr.update(choices=experiments, value=chosen), losses(events), mark[-1]
+            return (gr.skip(),) * 5
+        picture = samples[-1].with_suffix(".png") if samples else None
+        shown_mels = str(picture) if picture and picture.is_file() else None
+        return mark, gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels
 
     gr.on(
-        [gr.Timer(REFRESH_SECONDS).tick, shown.change], refresh, [known, shown], [known, shown, plot, sample], **_QUIET
+        [gr.Timer(REFRESH_SECONDS).tick, shown.change],
+        refresh,
+        [known, shown],
+        [known, shown, plot, sample, mels],
+        **_QUIET,
     )
 
 

@@ -1,0 +1,87 @@
+"""What a training will take before it is begun: optimiser steps, time on this machine, space on the disk."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.audio import ANALYSIS_RATE
+from lib.config import Family, FamilyConfig
+from lib.errors import RevoiceError
+from lib.paths import LOGS
+from lib.pitch.scale import FRAMES_PER_SECOND
+from train.experiment import Experiment
+from train.metrics import Events
+from train.options import RunOptions
+
+MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
+BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
+VOICE_BYTES = 2  # per parameter of a voice, in float16
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training from nothing will take."""
+
+    steps: int
+    minutes: float | None  # None: no training of the family on this machine tells how fast it is
+    disk: int  # bytes that it will use
+    free: int  # bytes that are free now
+
+
+def forecast(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Forecast:
+    """Foretell the training of a voice on so many seconds of recordings."""
+    batch_size = options.batch_size or config.train.batch_size
+    clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
+    steps = options.epochs * math.ceil(clips / batch_size)
+    speed = known_speed(config.family, batch_size, logs)
+    minutes = steps / speed / 60 if speed else None
+    if options.max_minutes is not None:
+        minutes = options.max_minutes if minutes is None else min(minutes, options.max_minutes)
+    free = shutil.disk_usage(next(folder for folder in (logs, *logs.parents) if folder.is_dir())).free
+    return Forecast(steps, minutes, _disk(config, options, seconds, minutes), free)
+
+
+def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:
+    """Steps per second that the newest training of the family with that batch size told last; None without one."""
+    paths = [path for path in logs.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        experiment = Experiment(path.parent.name, logs)
+        try:
+            config = experiment.config()
+        except (RevoiceError, OSError):
+            continue
+        events = Events(path).read("fit")
+        if config.family == family and config.train.batch_size == batch_size and events:
+            speed = events[-1].get("steps_per_second")
+            if isinstance(speed, int | float) and speed > 0:
+                return float(speed)
+    return None
+
+
+def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: float | None) -> int:
+    """Bytes of clips, features, checkpoints (one more than is kept, while saving) and voices."""
+    voice, others = count_parameters(config)
+    pairs = BYTES_PER_PARAMETER * (voice + others) * (options.keep_checkpoints + 1)
+    saves = 1
+    if options.save_every_voice:
+        saves += int((minutes or 0) / options.save_every_minutes)
+        saves += options.epochs // options.save_every_epochs if options.save_every_epochs else 0
+    content = FRAMES_PER_SECOND // 2 * config.synthesizer.content_width * 4
+    pitch = FRAMES_PER_SECOND * 16 if config.synthesizer.has_f0 else 0
+    clip = 4 * (config.audio.sample_rate + ANALYSIS_RATE)
+    index = content
+    return round(seconds * (clip + content + pitch + index)) + pairs + saves * VOICE_BYTES * voice
+
+
+def count_parameters(config: FamilyConfig) -> tuple[int, int]:
+    """Parameters of a voice, and of what only its training needs: posterior encoder and discriminator."""
+    from lib.models.discriminators import Discriminator
+    from lib.models.synthesizer import Synthesizer
+    from lib.weights import without_memory
+
+    with without_memory():
+        voice, whole = (Synthesizer(config.synthesizer, posterior=posterior) for posterior in (False, True))
+        judge = Discriminator(config.discriminator)
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (voice, whole, judge)]
+    return sizes[0], sizes[1] - sizes[0] + sizes[2]
