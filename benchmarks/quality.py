@@ -1,6 +1,6 @@
 """How a voice sounds, in figures: python benchmarks/quality.py --voice NAME [--output docs/quality].
 
-Each source is converted, and compared with itself (melody, words) and with held-back recordings of the voice (timbre).
+Each source is transposed to the height of the voice and converted, and compared with itself (melody, words) and with held-back recordings of the voice (timbre).
 The held-back recordings converted into their own voice are the ceiling, the untouched sources the floor. Needs
 requirements-quality.txt. Transcripts are read from transcripts.txt beside the recordings: NAME.flac|text or NAME|text.
 """
@@ -27,6 +27,8 @@ from infer.report import compare, draw  # noqa: E402
 from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, resample, save_audio  # noqa: E402
 from lib.library import find_index, find_voice  # noqa: E402
 from lib.pitch import load_pitch_extractor  # noqa: E402
+from lib.pitch.scale import suggested_shift  # noqa: E402
+from lib.voice_file import read_voice_model  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 PICTURE_WIDTH, PICTURE_COLOURS = 760, 48
@@ -115,11 +117,17 @@ def pause_level(source: Floats, output: Floats) -> float:
     return float(10 * np.log10((made[pauses].mean() + 1e-12) / made[~pauses].mean()))
 
 
-def measure(path: Path, output: Floats, voice: Floats, judges: Judges, pitch: Any) -> Row:
-    """All figures of one clip; `output` (T,) at 16 kHz, `voice` the mean speaker embedding of the target."""
+def median_f0(audio: Floats, pitch: Any) -> float:
+    """Median F0 in Hz of the voiced frames of (T,) at 16 kHz."""
+    f0 = pitch(audio)
+    return float(np.median(f0[f0 > 0]))
+
+
+def measure(path: Path, output: Floats, voice: Floats, judges: Judges, pitch: Any, shift: int) -> Row:
+    """All figures of one clip; `output` (T,) at 16 kHz, shifted by semitones; `voice` the target's mean embedding."""
     source, text = load_audio(path, ANALYSIS_RATE), transcripts(path.parent).get(path.stem)
     ours, theirs = judges.speaker(output), judges.speaker(source)
-    melody = compare(source, output, pitch)
+    melody = compare(source, output, pitch, pitch_shift=shift)
     return Row(
         path.stem, float(ours @ voice), float(ours @ theirs), float(theirs @ voice), melody.f0_correlation,
         melody.median_cents, melody.voicing_agreement, judges.word_errors(output, text),
@@ -172,13 +180,16 @@ def main() -> None:
     embeddings = [judges.speaker(load_audio(path, ANALYSIS_RATE)) for path in options.held_back]
     target = np.mean(embeddings, axis=0) / np.linalg.norm(np.mean(embeddings, axis=0))
     settings = ConvertOptions(pitch_method="swift", index_rate=options.index_rate)
+    height = read_voice_model(voice.path).extra["training_f0"][1]  # median F0 of its recordings in Hz
     table = []
     for kind, paths in (("sources", list_recordings(options.sources)), ("held back", options.held_back)):
         rows = []
         for path in paths:
-            made = converter.convert(load_audio(path, ANALYSIS_RATE), settings)
+            source = load_audio(path, ANALYSIS_RATE)
+            shift = suggested_shift(median_f0(source, pitch), height)
+            made = converter.convert(source, settings.model_copy(update={"pitch_shift": float(shift)}))
             output = resample(made, converter.sample_rate, ANALYSIS_RATE)
-            rows.append(measure(path, output, target, judges, pitch))
+            rows.append(measure(path, output, target, judges, pitch, shift))
             if options.output:
                 options.output.mkdir(parents=True, exist_ok=True)
                 save_audio(options.output / f"{path.stem}.opus", made, converter.sample_rate)

@@ -49,7 +49,8 @@ class SynthesizerConfig(_Strict):
     hidden_channels: Size = 192
     filter_channels: Size = 768
     n_heads: Size = 2
-    n_layers: Size = 6
+    n_layers: int = Field(6, ge=0, le=64)  # 0: each frame's prior follows from its own content and pitch alone
+    n_flows: int = Field(4, ge=0, le=64)  # couplings; 0: the prior itself is what the generator gets
     kernel_size: Size = 3
     p_dropout: float = Field(0.0, ge=0, lt=1)
     resblock: Literal["1", "2"] = "1"
@@ -127,6 +128,11 @@ class FamilyConfig(_Strict):
     prior: PriorConfig = PriorConfig()
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
 
+    @property
+    def has_posterior(self) -> bool:
+        """Whether a training has a posterior encoder; without flow and KL loss nothing would use it."""
+        return not self.prior.only or self.synthesizer.n_flows > 0
+
     def to_json(self) -> dict[str, Any]:
         """Return the four objects of a `config.json`."""
         network = self.synthesizer
@@ -143,6 +149,7 @@ class FamilyConfig(_Strict):
             "family": self.family,
             "content_width": network.content_width,
             "has_f0": network.has_f0,
+            "n_flows": network.n_flows,
             "max_frames": self.max_frames,
             "discriminator": self.discriminator.model_dump(mode="json"),
             "source": self.source.model_dump(mode="json"),
@@ -184,6 +191,7 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
             "n_speakers": model.pop("spk_embed_dim", 109),
             "content_width": own.pop("content_width", None),
             "has_f0": own.pop("has_f0", True),
+            "n_flows": own.pop("n_flows", 4),
         }
         network.pop("spk_embed_dim", None)
         config = FamilyConfig.model_validate(

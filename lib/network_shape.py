@@ -64,7 +64,7 @@ def derive_config(weights: Weights, claims: Claims, where: str) -> SynthesizerCo
     The weights may or may not include the posterior. Raises CheckpointError if they are of no such network.
     """
     try:
-        seen = _seen(weights)
+        seen = _unseen(claims) | _seen(weights)
         seen |= _dilations(seen, claims) | _rates(seen, claims, where)
         config = SynthesizerConfig.model_validate(
             {"segment_frames": claims.get("segment_frames", SEGMENT_FRAMES), "p_dropout": claims.get("p_dropout", 0.0)}
@@ -141,11 +141,30 @@ def _count(weights: Weights, pattern: str) -> int:
     return number
 
 
+def _unseen(claims: Claims) -> Claims:
+    """What no tensor shows where there is no transformer: as claimed, or as usual."""
+    names = ("filter_channels", "kernel_size", "n_heads")
+    return {name: claims.get(name, SynthesizerConfig.model_fields[name].default) for name in names}
+
+
+def _transformer(weights: Weights, hidden: int) -> Claims:
+    """The shape of the prior's transformer; only its number of layers if it has none."""
+    prefix = "enc_p.encoder."
+    if not any(key.startswith(prefix) for key in weights):
+        return {"n_layers": 0}
+    wide, _, kernel = weights[prefix + "ffn_layers.0.conv_1.weight"].shape
+    return {
+        "n_layers": _count(weights, prefix + "attn_layers.{}.emb_rel_k"),
+        "n_heads": hidden // weights[prefix + "attn_layers.0.emb_rel_k"].shape[2],
+        "filter_channels": wide,
+        "kernel_size": kernel,
+    }
+
+
 def _seen(weights: Weights) -> Claims:
     """Everything that follows from names and shapes alone."""
     hidden, width = weights["enc_p.emb_phone.weight"].shape
     speakers, gin = weights["emb_g.weight"].shape
-    wide, _, kernel = weights["enc_p.encoder.ffn_layers.0.conv_1.weight"].shape
     has_f0 = "enc_p.emb_pitch.weight" in weights
     n_stages = _count(weights, "dec.ups.{}.weight_v")
     kind = "1" if "dec.resblocks.0.convs1.0.weight_v" in weights else "2"
@@ -156,12 +175,10 @@ def _seen(weights: Weights) -> Claims:
     return {
         "content_width": width,
         "hidden_channels": hidden,
-        "filter_channels": wide,
-        "kernel_size": kernel,
+        **_transformer(weights, hidden),
         "n_speakers": speakers,
         "gin_channels": gin,
-        "n_heads": hidden // weights["enc_p.encoder.attn_layers.0.emb_rel_k"].shape[2],
-        "n_layers": _count(weights, "enc_p.encoder.attn_layers.{}.emb_rel_k"),
+        "n_flows": len({key.split(".")[2] for key in weights if key.startswith("flow.flows.")}),
         "inter_channels": weights["enc_p.proj.weight"].shape[0] // 2,
         "upsample_initial_channel": weights["dec.conv_pre.weight"].shape[0],
         "upsample_kernel_sizes": tuple(weights[f"dec.ups.{i}.weight_v"].shape[2] for i in range(n_stages)),

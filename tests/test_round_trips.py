@@ -117,6 +117,15 @@ def test_a_written_voice_is_the_ecosystems_in_every_detail(tmp_path: Path, kind:
     assert named_in_pickle(tmp_path / "a.pth") <= PLAIN_NAMES
 
 
+@pytest.mark.parametrize("parts", [{"n_layers": 0, "n_flows": 0}, {"n_layers": 1, "n_flows": 0}, {"n_layers": 0}])
+def test_networks_without_transformer_or_flow_come_back_as_they_were(tmp_path: Path, parts: dict[str, int]) -> None:
+    voice = small_voice("lite", "24k", **parts)
+    write_voice_model(tmp_path / "a.pth", voice)
+    read = read_voice_model(tmp_path / "a.pth")
+    assert (read.config.n_layers, read.config.n_flows) == (parts["n_layers"], parts.get("n_flows", 4))
+    assert all(torch.equal(value.half(), read.weights[name].half()) for name, value in voice.weights.items())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_full_networks_have_exactly_the_listed_tensors(kind: str) -> None:
     spec, (family, rate, has_f0) = listing(kind), kind_parts(kind)

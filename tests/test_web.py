@@ -28,11 +28,11 @@ from infer.options import ConvertOptions
 from lib.audio import load_audio
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.pitch import load_pitch_extractor
+from lib.pitch.scale import suggested_shift
 from lib.progress import Cancelled
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
-from web.convert_extras import suggested_shift
 from web.forms import Form
 from web.guard import CancelButton, guarded
 from web.i18n import Translator

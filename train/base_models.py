@@ -78,7 +78,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
     found = kind_of(weights, str(path))
     if found != wanted:
         raise CheckpointError(f"{path} is a base generator of {found}, but this training is of {wanted}. {REMEDY}")
-    check_network(weights, config.synthesizer, str(path), posterior=True)
+    check_network(weights, config.synthesizer, str(path), posterior=config.has_posterior)
     return weights
 
 

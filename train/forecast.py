@@ -81,7 +81,9 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     from lib.weights import without_memory
 
     with without_memory():
-        voice, whole = (Synthesizer(config.synthesizer, posterior=posterior) for posterior in (False, True))
+        voice, whole = (
+            Synthesizer(config.synthesizer, posterior=posterior) for posterior in (False, config.has_posterior)
+        )
         judge = Discriminator(config.discriminator)
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (voice, whole, judge)]
     return sizes[0], sizes[1] - sizes[0] + sizes[2]

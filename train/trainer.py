@@ -106,7 +106,7 @@ class Trainer:
         self.spectrum = spectrum or SpectrumConstants()
         self.learning_rate = learning_rate or config.train.learning_rate
         self.position = Position()
-        generator = Synthesizer(config.synthesizer, posterior=True)
+        generator = Synthesizer(config.synthesizer, posterior=config.has_posterior)
         discriminator = Discriminator(config.discriminator)
         self._fix_source(generator)
         self._begin_prior(generator)
@@ -129,11 +129,12 @@ class Trainer:
 
     def _begin_prior(self, generator: Synthesizer) -> None:
         """Let the prior begin with little noise, and leave the posterior as it is, where the family says so."""
-        assert generator.enc_q is not None and generator.enc_p.proj.bias is not None
+        assert generator.enc_p.proj.bias is not None
         if self.config.prior.log_scale is not None:
             with torch.no_grad():
                 generator.enc_p.proj.bias[self.config.synthesizer.inter_channels :] = self.config.prior.log_scale
-        generator.enc_q.requires_grad_(not self.config.prior.only)
+        if generator.enc_q is not None:
+            generator.enc_q.requires_grad_(not self.config.prior.only)
 
     @property
     def synthesizer(self) -> Synthesizer:

@@ -12,6 +12,7 @@ from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE, load_audio
 from lib.errors import ConfigError
 from lib.pitch import load_pitch_extractor
+from lib.pitch.scale import suggested_shift
 from web.forms import Form, checked
 from web.guard import guarded, with_names
 from web.i18n import Translator
@@ -19,12 +20,6 @@ from web.services import Services
 
 MEASURED_SECONDS = 60  # of a recording, for its pitch
 PICTURED = 30 * ANALYSIS_RATE  # samples of each
-WIDEST_SHIFT = 24  # semitones
-
-
-def suggested_shift(source_hz: float, voice_hz: float) -> int:
-    """Whole semitones from one median F0 to the other, within what the options allow."""
-    return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -WIDEST_SHIFT, WIDEST_SHIFT))
 
 
 def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], shift: Any) -> None:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from lib.config import SynthesizerConfig
 from lib.models.wavenet import WaveNet
 
-N_COUPLINGS = 4
 COUPLING_LAYERS = 3
 COUPLING_KERNEL = 5  # frames
-RECEPTIVE_FIELD = N_COUPLINGS * COUPLING_LAYERS * (COUPLING_KERNEL // 2)  # 24 frames to each side
+COUPLING_REACH = COUPLING_LAYERS * (COUPLING_KERNEL // 2)  # 6 frames to each side
 
 
 class Coupling(nn.Module):
@@ -45,12 +44,12 @@ class Flip(nn.Module):
 
 
 class Flow(nn.Module):
-    """Four couplings, each followed by a flip."""
+    """Couplings (four in every published model), each followed by a flip; none of them leave everything as it is."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
         self.flows = nn.ModuleList(
-            part for _ in range(N_COUPLINGS) for part in (Coupling(config), Flip())
+            part for _ in range(config.n_flows) for part in (Coupling(config), Flip())
         )  # couplings at 0, 2, 4, 6: the indices are part of the state-dict keys
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool = False) -> Tensor:

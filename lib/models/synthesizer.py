@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from lib.config import SynthesizerConfig
 from lib.models.encoders import ContentPrior, Posterior, frame_mask
-from lib.models.flow import RECEPTIVE_FIELD, Flow
+from lib.models.flow import COUPLING_REACH, Flow
 from lib.models.generator import Generator
 
 NOISE_SCALE = 0.66666  # of the prior's standard deviation, at inference; five sixes, as in every published model
@@ -150,7 +150,7 @@ class Synthesizer(nn.Module):
         Everything before the window is seen by the prior's transformer, and as much of it by the flow as can reach in.
         """
         first, count = window or (0, content.shape[1])
-        skip = max(first - RECEPTIVE_FIELD, 0)
+        skip = max(first - COUPLING_REACH * self.config.n_flows, 0)
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths, skip)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)

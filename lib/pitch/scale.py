@@ -21,6 +21,7 @@ F0_MIN = 50.0  # Hz
 F0_MAX = 1100.0  # Hz
 N_BINS = 256  # bins 1..255 are used; 0 is the padding of training batches
 UNVOICED_BIN = 1
+WIDEST_SHIFT = 24  # semitones, up or down
 
 _MEL_MIN = 1127.0 * float(np.log1p(F0_MIN / 700.0))
 _MEL_MAX = 1127.0 * float(np.log1p(F0_MAX / 700.0))
@@ -32,6 +33,11 @@ def hz_to_bins(f0: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
     bins = (mel - _MEL_MIN) * (N_BINS - 2) / (_MEL_MAX - _MEL_MIN) + 1.0
     # Rounding is half to even, as in the files that published voices were trained on.
     return np.rint(np.clip(bins, UNVOICED_BIN, N_BINS - 1)).astype(np.int64)
+
+
+def suggested_shift(source_hz: float, voice_hz: float) -> int:
+    """Whole semitones from the median F0 of a recording to that of a voice, within what a conversion allows."""
+    return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -WIDEST_SHIFT, WIDEST_SHIFT))
 
 
 def shift_semitones(f0: npt.NDArray[Float], semitones: float) -> npt.NDArray[Float]:

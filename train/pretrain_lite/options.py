@@ -50,8 +50,8 @@ class EvaluateOptions(BaseModel, frozen=True):
 class BaseCorpusOptions(BaseModel, frozen=True):
     """How many speakers the base models hear, and for how long."""
 
-    minutes: float = Field(40.0, gt=0, le=600, description="minutes of speech in all")
-    speakers: int = Field(32, ge=2, le=64, description="speakers: every natural voice first, then espeak variants")
+    minutes: float = Field(64.0, gt=0, le=600, description="minutes of speech in all")
+    speakers: int = Field(36, ge=2, le=64, description="speakers: every natural voice first, then espeak variants")
     seed: int = Field(2, ge=0, description="chooses sentences and manners")
 
 

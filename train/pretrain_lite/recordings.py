@@ -20,13 +20,14 @@ from train.pretrain_lite.options import BaseCorpusOptions
 from train.pretrain_lite.speech import Floats, Manner
 from train.pretrain_lite.text import sentence
 from train.pretrain_lite.utterance import Utterance
-from train.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, SyntheticVoice
+from train.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, PICO_VOICES, SyntheticVoice
 
 DEMO_FOLDER = PRETRAINED / "lite" / "demo"
 DEMO_RATE = 24_000  # Hz, the rate of the lite family: more would only make the files larger
 DEMO_VOICE = "cmu_us_slt_arctic_hts"
 DEMO_SOURCE = "awb"
 PEAK = 0.7
+MUCH_NATURAL_SPEECH = ("awb", "rms", "slt", "cmu_us_slt_arctic_hts", "en-US", "en-GB")
 
 # Written for this project and, like it, free to use; together they hold every English phone several times.
 DEMO_TEXTS = (
@@ -58,6 +59,7 @@ class Speaker(NamedTuple):
     variant: str  # of espeak-ng, else ""
     f0: float  # Hz
     stretch: float
+    share: int = 1  # of the time, relative to the others
 
 
 def at_peak(audio: Floats) -> Floats:
@@ -123,7 +125,10 @@ Source: {DEMO_SOURCE_TEXT}
 
 
 def base_speakers(count: int) -> list[Speaker]:
-    """`count` speakers: each natural voice at its own F0, then espeak-ng's variants in several accents."""
+    """`count` speakers: each natural voice at its own F0, then espeak-ng's variants in several accents.
+
+    The English ones made from much natural speech speak three times as long as the others.
+    """
     own_f0 = {
         "slt": 175,
         "cmu_us_slt_arctic_hts": 170,
@@ -134,8 +139,15 @@ def base_speakers(count: int) -> list[Speaker]:
     }
     own_f0 |= {"lp_diphone": 190, "upc_ca_ona_hts": 190, "czech_krb": 230}
     natural = [
-        Speaker(f"{voice.engine}-{voice.name.lower()}", voice, "", float(own_f0.get(voice.name, 115)), 1.0)
-        for voice in NATURAL_VOICES
+        Speaker(
+            f"{voice.engine}-{voice.name.lower()}",
+            voice,
+            "",
+            float(own_f0.get(voice.name, 115)),
+            1.0,
+            3 if voice.name in MUCH_NATURAL_SPEECH else 1,
+        )
+        for voice in NATURAL_VOICES + PICO_VOICES
     ]
     accents = ("en-us", "en", "en-gb-scotland", "en-029", "de", "it", "fr", "pl")
     others = [
@@ -162,12 +174,15 @@ def speak_for_base(speaker: Speaker, count: int, rng: random.Random) -> list[Utt
         if speaker.voice.engine == "flite":
             said = [speech.speak_flite(speaker.voice, t, m, Path(name)) for t, m in zip(texts, manners, strict=True)]
             return [utterance for utterance in said if utterance]
-        pairs = zip(texts, manners, strict=True)
+        if speaker.voice.engine == "pico":
+            plain = [Manner(manner.stretch, 143.0 * rng.uniform(0.9, 1.12), 20.0) for manner in manners]
+            pairs = zip(texts, plain, strict=True)
+            return [Utterance(*speech.say_pico(speaker.voice, t, m, Path(name)), []) for t, m in pairs]
         voice = f"{speaker.voice.name}+{speaker.variant}"
         plain = [Manner(manner.stretch, 100.0, 15.0) for manner in manners]
         return [
             speech.espeak().say(voice, text, manner, rng.randint(40, 60))
-            for (text, _), manner in zip(pairs, plain, strict=True)
+            for text, manner in zip(texts, plain, strict=True)
         ]
 
 
@@ -176,7 +191,7 @@ def make_base_corpus(
 ) -> Path:
     """Write folder/<speaker>/NNN.flac, each at the voice's own sample rate; speakers already there are kept."""
     speakers = base_speakers(options.speakers)
-    wanted = 60 * options.minutes / len(speakers)  # seconds per speaker
+    second = 60 * options.minutes / sum(speaker.share for speaker in speakers)  # of a speaker with one share
     for done, speaker in enumerate(speakers):
         progress(done, len(speakers), "speak")
         finished = folder / speaker.name / "finished"
@@ -184,7 +199,7 @@ def make_base_corpus(
             continue
         rng = random.Random(f"{options.seed}/{speaker.name}")
         seconds, number = 0.0, 0
-        while seconds < wanted:
+        while seconds < second * speaker.share:
             for clip in speak_for_base(speaker, 12, rng):
                 write_flac(folder / speaker.name / f"{number:03d}.flac", at_peak(clip.audio), clip.sample_rate)
                 seconds, number = seconds + clip.seconds, number + 1

@@ -125,13 +125,18 @@ def speak_festival(
 
 def speak_pico(voice: SyntheticVoice, text: str, manner: Manner, reference: Utterance, folder: Path) -> Utterance:
     """Have Pico say one sentence. It prints no phones: their times come from `reference`, the same text elsewhere."""
+    audio, sample_rate = say_pico(voice, text, manner, folder)
+    return Utterance(audio, sample_rate, moved_times(reference, audio, sample_rate))
+
+
+def say_pico(voice: SyntheticVoice, text: str, manner: Manner, folder: Path) -> tuple[Floats, int]:
+    """What Pico makes of one sentence: audio (T,) and its sample rate."""
     wave = folder / "pico.wav"
     speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / 143.0) ** 0.5)  # 143 Hz: the usual manner
     plain = re.sub(r"[<>&]", " ", text)
     said = f'<speed level="{speed}"><pitch level="{max(60, min(150, pitch))}">{plain}</pitch></speed>'
     run_program(["pico2wave", "-l", voice.name, "-w", str(wave), said], "libttspico-utils")
-    audio, sample_rate = read_wave(wave)
-    return Utterance(audio, sample_rate, moved_times(reference, audio, sample_rate))
+    return read_wave(wave)
 
 
 # --- espeak-ng --------------------------------------------------------------------------------------------------------
