@@ -82,4 +82,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # before the page is there; afterwards Ctrl-C is the usual way to end it
+        sys.exit(130)

@@ -1,8 +1,9 @@
 """How a voice sounds, in figures: python benchmarks/quality.py --voice NAME [--output docs/quality].
 
-Each source is transposed to the height of the voice and converted, and compared with itself (melody, words) and with held-back recordings of the voice (timbre).
-The held-back recordings converted into their own voice are the ceiling, the untouched sources the floor. Needs
-requirements-quality.txt. Transcripts are read from transcripts.txt beside the recordings: NAME.flac|text or NAME|text.
+Each source is transposed to the height of the voice and converted, and compared with itself (melody, words) and with
+held-back recordings of the voice (timbre). The held-back recordings converted into their own voice are the ceiling,
+the untouched sources the floor. Needs requirements-quality.txt. Transcripts are read from transcripts.txt beside the
+recordings: NAME.flac|text or NAME|text.
 """
 
 import argparse

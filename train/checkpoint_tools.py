@@ -64,7 +64,14 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
     }
     if voice.content_encoder is not None:
         facts["content encoder"] = f"{voice.content_encoder.name} {voice.content_encoder.sha256[:12]}".strip()
-    return facts | {key.replace("_", " "): value for key, value in voice.extra.items()}
+    return facts | {key.replace("_", " "): _rounded(value) for key, value in voice.extra.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers as one reads them: to one decimal."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(_rounded(item)) for item in value)
+    return round(value, 1) if isinstance(value, float) else value
 
 
 def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
