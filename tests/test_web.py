@@ -34,7 +34,7 @@ from tests.tiny_voice import voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
 from web.forms import Form
-from web.guard import CancelButton, guarded
+from web.guard import CancelButton, guarded, with_names
 from web.i18n import Translator
 from web.jobs import JobContext, JobRegistry
 from web.presets import Presets
@@ -370,3 +370,15 @@ def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:
     assert "--port" in told.stdout
     wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
     assert wrong.returncode == 2
+
+
+def test_handlers_are_tools_by_their_own_names() -> None:
+    """Language models see the name of a handler."""
+
+    def say(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
+        """Say it."""
+        return str(values["word"])
+
+    handler = with_names(T, say, ["word"], None)
+    assert (handler.__name__, handler.__doc__) == ("say", "Say it.")
+    assert handler(None, "hello") == "hello"

@@ -63,7 +63,7 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
-        raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install mcp")
+        raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     _, local, public = app.launch(
         server_name=address.host,
@@ -81,6 +81,8 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         quiet=True,
         app_kwargs={"middleware": [Middleware(SpeakMiddleware, default=address.language)]},
     )
+    if app.mcp_error:
+        raise ConfigError(f"The tools for language models (--mcp) cannot be served: {app.mcp_error}")
     return [local, *([public] if public else [])]
 
 

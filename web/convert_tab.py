@@ -161,7 +161,7 @@ def _wire_compare(
     t: Translator, services: Services, form: Form[ConvertOptions], button: Any, inputs: Sequence[Any],
     players: Sequence[Any],
 ) -> None:  # fmt: skip
-    def compare(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
+    def compare_index_rates(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
         """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
         voice, recording = _checked(t, services, values)
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
@@ -172,7 +172,7 @@ def _wire_compare(
         )
 
     button.click(
-        with_names(t, compare, ["voice", "recording", *form.names], [None] * len(players)),
+        with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players)),
         [*inputs, *form.components],
         list(players),
         api_name="compare_index_rates",
@@ -190,7 +190,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
     table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)
     archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
 
-    def batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
+    def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Convert many recordings; returns a table of what became of each, and a ZIP of all results."""
         voice = _listed(t, services, values["voice"])
         uploads = [Path(path) for path in values["files"] or []]
@@ -211,7 +211,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
 
     names = ["voice", "files", "folder", "format", *form.names]
     run.click(
-        with_names(t, batch, names, (gr.skip(), gr.skip())),
+        with_names(t, convert_batch, names, (gr.skip(), gr.skip())),
         [voice, files, folder, form_at, *form.components],
         [table, archive],
         api_name="convert_batch",

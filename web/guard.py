@@ -92,4 +92,5 @@ def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any,
     handle.__signature__ = signature  # type: ignore[attr-defined]
     handle.__annotations__ = {"request": gr.Request, "bar": gr.Progress}
     handle.__doc__ = doc or action.__doc__
+    handle.__name__ = action.__name__  # what a tool for language models is called
     return handle

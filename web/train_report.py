@@ -25,7 +25,7 @@ class DataReportPanel:
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t
         self.services = services
-        self.check = gr.Button(t("train.check"), elem_id="train-check")
+        self.button = gr.Button(t("train.check"), elem_id="train-check")
         self.text = gr.Markdown(elem_id="train-report")
         with gr.Row(visible=False) as self.pictures:
             self.melody = gr.BarPlot(x="Hz", y="s", title=t("report.melody"), height=200, elem_id="report-melody")
@@ -37,11 +37,11 @@ class DataReportPanel:
 
     def wire(self, files: Any, folder: Any) -> None:
         """Connect the button."""
-        self.check.click(
-            self._check, [files, folder], [self.text, self.found, self.seconds], api_name="check_recordings"
+        self.button.click(
+            self.check_recordings, [files, folder], [self.text, self.found, self.seconds], api_name="check_recordings"
         ).then(self._draw, [self.found], [self.pictures, self.melody, self.levels], **_QUIET)
 
-    def _check(
+    def check_recordings(
         self,
         files: list[str] | None,
         folder: str,

@@ -37,7 +37,6 @@ UPLOADS = "recordings"  # below an experiment's folder: what was given to the pa
 SOURCE = "recordings.txt"  # there too: the folder that was typed instead
 SHOWN_POINTS = 400
 MAIN_OPTIONS = frozenset({"max_minutes", "epochs", "batch_size"})
-TRAIN_DOC = "Start or continue a training (prepare, extract, index, fit) as a job; list_jobs tells how it goes."
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -117,7 +116,7 @@ class _TrainTab:
         gr.on(None, _device_choices, outputs=self.inputs["device"], **_QUIET)
         self.report.wire(files, folder)
         self.start.click(
-            with_names(self.t, lambda request, bar, values: self._train(values), names, None, doc=TRAIN_DOC),
+            with_names(self.t, self.train, names, None),
             inputs,
             [self.said, files],
             api_name="train",
@@ -138,7 +137,8 @@ class _TrainTab:
         stage = values["stage"] or "run"
         return {"name": name, "data": None, "options": kind | options.model_dump(mode="json"), "stage": stage}
 
-    def _train(self, values: Mapping[str, Any]) -> tuple[str, None]:
+    def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None]:
+        """Start or continue a training (prepare, extract, index, fit) as a job; list_jobs tells how it goes."""
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
