@@ -4,7 +4,8 @@
     ├── AudioError              a recording that cannot be read, is empty, or cannot be written
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
-    └── MissingFileError        a file or folder that should be there; says how to get it
+    ├── MissingFileError        a file or folder that should be there; says how to get it
+    └── ProcessLostError        another process of the same run has ended, so this one cannot go on
 
 They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
 `lib.progress.Cancelled` is deliberately not among them: cancelling is not an error.
@@ -36,3 +37,7 @@ class MissingFileError(RevoiceError):
         super().__init__(f"Not found: {path}. {remedy}")
         self.path = path
         self.remedy = remedy
+
+
+class ProcessLostError(RevoiceError):
+    """Another process of the same run has ended, so this one cannot go on."""

@@ -5,7 +5,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +20,10 @@ from lib.library import find_index
 from lib.progress import Cancelled
 from tests.helpers import ROOT, SPECIFICATION
 from tests.tiny_files import save_checkpoint, tiny_family
-from train import fit as fit_module
+from train.__main__ import main as train_main
 from train.experiment import Clip, Experiment
 from train.extract import ExtractReport, extract
-from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
+from train.options import ExtractOptions, IndexOptions, PrepareOptions
 from train.stages import index_stage, prepare_stage
 from web import jobs as jobs_module
 from web.jobs import JobRegistry
@@ -172,15 +171,13 @@ def test_the_furthest_pair_is_the_newest_whatever_its_number(tmp_path: Path) -> 
     assert newest is not None and [path.name for path in newest] == ["G_500.pth", "D_500.pth"]
 
 
-def test_several_processes_are_refused_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_extract_and_fit_work_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
-    experiment.create(load_family("lite"))
-    monkeypatch.setattr(fit_module, "make_accelerator", lambda *_: SimpleNamespace(num_processes=2))
-    with pytest.raises(ConfigError, match="without accelerate launch"):
-        fit_module.fit(experiment, FitOptions(device="cpu"))
-    assert [path.name for path in experiment.folder.iterdir()] == ["config.json"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert train_main(["index", "v"]) == 1
+    assert capsys.readouterr().err.startswith("Only extract and fit work in several processes.")
 
 
 def test_a_path_that_the_classic_list_cannot_hold_is_left_out_of_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,10 @@ import tyro
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
-from lib.errors import RevoiceError
-from lib.progress import Cancelled, Progress
+from lib.errors import ConfigError, RevoiceError
+from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, reporting, terminal, usage_error
-from train import ckpt
+from train import ckpt, launch
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from train.extract import ExtractReport
     from train.fit import FitReport
     from train.preprocess import PrepareReport
+    from train.processes import Processes
     from train.stages import IndexReport
 
 PROGRAM = "python -m train"
@@ -99,13 +101,25 @@ def main(args: Sequence[str] | None = None) -> int:
             return _use(_parse(words[1:], ckpt.TOOLS, f"{PROGRAM} ckpt"))
         for_program = words[:1] == [FOR_PROGRAMS]
         command = _parse(words[for_program:], COMMANDS, PROGRAM)
-        return _check(command.data) if isinstance(command, Check) else _run(command, for_program)
+        if isinstance(command, Check):
+            return _check(command.data)
+        if (count := launch.wanted_processes(os.environ)) > 1:
+            return launch.start_processes([sys.executable, "-m", "train", *words], count, os.environ)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            return _run_together(command, for_program)
+        return _run(command, for_program)
     except (Cancelled, KeyboardInterrupt):
-        print("Stopped. The same command continues where it was.", file=sys.stderr)
+        if _is_first():
+            print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
     except RevoiceError as error:
-        print(error, file=sys.stderr)
+        print("" if _is_first() else f"process {int(os.environ['RANK']) + 1}: ", error, sep="", file=sys.stderr)
         return FAILED
+
+
+def _is_first() -> bool:
+    """Whether this is the process that tells, if a launcher started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
@@ -151,6 +165,45 @@ def _run(command: Command, for_program: bool) -> int:
     return 0
 
 
+def _run_together(command: Command, for_program: bool) -> int:
+    """Do one command as one of several processes. The first one holds the experiment, tells and writes."""
+    from lib.devices import choose_device
+    from train import processes
+    from train.experiment import Experiment
+
+    experiment = Experiment(command.name)
+    if not isinstance(command, Extract | Fit):
+        raise ConfigError("Only extract and fit work in several processes. Do the other stages without a launcher.")
+    if not experiment.folder.is_dir():
+        _refuse(experiment)
+    if os.environ.get("ACCELERATE_USE_CPU") == "True":
+        command = command.model_copy(update={"device": "cpu"})
+    together = processes.join(cpu=choose_device(command.device).device.type == "cpu")
+    first = together.first
+    shown = _worker(str(together))
+    if first:
+        shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
+    holding = experiment.locked() if first else contextlib.nullcontext()
+    try:
+        with shown as plain, launch.stopping_together(plain) as progress, holding:
+            for sentence in _stages(command, experiment, progress, together):
+                if first:
+                    print(sentence)
+            together.wait()
+    finally:
+        processes.leave()
+        if first:
+            _tell_files(experiment)
+    return 0
+
+
+@contextlib.contextmanager
+def _worker(name: str) -> Iterator[Progress]:
+    """What a process other than the first shows: warnings, with its name."""
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(levelname)s: %(message)s")
+    yield no_progress
+
+
 def _check(data: Path) -> int:
     """Tell what recordings are worth."""
     from lib.audio import list_recordings
@@ -179,8 +232,10 @@ def _tell_files(experiment: "Experiment") -> None:
             print(f"  {path}")
 
 
-def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
-    """Do the stages of a command; yields one sentence after each."""
+def _stages(
+    command: Command, experiment: "Experiment", progress: Progress, processes: "Processes | None" = None
+) -> Iterator[str]:
+    """Do the stages of a command; yields one sentence after each. `processes`: those that share the work."""
     from lib.config import load_family
     from train.extract import extract
     from train.fit import fit
@@ -190,7 +245,7 @@ def _stages(command: Command, experiment: "Experiment", progress: Progress) -> I
         config = load_family(command.family, command.sample_rate, has_f0=command.pitch)
         yield _tell_prepared(prepare_stage(experiment, command.data, config, command, progress))
     if isinstance(command, Extract | Run):
-        yield _tell_extracted(extract(experiment, command, progress))
+        yield _tell_extracted(extract(experiment, command, progress, processes))
     if isinstance(command, Index | Run):
         yield _tell_index(index_stage(experiment, command, progress))
     if isinstance(command, Fit | Run):

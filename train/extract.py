@@ -16,9 +16,10 @@ from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.pitch import PitchExtractor, load_pitch_extractor
 from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
-from lib.progress import Progress, no_progress
+from lib.progress import Cancelled, Progress, no_progress
 from train.experiment import Clip, Experiment, fingerprint, list_clips
 from train.options import ExtractOptions
+from train.processes import Processes, lost_processes_told
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,13 @@ def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
-def extract(experiment: Experiment, options: ExtractOptions, progress: Progress = no_progress) -> ExtractReport:
-    """Compute the features of every clip that lacks them.
+def extract(
+    experiment: Experiment,
+    options: ExtractOptions,
+    progress: Progress = no_progress,
+    processes: Processes | None = None,
+) -> ExtractReport:
+    """Compute the features of every clip that lacks them; several processes share the clips.
 
     Features made with other settings, another encoder or other clips are made anew. Raises ConfigError when there are
     no clips, AudioError for a clip that cannot be read or gives features that are not finite.
@@ -54,7 +60,8 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         raise ConfigError(
             f"The experiment {experiment.name!r} has no clips in {experiment.wavs_16k}. Prepare the recordings first."
         )
-    device = choose_device(options.device).device
+    together = processes or Processes()
+    device = together.device or choose_device(options.device).device
     encoder = load_content_encoder(config.family, device, options.content_encoder)
     if encoder.width != config.synthesizer.content_width:
         raise ConfigError(
@@ -69,17 +76,21 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names
     )
     folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
-    if experiment.stage("extract").get("made_from") != made_from:
-        experiment.claim(folders, clear=True)
-        experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
+    with together.first_alone():
+        if together.first and experiment.stage("extract").get("made_from") != made_from:
+            experiment.claim(folders, clear=True)
+            experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
     missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
-    for i, name in enumerate(missing):
-        progress(i, len(missing), "F0 and content")
-        audio = load_audio(experiment.wavs_16k / name, ANALYSIS_RATE)
-        _extract_clip(experiment, name, audio, encoder, pitch, options)
-    progress(len(missing), len(missing), "F0 and content")
+    with lost_processes_told("The same command continues with the clips that are left."):
+        together.wait()  # nobody writes before all have seen what is missing
+        for i in range(0, len(missing), together.count):
+            _check_cancelled(progress, i, len(missing), together)
+            for name in together.share(missing[i : i + together.count]):
+                audio = load_audio(experiment.wavs_16k / name, ANALYSIS_RATE)
+                _extract_clip(experiment, name, audio, encoder, pitch, options)
+        _check_cancelled(progress, len(missing), len(missing), together)
     report = _report(experiment, names, method, skipped=not missing)
-    if missing or "f0_range" not in experiment.stage("extract"):
+    if together.first and (missing or "f0_range" not in experiment.stage("extract")):
         facts = {
             "content_encoder": encoder.name,
             "f0_range": report.f0_range,
@@ -87,6 +98,17 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         }
         experiment.record_stage("extract", made_from=made_from, **facts)
     return report
+
+
+def _check_cancelled(progress: Progress, done: int, total: int, together: Processes) -> None:
+    """Tell how far the work is; Cancelled in every process if one of them is to stop."""
+    wish = False
+    try:
+        progress(done, total, "F0 and content")
+    except Cancelled:
+        wish = True
+    if together.any(wish)[0]:
+        raise Cancelled
 
 
 def _complete(experiment: Experiment, width: int, name: str, *, pitched: bool) -> bool:
@@ -130,14 +152,14 @@ def _report(experiment: Experiment, names: list[str], method: str | None, *, ski
 
 
 def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker_id: int) -> Clip:
-    """The ecosystem's silent clip in `logs/mute`, made if absent; training on it keeps pauses quiet.
+    """The ecosystem's silent clip in `logs/mute`; training on it keeps pauses quiet. `make_mute_clip` makes it.
 
     Folder names follow the feature width; encoders other than the usual one have their own, because equally wide
     features need not be the same.
     """
     folder, rate = logs / "mute", config.audio.sample_rate
     content_name = f"3_feature{encoder.width}" if encoder.name == CONTENTVEC else f"3_feature_{encoder.name}"
-    clip = Clip(
+    return Clip(
         name="mute",
         audio=folder / "0_gt_wavs" / f"mute{rate // 1000}k.wav",
         content=folder / content_name / "mute.npy",
@@ -145,6 +167,11 @@ def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker
         f0=folder / "2b-f0nsf" / "mute.wav.npy" if config.synthesizer.has_f0 else None,
         speaker_id=speaker_id,
     )
+
+
+def make_mute_clip(clip: Clip, config: FamilyConfig, encoder: ContentEncoder) -> None:
+    """Write what is absent of the files of `mute_clip`."""
+    rate = config.audio.sample_rate
     silence = np.zeros(round(MUTE_SECONDS * ANALYSIS_RATE), np.float32)
     frames = len(silence) // HOP_LENGTH + 1  # the ecosystem's mute clip has one frame more than the audio
     if not clip.audio.is_file() or soundfile.info(clip.audio).samplerate != rate:
@@ -154,4 +181,3 @@ def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker
     if clip.pitch_bins is not None and clip.f0 is not None and not (clip.pitch_bins.is_file() and clip.f0.is_file()):
         save_array(clip.pitch_bins, np.ones(frames, np.int64))
         save_array(clip.f0, np.zeros(frames))
-    return clip

@@ -11,27 +11,29 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
-from lib.checkpoint import ContentEncoderId, extract_voice_model, peek_progress, write_voice_model
+from lib.checkpoint import ContentEncoderId, peek_progress
 from lib.config import FamilyConfig
 from lib.content import load_content_encoder
 from lib.devices import choose_device
-from lib.errors import ConfigError, RevoiceError
+from lib.errors import ConfigError
 from lib.progress import Cancelled, Progress, no_progress
 from train.base_models import find_base
+from train.batch_size import default_batch_size
 from train.dataset import Batch, BucketSampler, ClipDataset, collate
 from train.experiment import Clip, Experiment
-from train.extract import mute_clip
+from train.extract import make_mute_clip, mute_clip
+from train.keep import Keeper
 from train.metrics import Events, MetricLogger, TensorBoard, plot_losses
 from train.options import FitOptions
-from train.samples import write_sample
+from train.processes import Processes, lost_processes_told
 from train.trainer import Trainer, make_accelerator
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,6 @@ WARM_UP_STEPS = 3  # not counted in the speed
 SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
 LATEST_NUMBER = 2333333  # in the ecosystem's file names: "the latest", not a count
 PLOT_NAME = "losses.png"
-PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # Accelerate's to ours
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,16 @@ def fit(
     """
     if (done := _finished(experiment, options)) is not None:
         return done
-    run = _Run(experiment, options, clips)
-    try:
-        run.train(progress)
-    except Cancelled:
-        run.save()
-        raise
-    return run.report()
+    with lost_processes_told("The same command continues from the last checkpoint."):
+        run = _Run(experiment, options, clips)
+        try:
+            run.train(progress)
+        except Cancelled:
+            run.save()
+            raise
+        finally:
+            run.close()
+        return run.report()
 
 
 def _finished(experiment: Experiment, options: FitOptions) -> FitReport | None:
@@ -111,15 +115,15 @@ class _Run:
         logger.info("device: %s (%s)", device.device, device.reason)
         known = experiment.stage("fit").get("precision", "auto") if options.precision == "auto" else options.precision
         self.accelerator = make_accelerator(known, device.device)
-        if self.accelerator.num_processes > 1:
-            raise ConfigError("Training in several processes is not supported yet. Start it without accelerate launch.")
-        set_seed(options.seed)
+        self.processes = Processes(PartialState())
+        self.config = config = self._with_batch_size(config)
+        set_seed(options.seed + self.processes.index)  # noise of its own for each; the weights are the first's
         encoder_name = experiment.stage("extract").get("content_encoder")
-        self.encoder = load_content_encoder(config.family, device.device, encoder_name)
+        self.encoder = load_content_encoder(config.family, self.accelerator.device, encoder_name)
         self.trainer = Trainer(config, self.accelerator, options.learning_rate)
         self._start_weights()
         self.dataset = ClipDataset(self._clips(clips), config, options.seed)
-        self.sampler = BucketSampler(self.dataset.lengths(), config.train.batch_size)
+        self.sampler = BucketSampler(self.dataset.lengths(), config.train.batch_size * self.processes.count)
         self.loader = self._loader()
         self._number_steps()
         self.events = Events(experiment.events)
@@ -127,10 +131,10 @@ class _Run:
         self.begin = self.last_save = time.monotonic()
         self.steps_before = self.trainer.position.step
         self.seconds_before = self.trainer.position.seconds
+        self.over = False  # time is up
         self.counted: tuple[float, int] | None = None  # time and step from which speed is measured
         self.mel_losses: deque[float] = deque(maxlen=max(SHOWN_STEPS, config.train.log_interval))
-        self.saved: Path | None = None
-        self.saved_step = -1
+        self.keeper = Keeper(experiment, options, config, ContentEncoderId(self.encoder.name, self.encoder.sha256))
 
     # --- setting up ------------------------------------------------------------------------------------------------
 
@@ -141,10 +145,14 @@ class _Run:
                 f"The speaker id {self.options.speaker_id} does not exist in the family {config.family}; it has "
                 f"{config.synthesizer.n_speakers} speakers, 0 to {config.synthesizer.n_speakers - 1}."
             )
-        if self.options.batch_size is None:
-            return config
-        train = config.train.model_copy(update={"batch_size": self.options.batch_size})
-        return config.model_copy(update={"train": train})
+        return config
+
+    def _with_batch_size(self, config: FamilyConfig) -> FamilyConfig:
+        """The configuration with the batch size per device: what is asked for, else as before, else by memory."""
+        size = self.options.batch_size or self.experiment.stage("fit").get("batch_size")
+        size = size or self.processes.least(default_batch_size(config, self.accelerator.device))
+        logger.info("batch size: %d clips per step on each of %d device(s)", size, self.processes.count)
+        return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
 
     def _check_voice_is_ours(self) -> None:
         """Refuse to replace a voice that this experiment did not make."""
@@ -180,7 +188,10 @@ class _Run:
         clips = self.experiment.clips(speaker_id=self.options.speaker_id) if given is None else list(given)
         mute = mute_clip(self.experiment.folder.parent, self.config, self.encoder, self.options.speaker_id)
         clips += [mute] * MUTE_CLIPS
-        self.experiment.write_file_list(clips)
+        with self.processes.first_alone():
+            if self.processes.first:
+                make_mute_clip(mute, self.config, self.encoder)
+                self.experiment.write_file_list(clips)
         return clips
 
     def _loader(self) -> "DataLoader[Batch]":
@@ -202,22 +213,20 @@ class _Run:
 
     def train(self, progress: Progress) -> None:
         """Run to the end of the epochs or of the time."""
-        self.experiment.stop_file.unlink(missing_ok=True)
-        self.metrics = TensorBoard(self.experiment.folder)
+        if self.processes.first:
+            self.experiment.stop_file.unlink(missing_ok=True)
+            self.metrics = TensorBoard(self.experiment.folder)
         position = self.trainer.position
-        try:
-            while position.epoch < self.options.epochs and not self._time_is_up():
-                self._epoch(progress)
-        finally:
-            self.metrics.close()
+        self.over = self.processes.any(self.processes.first and self._time_is_up())[0]
+        while position.epoch < self.options.epochs and not self.over:
+            self._epoch(progress)
         self.save()
 
     def _epoch(self, progress: Progress) -> None:
         position = self.trainer.position
         rate = self.trainer.begin_epoch()
         for batch in self._batches():
-            self._check_stop()
-            progress(*self._told())
+            self._check_stop(progress)
             found = self.trainer.train_step(batch)
             self._check_finite(found)
             position.batch += 1
@@ -226,11 +235,14 @@ class _Run:
             position.seconds = self.seconds_before + time.monotonic() - self.begin
             self.mel_losses.append(found["loss/g/mel"])
             self._count_speed()
-            if position.step % self.config.train.log_interval == 0:
-                self._log(found | {"learning_rate": rate})
-            if time.monotonic() - self.last_save > 60 * self.options.save_every_minutes:
+            if self.metrics is not None and position.step % self.config.train.log_interval == 0:
+                self._log(self.metrics, found | {"learning_rate": rate})
+            due = time.monotonic() - self.last_save > 60 * self.options.save_every_minutes
+            # Each process has a clock of its own; the first one's counts.
+            self.over, due = self.processes.any(*(self.processes.first and wish for wish in (self._time_is_up(), due)))
+            if due:
                 self.save()
-            if self._time_is_up():
+            if self.over:
                 break
         every = self.options.save_every_epochs
         if every and position.batch == 0 and position.epoch % every == 0:
@@ -249,9 +261,16 @@ class _Run:
                 torch.set_rng_state(state)  # starting a loader may draw; the noise of a resumed run must not notice
             yield Batch(*batch)
 
-    def _check_stop(self) -> None:
-        if self.experiment.stop_file.exists():
+    def _check_stop(self, progress: Progress) -> None:
+        """Raise Cancelled in every process if one of them is to stop."""
+        wish = self.processes.first and self.experiment.stop_file.exists()
+        if wish:
             self.experiment.stop_file.unlink(missing_ok=True)
+        try:
+            progress(*self._told())
+        except Cancelled:
+            wish = True
+        if self.processes.any(wish)[0]:
             raise Cancelled
 
     def _check_finite(self, found: dict[str, float]) -> None:
@@ -260,7 +279,7 @@ class _Run:
         if self.accelerator.scaler is None and not all(map(math.isfinite, losses)):
             raise ConfigError(
                 f"The losses are no longer numbers at step {self.trainer.position.step}. The last good checkpoint is "
-                f"{self.saved or 'the one this run began with'}; go on with a lower --learning-rate or in fp32."
+                f"{self.keeper.saved or 'the one this run began with'}; go on with a lower --learning-rate or in fp32."
             )
 
     def _time_is_up(self) -> bool:
@@ -288,10 +307,9 @@ class _Run:
         per_epoch = len(self.sampler)
         return position.epoch * per_epoch + position.batch, self.options.epochs * per_epoch, what
 
-    def _log(self, found: dict[str, float]) -> None:
-        assert self.metrics is not None
+    def _log(self, metrics: MetricLogger, found: dict[str, float]) -> None:
         position = self.trainer.position
-        self.metrics.log(position.step, found)
+        metrics.log(position.step, found)
         interval = list(self.mel_losses)[-self.config.train.log_interval :]
         parts = ("loss/d_r/", "loss/d_g/")
         named = {name: round(value, 5) for name, value in found.items() if not name.startswith(parts)}
@@ -303,62 +321,30 @@ class _Run:
     # --- what is kept ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the pair of checkpoints and the voice, then remove the oldest of our own checkpoints."""
-        position, folder = self.trainer.position, self.experiment.folder
+        """Write checkpoints, voice and sample if there was a step since; every process calls it, the first writes."""
         self.last_save = time.monotonic()
-        if position.step in (0, self.saved_step):
-            return
-        generator, discriminator = (folder / f"{letter}_{position.step}.pth" for letter in "GD")
-        self.trainer.save(generator, discriminator)
-        known = [step for step in self.experiment.stage("fit").get("checkpoints", []) if step != position.step]
-        kept = [*known, position.step][-self.options.keep_checkpoints :]
-        self.experiment.record_stage(
-            "fit",
-            voice=str(self.experiment.voice),
-            checkpoints=kept,
-            precision=PRECISION_NAMES[self.accelerator.mixed_precision],
-            made_from=self.experiment.stage("extract").get("made_from"),
-        )
-        self._save_voice()
-        for step in set(known) - set(kept):
-            for letter in "GD":
-                (folder / f"{letter}_{step}.pth").unlink(missing_ok=True)
-        self.saved, self.saved_step = generator, position.step
-        try:
-            write_sample(self.trainer, self.dataset, folder)
-        except (RevoiceError, OSError) as error:  # it is only for listening
-            logger.warning("no listening sample was written: %s", error)
+        self.keeper.save(self.trainer, self.dataset)
 
-    def _save_voice(self) -> None:
-        position = self.trainer.position
-        encoder = ContentEncoderId(self.encoder.name, self.encoder.sha256)
-        voice = extract_voice_model(self.trainer.synthesizer, self.config.family, f"{position.epoch}epoch", encoder)
-        facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
-        extracted = self.experiment.stage("extract")
-        facts |= {"training_f0": extracted.get("f0_range")}
-        facts |= {"interpolate_unvoiced": extracted.get("interpolate_unvoiced") or None}
-        facts |= {"creation_date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        if seconds := self.experiment.stage("prepare").get("seconds"):
-            facts["dataset_length"] = str(timedelta(seconds=round(seconds))).zfill(8)  # HH:MM:SS
-        voice.extra.update({key: value for key, value in facts.items() if value is not None})
-        write_voice_model(self.experiment.voice, voice)
-        if self.options.save_every_voice:
-            name = f"{self.experiment.name}_e{position.epoch}_s{position.step}.pth"
-            write_voice_model(self.experiment.voice.with_name(name), voice)
+    def close(self) -> None:
+        """Finish the figures."""
+        if self.metrics is not None:
+            self.metrics.close()
 
     def report(self) -> FitReport:
         """What this run did; draws the losses of all runs of the experiment."""
         plot = self.experiment.folder / PLOT_NAME
-        plot_losses(self.events.read("fit"), plot)
+        with self.processes.first_alone():
+            if self.processes.first:
+                plot_losses(self.events.read("fit"), plot)
         recent = list(self.mel_losses)[-self.config.train.log_interval :]
-        assert self.saved is not None
+        assert self.keeper.saved is not None
         return FitReport(
             epochs=self.trainer.position.epoch,
             steps=self.trainer.position.step,
             steps_per_second=self.speed(),
             mel_loss=sum(recent) / len(recent) if recent else None,
             voice=self.experiment.voice,
-            checkpoint=self.saved,
+            checkpoint=self.keeper.saved,
             losses_plot=plot,
             finished=self.trainer.position.epoch >= self.options.epochs,
         )

@@ -38,10 +38,16 @@ def kl_loss(
     latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
 ) -> Tensor:
     """KL divergence of posterior from prior, all [B, Z, F], mask [B, 1, F]; summed over channels, mean over frames."""
-    mask = mask.float()
+    return kl_sum(latent_prior, log_scale_posterior, mean_prior, log_scale_prior, mask) / mask.float().sum()
+
+
+def kl_sum(
+    latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
+) -> Tensor:
+    """The sum that `kl_loss` divides by the number of frames; of parts of a batch the sums add up."""
     kl = log_scale_prior.float() - log_scale_posterior.float() - 0.5
     kl = kl + 0.5 * (latent_prior.float() - mean_prior.float()).square() * torch.exp(-2.0 * log_scale_prior.float())
-    return (kl * mask).sum() / mask.sum()
+    return (kl * mask.float()).sum()
 
 
 def spectral_l1(spec: Tensor, generated_spec: Tensor, bins: int) -> Tensor:

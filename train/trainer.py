@@ -6,11 +6,12 @@ Spec: training, "Training step". Accelerate decides device, precision and proces
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from lib import mel
@@ -26,10 +27,11 @@ from lib.checkpoint import (
 from lib.config import FamilyConfig
 from lib.devices import has_fast_bfloat16
 from lib.errors import CheckpointError, ConfigError
-from lib.models.discriminators import Discriminator, Judgement
-from lib.models.synthesizer import Synthesizer, slice_frames
-from train import losses
+from lib.models.discriminators import Discriminator
+from lib.models.synthesizer import Synthesizer
 from train.dataset import Batch
+from train.processes import PATIENCE, Processes
+from train.step import Step
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,13 @@ def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second training here keeps the first's choice
     chosen, reason = choose_precision(precision, device)
     logger.info("training on %s in precision %s (%s)", device, chosen, reason)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=chosen)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=chosen,
+        # A batch of the loader is that of all processes together, and each takes its part of it.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
 
 
 def _own_entry(state: TrainingState, path: Path) -> dict[str, Any]:
@@ -103,6 +111,8 @@ class Trainer:
     ) -> None:
         self.config = config
         self.accelerator = accelerator
+        self.processes = Processes(PartialState())
+        self.part_rows: int | None = None  # clips computed at once, where a batch does not fit into memory
         self.spectrum = spectrum or SpectrumConstants()
         self.learning_rate = learning_rate or config.train.learning_rate
         self.position = Position()
@@ -161,75 +171,20 @@ class Trainer:
 
         `starts` [B] fixes the segments and `temperature` 0 removes the noise; the golden steps need both.
         """
-        hop, frames = self.config.audio.hop_length, self.config.synthesizer.segment_frames
-        pitch = (batch.pitch_bins, batch.f0) if self.config.synthesizer.has_f0 else (None, None)
-        with self.accelerator.autocast():
-            out = self.generator(
-                batch.content, *pitch, batch.lengths, None if self.config.prior.only else batch.spec, batch.speaker_id,
-                starts, temperature,
-            )  # fmt: skip
-        real = slice_frames(batch.audio, out.starts, frames, hop)  # [B, 1, S * hop]
-        found = self._step_discriminator(real, out.audio.detach())
-
-        # The discriminator only passes gradients on in this half: its own would be thrown away.
-        self.plain_discriminator.requires_grad_(False)
-        with self.accelerator.autocast():
-            generated = self.plain_discriminator(out.audio)
-            with torch.no_grad():
-                judged = self.plain_discriminator(real)
-        spec = slice_frames(batch.spec, out.starts, frames)
-        made = mel.linear_spectrogram(out.audio.float().squeeze(1), self.config.audio.n_fft, hop, self.spectrum.epsilon)
-        parts = {
-            "gen": losses.generator_loss(generated),
-            "fm": losses.feature_loss(judged, generated),
-            "mel": self.config.train.c_mel * self._mel_distance(spec, made),
-        }
-        if out.latents is not None:
-            z = out.latents
-            kl = losses.kl_loss(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
-            parts["kl"] = self.config.train.c_kl * kl
-        if self.config.source.c_harmonic:
-            bins = round(self.config.source.harmonic_max * self.config.audio.n_fft / self.config.audio.sample_rate)
-            parts["harmonic"] = self.config.source.c_harmonic * losses.spectral_l1(spec, made, bins)
-        total = torch.stack(list(parts.values())).sum()
-        norm = self._update(self.optimizer_g, self.generator, total)
-        self.plain_discriminator.requires_grad_(True)
-        found |= {"loss/g/total": total, "grad_norm_g": norm} | {f"loss/g/{name}": v for name, v in parts.items()}
+        found = Step(self, batch, starts, temperature).run()
         self.position.step += 1
-        values = torch.stack([value.detach().float() for value in found.values()]).tolist()  # one wait for the device
-        return dict(zip(found, values, strict=True))
+        return found
 
-    def _step_discriminator(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
-        """Update the discriminator on segments [B, 1, T]; real and generated go through it as one batch."""
-        with self.accelerator.autocast():
-            both = self.discriminator(torch.cat([real, generated.to(real.dtype)]))
-        judged = [self._half(judgement, slice(None, len(real))) for judgement in both]
-        doubted = [self._half(judgement, slice(len(real), None)) for judgement in both]
-        parts_real, parts_generated = losses.discriminator_parts(judged, doubted)
-        total = torch.stack([*parts_real, *parts_generated]).sum()
-        norm = self._update(self.optimizer_d, self.discriminator, total)
-        named = {f"loss/d_r/{i}": part for i, part in enumerate(parts_real)}
-        named |= {f"loss/d_g/{i}": part for i, part in enumerate(parts_generated)}
-        return {"loss/d/total": total, "grad_norm_d": norm} | named
-
-    @staticmethod
-    def _half(judgement: Judgement, rows: slice) -> Judgement:
-        return Judgement(judgement.score[rows], [features[rows] for features in judgement.features])
-
-    def _mel_distance(self, spec: Tensor, made: Tensor) -> Tensor:
-        """Mean |log-mel difference| of two linear spectrograms [B, bins, S]."""
-        real_mel, made_mel = (mel.mel_from_linear(x, self.config.audio, self.spectrum.floor) for x in (spec, made))
-        return (real_mel - made_mel).abs().mean()
-
-    def _update(self, optimizer: Any, network: nn.Module, loss: Tensor) -> Tensor:
-        """Backward and step; returns the 2-norm of all gradients, which are not clipped."""
-        optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients(optimizer)
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        optimizer.step()
+    def update(self, optimizer: Any, network: nn.Module) -> Tensor:
+        """Step on the gradients that are there; returns their 2-norm. They are not clipped."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer.optimizer)  # Accelerate's step would update the scaler, too: twice per batch
         return norm
 
     # --- what is kept ----------------------------------------------------------------------------------------------
@@ -243,10 +198,13 @@ class Trainer:
             load_weights(self.plain_discriminator, discriminator, f"The base discriminator in {where}")
 
     def save(self, generator: Path, discriminator: Path) -> None:
-        """Write both training states; the pair carries the same position and the random state."""
-        own = {**vars(self.position), "rng": torch.get_rng_state()}
-        if self.accelerator.device.type == "cuda":
-            own["cuda_rng"] = torch.cuda.get_rng_state(self.accelerator.device)
+        """Write both training states; the pair carries the same position and the random state.
+
+        Called in every process, because each has a random state of its own; the first one writes.
+        """
+        own = {**vars(self.position), **self._random_states()}
+        if not self.processes.first:
+            return
         networks = (
             (generator, self.synthesizer, self.optimizer_g),
             (discriminator, self.plain_discriminator, self.optimizer_d),
@@ -260,6 +218,36 @@ class Trainer:
                 extra={"revoice": own},
             )
             write_training_state(path, state)
+
+    def _random_states(self) -> dict[str, Any]:
+        """The random states of all processes, in the form in which checkpoints keep them."""
+        device, states = self.accelerator.device, {}
+        kinds = {"rng": torch.get_rng_state()}
+        if device.type == "cuda":
+            kinds["cuda_rng"] = torch.cuda.get_rng_state(device)
+        for name, own in kinds.items():
+            found = self.processes.gather(own)
+            states[name] = found[0]
+            if len(found) > 1:
+                states[f"{name}_of_others"] = torch.stack(found[1:])
+        return states
+
+    def _restore_random(self, own: dict[str, Any]) -> None:
+        """Go on with the random numbers of this process; one that the checkpoint does not know begins new ones."""
+        index, device = self.processes.index, self.accelerator.device
+
+        def state(name: str) -> Tensor | None:
+            others = own.get(f"{name}_of_others", [])
+            found: Tensor | None = own.get(name) if index == 0 else others[index - 1] if index <= len(others) else None
+            return found
+
+        cpu, cuda = state("rng"), state("cuda_rng")
+        if index == 0 or cpu is not None:
+            torch.set_rng_state(cast(Tensor, cpu))
+        else:
+            torch.manual_seed(self.position.step * self.processes.count + index)
+        if cuda is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, device)
 
     def resume(self, generator: Path, discriminator: Path) -> None:
         """Continue from a pair of training states; CheckpointError if they do not belong together or do not fit."""
@@ -281,10 +269,8 @@ class Trainer:
         if not own:  # written by another program, at the end of an epoch
             self.position = Position(epoch=states[0].epoch)
             return
+        self.position = Position(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
         try:
-            torch.set_rng_state(own["rng"])
-            if "cuda_rng" in own and self.accelerator.device.type == "cuda":
-                torch.cuda.set_rng_state(own["cuda_rng"], self.accelerator.device)
+            self._restore_random(own)
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{generator} has a damaged random state. {EARLIER}") from error
-        self.position = Position(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
