@@ -319,6 +319,13 @@ def test_a_speaker_that_does_not_exist_is_refused(experiment: Experiment, record
         fit(experiment, FitOptions.model_validate(FAST | {"speaker_id": 64}))
 
 
+def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    once = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1, "batch_size": 1}))
+    twice = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2, "batch_size": None}))
+    assert twice.steps == 2 * once.steps and experiment.stage("fit")["batch_size"] == 1
+
+
 def test_a_listening_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
     fit(ready(experiment, recordings), FitOptions(epochs=1, **FAST))
     (sample,) = list_samples(experiment.folder)

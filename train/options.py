@@ -46,7 +46,12 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
 
     epochs: int = Field(200, ge=1, le=100_000, description="passes over all clips in all, earlier runs included")
     max_minutes: float | None = Field(None, gt=0, description="end this run after so many minutes, with a checkpoint")
-    batch_size: int | None = Field(None, ge=1, le=256, description="clips per step and device; None: the family's")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="clips per step and device; None: half the GPU's memory in GB, on a CPU the family's",
+    )
     learning_rate: float | None = Field(None, gt=0, le=0.1, description="of both optimisers; None: the family's")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="number type of the networks")
     base: bool = Field(True, description="start from the family's base models where they are present")
