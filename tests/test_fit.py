@@ -18,7 +18,7 @@ from lib.index import FeatureIndex
 from lib.progress import Cancelled, no_progress
 from tests.helpers import Floats
 from train.experiment import Experiment
-from train.extract import extract
+from train.extract import batches_by_length, extract
 from train.fit import _Run, fit
 from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
@@ -257,9 +257,10 @@ def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, r
 def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment, recordings: Path) -> None:
     prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
     options = ExtractOptions(pitch_method="pm", device="cpu")
-    clips = len(list(experiment.wavs_16k.glob("*.wav")))
+    batches = batches_by_length(experiment.wavs_16k, [path.name for path in experiment.wavs_16k.glob("*.wav")], 15.0)
     with pytest.raises(Cancelled):
-        extract(experiment, options, StopAfter(clips))
+        extract(experiment, options, StopAfter(len(batches)))
+    assert "f0_range" not in experiment.stage("extract") and len(list(experiment.f0.iterdir())) >= 3
     extract(experiment, options)
     assert experiment.stage("extract")["f0_range"]
 

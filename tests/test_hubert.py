@@ -22,7 +22,7 @@ from lib.config import DiscriminatorConfig, Family, FamilyConfig, load_family
 from lib.content import hubert, load_content_encoder
 from lib.content.fairseq_reader import hugging_face_name
 from lib.content.hubert import HubertContentEncoder, build
-from lib.content.hubert_weights import assemble
+from lib.content.hubert_weights import HubertWeights, assemble
 from lib.errors import AudioError, CheckpointError, ConfigError, MissingFileError
 from lib.models.hubert import Hubert
 from tests.helpers import closed_form, error, tiny_config
@@ -53,6 +53,20 @@ def test_every_length_gives_the_promised_frames(small: HubertContentEncoder, sam
     assert content.shape == (max((samples - 80) // 320, 0), 6)
     assert content.dtype == np.float32
     assert np.isfinite(content).all()
+
+
+@pytest.mark.parametrize("other_kind", [False, True])
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_clips_heard_at_once_are_heard_as_alone(family: Family, other_kind: bool) -> None:
+    shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
+    encoder = build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny"))
+    clips = [noise(samples, seed) for seed, samples in enumerate((9000, 399, 16000, 9000, 0, 401, 12345))]
+    for clip, content in zip(clips, encoder.many(clips), strict=True):
+        alone = encoder(clip)
+        assert content.shape == alone.shape and content.dtype == np.float32
+        assert not len(alone) or error(content, alone) < 1e-5
+    equal = encoder.many(clips[:1] * 3)
+    assert all(error(content, encoder(clips[0])) < 1e-5 for content in equal) and encoder.many([]) == []
 
 
 def test_audio_is_not_changed_and_stereo_is_refused(small: HubertContentEncoder) -> None:

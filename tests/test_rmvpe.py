@@ -43,6 +43,24 @@ def centred_mel(audio: Tensor) -> Tensor:
     return rmvpe.log_mel(torch.nn.functional.pad(audio[None], (512, 512), mode="reflect")[0])
 
 
+def test_clips_heard_at_once_are_heard_as_alone(
+    places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None
+) -> None:
+    save_file(tiny.state_dict(), tmp_path / "rmvpe.safetensors")
+    places(tmp_path / "rmvpe.safetensors")
+    extractor = load_pitch_extractor("rmvpe", CPU)
+    rng = np.random.default_rng(0)
+    seconds = (1.0, 1.1, 0.001, 0.2, 1.05, 3.7, 3.7)
+    clips = [(0.1 * rng.standard_normal(round(16000 * s))).astype(np.float32) for s in seconds]
+    clips += [np.zeros(16000, np.float32)]
+    together = extractor.many(clips)
+    for clip, f0 in zip(clips, together, strict=True):
+        alone = extractor(clip)
+        assert f0.shape == (len(clip) // 160,) and np.array_equal(f0 > 0, alone > 0)
+        assert np.allclose(f0, alone, rtol=1e-4)
+    assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.many([]) == []
+
+
 def test_golden_keys_and_shapes(golden: Path) -> None:
     rows = json.loads((golden / "rmvpe/rmvpe.fill.json").read_text())["tensors"]
     with torch.device("meta"):

@@ -1,6 +1,7 @@
 """Clips -> F0 and content features, one `.npy` each (spec: training, "F0 extraction" and "Feature extraction")."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import soundfile
 
 from lib.audio import ANALYSIS_RATE, load_audio, save_audio
 from lib.config import FamilyConfig
-from lib.content import CONTENTVEC, ContentEncoder, load_content_encoder
+from lib.content import CONTENTVEC, ContentEncoder, encode_clips, load_content_encoder
 from lib.devices import choose_device
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
-from lib.pitch import PitchExtractor, load_pitch_extractor
+from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
 from lib.progress import Cancelled, Progress, no_progress
 from train.experiment import Clip, Experiment, fingerprint, list_clips
@@ -24,6 +25,7 @@ from train.processes import Processes, lost_processes_told
 logger = logging.getLogger(__name__)
 
 MUTE_SECONDS = 3.0
+BATCH_SECONDS = {False: 15.0, True: 60.0}  # of audio computed at once, on a CPU and on a GPU: a gigabyte or two
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,19 @@ def extract(
         experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names
     )
     folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
-    with together.first_alone():
-        if together.first and experiment.stage("extract").get("made_from") != made_from:
-            experiment.claim(folders, clear=True)
-            experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
-    missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
     with lost_processes_told("The same command continues with the clips that are left."):
+        with together.first_alone():
+            if together.first and experiment.stage("extract").get("made_from") != made_from:
+                experiment.claim(folders, clear=True)
+                experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
+        missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
         together.wait()  # nobody writes before all have seen what is missing
-        for i in range(0, len(missing), together.count):
-            _check_cancelled(progress, i, len(missing), together)
-            for name in together.share(missing[i : i + together.count]):
-                audio = load_audio(experiment.wavs_16k / name, ANALYSIS_RATE)
-                _extract_clip(experiment, name, audio, encoder, pitch, options)
+        batches, done = batches_by_length(experiment.wavs_16k, missing, BATCH_SECONDS[device.type != "cpu"]), 0
+        for i in range(0, len(batches), together.count):
+            _check_cancelled(progress, done, len(missing), together)
+            for batch in together.share(batches[i : i + together.count]):
+                _extract_clips(experiment, batch, encoder, pitch, options)
+            done += sum(map(len, batches[i : i + together.count]))
         _check_cancelled(progress, len(missing), len(missing), together)
     report = _report(experiment, names, method, skipped=not missing)
     if together.first and (missing or "f0_range" not in experiment.stage("extract")):
@@ -118,25 +121,43 @@ def _complete(experiment: Experiment, width: int, name: str, *, pitched: bool) -
     return all(file.is_file() for file in files)
 
 
-def _extract_clip(
+def batches_by_length(folder: Path, names: Sequence[str], seconds: float) -> list[list[str]]:
+    """Clips of similar length together, the longest first, at most so many seconds at once; each clip once."""
+    lengths = {name: _seconds(folder / name) for name in names}
+    batches: list[list[str]] = []
+    for name in sorted(names, key=lambda name: (-lengths[name], name)):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > seconds:
+            batches.append([])
+        batches[-1].append(name)
+    return batches
+
+
+def _seconds(path: Path) -> float:
+    """The length of a clip; 0 for a damaged one, which reading it will tell."""
+    try:
+        return float(soundfile.info(path).duration)
+    except soundfile.LibsndfileError:
+        return 0.0
+
+
+def _extract_clips(
     experiment: Experiment,
-    name: str,
-    audio: npt.NDArray[np.float32],
+    names: Sequence[str],
     encoder: ContentEncoder,
-    pitch: PitchExtractor | None,
+    pitch: ExactExtractor | None,
     options: ExtractOptions,
 ) -> None:
-    """Write F0, bins and content of one clip of 16 kHz audio (T,); content last, because it marks completion."""
-    if pitch is not None:
-        f0 = pitch(audio)
+    """Write F0, bins and content of some clips; content last, because it marks completion."""
+    clips = [load_audio(experiment.wavs_16k / name, ANALYSIS_RATE) for name in names]
+    for name, f0 in zip(names, [] if pitch is None else pitch.many(clips), strict=pitch is not None):
         if options.interpolate_unvoiced:
             f0 = fill_unvoiced(f0)
         save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
         save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
-    content = encoder(audio)
-    if not np.isfinite(content).all():
-        raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
-    save_array(experiment.content_folder(encoder.width) / f"{Path(name).stem}.npy", content.astype(np.float32))
+    for name, content in zip(names, encode_clips(encoder, clips), strict=True):
+        if not np.isfinite(content).all():
+            raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
+        save_array(experiment.content_folder(encoder.width) / f"{Path(name).stem}.npy", content.astype(np.float32))
 
 
 def _report(experiment: Experiment, names: list[str], method: str | None, *, skipped: bool) -> ExtractReport:

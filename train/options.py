@@ -50,7 +50,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=256,
-        description="clips per step and device; None: half the GPU's memory in GB, on a CPU the family's",
+        description="clips per step and device; None: GPU memory in GB / 2, or the family's",
     )
     learning_rate: float | None = Field(None, gt=0, le=0.1, description="of both optimisers; None: the family's")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="number type of the networks")

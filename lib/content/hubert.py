@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +55,19 @@ class HubertContentEncoder:
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(device)
         content: Floats = self._network(samples[None])[0].cpu().numpy()
         return content
+
+    @torch.inference_mode()
+    def many(self, clips: Sequence[Floats]) -> list[Floats]:
+        """The same of several clips at once."""
+        found: list[Floats] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
+        places = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
+        if len(places) < 2:
+            return [self(clip) for clip in clips]
+        device = next(self._network.parameters()).device
+        samples = [torch.from_numpy(np.ascontiguousarray(clips[i], dtype=np.float32)).to(device) for i in places]
+        for i, content in zip(places, self._network.many(samples), strict=True):
+            found[i] = content.cpu().numpy()
+        return found
 
 
 def load(family: str, device: torch.device, name: str = CONTENTVEC) -> HubertContentEncoder:

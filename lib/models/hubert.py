@@ -6,6 +6,7 @@ Two kinds exist: "base" normalises the first convolution per channel and normali
 normalise every convolution per frame, or before each sublayer. Which one it is follows from `HubertShape`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,13 +128,13 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, W] -> [B, N, W]."""
+    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; `heard` [B, 1, 1, N] tells which frames are not padding."""
         query, key, value = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, N, W / H]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value, heard)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return projected
 
@@ -163,13 +164,13 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(shape.width, shape.feed_forward)
         self.final_layer_norm = nn.LayerNorm(shape.width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, W] -> [B, N, W]."""
+    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; `heard` [B, 1, 1, N] tells which frames are not padding."""
         if self.pre_norm:
-            x = x + self.attention(self.layer_norm(x))
+            x = x + self.attention(self.layer_norm(x), heard)
             x = x + self.feed_forward(self.final_layer_norm(x))
         else:
-            x = self.layer_norm(x + self.attention(x))
+            x = self.layer_norm(x + self.attention(x, heard))
             x = self.final_layer_norm(x + self.feed_forward(x))
         return x
 
@@ -185,10 +186,12 @@ class Transformer(nn.Module):
         self.norm_input = not shape.pre_norm
         self.norm_output = shape.pre_norm and depth == shape.layers  # what lies between layers is not normalised
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, W] -> [B, N, W]."""
+    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; padding, where `heard` [B, 1, 1, N] is false, is 0."""
         x = x + self.pos_conv_embed(x)
-        x = self.layers(self.layer_norm(x) if self.norm_input else x)
+        x = self.layer_norm(x) if self.norm_input else x
+        for layer in self.layers:
+            x = layer(x, heard)
         return self.layer_norm(x) if self.norm_output else x
 
 
@@ -205,7 +208,22 @@ class Hubert(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """[B, T] -> [B, (T - 80) // 320, W], or the width of the projection; T at least 400."""
         features = self.feature_extractor(samples[:, None]).transpose(1, 2)  # [B, N, D]
-        content: Tensor = self.encoder(self.feature_projection(features))
-        if self.final_proj is not None:
-            content = self.final_proj(content)
-        return content
+        return self._project(self.encoder(self.feature_projection(features)))
+
+    def many(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """What `forward` makes of each of several clips (T,): (N, W) each.
+
+        The convolutions, which normalise over a clip, hear one at a time; the transformer hears them side by side.
+        """
+        features = [self.feature_projection(self.feature_extractor(x[None, None]).transpose(1, 2))[0] for x in clips]
+        frames = [len(x) for x in features]
+        if len(set(frames)) == 1:
+            return list(self._project(self.encoder(torch.stack(features))))
+        padded = nn.utils.rnn.pad_sequence(features, batch_first=True)  # [B, N, W]
+        places = torch.arange(padded.shape[1], device=padded.device)
+        heard = places < torch.tensor(frames, device=padded.device)[:, None]  # [B, N]
+        content = self._project(self.encoder(padded, heard[:, None, None]))
+        return [x[:n] for x, n in zip(content, frames, strict=True)]
+
+    def _project(self, content: Tensor) -> Tensor:
+        return content if self.final_proj is None else self.final_proj(content)

@@ -3,13 +3,15 @@
 import importlib
 import logging
 import re
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field
 
 from lib.errors import AudioError, ConfigError, MissingFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
     import torch
@@ -21,6 +23,13 @@ class PitchExtractor(Protocol):
     """Estimates F0 of 16 kHz mono audio: (T,) float32 -> (T // 160,) float32 Hz, 0.0 where unvoiced."""
 
     def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]": ...
+
+
+@runtime_checkable
+class BatchPitchExtractor(Protocol):
+    """A PitchExtractor that is faster on several clips at once, with the same F0."""
+
+    def many(self, clips: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]": ...
 
 
 # A module of this table has a function load(method, device), which returns the method's bare extractor: one that need
@@ -128,14 +137,26 @@ class ExactExtractor:
         self._extract = extract
 
     def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
+        return self.many([audio])[0]
+
+    def many(self, clips: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]":
+        """F0 of several clips, heard at once by the methods that can."""
         import numpy as np
 
         from lib.pitch.scale import HOP_LENGTH, fit_length
 
-        if audio.ndim != 1 or not np.isfinite(audio).all():
-            raise AudioError(f"F0 needs finite mono audio of shape (T,); got shape {audio.shape}.")
-        frames = len(audio) // HOP_LENGTH
-        if frames == 0 or np.abs(audio).max() < SILENCE_PEAK:
-            return np.zeros(frames, dtype=np.float32)
-        padded = np.pad(audio.astype(np.float32), (0, max(0, SHORTEST - len(audio))))
-        return fit_length(self._extract(padded).astype(np.float32), frames)
+        found: list[npt.NDArray[np.float32]] = [np.zeros(len(audio) // HOP_LENGTH, np.float32) for audio in clips]
+        padded = {}
+        for i, audio in enumerate(clips):
+            if audio.ndim != 1 or not np.isfinite(audio).all():
+                raise AudioError(f"F0 needs finite mono audio of shape (T,); got shape {audio.shape}.")
+            if len(found[i]) and np.abs(audio).max() >= SILENCE_PEAK:
+                padded[i] = np.pad(audio.astype(np.float32), (0, max(0, SHORTEST - len(audio))))
+        extract = self._extract
+        if isinstance(extract, BatchPitchExtractor):
+            curves = extract.many(list(padded.values()))
+        else:
+            curves = [extract(audio) for audio in padded.values()]
+        for i, f0 in zip(padded, curves, strict=True):
+            found[i] = fit_length(f0.astype(np.float32), len(found[i]))
+        return found

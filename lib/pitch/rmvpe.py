@@ -1,6 +1,7 @@
 """The method "rmvpe": our network with the published weights, which have to be downloaded."""
 
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +55,32 @@ def load(method: str, device: torch.device) -> "PitchExtractor":
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
     network.eval().requires_grad_(False).to(device)
+    return _RmvpePitch(network, device)
 
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        strength = salience(network, torch.from_numpy(audio).to(device)).cpu()  # doubles do not exist on every device
-        return decode(strength).numpy()
 
-    return extract
+class _RmvpePitch:
+    """F0 by the network, of one clip or of many."""
+
+    def __init__(self, network: Rmvpe, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+
+    def __call__(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return self.many([audio])[0]
+
+    def many(self, clips: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        """The same of several clips: those that fill equally many frames are heard at once."""
+        audio = [torch.from_numpy(clip).to(self._device) for clip in clips]
+        alike: dict[int, list[int]] = {}
+        for i, clip in enumerate(audio):
+            total = network_frames(len(clip))
+            alike.setdefault(total if total <= CORE_FRAMES else -i - 1, []).append(i)  # windows: one at a time
+        found: dict[int, npt.NDArray[np.float32]] = {}
+        for places in alike.values():
+            strengths = salience_of_clips(self._network, [audio[i] for i in places])
+            for i, strength in zip(places, strengths, strict=True):
+                found[i] = decode(strength.cpu()).numpy()  # doubles do not exist on every device
+        return [found[i] for i in range(len(clips))]
 
 
 def find_weights() -> Path:
@@ -85,25 +106,37 @@ def _read_table(path: Path) -> Weights:
     return table
 
 
-@torch.inference_mode()
 def salience(network: Rmvpe, audio: Tensor) -> Tensor:
-    """Salience of every frame of 16 kHz audio: (T,) -> [T // 160, 360].
+    """Salience of every frame of 16 kHz audio: (T,) -> [T // 160, 360]."""
+    return salience_of_clips(network, [audio])[0]
+
+
+def network_frames(samples: int) -> int:
+    """Frames that the network hears of a clip: a multiple of FRAME_MULTIPLE."""
+    return int(-(-(samples // HOP_LENGTH) // FRAME_MULTIPLE) * FRAME_MULTIPLE)
+
+
+@torch.inference_mode()
+def salience_of_clips(network: Rmvpe, clips: Sequence[Tensor]) -> list[Tensor]:
+    """Salience of every frame of clips with equal `network_frames`: (T,) -> [T // 160, 360] each.
 
     The start is reflected as in training; after the end there is silence up to a multiple of 32 frames.
     """
-    frames = audio.shape[0] // HOP_LENGTH
-    total = -(-frames // FRAME_MULTIPLE) * FRAME_MULTIPLE
-    context = torch.nn.functional.pad(audio[None], (N_FFT // 2, 0), mode="reflect")[0]
-    context = torch.nn.functional.pad(context, (0, max(0, (total - 1) * HOP_LENGTH + N_FFT - context.shape[0])))
-    parts = []
+    total = network_frames(clips[0].shape[0])
+    rows = []
+    for audio in clips:
+        row = torch.nn.functional.pad(audio[None], (N_FFT // 2, 0), mode="reflect")[0]
+        rows.append(torch.nn.functional.pad(row, (0, (total - 1) * HOP_LENGTH + N_FFT - row.shape[0])))
+    context, parts = torch.stack(rows), []
     for window in frame_windows(total, CORE_FRAMES, MARGIN_FRAMES):
-        heard = context[window.start * HOP_LENGTH : (window.stop - 1) * HOP_LENGTH + N_FFT]
-        parts.append(network(log_mel(heard)[None])[0, window.keep])
-    return torch.cat(parts)[:frames]
+        heard = context[:, window.start * HOP_LENGTH : (window.stop - 1) * HOP_LENGTH + N_FFT]
+        parts.append(network(log_mel(heard))[:, window.keep])
+    strength = torch.cat(parts, dim=1)
+    return [row[: len(audio) // HOP_LENGTH] for row, audio in zip(strength, clips, strict=True)]
 
 
 def log_mel(audio: Tensor) -> Tensor:
-    """Natural logarithm of 128 mel magnitudes of (T,) at 16 kHz: [128, (T - 1024) // 160 + 1].
+    """Natural logarithm of 128 mel magnitudes of (..., T) at 16 kHz: [..., 128, (T - 1024) // 160 + 1].
 
     Frames are not padded: the first covers the first 1024 samples.
     """

@@ -1,0 +1,94 @@
+"""Clips are extracted in batches of similar length, with the features of one at a time."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.config import load_family
+from lib.content import hubert
+from lib.errors import AudioError
+from tests.helpers import Floats
+from tests.tiny_files import tiny_family
+from tests.tiny_hubert import TINY, tensors_of, write_folder
+from train import extract as module
+from train.experiment import Experiment
+from train.extract import batches_by_length, extract
+from train.options import ExtractOptions, PrepareOptions
+from train.stages import prepare_stage
+
+
+@given(lengths=st.lists(st.floats(0.1, 9.0), max_size=40), seconds=st.floats(1.0, 30.0))
+def test_batches_hold_each_clip_once_and_are_no_longer_than_asked(lengths: list[float], seconds: float) -> None:
+    names = [str(i) for i in range(len(lengths))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_seconds", lambda path: lengths[int(path.name)])
+        batches = batches_by_length(Path(), names, seconds)
+    assert sorted(name for batch in batches for name in batch) == sorted(names)
+    for batch in batches:
+        padded = len(batch) * max(lengths[int(name)] for name in batch)
+        assert len(batch) == 1 or padded <= seconds
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, tone: Callable[..., Floats]) -> Path:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for i, seconds in enumerate((1.2, 2.0, 2.9, 3.3, 1.2)):
+        harmonics = sum(tone(170.0 + 20 * i, seconds, 16000, 0.3 / h) for h in range(1, 5))
+        soundfile.write(folder / f"take {i}.wav", harmonics, 16000)
+    return folder
+
+
+class Told:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.done.append(done)
+
+
+def features(experiment: Experiment) -> dict[str, Floats]:
+    """Everything that extraction wrote."""
+    folders = (experiment.f0, experiment.pitch_bins, experiment.content_folder(TINY.width))
+    return {f"{folder.name}/{path.name}": np.load(path) for folder in folders for path in sorted(folder.iterdir())}
+
+
+def test_batches_give_the_files_of_one_clip_at_a_time(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path / "hubert", tensors_of(TINY))
+    monkeypatch.setattr(hubert, "find", lambda name: tmp_path / "hubert")
+    config = tiny_family("v2", "40k")
+    network = config.synthesizer.model_copy(update={"content_width": TINY.width})
+    found = []
+    with caplog.at_level(logging.ERROR):
+        for folder, seconds in (("alone", 0.0), ("batches", 15.0)):
+            experiment = Experiment("v", tmp_path / folder / "logs", tmp_path / folder / "weights")
+            prepare_stage(experiment, recordings, config.model_copy(update={"synthesizer": network}), PrepareOptions())
+            monkeypatch.setattr(module, "BATCH_SECONDS", {False: seconds})
+            told = Told()
+            extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"), told)
+            clips = len(list(experiment.wavs_16k.glob("*.wav")))
+            assert told.done[-1] == clips and (len(told.done) == clips + 1) == (folder == "alone")
+            found.append(features(experiment))
+    alone, batches = found
+    assert alone.keys() == batches.keys() and len(alone) >= 15
+    for name, values in alone.items():
+        assert values.dtype == batches[name].dtype and np.allclose(batches[name], values, rtol=1e-4, atol=1e-5), name
+
+
+def test_a_damaged_clip_is_named(tmp_path: Path, recordings: Path) -> None:
+    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
+    prepare_stage(experiment, recordings, load_family("lite"), PrepareOptions())
+    clip = sorted(experiment.wavs_16k.glob("*.wav"))[1]
+    clip.write_bytes(b"RIFF, but no more")
+    with pytest.raises(AudioError, match=clip.name):
+        extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
