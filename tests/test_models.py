@@ -19,7 +19,8 @@ from lib.checkpoint import (
     read_voice_model,
 )
 from lib.config import FAMILIES, DiscriminatorConfig, Family, SynthesizerConfig, load_family
-from lib.models.attention import band_to_square, square_to_band
+from lib.models import attention
+from lib.models.attention import RelativeAttention, skew, unskew
 from lib.models.discriminators import Discriminator
 from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
@@ -209,12 +210,27 @@ def test_lite_is_small() -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 2**31))
-def test_band_and_square_are_inverse_readings(frames: int, seed: int) -> None:
-    square = torch.randn(2, frames, frames, generator=torch.Generator().manual_seed(seed))
-    band = square_to_band(square, 3)
-    i, j = torch.meshgrid(torch.arange(frames), torch.arange(frames), indexing="ij")
-    near = (j - i).abs() <= 3
-    assert torch.equal(band_to_square(band), square * near)
+def test_skew_and_unskew_are_inverse_readings(rows: int, seed: int) -> None:
+    band = torch.randn(2, rows, 7, generator=torch.Generator().manual_seed(seed))
+    wide = skew(band)
+    assert wide.shape == (2, rows, rows + 6)
+    assert all(torch.equal(wide[:, i, i : i + 7], band[:, i]) for i in range(rows))
+    assert torch.equal(wide.count_nonzero(), band.count_nonzero())
+    assert torch.equal(unskew(wide), band)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 70), st.integers(1, 40), st.booleans())
+def test_attention_in_blocks_is_attention(frames: int, block: int, padded: bool) -> None:
+    torch.manual_seed(frames)
+    layer, x = RelativeAttention(8, 2), torch.randn(2, 8, frames)
+    mask = torch.ones(2, 1, frames)
+    if padded:
+        mask[1, :, frames // 2 :] = 0
+    whole = layer(x, mask)  # with gradients it is done at once
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK_FRAMES", block)
+        torch.testing.assert_close(layer(x, mask), whole.detach(), atol=1e-6, rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=20)

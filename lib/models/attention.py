@@ -10,32 +10,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOW = 10  # frames to each side that have a relative position of their own
+BLOCK_FRAMES = 256  # rows of the square of scores that exist at a time, except in training
 MASKED_SCORE = -1e4  # not -inf: a wholly masked row then is uniform instead of NaN, as in the reference
 
 
-def band_to_square(band: Tensor) -> Tensor:
-    """Place row i of a band on the diagonal: [..., F, 2w + 1] -> [..., F, F], entry (i, j) = band[i, j - i + w].
+def skew(band: Tensor) -> Tensor:
+    """Place row i of a band at column i: [..., Q, 2w + 1] -> [..., Q, Q + 2w], entry (i, i + r) = band[i, r], else 0.
 
-    Entries further than w from the diagonal are 0. Each row is padded to F + 2w + 1 columns and the flat buffer is
-    read again with rows one shorter, which moves row i by i columns to the right:
+    Each row is padded to Q + 2w + 1 columns and the flat buffer is read again with rows one shorter, which moves row i
+    by i columns to the right:
 
         a b c . . .         a b c . .
-        d e f . . .   ->    . d e f .      and the columns w .. w + F are kept
+        d e f . . .   ->    . d e f .
         g h i . . .         . . g h i
     """
-    *rest, frames, width = band.shape
-    window = width // 2
-    columns = frames + 2 * window
-    flat = F.pad(band, (0, frames)).reshape(*rest, frames * (columns + 1))
-    return flat[..., : frames * columns].reshape(*rest, frames, columns)[..., window : window + frames]
+    *rest, rows, width = band.shape
+    columns = rows + width - 1
+    flat = F.pad(band, (0, rows)).reshape(*rest, rows * (columns + 1))
+    return flat[..., : rows * columns].reshape(*rest, rows, columns)
 
 
-def square_to_band(square: Tensor, window: int) -> Tensor:
-    """The inverse reading: [..., F, F] -> [..., F, 2w + 1], entry (i, r) = square[i, i + r - w], 0 outside."""
-    *rest, frames, _ = square.shape
-    columns = frames + 2 * window
-    flat = F.pad(square, (window, window)).reshape(*rest, frames * columns)
-    return F.pad(flat, (0, frames)).reshape(*rest, frames, columns + 1)[..., : 2 * window + 1]
+def unskew(wide: Tensor) -> Tensor:
+    """The inverse reading: [..., Q, Q + 2w] -> [..., Q, 2w + 1], entry (i, r) = wide[i, i + r]."""
+    *rest, rows, columns = wide.shape
+    flat = F.pad(wide.reshape(*rest, rows * columns), (0, rows))
+    return flat.reshape(*rest, rows, columns + 1)[..., : columns - rows + 1]
 
 
 class RelativeAttention(nn.Module):
@@ -65,9 +64,26 @@ class RelativeAttention(nn.Module):
         """[B, C, F], frame mask [B, 1, F] of 0 and 1 -> [B, C, F]."""
         query = self._split(self.conv_q(x)) / math.sqrt(self.head_width)
         key, value = self._split(self.conv_k(x)), self._split(self.conv_v(x))
-        scores = query @ key.transpose(2, 3)  # [B, heads, F, F]
-        scores = scores + band_to_square(query @ self.emb_rel_k.transpose(1, 2))
-        allowed = mask.unsqueeze(3) * mask.unsqueeze(2)  # [B, 1, F, F]
-        share = self.dropout(scores.masked_fill(allowed == 0, MASKED_SCORE).softmax(-1))
-        out = share @ value + square_to_band(share, WINDOW) @ self.emb_rel_v
+        training = torch.is_grad_enabled()
+        size = x.shape[2] if training else BLOCK_FRAMES
+        padding = mask if training or not bool(mask.all()) else None
+        blocks = range(0, x.shape[2], size)
+        out = torch.cat([self._attend(query[:, :, i : i + size], key, value, padding, i) for i in blocks], dim=2)
         return self.conv_o(out.transpose(2, 3).flatten(1, 2))  # type: ignore[no-any-return]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, first: int) -> Tensor:
+        """What the frames from `first` on take from all frames: queries [B, heads, Q, D] -> [B, heads, Q, D].
+
+        Without a mask all frames count.
+        """
+        rows, frames = query.shape[2], key.shape[2]
+        low, high = max(first - WINDOW, 0), min(first + rows + WINDOW, frames)  # frames within the window of some row
+        missing = (low - (first - WINDOW), first + rows + WINDOW - high)  # of it before the first and after the last
+        scores = query @ key.transpose(2, 3)  # [B, heads, Q, F]
+        near = skew(query @ self.emb_rel_k.transpose(1, 2))  # [B, heads, Q, Q + 2w]
+        scores[..., low:high] += near[..., missing[0] : near.shape[3] - missing[1]]
+        if mask is not None:
+            allowed = mask[..., first : first + rows].unsqueeze(3) * mask.unsqueeze(2)  # [B, 1, Q, F]
+            scores = scores.masked_fill(allowed == 0, MASKED_SCORE)
+        share = self.dropout(scores.softmax(-1))
+        return share @ value + unskew(F.pad(share[..., low:high], missing)) @ self.emb_rel_v
