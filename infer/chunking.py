@@ -77,6 +77,11 @@ class Chunk:
         """Return (first, last + 1) of the frames it contributes, including the cross-fades with its neighbours."""
         return (self.start - (FADE_FRAMES if self.start else 0), self.stop + (0 if self.is_last else FADE_FRAMES))
 
+    def own_frames(self, pad_frames: int) -> tuple[int, int]:
+        """Return `with_fade()` counted from the beginning of `padded_audio`, where pad_frames are not its own."""
+        first, last = self.with_fade()
+        return first - self.start + pad_frames, last - self.start + pad_frames
+
 
 def pad_audio(audio: Floats, pad_frames: int) -> Floats:
     """Reflect audio (T,) at both ends by pad_frames frames: (T + 2 * pad_frames * 160,)."""
@@ -114,18 +119,8 @@ def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitu
     return [Chunk(a, b, b == n_frames) for a, b in pairwise(bounds)]
 
 
-def own_part(rendered: Floats, chunk: Chunk, pad_frames: int, hop_length: int) -> Floats:
-    """Cut what a piece contributes out of its rendering, which begins pad_frames before the piece.
-
-    rendered (T,) has hop_length samples per frame; the result covers `chunk.with_fade()`.
-    """
-    first, last = (frame - chunk.start + pad_frames for frame in chunk.with_fade())
-    assert len(rendered) >= last * hop_length, "the padding is shorter than what the encoder dropped"
-    return rendered[first * hop_length : last * hop_length]
-
-
 def join(parts: Iterable[tuple[Chunk, Floats]], n_samples: int, hop_length: int) -> Floats:
-    """Put the parts (own_part's results, in order) together, cross-fading neighbours: (n_samples,).
+    """Put the parts (the samples of `with_fade()`, in order) together, cross-fading neighbours: (n_samples,).
 
     Takes an iterator, so that only one part need exist at a time; samples beyond the last frame's end are dropped.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, own_part, pad_audio, plan_chunks
+from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, pad_audio, plan_chunks
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.loudness import follow_envelope, limit_peak
 from infer.options import ConvertOptions
@@ -213,13 +213,15 @@ class VoiceConverter:
             progress(i + 1, len(chunks) + 1, "converting")
             audio = chunk.padded_audio(padded, pad_frames)
             part = pitch.part(chunk.padded_frames(pad_frames)) if pitch else None
-            rendered = self._render(audio, part, options, rng)
-            yield chunk, own_part(rendered, chunk, pad_frames, self._synthesizer.config.hop_length)
+            yield chunk, self._render(audio, part, chunk.own_frames(pad_frames), options, rng)
         progress(len(chunks) + 1, len(chunks) + 1, "converting")
 
-    def _render(self, audio: Floats, pitch: _Pitch | None, options: ConvertOptions, rng: torch.Generator) -> Floats:
-        """One piece (T,) at 16 kHz and its F0 -> samples of all frames that encoder and F0 have in common."""
+    def _render(
+        self, audio: Floats, pitch: _Pitch | None, own: tuple[int, int], options: ConvertOptions, rng: torch.Generator
+    ) -> Floats:
+        """One piece (T,) at 16 kHz and its F0 -> samples of its `own` frames, (first, last + 1)."""
         content = self._content(audio, pitch, options)  # [F, C]
+        assert own[1] <= len(content), "the padding is shorter than what the encoder dropped"
         device = self.device.device
         batch = torch.from_numpy(content).to(device)[None]  # [1, F, C]
         bins = f0 = None
@@ -234,6 +236,7 @@ class VoiceConverter:
             f0,
             rng,
             self._temperature,
+            own,
         )
         result: Floats = samples[0, 0].cpu().numpy()
         return result

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, own_part, pad_audio, plan_chunks, quiet_points
+from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, pad_audio, plan_chunks, quiet_points
 from lib.audio import highpass
 from tests.helpers import Floats, closed_form_f64
 
@@ -71,8 +71,11 @@ def convert_identically(audio: Floats, limits: ChunkLimits, rule: EnergyRule) ->
     chunks = plan_chunks(audio, limits, rule)
     padded = pad_audio(audio, limits.pad_frames)
     pieces = ((chunk, chunk.padded_audio(padded, limits.pad_frames)) for chunk in chunks)
-    whole = ((chunk, piece[: (len(piece) // 160 - 2) * 160]) for chunk, piece in pieces)
-    parts = ((chunk, own_part(piece, chunk, limits.pad_frames, 160)) for chunk, piece in whole)
+    parts = []
+    for chunk, piece in pieces:
+        first, last = chunk.own_frames(limits.pad_frames)
+        assert last <= len(piece) // 160 - 2
+        parts.append((chunk, piece[first * 160 : last * 160]))
     return chunks, join(parts, len(audio), 160)
 
 

@@ -24,6 +24,7 @@ from lib.content.fairseq_reader import hugging_face_name
 from lib.content.hubert import HubertContentEncoder, build
 from lib.content.hubert_weights import HubertWeights, assemble
 from lib.errors import AudioError, CheckpointError, ConfigError, MissingFileError
+from lib.models import hubert as hubert_network
 from lib.models.hubert import Hubert
 from tests.helpers import closed_form, error, tiny_config
 from tests.tiny_hubert import TINY, fairseq_content, tensors_of, write_folder
@@ -67,6 +68,16 @@ def test_clips_heard_at_once_are_heard_as_alone(family: Family, other_kind: bool
         assert not len(alone) or error(content, alone) < 1e-5
     equal = encoder.many(clips[:1] * 3)
     assert all(error(content, encoder(clips[0])) < 1e-5 for content in equal) and encoder.many([]) == []
+
+
+@pytest.mark.parametrize("norm_every_conv", [False, True])
+def test_long_audio_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch, norm_every_conv: bool) -> None:
+    shape = replace(TINY, norm_every_conv=norm_every_conv)
+    encoder = build(assemble(tensors_of(shape), Path("tiny"), heads=4), "v2", CPU, "tiny", Path("tiny"))
+    audio = noise(16_000) + np.float32(0.3)  # an offset, which the norm must take out
+    at_once = encoder(audio)
+    monkeypatch.setattr(hubert_network, "BLOCK_FRAMES", 7)
+    np.testing.assert_allclose(encoder(audio), at_once, atol=2e-5)
 
 
 def test_audio_is_not_changed_and_stereo_is_refused(small: HubertContentEncoder) -> None:

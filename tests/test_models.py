@@ -319,12 +319,15 @@ def test_blocks_make_what_one_piece_makes(family: Family, rate: str, has_f0: boo
     with torch.inference_mode():
         whole = dec(latent, f0, speaker, torch.Generator().manual_seed(1))
         blocks = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=dec.reach)
+        keep, hop = (7, frames - 3), dec.hop_length
+        kept = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), keep=keep, block_frames=dec.reach)
         dec.reach = 1
         careless = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=12)
     with torch.enable_grad():
         trained = dec(latent, f0, speaker, torch.Generator().manual_seed(1))
     assert whole.std() > 1e-3
     assert error(blocks, whole) <= 1e-5
+    assert error(kept, whole[..., keep[0] * hop : keep[1] * hop]) <= 1e-5
     assert error(trained.detach(), whole) <= 1e-5
     assert error(careless, whole) > 1e-4, "the test must notice a reach that is too short"
 

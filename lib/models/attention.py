@@ -86,4 +86,5 @@ class RelativeAttention(nn.Module):
             allowed = mask[..., first : first + rows].unsqueeze(3) * mask.unsqueeze(2)  # [B, 1, Q, F]
             scores = scores.masked_fill(allowed == 0, MASKED_SCORE)
         share = self.dropout(scores.softmax(-1))
-        return share @ value + unskew(F.pad(share[..., low:high], missing)) @ self.emb_rel_v
+        taken: Tensor = share @ value + unskew(F.pad(share[..., low:high], missing)) @ self.emb_rel_v
+        return taken

@@ -146,17 +146,20 @@ class Generator(nn.Module):
         speaker: Tensor,
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
+        keep: tuple[int, int] | None = None,
         block_frames: int = BLOCK_FRAMES,
     ) -> Tensor:
         """The same as calling it, to rounding, in much less time and memory: block by block, with `reach` around each.
 
-        A long piece goes through memory layer by layer; a block of it stays in the processor's caches.
+        A long piece goes through memory layer by layer; a block of it stays in the processor's caches. `keep` is
+        (first, last + 1) of the frames that are wanted; the others are only heard.
         """
         excitation = self._excite(f0, generator, temperature)  # at once: its phase runs through the whole piece
         frames, hop = latent.shape[2], self.hop_length
+        begin, end = keep or (0, frames)
         parts = []
-        for first in range(0, frames, block_frames):
-            last = min(first + block_frames, frames)
+        for first in range(begin, end, block_frames):
+            last = min(first + block_frames, end)
             low, high = max(first - self.reach, 0), min(last + self.reach, frames)
             heard = None if excitation is None else excitation[..., low * hop : high * hop]
             made = self._synthesize(latent[..., low:high], heard, speaker)

@@ -6,12 +6,14 @@ Two kinds exist: "base" normalises the first convolution per channel and normali
 normalise every convolution per frame, or before each sublayer. Which one it is follows from `HubertShape`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+BLOCK_FRAMES = 200  # of 20 ms, that go through the convolutions at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,18 @@ class HubertShape:
     projection: int | None  # width of `final_proj`, which v1 needs; None: absent
 
 
+class ChannelStatistics(nn.GroupNorm):
+    """Normalises every channel over the whole time, which may also be measured before, block by block."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def apply_measured(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """[B, C, T] -> [B, C, T], with mean and variance [B, C, 1] of a longer time."""
+        scale = self.weight[:, None] / (variance + self.eps).sqrt()
+        return x * scale + (self.bias[:, None] - mean * scale)
+
+
 class ConvLayer(nn.Module):
     """Convolution without padding, perhaps a norm, GELU: [B, C, T] -> [B, D, (T - kernel) // stride + 1]."""
 
@@ -45,28 +59,73 @@ class ConvLayer(nn.Module):
         if shape.norm_every_conv:
             self.layer_norm: nn.Module = nn.LayerNorm(channels)
         elif i == 0:
-            self.layer_norm = nn.GroupNorm(channels, channels)
+            self.layer_norm = ChannelStatistics(channels)
         else:
             self.layer_norm = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T] -> [B, D, T']."""
+    def forward(self, x: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """[B, C, T] -> [B, D, T']; `measured` are mean and variance of the norm over time, if it has one."""
         x = self.conv(x)
-        x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2) if self.norm_frames else self.layer_norm(x)
+        if self.norm_frames:
+            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
+        elif isinstance(self.layer_norm, ChannelStatistics) and measured is not None:
+            x = self.layer_norm.apply_measured(x, *measured)
+        else:
+            x = self.layer_norm(x)
         return functional.gelu(x)
 
 
 class FeatureExtractor(nn.Module):
-    """The convolutions: [B, 1, T] -> [B, D, N] with 50 frames per second."""
+    """The convolutions: [B, 1, T] -> [B, D, N] with 50 frames per second.
+
+    They look neither before the first nor after the last sample of a frame, so long audio goes through them in blocks
+    of frames: what the first layers make of 40 s takes 800 MB. The norm over time is measured first.
+    """
 
     def __init__(self, shape: HubertShape) -> None:
         super().__init__()
-        self.conv_layers = nn.Sequential(*(ConvLayer(shape, i) for i in range(len(shape.conv_channels))))
+        self.conv_layers = nn.ModuleList(ConvLayer(shape, i) for i in range(len(shape.conv_channels)))
+        self.hop, self.window = 1, 1  # samples between frames, samples of one
+        for kernel, stride in zip(shape.conv_kernels, shape.conv_strides, strict=True):
+            self.window += (kernel - 1) * self.hop
+            self.hop *= stride
 
     def forward(self, samples: Tensor) -> Tensor:
         """[B, 1, T] -> [B, D, N]."""
-        features: Tensor = self.conv_layers(samples)
-        return features
+        frames = (samples.shape[2] - self.window) // self.hop + 1
+        if frames <= BLOCK_FRAMES:
+            return self._convolve(samples, None)
+        measured = self._measure(samples)
+        return torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
+
+    def _blocks(self, samples: Tensor, frames: int) -> Iterator[Tensor]:
+        for first in range(0, frames, BLOCK_FRAMES):
+            last = min(first + BLOCK_FRAMES, frames)
+            yield samples[..., first * self.hop : (last - 1) * self.hop + self.window]
+
+    def _convolve(self, samples: Tensor, measured: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = samples
+        for i, layer in enumerate(self.conv_layers):
+            x = layer(x, measured if i == 0 else None)
+        return x
+
+    def _measure(self, samples: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance [B, D, 1] of what the first convolution makes of all samples; None without that norm."""
+        first = self.conv_layers[0]
+        assert isinstance(first, ConvLayer)
+        if not isinstance(first.layer_norm, ChannelStatistics):
+            return None
+        kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
+        total = (samples.shape[2] - kernel) // stride + 1
+        step = BLOCK_FRAMES * self.hop // stride
+        sums = [torch.zeros(()), torch.zeros(())]
+        for begin in range(0, total, step):
+            end = min(begin + step, total)
+            made = first.conv(samples[..., begin * stride : (end - 1) * stride + kernel])
+            sums[0] = sums[0] + made.sum(2, dtype=torch.float64, keepdim=True)
+            sums[1] = sums[1] + made.square().sum(2, dtype=torch.float64, keepdim=True)
+        mean = sums[0] / total
+        return mean.float(), (sums[1] / total - mean.square()).clamp(min=0).float()
 
 
 class FeatureProjection(nn.Module):

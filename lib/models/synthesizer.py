@@ -127,12 +127,17 @@ class Synthesizer(nn.Module):
         f0: Tensor | None = None,
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
+        keep: tuple[int, int] | None = None,
     ) -> Tensor:
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
 
-        `generator` makes the noise reproducible; `temperature` scales every random draw (0 = none).
+        `generator` makes the noise reproducible; `temperature` scales every random draw (0 = none). `keep` is
+        (first, last + 1) of the frames whose samples are wanted; they are the same samples.
         """
-        return self.infer_window(content, lengths, speaker_id, pitch_bins, f0, generator, temperature).audio
+        speaker = self.speaker(speaker_id)
+        mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)
+        latent = self._infer_latent(mean, log_scale, mask, speaker, generator, temperature)
+        return self._generate(latent * mask, f0, speaker, generator, temperature, keep)
 
     def infer_window(
         self,
@@ -153,14 +158,38 @@ class Synthesizer(nn.Module):
         skip = max(first - COUPLING_REACH * self.config.n_flows, 0)
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths, skip)
+        cut = slice(first - skip, first - skip + count)
+        latent = self._infer_latent(mean, log_scale, mask, speaker, generator, temperature)[..., cut]
+        window_f0 = None if f0 is None else f0[:, first : first + count]
+        audio = self._generate(latent * mask[..., cut], window_f0, speaker, generator, temperature)
+        return InferOutput(audio, mask[..., cut], latent, mean, log_scale)
+
+    def _infer_latent(
+        self,
+        mean: Tensor,
+        log_scale: Tensor,
+        mask: Tensor,
+        speaker: Tensor,
+        generator: torch.Generator | None,
+        temperature: float,
+    ) -> Tensor:
+        """Draw from the prior [B, Z, F] with a generator of its own, and take it back through the flow."""
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         prior = (mean + log_scale.exp() * noise * (NOISE_SCALE * temperature)) * mask
-        cut = slice(first - skip, first - skip + count)
-        latent, mask = self.flow(prior, mask, speaker, reverse=True)[..., cut], mask[..., cut]
-        window_f0 = None if f0 is None else f0[:, first : first + count]
+        return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
+
+    def _generate(
+        self,
+        latent: Tensor,
+        f0: Tensor | None,
+        speaker: Tensor,
+        generator: torch.Generator | None,
+        temperature: float,
+        keep: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Latent [B, Z, F], F0 [B, F], speaker [B, gin, 1] -> [B, 1, F * hop] in float32, in the generator's type."""
         dtype = self.dec.conv_pre.weight.dtype
-        audio = self.dec.in_blocks((latent * mask).to(dtype), window_f0, speaker.to(dtype), generator, temperature)
-        return InferOutput(audio.float(), mask, latent, mean, log_scale)
+        return self.dec.in_blocks(latent.to(dtype), f0, speaker.to(dtype), generator, temperature, keep).float()
 
     def with_generator_in(self, dtype: torch.dtype) -> "Synthesizer":
         """The same network with a copy of its generator in another number type; everything else is shared."""
