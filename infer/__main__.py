@@ -88,10 +88,10 @@ def run(arguments: Arguments) -> int:
         return _report(failures, "")
     jobs = with_f0_files(jobs, arguments.f0_file, arguments.f0_out)
     with terminal("loading the voice", whole_steps=False) as progress:
-        converter, index = _load(arguments, found.path)
+        converter = _load(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
     device = f"{converter.device.device} ({converter.device.reason})"
-    status = _report(outcomes, f"index: {index or 'none'}, device: {device}")
+    status = _report(outcomes, f"index: {converter.index.name if converter.index else 'none'}, device: {device}")
     if arguments.report:
         _compare([outcome for outcome in outcomes if outcome.error is None], arguments)
     return status
@@ -112,19 +112,15 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
         print(f"{outcome.path.name}: {figures}; {picture}")
 
 
-def _load(arguments: Arguments, path: Path) -> "tuple[VoiceConverter, Path | None]":
+def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
     """Load the voice and the index that the arguments name."""
-    from infer.convert import VoiceConverter
-    from lib.checkpoint import read_voice_model
+    from infer.loaded import Loaded
     from lib.devices import choose_device
-    from lib.library import find_index
 
-    device = choose_device(arguments.device)
-    voice = read_voice_model(path)
-    index = None
+    index: Path | Literal["auto"] | None = None
     if arguments.index != "none" and arguments.index_rate > 0:
-        index = find_index(path, voice.family) if arguments.index == "auto" else Path(arguments.index)
-    return VoiceConverter.from_voice(voice, index, device, where=str(path)), index
+        index = "auto" if arguments.index == "auto" else Path(arguments.index)
+    return Loaded().voice(path, choose_device(arguments.device), index)
 
 
 def _report(outcomes: "Sequence[Outcome]", how: str) -> int:

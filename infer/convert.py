@@ -11,16 +11,17 @@ import torch
 
 from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, pad_audio, plan_chunks
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
+from infer.loaded import Loaded
 from infer.loudness import follow_envelope, limit_peak
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE, highpass, resample, resampled_length
 from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
-from lib.content import ContentEncoder, canonical_name, load_content_encoder
+from lib.content import ContentEncoder, canonical_name
 from lib.devices import Device, choose_device, generator_dtype
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.synthesizer import Synthesizer
-from lib.pitch import SILENCE_PEAK, ExactExtractor, load_pitch_extractor
+from lib.pitch import SILENCE_PEAK, ExactExtractor
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.scale import fill_unvoiced, hz_to_bins, median_filter, shift_semitones, splice_curve
 from lib.progress import Progress, no_progress
@@ -50,8 +51,8 @@ class _Pitch:
 class VoiceConverter:
     """A voice, ready to convert: synthesizer, content encoder and perhaps an index, on one device.
 
-    Pitch methods are loaded when first asked for, and kept. Nothing else changes after construction, so one converter
-    may serve one conversion after the other with different options.
+    Nothing changes after construction, so one converter may serve one conversion after the other with different
+    options.
     """
 
     def __init__(
@@ -61,20 +62,25 @@ class VoiceConverter:
         index: FeatureIndex | None = None,
         device: Device | None = None,
         *,
+        loaded: Loaded | None = None,
         limits: ChunkLimits | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """`limits` say how long audio is cut; `temperature` scales the synthesizer's noise (0 = none, for tests)."""
+        """`loaded` has pitch methods, and F0 and features of recordings that were heard before.
+
+        `limits` say how long audio is cut; `temperature` scales the synthesizer's noise (0 = none, for tests).
+        """
         self.device = device or choose_device("cpu")
         self.sample_rate = synthesizer.config.sample_rate
         self.index = index
         self._synthesizer = synthesizer.to(self.device.device)
         self._synthesizers = {torch.float32: self._synthesizer}
         self._encoder = encoder
+        self._encoder_id = f"{encoder.name} {encoder.sha256}"
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
         self._interpolates = False  # whether the voice was trained on F0 without unvoiced gaps
-        self._extractors: dict[tuple[str, int], ExactExtractor] = {}
+        self._loaded = loaded or Loaded()
         width, hop_length = synthesizer.config.content_width, synthesizer.config.hop_length
         if hop_length * FRAME_RATE != self.sample_rate:
             raise CheckpointError(
@@ -95,19 +101,28 @@ class VoiceConverter:
 
     @classmethod
     def from_voice(
-        cls, voice: VoiceModel, index: Path | None = None, device: Device | None = None, where: str = "The voice model"
+        cls,
+        voice: VoiceModel,
+        index: Path | None = None,
+        device: Device | None = None,
+        where: str = "The voice model",
+        loaded: Loaded | None = None,
     ) -> "VoiceConverter":
         """Make a voice that was read ready to convert; `where` names it in messages."""
-        device = device or choose_device()
+        device, loaded = device or choose_device(), loaded or Loaded()
         synthesizer = load_synthesizer(voice, where).fold_weight_norm()
         wanted = recorded_encoder(voice)
-        encoder = load_content_encoder(voice.family, device.device, wanted.name if wanted else None)
+        encoder = loaded.encoder(voice.family, device.device, wanted.name if wanted else None)
         check_encoder(voice, encoder, where)
-        loaded = FeatureIndex.load(index) if index else None
         logger.info("%s: family %s, %s; device: %s (%s)", where, voice.family, voice.info, device.device, device.reason)
-        converter = cls(synthesizer, encoder, loaded, device)
+        converter = cls(synthesizer, encoder, loaded.index(index) if index else None, device, loaded=loaded)
         converter._interpolates = bool(voice.extra.get("interpolate_unvoiced"))
         return converter
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the synthesizer, with a copy of its generator in a shorter number type."""
+        return sum(weight.nbytes for weight in self._synthesizer.parameters()) * 3 // 2
 
     def output_rate(self, options: ConvertOptions) -> int:
         """Sample rate in Hz of what `convert` returns."""
@@ -182,11 +197,7 @@ class VoiceConverter:
             )
 
     def _extractor(self, options: ConvertOptions) -> ExactExtractor:
-        hop_length = options.crepe_hop_length
-        key = (options.pitch_method, hop_length if "mangio-crepe" in options.pitch_method else 0)
-        if key not in self._extractors:
-            self._extractors[key] = load_pitch_extractor(options.pitch_method, self.device.device, hop_length)
-        return self._extractors[key]
+        return self._loaded.pitch(options.pitch_method, self.device.device, options.crepe_hop_length)
 
     def _estimate_pitch(
         self, padded: Floats, options: ConvertOptions, curve: PitchCurve | None = None
@@ -194,7 +205,9 @@ class VoiceConverter:
         """F0 of the whole padded song at once, so that it does not depend on where the song is cut."""
         if not self._synthesizer.config.has_f0:
             return None
-        estimated = median_filter(self._extractor(options)(padded), options.filter_radius)
+        extractor = self._extractor(options)
+        f0 = self._loaded.analysed(padded, f"F0 by {extractor.recipe}", extractor)
+        estimated = median_filter(f0, options.filter_radius)
         voiced_f0 = shift_semitones(estimated, options.pitch_shift)
         if curve is not None:
             song = slice(self._limits.pad_frames, len(voiced_f0) - self._limits.pad_frames)
@@ -249,7 +262,7 @@ class VoiceConverter:
 
     def _content(self, audio: Floats, pitch: _Pitch | None, options: ConvertOptions) -> Floats:
         """Content features of (T,) at 16 kHz, with retrieval and protection, at 100 frames/s: (F, C)."""
-        own = self._encoder(audio)  # [N, C]
+        own = self._loaded.analysed(audio, f"content by {self._encoder_id}", self._encoder)  # [N, C]
         frames = len(pitch.f0) if pitch else len(audio) // HOP_LENGTH
         if self.index is None or options.index_rate == 0:
             return to_pitch_rate(own, frames)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from infer import convert as convert_module
+from infer import loaded as loaded_module
 from infer.chunking import ChunkLimits
 from infer.convert import VoiceConverter, check_encoder
 from infer.loudness import follow_envelope, limit_peak
@@ -29,7 +29,7 @@ from lib.checkpoint import (
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.synthesizer import Synthesizer
-from lib.pitch import load_pitch_extractor
+from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.progress import Cancelled
 from tests.helpers import Floats, closed_form
 from tests.tiny_voice import WIDTH, TinyEncoder, tiny_converter, tiny_synthesizer, voice_like
@@ -95,9 +95,9 @@ def test_f0_is_estimated_once_over_the_whole_file(monkeypatch: pytest.MonkeyPatc
             heard.append(len(audio))
             return extractor(audio)
 
-        return listen
+        return ExactExtractor(method, listen)
 
-    monkeypatch.setattr(convert_module, "load_pitch_extractor", spy)
+    monkeypatch.setattr(loaded_module, "load_pitch_extractor", spy)
     tiny_converter(limits=CUTTING).convert(voice_like(4), PM)
     assert heard == [4 * 16_000 + 2 * 3_200]
 
@@ -224,7 +224,7 @@ def lite_voice(encoder: ContentEncoderId | None) -> VoiceModel:
 
 
 def test_loading_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     write_voice_model(tmp_path / "v.pth", lite_voice(ContentEncoderId("tiny", "ab" * 32)))
     FeatureIndex.build([np.ones((50, WIDTH), np.float32)]).save(tmp_path / "added.index")
     converter = VoiceConverter.load(tmp_path / "v.pth", tmp_path / "added.index")

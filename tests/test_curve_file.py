@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from infer import convert as convert_module
+from infer import loaded as loaded_module
 from infer.__main__ import main
 from infer.batch import Job, convert_file, convert_files, with_f0_files
 from infer.chunking import ChunkLimits
@@ -227,7 +227,7 @@ def test_a_curve_of_ten_minutes_ends_where_it_ends(tmp_path: Path) -> None:
 def test_the_command_line_writes_a_curve_and_sings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     write_voice_model(tmp_path / "eve.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
     save_audio(tmp_path / "song.wav", voice_like(0.5), 16_000)
     curve, common = tmp_path / "curve.csv", ["--voice", str(tmp_path / "eve.pth"), "--device", "cpu"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from infer import convert as convert_module
+from infer import loaded as loaded_module
 from infer.__main__ import Arguments, main
 from lib.audio import AUDIO_FORMATS, load_audio_native, save_audio
 from lib.checkpoint import extract_voice_model, write_voice_model
@@ -23,7 +24,7 @@ Said = pytest.CaptureFixture[str]
 @pytest.fixture
 def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The path of a voice model file, of a family whose encoder is tiny."""
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     path = tmp_path / "voices/eve.pth"
     write_voice_model(path, extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
     return str(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from infer import convert as convert_module
+from infer import loaded as loaded_module
 from infer.options import ConvertOptions
 from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.errors import ConfigError
@@ -36,7 +36,7 @@ def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> N
 
 
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     voices = tmp_path / "voices"
     voices.mkdir()
     services = make_services(tmp_path, "cpu", [voices], tmp_path / "logs")
@@ -73,7 +73,7 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
 
 
 def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "load_content_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     voice = "声" * 66
     write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     song = tmp_path / f"{'😀' * 60}.wav"

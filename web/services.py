@@ -1,9 +1,9 @@
 """What the page can do, as an object of functions: a test passes others; make_services() is the real ones."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lib.devices import choose_device
 from lib.errors import ConfigError
@@ -11,7 +11,6 @@ from lib.library import (
     VOICE_ROOTS,
     Voice,
     delete_voice,
-    find_index,
     find_voice,
     list_checkpoints,
     list_voices,
@@ -21,6 +20,9 @@ from lib.paths import LOGS
 from web.jobs import JobRegistry, Kind, Runner
 from web.presets import Presets
 from web.runners import Loaded, make_runners
+
+if TYPE_CHECKING:
+    from infer.loaded import Loaded as KeptInMemory
 
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
 
@@ -62,7 +64,7 @@ def make_services(
     """
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
-    kept = _KeptConverter(device)
+    kept = _KeptVoices(device)
 
     def load(chosen: str) -> Loaded:
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
@@ -104,28 +106,18 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
     return (low, middle, high) if middle > 0 else None
 
 
-class _KeptConverter:
-    """Keeps the voice that was used last, so that converting again with it loads nothing; one at a time, for memory."""
+class _KeptVoices:
+    """Keeps voices, encoders and what was heard of recordings; made when first asked for, for it imports torch."""
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._lock = threading.Lock()
-        self._key: tuple[object, ...] = ()
-        self._loaded: Loaded | None = None
+        self._kept: KeptInMemory | None = None
 
     def get(self, voice: Voice) -> Loaded:
-        """Return the converter of a voice and the index it uses; loads again if one of the files has changed."""
-        from infer.convert import VoiceConverter
-        from lib.checkpoint import read_voice_model
+        """Return the converter of a voice and the index it uses."""
+        if self._kept is None:
+            from infer.loaded import Loaded as KeptInMemory
 
-        index = find_index(voice.path)
-        key = (voice.path, voice.path.stat().st_mtime_ns, index, index.stat().st_mtime_ns if index else 0)
-        with self._lock:
-            if self._loaded is None or key != self._key:
-                self._loaded = None  # frees the old one before the new one is loaded
-                model = read_voice_model(voice.path)
-                index = find_index(voice.path, model.family)
-                device = choose_device(self._device)
-                converter = VoiceConverter.from_voice(model, index, device, where=voice.name)
-                self._loaded, self._key = Loaded(converter, index), key
-            return self._loaded
+            self._kept = KeptInMemory()
+        converter = self._kept.voice(voice.path, choose_device(self._device), where=voice.name)
+        return Loaded(converter, Path(converter.index.name) if converter.index else None)

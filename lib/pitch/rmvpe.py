@@ -49,8 +49,8 @@ MARGIN_FRAMES = 512
 
 def load(method: str, device: torch.device) -> "PitchExtractor":
     """Return rmvpe on `device`. MissingFileError without its weights, CheckpointError for unusable ones."""
-    network = Rmvpe()
     path = find_weights()
+    network = Rmvpe()
     load_weights(network, _read_table(path), str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
@@ -81,6 +81,11 @@ class _RmvpePitch:
             for i, strength in zip(places, strengths, strict=True):
                 found[i] = decode(strength.cpu()).numpy()  # doubles do not exist on every device
         return [found[i] for i in range(len(clips))]
+
+
+def is_there() -> bool:
+    """Whether a file of weights is installed."""
+    return any(path.is_file() for path in PLACES)
 
 
 def find_weights() -> Path:

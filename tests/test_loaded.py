@@ -1,0 +1,140 @@
+"""Nothing is read or computed twice: what is kept, when it is read again, and what gives way."""
+
+import os
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infer import loaded as loaded_module
+from infer.convert import VoiceConverter
+from infer.loaded import Loaded
+from infer.options import ConvertOptions
+from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.devices import choose_device
+from lib.index import FeatureIndex
+from lib.kept import Kept
+from lib.pitch import ExactExtractor, load_pitch_extractor
+from tests.helpers import Floats
+from tests.tiny_voice import WIDTH, TinyEncoder, tiny_synthesizer, voice_like
+
+PM = ConvertOptions(pitch_method="pm")
+
+
+class CountingEncoder(TinyEncoder):
+    """Tells how often it was called."""
+
+    def __init__(self, calls: Counter[str]) -> None:
+        self.calls = calls
+
+    def __call__(self, audio: Floats) -> Floats:
+        self.calls["content"] += 1
+        return super().__call__(audio)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often encoders and pitch methods were loaded and called."""
+    counted: Counter[str] = Counter()
+
+    def load_encoder(*_: Any) -> CountingEncoder:
+        counted["encoder loaded"] += 1
+        return CountingEncoder(counted)
+
+    def load_pitch(method: str, device: torch.device, hop_length: int) -> ExactExtractor:
+        counted["pitch loaded"] += 1
+        extractor = load_pitch_extractor(method, device, hop_length)
+
+        def extract(audio: Floats) -> Floats:
+            counted["F0"] += 1
+            return extractor(audio)
+
+        return ExactExtractor(extractor.method, extract, extractor.recipe)
+
+    monkeypatch.setattr(loaded_module, "load_content_encoder", load_encoder)
+    monkeypatch.setattr(loaded_module, "load_pitch_extractor", load_pitch)
+    return counted
+
+
+def voice(folder: Path, name: str, seed: int = 0) -> Path:
+    synthesizer = tiny_synthesizer()
+    with torch.no_grad():
+        synthesizer.emb_g.weight += seed
+    write_voice_model(folder / f"{name}.pth", extract_voice_model(synthesizer, "lite", "1epoch"))
+    return folder / f"{name}.pth"
+
+
+def load(loaded: Loaded, path: Path) -> VoiceConverter:
+    return loaded.voice(path, choose_device("cpu"))
+
+
+def test_another_voice_or_option_hears_the_recording_no_second_time(tmp_path: Path, calls: Counter[str]) -> None:
+    loaded, audio = Loaded(), voice_like(0.5)
+    alice, bob = voice(tmp_path, "alice"), voice(tmp_path, "bob", seed=1)
+    first = load(loaded, alice).convert(audio, PM)
+    once = Counter({"encoder loaded": 1, "pitch loaded": 1, "F0": 1, "content": 1})
+    assert calls == once
+    assert load(loaded, alice) is load(loaded, alice)
+    np.testing.assert_array_equal(load(loaded, alice).convert(audio, PM), first)
+    other = load(loaded, bob).convert(audio, PM)
+    higher = load(loaded, alice).convert(audio, ConvertOptions(pitch_method="pm", pitch_shift=3, protect=0.1, seed=4))
+    assert calls == once
+    assert np.abs(other - first).max() > 1e-4 and np.abs(higher - first).max() > 1e-4
+    load(loaded, alice).convert(voice_like(0.5, seed=1), PM)
+    assert calls == once + Counter({"F0": 1, "content": 1})
+    load(loaded, alice).convert(audio, ConvertOptions(pitch_method="dio"))
+    assert calls == once + Counter({"F0": 2, "content": 1, "pitch loaded": 1})
+
+
+def test_what_is_known_gives_what_hearing_it_gives(tmp_path: Path, calls: Counter[str]) -> None:
+    loaded, path = Loaded(), voice(tmp_path, "alice")
+    changed = PM.model_copy(update={"filter_radius": 3, "interpolate_unvoiced": True})
+    load(loaded, path).convert(voice_like(0.5), PM)
+    known = load(loaded, path).convert(voice_like(0.5), changed)
+    np.testing.assert_array_equal(known, load(Loaded(), path).convert(voice_like(0.5), changed))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, calls: Counter[str]) -> None:
+    loaded, path = Loaded(), voice(tmp_path, "alice")
+    before = load(loaded, path)
+    voice(tmp_path, "alice", seed=1)
+    os.utime(path, ns=(1, 1))
+    again = load(loaded, path)
+    assert again is not before and again.index is None
+    FeatureIndex.build([np.ones((50, WIDTH), np.float32)]).save(tmp_path / "alice_added_1.index")
+    with_index = load(loaded, path)
+    assert with_index.index is not None and calls["encoder loaded"] == 1
+    assert loaded.voice(path, choose_device("cpu"), None).index is None
+    assert loaded.index(Path(with_index.index.name)) is with_index.index
+
+
+def test_what_is_kept_of_recordings_is_bounded(tmp_path: Path, calls: Counter[str]) -> None:
+    loaded, path = Loaded(analysis_bytes=16_000), voice(tmp_path, "alice")  # of two recordings
+    for seed in (0, 0, 1, 2, 0):
+        load(loaded, path).convert(voice_like(0.5, seed), PM)
+    assert calls["F0"] == calls["content"] == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=40))
+def test_kept_values_are_those_used_last(uses: list[tuple[int, int]]) -> None:
+    kept, sizes, order = Kept(100), dict[int, int](), list[int]()
+    for key, size in uses:
+        made: list[int] = kept.get(key, partial(list, [size]), lambda value: int(value[0]))
+        assert made == [sizes.setdefault(key, size)]
+        order = [*(other for other in order if other != key), key]
+        while sum(sizes[other] for other in order) > 100:
+            del sizes[order.pop(0)]
+        assert kept.bytes_kept == sum(sizes[other] for other in order) <= 100
+
+
+def test_one_value_may_be_larger_than_the_bound() -> None:
+    kept = Kept(10)
+    assert kept.get("a", lambda: "large", lambda _: 50) == "large"
+    assert kept.get("a", lambda: "made again", lambda _: 50) == "large"
+    assert kept.get("b", lambda: "small", lambda _: 5) == "small" and kept.bytes_kept == 5
