@@ -1,26 +1,31 @@
 """Loading, resampling, filtering and writing audio: golden data, exact lengths, bad files."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import audio as audio_module
+from lib import decode, filters
 from lib.audio import (
     ANALYSIS_RATE,
     AUDIO_FORMATS,
+    Recording,
     highpass,
+    highpass_blocks,
     highpass_causal,
     is_audio_file,
     list_recordings,
     load_audio,
     load_audio_native,
     resample,
+    resample_blocks,
     resampled_length,
     save_audio,
 )
@@ -104,8 +109,53 @@ def test_highpass_removes_rumble_and_keeps_the_voice_in_place(tone: Tone) -> Non
 def test_causal_highpass_in_blocks_is_the_filter_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(1).standard_normal(5000).astype(np.float32)
     whole = highpass_causal(noise, 40000)
-    monkeypatch.setattr(audio_module, "BLOCK", 777)
-    assert np.array_equal(highpass_causal(noise, 40000), whole)
+    monkeypatch.setattr(filters, "BLOCK", 777)
+    np.testing.assert_allclose(highpass_causal(noise, 40000), whole, atol=1e-12, rtol=1e-6)
+
+
+@given(samples=st.integers(1, 20_000), size=st.integers(1, 9_000), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_zero_phase_highpass_in_blocks_is_the_filter_of_the_whole(samples: int, size: int, seed: int) -> None:
+    signal = np.random.default_rng(seed).standard_normal(samples) + 0.5
+    blocks = [*highpass_blocks(signal[start : start + size] for start in range(0, samples, size))]
+    np.testing.assert_allclose(np.concatenate(blocks), highpass(signal), atol=1e-10)
+
+
+@pytest.mark.parametrize("sample_rate", [16_000, 40_000, 48_000])
+def test_the_highpass_is_scipys(sample_rate: int) -> None:
+    signal = np.random.default_rng(2).standard_normal(30_000)
+    sections = scipy.signal.butter(5, 48, "highpass", output="sos", fs=sample_rate)
+    causal = scipy.signal.sosfilt(sections, signal)
+    np.testing.assert_allclose(highpass_causal(signal, sample_rate), causal, atol=1e-6)
+    if sample_rate == 16_000:
+        both = scipy.signal.sosfiltfilt(sections, signal, padlen=18)
+        np.testing.assert_allclose(highpass(signal), both, atol=1e-9)
+
+
+@given(
+    samples=st.integers(1, 30_000),
+    size=st.integers(1, 9_000),
+    rates=st.sampled_from([(44_100, 16_000), (40_000, 48_000)]),
+)
+@settings(deadline=None, max_examples=30)
+def test_resampling_in_blocks_is_resampling(samples: int, size: int, rates: tuple[int, int]) -> None:
+    signal = np.random.default_rng(3).standard_normal(samples).astype(np.float32)
+    blocks = [*resample_blocks((signal[start : start + size] for start in range(0, samples, size)), *rates)]
+    np.testing.assert_array_equal(np.concatenate(blocks), resample(signal, *rates))
+    assert sum(map(len, blocks)) == resampled_length(samples, *rates)
+
+
+def test_decoding_in_blocks_is_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in AUDIO_FORMATS:
+        path = tmp_path / f"a.{suffix}"
+        save_audio(path, chirp(0.7, 48_000), 48_000)
+        whole, rate = load_audio_native(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "BLOCK", 3_000)
+            recording = Recording(path)
+            blocks = [*recording.blocks]
+        assert len(blocks) > 5 and (recording.sample_rate, recording.samples) == (rate, len(whole))
+        np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
@@ -287,7 +337,8 @@ def test_a_write_that_reads_back_wrong_leaves_the_old_file(
     save_audio(path, tone(220, 0.1), 16000)
     before = path.read_bytes()
 
-    def write_half(target: Path, audio: Floats, sample_rate: int, subtype: str) -> None:
+    def write_half(target: Path, blocks: Iterable[Floats], sample_rate: int, subtype: str) -> None:
+        audio = np.concatenate([*blocks])
         soundfile.write(target, audio[: len(audio) // 2], sample_rate, subtype=subtype)
 
     monkeypatch.setattr(audio_module, "_write_pcm", write_half)

@@ -1,0 +1,268 @@
+"""Reading recordings: decode any container block by block to mono float32, and find recordings in folders."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.errors import AudioError, MissingFileError
+from lib.filters import resample
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+BLOCK = 1 << 20  # samples decoded at a time
+MP4_PADDING = 2048  # samples: an encoder pads by less than two AAC frames
+TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its header without being called cut off
+
+# A file with one of these suffixes is meant to be a recording: if it cannot be read, somebody wants to know.
+_AUDIO_SUFFIXES = {
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".aif", ".aifc", ".aiff",
+    ".amr", ".caf", ".mka", ".rf64", ".w64", ".webm", ".wma",
+}  # fmt: skip
+
+
+def load_audio(path: Path, sample_rate: int) -> Floats:
+    """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of what the file holds.
+
+    Raises MissingFileError or AudioError, see `load_audio_native`.
+    """
+    audio, native_rate = load_audio_native(path)
+    return resample(audio, native_rate, sample_rate)
+
+
+def load_audio_native(path: Path) -> tuple[Floats, int]:
+    """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
+
+    Raises MissingFileError or AudioError, see `Recording`.
+    """
+    recording = Recording(path)
+    return np.concatenate([*recording.blocks]), recording.sample_rate
+
+
+class Recording:
+    """The first audio stream of any container, decoded block by block: mono float32 at its own `sample_rate` in Hz.
+
+    Integer samples are scaled to [-1, 1), float samples are left as they are, channels are mixed down (which can
+    exceed 1, see `_mono`). A recording that breaks off is used as far as it goes, and a warning is logged. Raises
+    MissingFileError, or AudioError if nothing can be decoded or a sample is not a finite number; then also while the
+    blocks are read. `samples` counts those read so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.samples = 0
+        self._path = path
+        self._decoded = _Decoded()
+        blocks = self._decode()
+        first = next(blocks)
+        self.sample_rate = self._decoded.sample_rate
+        self.blocks = self._count(chain([first], blocks))
+
+    def _count(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
+        for block in blocks:
+            self.samples += len(block)
+            yield block
+
+    def _decode(self) -> Iterator[Floats]:
+        import av
+
+        path, decoded = self._path, self._decoded
+        _check_file(path)
+        samples = 0
+        held: Floats = np.zeros(0, np.float32)  # what may turn out to be padding
+        try:
+            with _open(path) as container:
+                if not container.streams.audio or container.streams.audio[0].codec_context is None:
+                    raise AudioError(
+                        f"{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...)."
+                    )
+                stream = container.streams.audio[0]
+                for block in _larger(decoded.run(container, stream)):
+                    if not np.isfinite(block).all():
+                        raise AudioError(
+                            f"{path} contains samples that are not numbers (NaN or infinite). Export it again."
+                        )
+                    held = np.concatenate([held, block])
+                    samples += len(block)
+                    if len(held) > MP4_PADDING:
+                        yield held[:-MP4_PADDING]
+                        held = held[-MP4_PADDING:]
+                expected = _expected_samples(stream, decoded.sample_rate)
+                is_mp4 = "mp4" in container.format.name
+        except av.error.FFmpegError as error:
+            raise AudioError(
+                f"{path} is not a recording or is damaged ({error.strerror}). Replace or remove it."
+            ) from error
+        if samples == 0:
+            raise AudioError(f"{path} contains no sound: not one sample could be decoded. Replace or remove it.")
+        if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:
+            held = held[: len(held) - (samples - expected)]  # an edit list marks it as the encoder's
+        yield held
+        _warn_if_damaged(path, samples, decoded, expected)
+
+
+def _larger(blocks: Iterable[Floats]) -> Iterator[Floats]:
+    """Decoded frames, some thousand samples each, put together to about BLOCK samples."""
+    parts: list[Floats] = []
+    length = 0
+    for block in blocks:
+        parts.append(block)
+        length += len(block)
+        if length >= BLOCK:
+            yield np.concatenate(parts)
+            parts, length = [], 0
+    if parts:
+        yield np.concatenate(parts)
+
+
+def is_audio_file(path: Path) -> bool:
+    """Whether `path` is a file in which a decodable audio stream can be found; its name plays no part."""
+    import av
+
+    try:
+        _check_file(path)
+        with _open(path) as container:
+            streams = container.streams.audio
+            return len(streams) > 0 and streams[0].codec_context is not None
+    except (av.error.FFmpegError, AudioError, MissingFileError):
+        return False
+
+
+def list_recordings(folder: Path) -> list[Path]:
+    """The recordings directly in `folder`, sorted by name; hidden files are skipped.
+
+    A recording is a file that probes as audio. A file with a suffix of audio that does not is listed too, so that
+    whoever loads it meets the reason and can report it by name. Raises MissingFileError for a missing folder and
+    AudioError when there is nothing to list.
+    """
+    if not folder.exists():
+        raise MissingFileError(folder, "Give a folder of recordings.")
+    if not folder.is_dir():
+        raise AudioError(f"{folder} is a file, not a folder. Give a folder of recordings.")
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in entries if path.is_file()]
+    found = [path for path in files if path.suffix.lower() in _AUDIO_SUFFIXES or is_audio_file(path)]
+    if not found:
+        raise AudioError(_nothing_found(folder, entries, files))
+    return found
+
+
+def _nothing_found(folder: Path, entries: list[Path], files: list[Path]) -> str:
+    """Say why a folder has no recordings."""
+    for sub in (path for path in entries if path.is_dir()):
+        if any(path.suffix.lower() in _AUDIO_SUFFIXES for path in sub.iterdir()):
+            return f"{folder} holds recordings only in sub-folders such as {sub.name!r}. Give one of these folders."
+    if not entries:
+        return f"{folder} is empty. Put recordings into it (WAV, FLAC, MP3, ...)."
+    return f"{folder} holds no recordings: none of its {len(files)} files is audio. Put WAV, FLAC or MP3 files into it."
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise MissingFileError(path, "Give the path of a recording.")
+    if not path.is_file():
+        raise AudioError(f"{path} is not a file. Give the path of a recording.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes). Replace or remove it.")
+
+
+def _open(path: Path) -> Any:
+    import av
+
+    # An absolute path cannot be mistaken for a URL, and a playlist posing as a recording cannot reach the network.
+    # Old tags in other encodings than UTF-8 must not keep a recording from being read.
+    return av.open(str(path.resolve()), metadata_errors="replace", container_options={"protocol_whitelist": "file"})
+
+
+@dataclass
+class _Decoded:
+    """What decoding one stream met besides samples."""
+
+    sample_rate: int = 0  # Hz; that of the first frame, which headers of some AAC files state wrongly
+    damaged_packets: int = 0
+
+    def run(self, container: Any, stream: Any) -> Iterator[Floats]:
+        """Yield mono blocks (T,); packets that cannot be decoded are counted and left out."""
+        import av
+
+        for packet in _packets(container, stream, self):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self.damaged_packets += 1
+                continue
+            for frame in frames:
+                self.sample_rate = self.sample_rate or frame.sample_rate
+                block = _mono(frame)
+                yield (
+                    block
+                    if frame.sample_rate == self.sample_rate
+                    else resample(block, frame.sample_rate, self.sample_rate)
+                )
+
+
+def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
+    """Yield packets until the container ends or breaks off."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            decoded.damaged_packets += 1
+            return
+
+
+def _mono(frame: Any) -> Floats:
+    """Mix the channels of one decoded frame down: (T,) float32, their sum divided by sqrt(channels).
+
+    For stereo these are the weights of the ffmpeg command line, by which the ecosystem loads recordings; an average
+    would be 3 dB quieter.
+    """
+    samples = frame.to_ndarray()  # [channels, T] if planar, else [1, T * channels]
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128.0) / 128.0
+    elif samples.dtype.kind == "i":
+        samples = samples / np.float64(1 << (8 * samples.dtype.itemsize - 1))
+    mono: Floats = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
+    return mono
+
+
+def _expected_samples(stream: Any, sample_rate: int) -> int | None:
+    """Number of samples the container's header promises, or None if it says nothing."""
+    if not stream.duration or not stream.time_base:
+        return None
+    seconds = Fraction(stream.duration) * Fraction(stream.time_base)
+    return round(seconds * sample_rate)
+
+
+def _warn_if_damaged(path: Path, samples: int, decoded: _Decoded, expected: int | None) -> None:
+    rate = decoded.sample_rate
+    if expected is not None and samples < expected - TRUNCATION_TOLERANCE * rate:
+        logger.warning(
+            "%s breaks off: it holds %.1f s of the %.1f s its header states", path, samples / rate, expected / rate
+        )
+    elif _riff_is_cut(path):
+        logger.warning("%s breaks off after %.1f s: its header states a longer file", path, samples / rate)
+    elif decoded.damaged_packets:
+        logger.warning("%s is damaged in %d places; the rest is used", path, decoded.damaged_packets)
+
+
+def _riff_is_cut(path: Path) -> bool:
+    """Whether a WAV file is shorter than its header says; FFmpeg quietly corrects the duration of such a file."""
+    with path.open("rb") as file:
+        header = file.read(8)
+    stated = int.from_bytes(header[4:8], "little")  # bytes after this field; 0 or the maximum = written to a pipe
+    return header[:4] == b"RIFF" and 0 < stated < 0xFFFFFFFF and stated + 8 > path.stat().st_size
