@@ -1,26 +1,35 @@
 """Convert many files: name the results, go on after a failure, report."""
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from infer.convert import VoiceConverter
+import numpy as np
+import numpy.typing as npt
+
+from infer.convert import Converted, VoiceConverter
 from infer.options import ConvertOptions
+from infer.song import listen
 from lib.audio import (
     ANALYSIS_RATE,
     AUDIO_FORMATS,
+    Recording,
     list_recordings,
-    load_audio_native,
-    resample,
+    resample_blocks,
     resampled_length,
-    save_audio,
+    save_blocks,
 )
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.pitch.curve_file import CURVE_SUFFIXES, read_curve, write_curve
 from lib.progress import Progress, no_progress
+from lib.spool import Spool, gather
+
+Floats = npt.NDArray[np.float32]
 
 DEFAULT_FORMAT = "wav"
 STEPS_PER_FILE = 1000  # of the progress shown for one file
@@ -132,45 +141,121 @@ def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None
     return planned
 
 
+@dataclass
+class _Heard:
+    """A recording that was read, and how long that took."""
+
+    song: Spool
+    audio_seconds: float
+    seconds: float
+    wanted: Callable[[int], int]  # output rate -> number of samples of the result
+
+
 def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
     """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
+    heard = _read(job)
+    converted, seconds = _convert(converter, job, heard, options, progress)
+    return _write(job, heard, converted, seconds, converter.pitch_method(options))
+
+
+def _read(job: Job) -> _Heard:
     start = time.perf_counter()
-    audio, native_rate = load_audio_native(job.path)
-    rate = converter.output_rate(options)
-    if job.f0_out and converter.pitch_method(options) is None:
-        raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
-    curve = read_curve(job.f0_file) if job.f0_file else None
-    try:
-        resampled = resample(audio, native_rate, ANALYSIS_RATE)
-        converted, f0 = converter.convert_with_f0(resampled, options, progress, curve)
-    except AudioError as error:
-        raise AudioError(f"{job.path} cannot be converted. {error}") from error
-    # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
-    converted = converted[: resampled_length(len(audio), native_rate, rate)]
-    save_audio(job.output, converted, rate)
-    if job.f0_out and f0 is not None:
-        write_curve(job.f0_out, f0)
-    elapsed = time.perf_counter() - start
-    return Outcome(
-        job.path, job.output, len(audio) / native_rate, elapsed, rate, pitch_method=converter.pitch_method(options)
+    recording = Recording(job.path)
+    rate = recording.sample_rate
+    with gather(resample_blocks(recording.blocks, rate, ANALYSIS_RATE)) as audio:
+        try:
+            song = listen(audio)
+        except AudioError as error:
+            raise AudioError(f"{job.path} cannot be converted. {error}") from error
+    samples = recording.samples
+    return _Heard(
+        song, samples / rate, time.perf_counter() - start, lambda to_rate: resampled_length(samples, rate, to_rate)
     )
+
+
+def _convert(
+    converter: VoiceConverter, job: Job, heard: _Heard, options: ConvertOptions, progress: Progress
+) -> tuple[Converted, float]:
+    """Convert and tell how long it took; the song is no longer needed then."""
+    start = time.perf_counter()
+    with heard.song as song:
+        if job.f0_out and converter.pitch_method(options) is None:
+            raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
+        curve = read_curve(job.f0_file) if job.f0_file else None
+        converted = converter.convert_song(song, options, progress, curve)
+    return converted, time.perf_counter() - start
+
+
+def _write(job: Job, heard: _Heard, converted: Converted, seconds: float, pitch_method: str | None) -> Outcome:
+    start = time.perf_counter()
+    with converted:
+        # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
+        save_blocks(job.output, _first(converted.blocks(), heard.wanted(converted.sample_rate)), converted.sample_rate)
+        if job.f0_out and converted.f0 is not None:
+            write_curve(job.f0_out, converted.f0)
+    seconds += heard.seconds + time.perf_counter() - start
+    return Outcome(job.path, job.output, heard.audio_seconds, seconds, converted.sample_rate, pitch_method)
+
+
+def _first(blocks: Iterable[Floats], samples: int) -> Iterator[Floats]:
+    for block in blocks:
+        yield block[:samples]
+        samples = max(samples - len(block), 0)
 
 
 def convert_files(
     converter: VoiceConverter, jobs: Sequence[Job], options: ConvertOptions, progress: Progress = no_progress
 ) -> list[Outcome]:
-    """Convert one file after the other; what fails is reported in its Outcome and does not stop the rest."""
-    outcomes = []
-    for i, job in enumerate(jobs):
-        try:
-            outcomes.append(convert_file(converter, job, options, _within(progress, i, len(jobs), job.path.name)))
-        except RevoiceError as error:
-            outcomes.append(Outcome(job.path, job.output, error=str(error)))
-        except OSError as error:  # a name too long, a folder that may not be read, ...
-            outcomes.append(Outcome(job.path, job.output, error=f"{job.path}: {error.strerror or error}."))
-    return outcomes
+    """Convert one file after the other; what fails is reported in its Outcome and does not stop the rest.
+
+    While one is converted, the next one is read and the last one written.
+    """
+    outcomes: list[Outcome | Future[Outcome]] = []
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+        contextlib.closing(_read_ahead(reader, jobs)) as recordings,
+    ):
+        for i, (job, reading) in enumerate(zip(jobs, recordings, strict=True)):
+            try:
+                heard = reading.result()
+                report = _within(progress, i, len(jobs), job.path.name)
+                converted, seconds = _convert(converter, job, heard, options, report)
+                method = converter.pitch_method(options)
+                outcomes.append(writer.submit(_write, job, heard, converted, seconds, method))
+            except (RevoiceError, OSError) as error:
+                outcomes.append(_failed(job, error))
+    return [_outcome(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+
+
+def _read_ahead(reader: ThreadPoolExecutor, jobs: Sequence[Job]) -> Generator[Future[_Heard], None, None]:
+    """Read the recordings in order, always one more than was asked for."""
+    following: Future[_Heard] | None = None
+    try:
+        for i, job in enumerate(jobs):
+            reading = following or reader.submit(_read, job)
+            following = reader.submit(_read, jobs[i + 1]) if i + 1 < len(jobs) else None
+            yield reading
+    finally:  # it is not asked for when the user cancels
+        if following is not None and not following.cancel() and following.exception() is None:
+            following.result().song.close()
+
+
+def _outcome(job: Job, outcome: Outcome | Future[Outcome]) -> Outcome:
+    if isinstance(outcome, Outcome):
+        return outcome
+    try:
+        return outcome.result()
+    except (RevoiceError, OSError) as error:
+        return _failed(job, error)
+
+
+def _failed(job: Job, error: RevoiceError | OSError) -> Outcome:
+    """Say what went wrong; an OSError is a name too long, a folder that may not be read, a full disk, ..."""
+    told = f"{job.path}: {error.strerror or error}." if isinstance(error, OSError) else str(error)
+    return Outcome(job.path, job.output, error=told)
 
 
 def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:

@@ -12,7 +12,7 @@ song is missing.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,8 +20,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lib.spool import Samples
+
 Floats = npt.NDArray[np.float32]
-Samples = npt.NDArray[np.floating]
 EnergyRule = Literal["magnitude", "signed"]
 
 SAMPLE_RATE = 16_000  # Hz, of the analysed audio
@@ -60,7 +61,7 @@ class Chunk:
     stop: int
     is_last: bool
 
-    def padded_audio(self, padded: Samples, pad_frames: int) -> Samples:
+    def padded_audio(self, padded: Samples, pad_frames: int) -> npt.NDArray[np.floating]:
         """Its samples with their surroundings: a part of `padded`, the song with pad_frames at both ends.
 
         One frame more than needed, because content encoders have none at the very end.
@@ -83,11 +84,6 @@ class Chunk:
         return first - self.start + pad_frames, last - self.start + pad_frames
 
 
-def pad_audio(audio: Floats, pad_frames: int) -> Floats:
-    """Reflect audio (T,) at both ends by pad_frames frames: (T + 2 * pad_frames * 160,)."""
-    return np.pad(audio, pad_frames * HOP_LENGTH, mode="reflect")
-
-
 def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[int]:
     """Return the samples at which audio (T,) at 16 kHz should be cut; none if it is short enough.
 
@@ -97,12 +93,12 @@ def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnit
     half = HOP_LENGTH // 2
     if len(audio) + 2 * half <= limits.longest * SAMPLE_RATE:
         return []
-    padded = np.pad(audio, half, mode="reflect")  # so that the running sum is centred
     center, query = round(limits.center * SAMPLE_RATE), round(limits.query * SAMPLE_RATE)
     cuts = []
     for middle in range(center, len(audio), center):
         first, last = middle - query, min(middle + query, len(audio))
-        near = padded[first : last + HOP_LENGTH].astype(np.float64)
+        near = audio[first - half : last + half].astype(np.float64)  # so that the running sum is centred
+        near = np.pad(near, (0, last - first + HOP_LENGTH - len(near)), mode="reflect")
         if rule == "magnitude":
             near = np.abs(near)
         energy = np.zeros(last - first)
@@ -119,21 +115,22 @@ def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitu
     return [Chunk(a, b, b == n_frames) for a, b in pairwise(bounds)]
 
 
-def join(parts: Iterable[tuple[Chunk, Floats]], n_samples: int, hop_length: int) -> Floats:
-    """Put the parts (the samples of `with_fade()`, in order) together, cross-fading neighbours: (n_samples,).
+def join(parts: Iterable[tuple[Chunk, Floats]], n_samples: int, hop_length: int) -> Iterator[Floats]:
+    """Put the parts (the samples of `with_fade()`, in order) together, cross-fading neighbours: blocks of (n_samples,).
 
-    Takes an iterator, so that only one part need exist at a time; samples beyond the last frame's end are dropped.
+    Takes an iterator and gives one, so that only one part need exist at a time; samples beyond the last frame's end are
+    dropped.
     """
-    result = np.zeros(n_samples, np.float32)
     fade = 2 * FADE_FRAMES * hop_length
     rising = (np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade) ** 2).astype(np.float32)
+    room = n_samples
+    before: Floats = np.zeros(0, np.float32)  # the end of the part before, which the next one fades into
     for chunk, part in parts:
-        first = chunk.with_fade()[0] * hop_length
         if chunk.start:
             # before + w * (part - before): where both agree the result is exactly their value
-            before = result[first : first + fade]
-            before += rising[: len(before)] * (part[: len(before)] - before)
-            part, first = part[fade:], first + fade
-        room = max(n_samples - first, 0)
-        result[first : first + len(part)] = part[:room]
-    return result
+            part = np.concatenate([before + rising * (part[:fade] - before), part[fade:]])
+        keep = len(part) if chunk.is_last else len(part) - fade
+        yield part[:keep][:room]
+        room, before = max(room - keep, 0), part[keep:]
+    if room:
+        yield np.zeros(room, np.float32)

@@ -1,51 +1,58 @@
 """VoiceConverter: load a voice once, convert many recordings with it."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, pad_audio, plan_chunks
+from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, plan_chunks
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.loaded import Loaded
-from infer.loudness import follow_envelope, limit_peak
+from infer.loudness import follow_envelope, limiting_gain, peak_of
+from infer.melody import Melody, estimate, sing
 from infer.options import ConvertOptions
-from lib.audio import ANALYSIS_RATE, highpass, resample, resampled_length
+from infer.song import Reflected, listen
+from lib.audio import ANALYSIS_RATE, resample_blocks, resampled_length
 from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
 from lib.content import ContentEncoder, canonical_name
 from lib.devices import Device, choose_device, generator_dtype
-from lib.errors import AudioError, CheckpointError, ConfigError
+from lib.errors import CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.synthesizer import Synthesizer
-from lib.pitch import SILENCE_PEAK, ExactExtractor
+from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
-from lib.pitch.scale import fill_unvoiced, hz_to_bins, median_filter, shift_semitones, splice_curve
 from lib.progress import Progress, no_progress
+from lib.spool import Samples, Spool, gather, in_blocks
 
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
-SHORTEST_SECONDS = 0.05  # shorter recordings hold nothing that could be called a voice
-INPUT_PEAK = 0.95  # louder input is brought down to this
 
 
-@dataclass(frozen=True)
-class _Pitch:
-    """F0 of a song or a part of it, at 100 frames/s."""
+class Converted:
+    """The result of a conversion: `samples` samples at `sample_rate` Hz, read block by block; close it when done."""
 
-    f0: Floats  # (F,) Hz, transposed; 0 = unvoiced, unless filled
-    voiced_f0: Floats  # (F,) the same before unvoiced frames are filled
-    bins: Ints  # (F,) 1..255
+    def __init__(self, sound: Spool, gain: np.float32, sample_rate: int, f0: Floats | None) -> None:
+        self._sound, self._gain = sound, gain
+        self.sample_rate = sample_rate
+        self.f0 = f0  # what was sung: (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0
 
-    def part(self, frames: slice) -> "_Pitch":
-        """The same for some of the frames."""
-        return _Pitch(self.f0[frames], self.voiced_f0[frames], self.bins[frames])
+    def __enter__(self) -> "Converted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sound.close()
+
+    def __len__(self) -> int:
+        return len(self._sound)
+
+    def blocks(self) -> Iterator[Floats]:
+        """The samples, none of them above 99 % of full scale."""
+        for block in in_blocks(self._sound):
+            yield block if self._gain == 1 else (block * self._gain).astype(np.float32)
 
 
 class VoiceConverter:
@@ -139,7 +146,6 @@ class VoiceConverter:
         """
         return self.convert_with_f0(audio, options, progress)[0]
 
-    @torch.inference_mode()
     def convert_with_f0(
         self, audio: Floats, options: ConvertOptions, progress: Progress = no_progress, curve: PitchCurve | None = None
     ) -> tuple[Floats, Floats | None]:
@@ -148,48 +154,61 @@ class VoiceConverter:
         `curve` replaces the F0 of the part of the recording it covers. It says what is sung: neither pitch_shift nor
         filter_radius change it. The F0 is None for a voice that uses none, for which a curve is a ConfigError.
         """
-        self._check(audio, options)
-        self._check_curve(audio, curve)
-        loud = float(np.abs(audio).max()) / INPUT_PEAK
-        filtered = highpass(audio / loud if loud > 1 else audio).astype(np.float32)
-        chunks = plan_chunks(filtered, self._limits)
-        padded = pad_audio(filtered, self._limits.pad_frames)
-        progress(0, len(chunks) + 1, "estimating F0")
-        pitch = self._estimate_pitch(padded, options, curve)
-        hop_length = self._synthesizer.config.hop_length
-        n_samples = resampled_length(len(audio), ANALYSIS_RATE, self.sample_rate)
-        parts = self._render_all(padded, pitch, chunks, options, progress)
-        converted = join(parts, n_samples, hop_length)
-        if not np.isfinite(converted).all():
-            raise CheckpointError("The voice model computes numbers that are not finite: it is damaged. Get it again.")
-        converted = follow_envelope(converted, self.sample_rate, filtered, ANALYSIS_RATE, options.rms_mix_rate)
-        rate = self.output_rate(options)
-        if rate != self.sample_rate:
-            converted = resample(converted, self.sample_rate, rate)
-            converted = converted[: resampled_length(len(audio), ANALYSIS_RATE, rate)]
-        own_f0 = None if pitch is None else pitch.voiced_f0[self._limits.pad_frames :][: len(audio) // HOP_LENGTH]
-        return limit_peak(converted), own_f0
+        with listen(audio) as song, self.convert_song(song, options, progress, curve) as converted:
+            return np.concatenate([*converted.blocks()]), converted.f0
 
-    def _check(self, audio: Floats, options: ConvertOptions) -> None:
-        seconds = len(audio) / ANALYSIS_RATE
-        if audio.ndim != 1 or not np.isfinite(audio).all():
-            raise AudioError(f"Only finite mono audio of shape (T,) can be converted, not {audio.shape}.")
-        if seconds < SHORTEST_SECONDS:
-            raise AudioError(f"It is {seconds:.3f} s long; give a recording of at least {SHORTEST_SECONDS} s.")
-        if np.abs(audio).max() < SILENCE_PEAK:
-            raise AudioError("It holds only digital silence; there is no voice to convert. Give another recording.")
+    def convert_stream(
+        self, blocks: Iterable[Floats], options: ConvertOptions, progress: Progress = no_progress
+    ) -> Iterator[Floats]:
+        """Convert blocks (N,) at 16 kHz to blocks at `output_rate(options)`, in memory that does not grow with them.
+
+        Nothing leaves before everything has come: level and peaks are those of the whole.
+        """
+        with gather(blocks) as audio, listen(audio) as song, self.convert_song(song, options, progress) as converted:
+            yield from converted.blocks()
+
+    @torch.inference_mode()
+    def convert_song(
+        self, song: Samples, options: ConvertOptions, progress: Progress = no_progress, curve: PitchCurve | None = None
+    ) -> Converted:
+        """Convert what `listen` made of a recording, (T,) at 16 kHz, which may be hours long."""
+        self._check(song, options, curve)
+        chunks = plan_chunks(song, self._limits)
+        padded = Reflected(song, self._limits.pad_frames * HOP_LENGTH)
+        progress(0, len(chunks) + 1, "estimating F0")
+        melody = self._estimate_melody(padded, options, curve)
+        n_samples = resampled_length(len(song), ANALYSIS_RATE, self.sample_rate)
+        parts = self._render_all(padded, melody, chunks, options, progress)
+        joined = join(parts, n_samples, self._synthesizer.config.hop_length)
+        own_f0 = None
+        if melody is not None:
+            own_f0 = melody.voiced_f0[self._limits.pad_frames :][: len(song) // HOP_LENGTH]
+        rate, peak = self.output_rate(options), 0.0
+
+        def finished() -> Iterator[Floats]:
+            nonlocal peak
+            mixed = follow_envelope(raw, self.sample_rate, song, ANALYSIS_RATE, options.rms_mix_rate)
+            room = resampled_length(len(song), ANALYSIS_RATE, rate)
+            for block in resample_blocks(mixed, self.sample_rate, rate):
+                kept = block[:room]
+                peak, room = max(peak, peak_of(kept)), room - len(kept)
+                yield kept
+
+        with gather(map(_finite, joined)) as raw:
+            sound = gather(finished())
+        return Converted(sound, limiting_gain(peak), rate, own_f0)
+
+    def _check(self, song: Samples, options: ConvertOptions, curve: PitchCurve | None) -> None:
         n_speakers = self._synthesizer.config.n_speakers
         if options.speaker_id >= n_speakers:
             raise ConfigError(
                 f"The voice has no speaker {options.speaker_id}; choose a speaker_id from 0 to {n_speakers - 1}."
             )
-
-    def _check_curve(self, audio: Floats, curve: PitchCurve | None) -> None:
         if curve is None:
             return
         if not self._synthesizer.config.has_f0:
             raise ConfigError("The voice uses no F0, so an F0 file cannot change it. Leave the file out.")
-        begin, end = float(curve.times.min()), len(audio) / ANALYSIS_RATE
+        begin, end = float(curve.times.min()), len(song) / ANALYSIS_RATE
         if begin >= end:
             raise ConfigError(
                 f"The F0 file begins at {begin:.2f} s, but the recording ends at {end:.2f} s. "
@@ -199,48 +218,41 @@ class VoiceConverter:
     def _extractor(self, options: ConvertOptions) -> ExactExtractor:
         return self._loaded.pitch(options.pitch_method, self.device.device, options.crepe_hop_length)
 
-    def _estimate_pitch(
-        self, padded: Floats, options: ConvertOptions, curve: PitchCurve | None = None
-    ) -> _Pitch | None:
-        """F0 of the whole padded song at once, so that it does not depend on where the song is cut."""
+    def _estimate_melody(
+        self, padded: Samples, options: ConvertOptions, curve: PitchCurve | None = None
+    ) -> Melody | None:
         if not self._synthesizer.config.has_f0:
             return None
         extractor = self._extractor(options)
-        f0 = self._loaded.analysed(padded, f"F0 by {extractor.recipe}", extractor)
-        estimated = median_filter(f0, options.filter_radius)
-        voiced_f0 = shift_semitones(estimated, options.pitch_shift)
-        if curve is not None:
-            song = slice(self._limits.pad_frames, len(voiced_f0) - self._limits.pad_frames)
-            voiced_f0[song] = splice_curve(voiced_f0[song], curve.times, curve.values)
+        f0 = estimate(padded, lambda audio: self._loaded.analysed(audio, f"F0 by {extractor.recipe}", extractor))
         fill = options.interpolate_unvoiced or self._interpolates
-        f0 = fill_unvoiced(voiced_f0) if fill else voiced_f0
-        return _Pitch(f0, voiced_f0, hz_to_bins(f0))
+        return sing(f0, options, curve, self._limits.pad_frames, fill=fill)
 
     def _render_all(
-        self, padded: Floats, pitch: _Pitch | None, chunks: list[Chunk], options: ConvertOptions, progress: Progress
+        self, padded: Samples, melody: Melody | None, chunks: list[Chunk], options: ConvertOptions, progress: Progress
     ) -> Iterator[tuple[Chunk, Floats]]:
         """Convert one piece after the other; yields what each contributes to the song."""
         rng = torch.Generator(self.device.device).manual_seed(options.seed)
         pad_frames = self._limits.pad_frames
         for i, chunk in enumerate(chunks):
             progress(i + 1, len(chunks) + 1, "converting")
-            audio = chunk.padded_audio(padded, pad_frames)
-            part = pitch.part(chunk.padded_frames(pad_frames)) if pitch else None
+            audio = chunk.padded_audio(padded, pad_frames).astype(np.float32)
+            part = melody.part(chunk.padded_frames(pad_frames)) if melody else None
             yield chunk, self._render(audio, part, chunk.own_frames(pad_frames), options, rng)
         progress(len(chunks) + 1, len(chunks) + 1, "converting")
 
     def _render(
-        self, audio: Floats, pitch: _Pitch | None, own: tuple[int, int], options: ConvertOptions, rng: torch.Generator
+        self, audio: Floats, melody: Melody | None, own: tuple[int, int], options: ConvertOptions, rng: torch.Generator
     ) -> Floats:
         """One piece (T,) at 16 kHz and its F0 -> samples of its `own` frames, (first, last + 1)."""
-        content = self._content(audio, pitch, options)  # [F, C]
+        content = self._content(audio, melody, options)  # [F, C]
         assert own[1] <= len(content), "the padding is shorter than what the encoder dropped"
         device = self.device.device
         batch = torch.from_numpy(content).to(device)[None]  # [1, F, C]
         bins = f0 = None
-        if pitch is not None:
-            bins = torch.from_numpy(pitch.bins[: len(content)]).to(device)[None]  # [1, F]
-            f0 = torch.from_numpy(pitch.f0[: len(content)]).to(device)[None]  # [1, F]
+        if melody is not None:
+            bins = torch.from_numpy(melody.bins[: len(content)]).to(device)[None]  # [1, F]
+            f0 = torch.from_numpy(melody.f0[: len(content)]).to(device)[None]  # [1, F]
         samples = self._synthesizer_in(options.precision).infer(
             batch,
             torch.tensor([len(content)], device=device),
@@ -260,16 +272,23 @@ class VoiceConverter:
             self._synthesizers[dtype] = self._synthesizer.with_generator_in(dtype)
         return self._synthesizers[dtype]
 
-    def _content(self, audio: Floats, pitch: _Pitch | None, options: ConvertOptions) -> Floats:
+    def _content(self, audio: Floats, melody: Melody | None, options: ConvertOptions) -> Floats:
         """Content features of (T,) at 16 kHz, with retrieval and protection, at 100 frames/s: (F, C)."""
         own = self._loaded.analysed(audio, f"content by {self._encoder_id}", self._encoder)  # [N, C]
-        frames = len(pitch.f0) if pitch else len(audio) // HOP_LENGTH
+        frames = len(melody.f0) if melody else len(audio) // HOP_LENGTH
         if self.index is None or options.index_rate == 0:
             return to_pitch_rate(own, frames)
         content = to_pitch_rate(blend_retrieved(own, self.index.search(own), options.index_rate), frames)
-        if pitch is None or options.protect >= PROTECT_OFF:
+        if melody is None or options.protect >= PROTECT_OFF:
             return content
-        return protect_consonants(content, to_pitch_rate(own, frames), pitch.voiced_f0[: len(content)], options.protect)
+        voiced_f0 = melody.voiced_f0[: len(content)]
+        return protect_consonants(content, to_pitch_rate(own, frames), voiced_f0, options.protect)
+
+
+def _finite(block: Floats) -> Floats:
+    if not np.isfinite(block).all():
+        raise CheckpointError("The voice model computes numbers that are not finite: it is damaged. Get it again.")
+    return block
 
 
 def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:

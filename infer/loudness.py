@@ -1,17 +1,20 @@
 """Loudness after conversion: follow the input's envelope, keep peaks below full scale."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
+
+from lib.spool import Samples, in_blocks
 
 Floats = npt.NDArray[np.float32]
 
 ENVELOPE_RATE = 2  # values per second; each is the RMS of one second around it
 RMS_FLOOR = 1e-6  # below this the output counts as silent and is not raised further
 PEAK_CEILING = 0.99  # of full scale
-BLOCK = 1 << 20  # samples treated at once, so that an hour of audio needs no hour of float64
 
 
-def rms_envelope(audio: npt.NDArray[np.floating], sample_rate: int) -> npt.NDArray[np.float64]:
+def rms_envelope(audio: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
     """RMS of audio (T,) over one second around every half second: (1 + T // (sample_rate // 2),).
 
     Before the beginning and after the end there are zeros.
@@ -25,27 +28,31 @@ def rms_envelope(audio: npt.NDArray[np.floating], sample_rate: int) -> npt.NDArr
 
 
 def follow_envelope(
-    audio: Floats, sample_rate: int, source: npt.NDArray[np.floating], source_rate: int, rms_mix_rate: float
-) -> Floats:
+    audio: Samples, sample_rate: int, source: Samples, source_rate: int, rms_mix_rate: float
+) -> Iterator[Floats]:
     """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 wholly, 1 not at all.
 
-    Both envelopes are stretched to the T samples, so that the two may have different rates; result (T,).
+    Both envelopes are stretched to the T samples, so that the two may have different rates; yields blocks of (T,).
     """
     if rms_mix_rate >= 1:
-        return audio
+        yield from in_blocks(audio)
+        return
     wanted = rms_envelope(source, source_rate)
     present = rms_envelope(audio, sample_rate)
-    result = np.empty_like(audio)
-    for start in range(0, len(audio), BLOCK):
-        stop = min(start + BLOCK, len(audio))
-        at = (np.arange(start, stop) + 0.5) / len(audio)  # each sample's centre as a share of the whole
+    start = 0
+    for block in in_blocks(audio):
+        at = (np.arange(start, start + len(block)) + 0.5) / len(audio)  # each sample's centre as a share of the whole
         target, own = (np.interp(at * len(e) - 0.5, np.arange(len(e)), e) for e in (wanted, present))
         gain = (target / np.maximum(own, RMS_FLOOR)) ** (1 - rms_mix_rate)
-        result[start:stop] = audio[start:stop] * gain
-    return result
+        yield (block * gain).astype(np.float32)
+        start += len(block)
 
 
-def limit_peak(audio: Floats) -> Floats:
-    """Scale audio (T,) down, if needed, so that no sample exceeds 99 % of full scale; never up."""
-    peak = max(float(audio.max()), -float(audio.min())) if len(audio) else 0.0
-    return audio * np.float32(PEAK_CEILING / peak) if peak > PEAK_CEILING else audio
+def peak_of(block: Floats) -> float:
+    """The largest magnitude in (N,)."""
+    return max(float(block.max()), -float(block.min())) if len(block) else 0.0
+
+
+def limiting_gain(peak: float) -> np.float32:
+    """By what a signal of that peak is to be multiplied so that no sample exceeds 99 % of full scale; never above 1."""
+    return np.float32(PEAK_CEILING / peak if peak > PEAK_CEILING else 1.0)
