@@ -17,7 +17,7 @@ LITE = load_family("lite")
 
 @pytest.mark.parametrize(("seconds", "batch_size"), [(37.0, None), (203.0, 4), (600.0, 16)])
 def test_steps_are_those_of_the_sampler(tmp_path: Path, seconds: float, batch_size: int | None) -> None:
-    options = RunOptions(epochs=3, batch_size=batch_size)
+    options = RunOptions(device="cpu", epochs=3, batch_size=batch_size)
     clips = -(-seconds // options.slice_seconds) + 2
     sampler = BucketSampler([128] * int(clips), batch_size or LITE.train.batch_size)
     assert forecast(LITE, options, seconds, tmp_path).steps == 3 * len(sampler)
@@ -31,14 +31,14 @@ def test_parameters_are_those_of_the_networks() -> None:
 
 def test_time_is_known_from_the_newest_training_of_the_kind(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    assert forecast(LITE, RunOptions(), 60.0, logs).minutes is None
+    assert forecast(LITE, RunOptions(device="cpu"), 60.0, logs).minutes is None
     for name, speed in (("first", 1.0), ("second", 2.0)):
         experiment = Experiment(name, logs)
         experiment.create(LITE)
         Events(experiment.events).write("fit", 50, 0, steps_per_second=speed)
-    found = forecast(LITE, RunOptions(), 60.0, logs)
+    found = forecast(LITE, RunOptions(device="cpu"), 60.0, logs)
     assert found.minutes == pytest.approx(found.steps / 2.0 / 60)
-    assert forecast(LITE, RunOptions(max_minutes=1.0), 60.0, logs).minutes == 1.0
+    assert forecast(LITE, RunOptions(device="cpu", max_minutes=1.0), 60.0, logs).minutes == 1.0
     assert known_speed("v2", LITE.train.batch_size, logs) is None
     assert known_speed("lite", LITE.train.batch_size + 1, logs) is None
     (logs / "second" / "config.json").write_text("{", encoding="utf-8")
@@ -46,10 +46,12 @@ def test_time_is_known_from_the_newest_training_of_the_kind(tmp_path: Path) -> N
 
 
 def test_what_is_kept_takes_space(tmp_path: Path) -> None:
-    few = forecast(LITE, RunOptions(keep_checkpoints=1), 60.0, tmp_path)
-    many = forecast(LITE, RunOptions(keep_checkpoints=11), 60.0, tmp_path)
+    few = forecast(LITE, RunOptions(device="cpu", keep_checkpoints=1), 60.0, tmp_path)
+    many = forecast(LITE, RunOptions(device="cpu", keep_checkpoints=11), 60.0, tmp_path)
     voice, others = count_parameters(LITE)
     assert many.disk - few.disk == 10 * 12 * (voice + others)
-    voices = forecast(LITE, RunOptions(keep_checkpoints=1, save_every_voice=True, save_every_epochs=20), 60.0, tmp_path)
+    voices = forecast(
+        LITE, RunOptions(device="cpu", keep_checkpoints=1, save_every_voice=True, save_every_epochs=20), 60.0, tmp_path
+    )
     assert voices.disk - few.disk == 10 * 2 * voice
     assert few.free > 0

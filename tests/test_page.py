@@ -137,6 +137,16 @@ def train(page: Any, recording: Path) -> None:
     page.locator("#train-start").click()
 
 
+def test_recordings_are_looked_at_before_training(page: Any) -> None:
+    show(page, "train")
+    upload(page, "train-files", SHIPPED / "voice" / "01.flac")
+    page.locator("#train-check").click()
+    page.locator("#train-report", has_text=text_of("report.advice")).wait_for(timeout=PATIENCE)
+    for picture in ("melody", "levels"):
+        page.locator(f"#report-{picture} canvas, #report-{picture} svg").first.wait_for(timeout=PATIENCE)
+    page.locator("#train-forecast", has_text="GB").wait_for(timeout=PATIENCE)
+
+
 def test_train_from_uploads_reload_stop_resume_and_convert(page: Any, program: Path) -> None:
     smallest = min((SHIPPED / "voice").iterdir(), key=lambda path: path.stat().st_size)
     train(page, smallest)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from lib.audio import ANALYSIS_RATE
 from lib.config import Family, FamilyConfig
+from lib.devices import choose_device
 from lib.errors import RevoiceError
 from lib.paths import LOGS
 from lib.pitch.scale import FRAMES_PER_SECOND
+from train.batch_size import default_batch_size
 from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
@@ -30,8 +32,8 @@ class Forecast:
 
 
 def forecast(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Forecast:
-    """Foretell the training of a voice on so many seconds of recordings."""
-    batch_size = options.batch_size or config.train.batch_size
+    """Foretell the training of a voice on so many seconds of recordings. ConfigError for a device that is not there."""
+    batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device)
     clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
     steps = options.epochs * math.ceil(clips / batch_size)
     speed = known_speed(config.family, batch_size, logs)

@@ -16,6 +16,7 @@ from web.guard import guarded
 from web.i18n import Translator
 from web.services import Services
 
+MELODY_BIN = 20  # Hz, width of a bar
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -27,8 +28,11 @@ class DataReportPanel:
         self.services = services
         self.button = gr.Button(t("train.check"), elem_id="train-check")
         self.text = gr.Markdown(elem_id="train-report")
-        with gr.Row(visible=False) as self.pictures:
-            self.melody = gr.BarPlot(x="Hz", y="s", title=t("report.melody"), height=200, elem_id="report-melody")
+        with gr.Column(visible=False) as self.pictures:
+            self.melody = gr.BarPlot(
+                x="Hz", y="s", x_bin=MELODY_BIN, y_aggregate="sum", title=t("report.melody"), height=200,
+                elem_id="report-melody",
+            )  # fmt: skip
             self.levels = gr.ScatterPlot(
                 x="s", y="dB", color="recordings", title=t("report.levels"), height=200, elem_id="report-levels"
             )
@@ -70,7 +74,7 @@ class DataReportPanel:
             for item in found.recordings
             if math.isfinite(item.loudness)
         ]
-        melody = pd.DataFrame([(str(hz), seconds) for hz, seconds in found.melody], columns=["Hz", "s"])
+        melody = pd.DataFrame(found.melody, columns=["Hz", "s"])
         return gr.update(visible=True), melody, pd.DataFrame(levels, columns=["s", "dB", "recordings"])
 
 

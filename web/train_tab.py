@@ -166,10 +166,9 @@ class _TrainTab:
         try:
             options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
             config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
-        except ConfigError:
+            return describe_forecast(self.t, forecast(config, options, seconds))
+        except ConfigError:  # what is wrong is told when the training is started
             return ""
-        found = forecast(config, options, seconds)
-        return describe_forecast(self.t, found)
 
 
 def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
