@@ -91,6 +91,13 @@ def _match(stem: str, experiment: str, voice: str, family: str | None) -> bool |
     return False if named else None
 
 
+def list_indexes(roots: Sequence[Path] = (*INDEX_ROOTS, WEIGHTS)) -> dict[str, Path]:
+    """Every index that can be used, by "folder/name"; empty ("trained") ones are left out."""
+    files = _index_files(roots[0], roots)
+    found = {f"{path.parent.name}/{path.stem}": path for path in files if not path.name.startswith("trained_")}
+    return dict(sorted(found.items()))
+
+
 def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
     """Index files beside a voice, in the roots and in the roots' folders, which are experiments."""
     places = [beside.glob("*.index"), *(root.glob(f"{sub}*.index") for root in roots for sub in ("", "*/"))]

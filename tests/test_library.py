@@ -10,7 +10,7 @@ import soundfile
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
-from lib.library import delete_voice, find_index, find_voice, list_voices, restore_voice
+from lib.library import delete_voice, find_index, find_voice, list_indexes, list_voices, restore_voice
 from lib.paths import PRETRAINED
 
 
@@ -137,6 +137,15 @@ def test_the_shipped_voice_opens_with_the_shipped_encoder_and_index() -> None:
     source, _ = soundfile.read(PRETRAINED / "lite" / "demo" / "source.flac", dtype="float32")
     converted = converter.convert(source[:32_000], ConvertOptions(pitch_method="pm"))
     assert len(converted) == 48_000 and np.abs(converted).max() > 0.05
+
+
+def test_indexes_are_listed_by_folder_and_name(tmp_path: Path) -> None:
+    for name in ("logs/alice/added_a.index", "logs/alice/trained_a.index", "logs/b.index", "logs/alice/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = list_indexes([tmp_path / "logs"])
+    assert list(found) == ["alice/added_a", "logs/b"]
+    assert found["alice/added_a"] == tmp_path / "logs" / "alice" / "added_a.index"
 
 
 def test_a_deleted_voice_can_be_brought_back(roots: tuple[Path, Path]) -> None:

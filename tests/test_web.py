@@ -38,7 +38,7 @@ from web.guard import CancelButton, guarded, with_names
 from web.i18n import Translator
 from web.jobs import JobContext, JobRegistry
 from web.presets import Presets
-from web.services import Services
+from web.services import Services, VoiceCard
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
@@ -89,12 +89,14 @@ class FakeConverter:
             device="cpu",
             registry=JobRegistry(folder / "jobs", {"convert": self.convert}),
             list_voices=lambda: list(self.voices),
+            voice_cards=lambda: [VoiceCard(name, True, 7.5, "2026-01-31") for name in self.voices],
             import_voice=self.take,
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
             presets=Presets(folder / "presets"),
             list_checkpoints=dict,
+            list_indexes=dict,
             folder=folder,
             files=folder / "jobs",
         )
@@ -184,9 +186,11 @@ def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
     fake.voices.remove("dora")
 
 
-def test_missing_choices_are_told(client: Client) -> None:
+def test_missing_choices_are_told(client: Client, recording: str) -> None:
     with pytest.raises(AppError, match="No recording yet"):
         convert(client, "alice", None)
+    with pytest.raises(AppError, match="There is no index"):
+        convert(client, "alice", recording, index="../x")
 
 
 @pytest.mark.parametrize("changes", [{"protect": 0.9}, {"seed": -1}, {"pitch_method": "guess"}, {"resample_rate": 5}])
@@ -234,10 +238,10 @@ def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, t
     voices = ["alice", "bob"]
     app = build_app(replace(fake.services(tmp_path), list_voices=lambda: list(voices)))
     refresh = next(f.fn for f in app.fns.values() if f.fn and f.fn.__qualname__ == "_keep_fresh.<locals>.refresh")
-    known, dropdown = refresh(None, "bob")
-    assert known == ["alice", "bob"]
+    known, dropdown, _ = refresh(None, "bob")
+    assert known == [["alice", "bob"], []]
     assert (dropdown["choices"], dropdown["value"]) == (["alice", "bob"], "bob")
-    assert refresh(known, "bob") == (gr.skip(), gr.skip())
+    assert refresh(known, "bob") == (gr.skip(), gr.skip(), gr.skip())
     voices.remove("bob")
     assert refresh(known, "bob")[1]["value"] == "alice"
 

@@ -16,7 +16,7 @@ from web.guard import CancelButton, with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
 from web.jobs import JobView
-from web.services import Services
+from web.services import OWN_INDEX, Services
 
 REFRESH_SECONDS = 5
 POLL_SECONDS = 0.2
@@ -54,9 +54,13 @@ def build_convert_tab(t: Translator, services: Services) -> None:
             form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE)
         with gr.Row():
             form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
+            index = gr.Dropdown(
+                label=t("convert.index"), info=t("convert.index_info"), choices=_index_choices(t, services),
+                value="auto", allow_custom_value=True, elem_id="index",
+            )  # fmt: skip
             f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190)
         build_presets(t, services, form, voice)
-    _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file), (result, report))
+    _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file, index), (result, report))
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
         compare = gr.Button(t("convert.compare_run"), elem_id="compare")
         players = [
@@ -65,10 +69,10 @@ def build_convert_tab(t: Translator, services: Services) -> None:
         ]
     _wire_compare(t, services, form, compare, (voice, audio), players)
     with gr.Accordion(t("batch.title"), open=False, elem_id="batch"):
-        _build_batch(t, services, form, voice, form_at)
+        _build_batch(t, services, form, (voice, form_at, index))
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, ("convert", "batch", "compare"), "conversions")
-    _keep_fresh(voice, services)
+    _keep_fresh(t, services, voice, index)
 
 
 def _wire_one(
@@ -84,7 +88,10 @@ def _wire_one(
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
         files = [recording, *([Path(values["f0_file"])] if values["f0_file"] else [])]
         title = f"{recording.name} → {voice}"
-        work = {"voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav"}
+        work = {
+            "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
+            "index": _index(t, services, values["index"]),
+        }  # fmt: skip
         done = _follow(services, services.registry.submit("convert", title, work, files), request, bar, pressed)
         services.presets.remember(voice, options)
         return done.results[0], _report(t, done.details["report"])
@@ -93,7 +100,7 @@ def _wire_one(
         pressed.reset(request)
         return None, ""
 
-    names = ["voice", "recording", "format", "f0_file", *form.names]
+    names = ["voice", "recording", "format", "f0_file", "index", *form.names]
     run.click(begin, outputs=list(outputs), queue=False, api_visibility="private").then(
         with_names(t, convert, names, (None, t("convert.cancelled"))),
         [*inputs, *form.components],
@@ -180,7 +187,7 @@ def _wire_compare(
     )
 
 
-def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any, form_at: Any) -> None:
+def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
     """Many recordings at once: a table of what became of each, and a ZIP of all."""
     gr.Markdown(t("batch.info"))
     with gr.Row():
@@ -194,25 +201,26 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
         """Convert many recordings; returns a table of what became of each, and a ZIP of all results."""
         voice = _listed(t, services, values["voice"])
         uploads = [Path(path) for path in values["files"] or []]
-        inputs: list[Path] = []
+        named: list[Path] = []
         if values["folder"] and services.local:
-            inputs = [path.resolve() for path in list_recordings(Path(values["folder"].strip()))]
-        if not uploads and not inputs:
+            named = [path.resolve() for path in list_recordings(Path(values["folder"].strip()))]
+        if not uploads and not named:
             raise ConfigError(t("batch.nothing"))
         options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
         work = {
             "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
-            "inputs": [str(path) for path in inputs],
+            "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
         }  # fmt: skip
-        title = t("batch.job", count=len(uploads) + len(inputs), voice=voice)
+        title = t("batch.job", count=len(uploads) + len(named), voice=voice)
         done = _follow(services, services.registry.submit("batch", title, work, uploads), request, bar)
         rows = done.details["rows"]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 
-    names = ["voice", "files", "folder", "format", *form.names]
+    voice, form_at, index = inputs
+    names = ["voice", "files", "folder", "format", "index", *form.names]
     run.click(
         with_names(t, convert_batch, names, (gr.skip(), gr.skip())),
-        [voice, files, folder, form_at, *form.components],
+        [voice, files, folder, form_at, index, *form.components],
         [table, archive],
         api_name="convert_batch",
         show_progress_on=table,
@@ -220,16 +228,31 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
     )
 
 
-def _keep_fresh(voice: Any, services: Services) -> None:
-    """Let the list of voices follow the disk every few seconds, keeping the user's choice while it exists."""
+def _index_choices(t: Translator, services: Services) -> list[tuple[str, str]]:
+    own = [(t(f"convert.index_{name}"), name) for name in OWN_INDEX]
+    return own + [(name, name) for name in services.list_indexes()]
+
+
+def _index(t: Translator, services: Services, name: str | None) -> str:
+    """The name of an index, if there is one of that name; auto and none are names, too."""
+    if name and name not in OWN_INDEX and name not in services.list_indexes():
+        raise ConfigError(t("convert.unknown_index", name=name))
+    return name or "auto"
+
+
+def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> None:
+    """Let the lists of voices and indexes follow the disk, keeping the user's choices while they exist."""
     known = gr.State(None)
 
-    def refresh(shown: list[str] | None, chosen: str | None) -> tuple[Any, Any]:
-        voices = services.list_voices()
-        if voices == shown:
-            return gr.skip(), gr.skip()
+    def refresh(shown: Any, chosen: str | None) -> tuple[Any, Any, Any]:
+        voices, indexes = services.list_voices(), list(services.list_indexes())
+        if [voices, indexes] == shown:
+            return gr.skip(), gr.skip(), gr.skip()
         value = chosen if chosen in voices else next(iter(voices), None)
-        return voices, gr.update(choices=voices, value=value)
+        return (
+            [voices, indexes], gr.update(choices=voices, value=value),
+            gr.update(choices=_index_choices(t, services)),
+        )  # fmt: skip
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on([gr.Timer(REFRESH_SECONDS).tick], refresh, [known, voice], [known, voice], **quiet)
+    gr.on([gr.Timer(REFRESH_SECONDS).tick], refresh, [known, voice], [known, voice, index], **quiet)

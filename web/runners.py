@@ -44,7 +44,7 @@ class Loaded:
     index: Path | None
 
 
-Load = Callable[[str], Loaded]  # the name of a listed voice -> the voice
+Load = Callable[[str, str], Loaded]  # the names of a listed voice and of an index, or auto or none -> the voice
 
 
 def make_runners(load: Load) -> dict[Kind, Runner]:
@@ -54,7 +54,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         from infer.batch import Job
 
         context.progress(0, 1, "loading the voice")
-        voice = load(request["voice"])
+        voice = load(request["voice"], request.get("index", "auto"))
         path, options = Path(request["files"][0]), _options(request["options"])
         name = f"{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{request.get('format', 'wav')}"
         f0_file = Path(request["files"][1]) if len(request["files"]) > 1 else None
@@ -65,7 +65,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     def compare(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
 
-        voice, path = load(request["voice"]), Path(request["files"][0])
+        voice, path = load(request["voice"], request.get("index", "auto")), Path(request["files"][0])
         results = []
         for rate in request["index_rates"]:
             options = _options({**request["options"], "index_rate": rate})
@@ -74,7 +74,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         return results
 
     def batch(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
-        return convert_batch(load(request["voice"]), request, context)
+        return convert_batch(load(request["voice"], request.get("index", "auto")), request, context)
 
     return {"convert": convert, "compare": compare, "batch": batch, "train": train}
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lib.devices import choose_device
 from lib.errors import ConfigError
@@ -11,8 +12,10 @@ from lib.library import (
     VOICE_ROOTS,
     Voice,
     delete_voice,
+    find_index,
     find_voice,
     list_checkpoints,
+    list_indexes,
     list_voices,
     restore_voice,
 )
@@ -24,7 +27,18 @@ from web.runners import Loaded, make_runners
 if TYPE_CHECKING:
     from infer.loaded import Loaded as KeptInMemory
 
+OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
+
+
+@dataclass(frozen=True)
+class VoiceCard:
+    """What a list of voices tells of one, without opening its file."""
+
+    name: str
+    indexed: bool
+    megabytes: float
+    day: str  # 2026-12-31, when its file was written
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,14 @@ class Services:
     device: str
     registry: JobRegistry
     list_voices: Callable[[], list[str]]
+    voice_cards: Callable[[], list[VoiceCard]]
     import_voice: Callable[[Path], str]
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
+    list_indexes: Callable[[], dict[str, Path]]  # by "folder/name"
     folder: Path  # for files that the page makes and offers for download
     files: Path  # jobs and their results, which the page may show
     local: bool = True
@@ -66,12 +82,17 @@ def make_services(
         choose_device(device)
     kept = _KeptVoices(device)
 
-    def load(chosen: str) -> Loaded:
+    def load(chosen: str, index: str) -> Loaded:
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
             raise ConfigError(f"There is no voice {chosen!r} any more. Choose one from the list.")
-        return kept.get(voice)
+        if index in OWN_INDEX:
+            return kept.get(voice, OWN_INDEX[index])
+        indexes = list_indexes()
+        if index not in indexes:
+            raise ConfigError(f"There is no index {index!r} any more. Choose one from the list, or auto.")
+        return kept.get(voice, indexes[index])
 
     def import_archive(archive: Path) -> str:
         from lib.voice_archive import import_voice
@@ -82,16 +103,24 @@ def make_services(
         device=device,
         registry=JobRegistry(logs / JOBS, runners or make_runners(load)),
         list_voices=lambda: [voice.name for voice in list_voices(roots)],
+        voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
         import_voice=import_archive,
         delete_voice=lambda name: delete_voice(name, roots[0]),
         undo_delete=lambda: restore_voice(roots[0]),
         voice_range=lambda name: voice_range(name, roots),
         presets=Presets(logs / PRESETS),
         list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
+        list_indexes=list_indexes,
         folder=folder,
         files=logs / JOBS,
         local=local,
     )
+
+
+def _card(voice: Voice) -> VoiceCard:
+    about = voice.path.stat()
+    day = datetime.fromtimestamp(about.st_mtime).date().isoformat()
+    return VoiceCard(voice.name, find_index(voice.path) is not None, about.st_size / 1e6, day)
 
 
 def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
@@ -113,11 +142,11 @@ class _KeptVoices:
         self._device = device
         self._kept: KeptInMemory | None = None
 
-    def get(self, voice: Voice) -> Loaded:
-        """Return the converter of a voice and the index it uses."""
+    def get(self, voice: Voice, index: Path | Literal["auto"] | None) -> Loaded:
+        """Return the converter of a voice and the index it uses; "auto" takes the one that belongs to it."""
         if self._kept is None:
             from infer.loaded import Loaded as KeptInMemory
 
             self._kept = KeptInMemory()
-        converter = self._kept.voice(voice.path, choose_device(self._device), where=voice.name)
+        converter = self._kept.voice(voice.path, choose_device(self._device), index, where=voice.name)
         return Loaded(converter, Path(converter.index.name) if converter.index else None)

@@ -20,6 +20,7 @@ OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know o
 def build_voices_tab(t: Translator, services: Services) -> None:
     """Lay out the tab and wire it, inside the Blocks that is being built."""
     tools = _Tools(t, services)
+    cards = gr.HTML(_cards(t, services), elem_id="voice-cards")
     with gr.Row():
         with gr.Column():
             voice = gr.Dropdown(
@@ -38,7 +39,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
     delete.click(tools.delete_voice, [voice], said, api_name="delete_voice")
     undo.click(tools.undo_delete, outputs=said, api_name="undo_delete")
     gr.api(tools.list_voices, api_name="list_voices")
-    _keep_fresh(tools, [voice, second, checkpoint], info)
+    _keep_fresh(tools, [voice, second, checkpoint], info, cards)
 
 
 def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> None:
@@ -83,6 +84,10 @@ class _Tools:
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
         self._services = services
+
+    def cards(self) -> str:
+        """The voices as HTML, for the page."""
+        return _cards(self._t, self._services)
 
     def _named(self, name: str | None) -> str:
         if name not in self._services.list_voices():
@@ -154,19 +159,30 @@ class _Tools:
             return self._t("voices.restored", name=html.escape(self._services.undo_delete()))
 
 
-def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any) -> None:
+def _cards(t: Translator, services: Services) -> str:
+    """Every voice as a card: its name, whether it has an index, its size and its day."""
+    cards = [
+        f'<div style="border:1px solid var(--border-color-primary);border-radius:6px;padding:.4em .9em">'
+        f"<b>{html.escape(card.name)}</b><br><small>{t('voices.indexed' if card.indexed else 'voices.unindexed')}"
+        f" · {card.megabytes:.1f} MB · {card.day}</small></div>"
+        for card in services.voice_cards()
+    ]
+    return f'<div style="display:flex;flex-wrap:wrap;gap:.6em">{"".join(cards)}</div>'
+
+
+def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any, cards: Any) -> None:
     """Let the lists follow the disk, keeping what is chosen while it exists."""
     known = gr.State(None)
 
     def refresh(shown: Any, first: str | None, second: str | None) -> tuple[Any, ...]:
         names, checkpoints = tools.list_voices(), tools.list_checkpoints()
         if [names, checkpoints] == shown:
-            return tuple(gr.skip() for _ in range(5))
+            return tuple(gr.skip() for _ in range(6))
         chosen = [name if name in names else None for name in (first, second)]
         told = tools.voice_info(chosen[0]) if shown is None else gr.skip()
         updates = [gr.update(choices=names, value=name) for name in chosen]
-        return [names, checkpoints], *updates, gr.update(choices=checkpoints), told
+        return [names, checkpoints], *updates, gr.update(choices=checkpoints), told, tools.cards()
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     ticks = [gr.Timer(REFRESH_SECONDS).tick]
-    gr.on(ticks, refresh, [known, *choices[:2]], [known, *choices, info], **quiet)
+    gr.on(ticks, refresh, [known, *choices[:2]], [known, *choices, info, cards], **quiet)
