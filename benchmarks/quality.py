@@ -24,15 +24,18 @@ import torch  # noqa: E402
 
 from infer.convert import VoiceConverter  # noqa: E402
 from infer.options import ConvertOptions  # noqa: E402
-from infer.report import compare, draw  # noqa: E402
+from infer.report import ENVELOPE, compare, draw  # noqa: E402
 from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, resample, save_audio  # noqa: E402
 from lib.library import find_index, find_voice  # noqa: E402
+from lib.mel import log_mel  # noqa: E402
 from lib.pitch import load_pitch_extractor  # noqa: E402
 from lib.pitch.scale import suggested_shift  # noqa: E402
 from lib.voice_file import read_voice_model  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 PICTURE_WIDTH, PICTURE_COLOURS = 760, 48
+JUMP = 10  # times the step that one sample in a thousand exceeds
+CEPSTRA = 14  # the first, loudness, is left out
 PAUSE_DB = -40.0  # below the loudest frame: what counts as a pause
 
 
@@ -51,21 +54,28 @@ class Row:
     source_word_errors: float | None
     pause_db: float  # loudness in the source's pauses, relative to its speech
     dc: float
+    jumps: int  # between neighbouring samples, as at a badly joined place
+    stoi: float | None  # intelligibility against the source and cepstral distance to it in dB, where it is the goal
+    mcd: float | None
     clipped: int
 
     def cells(self) -> list[str]:
         """The figures as text."""
-        words = ["-" if value is None else f"{value:.2f}" for value in (self.word_errors, self.source_word_errors)]
+        words = [_number(value) for value in (self.word_errors, self.source_word_errors)]
         return [
             self.name, f"{self.to_voice:.3f}", f"{self.to_source:.3f}", f"{self.source_to_voice:.3f}",
             f"{self.f0_correlation:.3f}", f"{self.cents:.0f}", f"{self.voicing:.3f}", *words, f"{self.pause_db:.0f}",
-            f"{self.dc:.4f}", str(self.clipped),
+            f"{self.dc:.4f}", f"{self.jumps:.0f}", _number(self.stoi), _number(self.mcd), str(self.clipped),
         ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
 HEADS = [
     "clip", "to voice", "to source", "source to voice", "F0 corr.", "cents", "voicing", "word errors", "of the source",
-    "pauses dB", "DC", "clipped",
+    "pauses dB", "DC", "jumps", "STOI", "MCD", "clipped",
 ]  # fmt: skip
 
 
@@ -76,10 +86,12 @@ class Judges:
         try:
             import jiwer
             import pocketsphinx
+            import pystoi
             from resemblyzer import VoiceEncoder
         except ImportError as error:
             sys.exit(f"{error.name} is missing. Run: .venv/bin/python -m pip install -r requirements-quality.txt")
         self._word_error_rate = jiwer.wer
+        self._stoi = pystoi.stoi
         self._encoder = VoiceEncoder("cpu", verbose=False)
         self._decoder: Any = pocketsphinx.Decoder(samprate=ANALYSIS_RATE, loglevel="FATAL")
 
@@ -87,6 +99,10 @@ class Judges:
         """(T,) at 16 kHz -> a unit vector that says who speaks."""
         embedding: Floats = self._encoder.embed_utterance(audio / max(float(np.abs(audio).max()), 1e-9) * 0.7)
         return embedding
+
+    def intelligibility(self, reference: Floats, output: Floats) -> float:
+        """STOI (Taal et al. 2011) of (T,) at 16 kHz, 1 at best."""
+        return float(self._stoi(reference, output, ANALYSIS_RATE))
 
     def word_errors(self, audio: Floats, text: str | None) -> float | None:
         """Errors per word of what the recogniser hears in (T,) at 16 kHz."""
@@ -124,15 +140,41 @@ def median_f0(audio: Floats, pitch: Any) -> float:
     return float(np.median(f0[f0 > 0]))
 
 
-def measure(path: Path, output: Floats, voice: Floats, judges: Judges, pitch: Any, shift: int) -> Row:
-    """All figures of one clip; `output` (T,) at 16 kHz, shifted by semitones; `voice` the target's mean embedding."""
+def count_jumps(audio: Floats) -> int:
+    """Steps between neighbouring samples far above all others, as where pieces are joined badly."""
+    steps = np.abs(np.diff(audio))
+    return int((steps > JUMP * np.quantile(steps, 0.999)).sum())
+
+
+def cepstral_distance(reference: Floats, output: Floats) -> float:
+    """Mel-cepstral distance in dB of two recordings (T,) at 16 kHz that run side by side."""
+    from scipy.fft import dct
+
+    mels = [log_mel(torch.from_numpy(audio)[None], ENVELOPE)[0].numpy() for audio in (reference, output)]
+    frames = min(mel.shape[1] for mel in mels)
+    difference = dct(mels[0][:, :frames] - mels[1][:, :frames], axis=0, norm="ortho")[1:CEPSTRA]
+    cepstra = difference * np.sqrt(2 / ENVELOPE.n_mels)  # of a series of cosines
+    return float(10 / np.log(10) * np.sqrt(2 * np.square(cepstra).sum(0)).mean())
+
+
+def measure(path: Path, output: Floats, voice: Floats, judges: Judges, pitch: Any, shift: int, *, copy: bool) -> Row:
+    """All figures of one clip; `output` (T,) at 16 kHz, shifted by semitones; `voice` the target's mean embedding.
+
+    `copy` says that the source is a recording of the voice itself, which the output should equal.
+    """
     source, text = load_audio(path, ANALYSIS_RATE), transcripts(path.parent).get(path.stem)
     ours, theirs = judges.speaker(output), judges.speaker(source)
+    stoi = mcd = None
+    if copy:
+        length = min(len(source), len(output))
+        stoi = judges.intelligibility(source[:length], output[:length])
+        mcd = cepstral_distance(source, output)
     melody = compare(source, output, pitch, pitch_shift=shift)
     return Row(
         path.stem, float(ours @ voice), float(ours @ theirs), float(theirs @ voice), melody.f0_correlation,
         melody.median_cents, melody.voicing_agreement, judges.word_errors(output, text),
-        judges.word_errors(source, text), pause_level(source, output), float(output.mean()), melody.clipped,
+        judges.word_errors(source, text), pause_level(source, output), float(output.mean()),
+        count_jumps(output), stoi, mcd, melody.clipped,
     )  # fmt: skip
 
 
@@ -190,7 +232,7 @@ def main() -> None:
             shift = suggested_shift(median_f0(source, pitch), height)
             made = converter.convert(source, settings.model_copy(update={"pitch_shift": float(shift)}))
             output = resample(made, converter.sample_rate, ANALYSIS_RATE)
-            rows.append(measure(path, output, target, judges, pitch, shift))
+            rows.append(measure(path, output, target, judges, pitch, shift, copy=kind == "held back"))
             if options.output:
                 options.output.mkdir(parents=True, exist_ok=True)
                 save_audio(options.output / f"{path.stem}.opus", made, converter.sample_rate)
