@@ -2,7 +2,9 @@
 
 Recordings to clips, F0 per method, content features, loading a batch, and the training step in each precision, every
 step case in a process of its own on random clips (speed does not depend on what they contain). Times are the least of
-several repeats. The baseline of the step is float32; of the stages before it, the length of the audio.
+several repeats. The baseline is the plain step: float32, real and generated audio one after the other through the
+discriminator, whose gradients are made in the generator's half too, one optimiser operation per tensor. It has the
+losses of the other cases, which are printed. Of the stages before, the baseline is the length of the audio.
 
 Prints one JSON line per case and a table: seconds, times real time or steps per second, peak memory, and the ratio to
 the baseline of the same run.
@@ -15,15 +17,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from train.dataset import Batch
+    from train.trainer import Trainer
+
 Precision = Literal["fp32", "bf16", "fp16"]
+Clock = Literal["wall", "cpu"]
 F0_METHODS = ("swift", "fcpe", "pm", "harvest", "dio")  # those that need no download and not minutes
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
@@ -38,7 +47,9 @@ class Settings:
     threads: int = 0  # of torch; 0 = as it chooses
     batch_size: int = 0  # 0 = the family's
     device: str = "auto"
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")  # the first is the baseline
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")  # besides the plain step in fp32
+    clock: Clock = "wall"  # of the steps; cpu: processor time, for a machine that others use too (with --threads 1)
+    steps_only: bool = False  # leave out the stages before training
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Result:
     speed: float
     unit: str  # of speed
     ratio: float | None = None  # to the baseline
+    losses: str = ""  # of the first step
     peak_mb: float | None = None
 
 
@@ -63,11 +75,12 @@ def peak_megabytes() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Wall time in seconds of one call."""
-    begin = time.perf_counter()
+def timed(work: Callable[[], Any], clock: Clock = "wall") -> float:
+    """Seconds of one call."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    begin = now()
     work()
-    return time.perf_counter() - begin
+    return now() - begin
 
 
 def stages(settings: Settings) -> Iterator[Result]:
@@ -106,23 +119,19 @@ def stages(settings: Settings) -> Iterator[Result]:
         yield Result("content, lite", used, seconds / used, "x real time")
 
 
-def step(settings: Settings, precision: Precision) -> Result:
-    """The training step in one precision."""
+def random_batch(settings: Settings) -> "Batch":
+    """Clips of noise, as many and as long as in a training."""
     import torch
 
     from lib.config import load_family
-    from lib.devices import choose_device
     from lib.mel import linear_spectrogram
     from train.dataset import Batch
-    from train.trainer import Trainer, make_accelerator
 
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device).device
+    torch.manual_seed(0)
     config = load_family(settings.family)
     frames, rows = min(config.max_frames, 400), settings.batch_size or config.train.batch_size
     audio = torch.randn(rows, frames * config.audio.hop_length).mul(0.1)
-    batch = Batch(
+    return Batch(
         content=torch.randn(rows, frames, config.synthesizer.content_width),
         pitch_bins=torch.full((rows, frames), 80),
         f0=torch.full((rows, frames), 200.0),
@@ -130,23 +139,96 @@ def step(settings: Settings, precision: Precision) -> Result:
         audio=audio[:, None],
         lengths=torch.full((rows,), frames),
         speaker_id=torch.zeros(rows, dtype=torch.int64),
-    ).to(device)
-    trainer = Trainer(config, make_accelerator(precision, device))
-    trainer.train_step(batch)
-    seconds = min(timed(lambda: trainer.train_step(batch)) for _ in range(settings.steps))
-    return Result(f"step, {precision}", seconds, 1 / seconds, "steps/s", peak_mb=peak_megabytes())
+    )
+
+
+def plain_optimizers(trainer: "Trainer") -> "tuple[Optimizer, Optimizer]":
+    """For generator and discriminator, one operation per tensor."""
+    import torch
+
+    networks, train = (trainer.synthesizer, trainer.plain_discriminator), trainer.config.train
+    generator, discriminator = (
+        torch.optim.AdamW(net.parameters(), train.learning_rate, train.betas, train.eps, foreach=False)
+        for net in networks
+    )
+    return generator, discriminator
+
+
+def plain_step(trainer: "Trainer", batch: "Batch", optimizers: "tuple[Optimizer, Optimizer]") -> dict[str, float]:
+    """The step as the specification writes it down, without what makes ours faster."""
+    import torch
+
+    from lib import mel
+    from lib.models.synthesizer import slice_frames
+    from train import losses
+
+    config, judge, (optimizer_g, optimizer_d) = trainer.config, trainer.plain_discriminator, optimizers
+    pitch = (batch.pitch_bins, batch.f0) if config.synthesizer.has_f0 else (None, None)
+    spec = None if config.prior.only else batch.spec
+    out = trainer.synthesizer(batch.content, *pitch, batch.lengths, spec, batch.speaker_id)
+    hop, frames = config.audio.hop_length, config.synthesizer.segment_frames
+    real = slice_frames(batch.audio, out.starts, frames, hop)
+    parts = losses.discriminator_parts(judge(real), judge(out.audio.detach()))
+    found = {"loss/d/total": torch.stack([*parts[0], *parts[1]]).sum()}
+    optimizer_d.zero_grad()
+    torch.autograd.backward(found["loss/d/total"])
+    optimizer_d.step()
+
+    judged, doubted = judge(real), judge(out.audio)
+    made = mel.linear_spectrogram(out.audio.squeeze(1), config.audio.n_fft, hop)
+    true = slice_frames(batch.spec, out.starts, frames)
+    distance = mel.mel_from_linear(true, config.audio) - mel.mel_from_linear(made, config.audio)
+    found["loss/g/mel"] = config.train.c_mel * distance.abs().mean()
+    total = found["loss/g/mel"] + losses.generator_loss(doubted) + losses.feature_loss(judged, doubted)
+    if (z := out.latents) is not None:
+        kl = losses.kl_loss(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
+        total = total + config.train.c_kl * kl
+    if config.source.c_harmonic:
+        bins = round(config.source.harmonic_max * config.audio.n_fft / config.audio.sample_rate)
+        total = total + config.source.c_harmonic * losses.spectral_l1(true, made, bins)
+    optimizer_g.zero_grad()
+    torch.autograd.backward(total)
+    optimizer_g.step()
+    found["loss/g/total"] = total
+    return {name: float(value.detach()) for name, value in found.items()}
+
+
+def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Result:
+    """The training step in one precision."""
+    import torch
+
+    from lib.config import load_family
+    from lib.devices import choose_device
+    from train.trainer import Trainer, make_accelerator
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device).device
+    batch = random_batch(settings).to(device)
+    torch.manual_seed(0)
+    trainer = Trainer(load_family(settings.family), make_accelerator(precision, device))
+    optimizers = plain_optimizers(trainer)
+
+    def once() -> dict[str, float]:
+        return plain_step(trainer, batch, optimizers) if plain else trainer.train_step(batch)
+
+    first = once()
+    seconds = min(timed(once, settings.clock) for _ in range(settings.steps))
+    told = ", ".join(f"{name.removeprefix('loss/')} {first[name]:.3f}" for name in ("loss/d/total", "loss/g/total"))
+    name = "step, plain fp32" if plain else f"step, {precision}"
+    return Result(name, seconds, 1 / seconds, "steps/s", peak_mb=peak_megabytes(), losses=told)
 
 
 def run(settings: Settings) -> list[Result]:
     """Every case."""
-    results = list(stages(settings))
-    steps: list[Result] = []
-    for precision in settings.precisions:
+    results = [] if settings.steps_only else list(stages(settings))
+    baseline: Result | None = None
+    for precision, plain in (("fp32", True), *((precision, False) for precision in settings.precisions)):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(step, settings, precision).result()
-        ratio = steps[0].seconds / found.seconds if steps else 1.0
-        steps.append(Result(**(asdict(found) | {"ratio": ratio})))
-    return results + steps
+            found = pool.submit(step, settings, precision, plain=plain).result()
+        baseline = baseline or found
+        results.append(replace(found, ratio=baseline.seconds / found.seconds))
+    return results
 
 
 def main() -> None:
@@ -155,15 +237,16 @@ def main() -> None:
     import tyro
 
     settings = tyro.cli(Settings, description=__doc__)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = f"{platform.machine()}, {settings.threads or torch.get_num_threads()} threads, torch {torch.__version__}"
     results = run(settings)
     for result in results:
         print(json.dumps({"machine": machine, "family": settings.family, **asdict(result)}))
-    print(f"\n{settings.family} on {machine}; ratio: speed against {settings.precisions[0]}")
+    print(f"\n{settings.family} on {machine}; ratio: speed against the plain step")
     for result in results:
         ratio = "" if result.ratio is None else f"{result.ratio:6.2f}"
         memory = "" if result.peak_mb is None else f"{result.peak_mb:7.0f} MB"
-        print(f"{result.case:16} {result.seconds:8.3f} s {result.speed:9.2f} {result.unit:12}{ratio:>8}{memory:>12}")
+        speed = f"{result.seconds:8.3f} s {result.speed:9.2f} {result.unit:12}"
+        print(f"{result.case:16} {speed}{ratio:>8}{memory:>12}  {result.losses}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,9 +74,11 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
         for folder, seconds in (("alone", 0.0), ("batches", 15.0)):
             experiment = Experiment("v", tmp_path / folder / "logs", tmp_path / folder / "weights")
             prepare_stage(experiment, recordings, config.model_copy(update={"synthesizer": network}), PrepareOptions())
-            monkeypatch.setattr(module, "BATCH_SECONDS", {False: seconds})
+            monkeypatch.setattr(module, "CPU_SECONDS", seconds)
             told = Told()
+            torch.set_num_threads(1 if folder == "alone" else 3)
             extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"), told)
+            assert torch.get_num_threads() == (1 if folder == "alone" else 3)
             clips = len(list(experiment.wavs_16k.glob("*.wav")))
             assert told.done[-1] == clips and (len(told.done) == clips + 1) == (folder == "alone")
             found.append(features(experiment))
@@ -83,6 +86,11 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
     assert alone.keys() == batches.keys() and len(alone) >= 15
     for name, values in alone.items():
         assert values.dtype == batches[name].dtype and np.allclose(batches[name], values, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize(("memory", "workers"), [(0.0, 1), (2.5e9, 2), (1e12, 8)])
+def test_workers_are_bounded_by_memory_and_threads(memory: float, workers: int) -> None:
+    assert module.cpu_workers(8, memory) == workers
 
 
 def test_a_damaged_clip_is_named(tmp_path: Path, recordings: Path) -> None:

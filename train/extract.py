@@ -1,13 +1,18 @@
 """Clips -> F0 and content features, one `.npy` each (spec: training, "F0 extraction" and "Feature extraction")."""
 
+import contextlib
 import logging
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import soundfile
+import torch
 
 from lib.audio import ANALYSIS_RATE, load_audio, save_audio
 from lib.config import FamilyConfig
@@ -25,7 +30,8 @@ from train.processes import Processes, lost_processes_told
 logger = logging.getLogger(__name__)
 
 MUTE_SECONDS = 3.0
-BATCH_SECONDS = {False: 15.0, True: 60.0}  # of audio computed at once, on a CPU and on a GPU: a gigabyte or two
+CPU_SECONDS, GPU_SECONDS = 15.0, 60.0  # of audio computed at once
+BYTES_PER_WORKER = 1e9  # what RMVPE and HuBERT take for CPU_SECONDS, roughly
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,8 @@ def extract(
                 experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
         missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
         together.wait()  # nobody writes before all have seen what is missing
-        batches, done = batches_by_length(experiment.wavs_16k, missing, BATCH_SECONDS[device.type != "cpu"]), 0
-        for i in range(0, len(batches), together.count):
-            _check_cancelled(progress, done, len(missing), together)
-            for batch in together.share(batches[i : i + together.count]):
-                _extract_clips(experiment, batch, encoder, pitch, options)
-            done += sum(map(len, batches[i : i + together.count]))
-        _check_cancelled(progress, len(missing), len(missing), together)
+        clips = _Clips(experiment, encoder, pitch, options)
+        _share_clips(clips, missing, device, progress, together)
     report = _report(experiment, names, method, skipped=not missing)
     if together.first and (missing or "f0_range" not in experiment.stage("extract")):
         facts = {
@@ -101,6 +102,65 @@ def extract(
         }
         experiment.record_stage("extract", made_from=made_from, **facts)
     return report
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """What is needed to extract a clip."""
+
+    experiment: Experiment
+    encoder: ContentEncoder
+    pitch: ExactExtractor | None
+    options: ExtractOptions
+    # The packages behind most methods say nothing about threads, and some use several of their own.
+    one_pitch: threading.Lock = field(default_factory=threading.Lock)
+
+    def extract(self, names: Sequence[str]) -> None:
+        """Write F0, bins and content of some clips; content last, because it marks completion."""
+        experiment = self.experiment
+        audio = [load_audio(experiment.wavs_16k / name, ANALYSIS_RATE) for name in names]
+        for name, f0 in zip(names, self._f0(audio), strict=self.pitch is not None):
+            save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
+            save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
+        for name, content in zip(names, encode_clips(self.encoder, audio), strict=True):
+            if not np.isfinite(content).all():
+                raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
+            folder = experiment.content_folder(self.encoder.width)
+            save_array(folder / f"{Path(name).stem}.npy", content.astype(np.float32))
+
+    def _f0(self, audio: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        if self.pitch is None:
+            return []
+        with contextlib.nullcontext() if self.pitch.hears_many else self.one_pitch:
+            curves = self.pitch.many(audio)
+        return [fill_unvoiced(f0) for f0 in curves] if self.options.interpolate_unvoiced else curves
+
+
+def _share_clips(
+    clips: _Clips, missing: Sequence[str], device: torch.device, progress: Progress, together: Processes
+) -> None:
+    """Extract the missing clips in batches, with every process and thread that there is."""
+    on_cpu = device.type == "cpu"
+    batches = batches_by_length(clips.experiment.wavs_16k, missing, CPU_SECONDS if on_cpu else GPU_SECONDS)
+    before = torch.get_num_threads()
+    workers = cpu_workers(before, psutil.virtual_memory().available) if on_cpu else 1
+    at_once, done = workers * together.count, 0
+    try:
+        if workers > 1:
+            torch.set_num_threads(1)  # a clip is too short to keep several threads busy
+        with ThreadPoolExecutor(workers) as pool:
+            for i in range(0, len(batches), at_once):
+                _check_cancelled(progress, done, len(missing), together)
+                list(pool.map(clips.extract, together.share(batches[i : i + at_once])))
+                done += sum(map(len, batches[i : i + at_once]))
+        _check_cancelled(progress, len(missing), len(missing), together)
+    finally:
+        torch.set_num_threads(before)
+
+
+def cpu_workers(threads: int, memory: float) -> int:
+    """Batches computed at once on a CPU: one per thread, as far as the memory in bytes suffices."""
+    return max(1, min(threads, int(memory / BYTES_PER_WORKER)))
 
 
 def _check_cancelled(progress: Progress, done: int, total: int, together: Processes) -> None:
@@ -138,26 +198,6 @@ def _seconds(path: Path) -> float:
         return float(soundfile.info(path).duration)
     except soundfile.LibsndfileError:
         return 0.0
-
-
-def _extract_clips(
-    experiment: Experiment,
-    names: Sequence[str],
-    encoder: ContentEncoder,
-    pitch: ExactExtractor | None,
-    options: ExtractOptions,
-) -> None:
-    """Write F0, bins and content of some clips; content last, because it marks completion."""
-    clips = [load_audio(experiment.wavs_16k / name, ANALYSIS_RATE) for name in names]
-    for name, f0 in zip(names, [] if pitch is None else pitch.many(clips), strict=pitch is not None):
-        if options.interpolate_unvoiced:
-            f0 = fill_unvoiced(f0)
-        save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
-        save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
-    for name, content in zip(names, encode_clips(encoder, clips), strict=True):
-        if not np.isfinite(content).all():
-            raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
-        save_array(experiment.content_folder(encoder.width) / f"{Path(name).stem}.npy", content.astype(np.float32))
 
 
 def _report(experiment: Experiment, names: list[str], method: str | None, *, skipped: bool) -> ExtractReport:

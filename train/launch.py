@@ -11,6 +11,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import psutil
+
 from lib.errors import ConfigError, ProcessLostError
 from lib.progress import Cancelled, Progress
 from lib.terminal import FAILED, INTERRUPTED
@@ -28,8 +30,6 @@ def wanted_processes(environment: Mapping[str, str]) -> int:
     """
     if environment.get("ACCELERATE_USE_CPU") != "True" or "MASTER_ADDR" not in environment or "RANK" in environment:
         return 1
-    import psutil
-
     told: dict[str, str] = {}
     parent = psutil.Process().parent()
     words = [] if parent is None else parent.cmdline()

@@ -135,6 +135,7 @@ class ExactExtractor:
         self.method = method
         self.recipe = recipe or method
         self._extract = extract
+        self.hears_many = isinstance(extract, BatchPitchExtractor)  # at once; also from several threads
 
     def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
         return self.many([audio])[0]

@@ -1,0 +1,198 @@
+"""Speed of the stage extract on many clips: python benchmarks/bench_extract.py --family lite
+
+Clips of unequal lengths are cut out of recordings. Cases, each in a process of its own, the files written included:
+
+- every file by itself: the models are loaded for each clip, as programs do that call one script per file
+- one file at a time: the models are loaded once, the clips follow each other
+- this program: the stage as it is
+
+v1 and v2 take HuBERT base and RMVPE of full size with random weights, which are as fast as trained ones. The two
+baselines may be measured on every n-th clip (--baseline-clips), and then count for all clips; the first is measured
+on a quarter of those. Prints one JSON line per case and a table; the ratio is to each of the baselines.
+"""
+
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+
+from benchmarks.bench_train import peak_megabytes  # noqa: E402 - found only from here on
+
+RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
+RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    family: Literal["v1", "v2", "lite"] = "lite"
+    clips: int = 200
+    seconds: tuple[float, float] = (1.0, 3.7)  # lengths of the clips, evenly between
+    baseline_clips: int = 40  # on which the baselines are measured
+    recordings: Path = RECORDINGS
+    threads: int = 0  # of torch; 0 = as it chooses
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case."""
+
+    case: str
+    clips: int
+    seconds: float  # wall time
+    audio_seconds: float
+    peak_mb: float | None
+
+    @property
+    def factor(self) -> float:
+        """Times real time."""
+        return self.audio_seconds / self.seconds
+
+
+def write_clips(settings: Settings, folder: Path) -> None:
+    """Cut the clips: 0000.wav and so on."""
+    from lib.audio import list_recordings, load_audio
+
+    audio = np.concatenate([load_audio(path, RATE) for path in list_recordings(settings.recordings)])
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i, seconds in enumerate(rng.permutation(np.linspace(*settings.seconds, settings.clips))):
+        start = int(rng.integers(len(audio) - round(seconds * RATE)))
+        soundfile.write(folder / f"{i:04d}.wav", audio[start : start + round(seconds * RATE)], RATE, "FLOAT")
+
+
+def write_weights(folder: Path) -> None:
+    """HuBERT base as a Hugging Face folder and RMVPE, both random."""
+    import torch
+    from safetensors.torch import save_file
+    from torch import nn
+
+    from lib.models.hubert import Hubert, HubertShape
+    from lib.models.rmvpe import Rmvpe
+
+    torch.manual_seed(0)
+    shape = HubertShape(
+        width=768, heads=12, feed_forward=3072, layers=12, conv_channels=(512,) * 7,
+        conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2), conv_bias=False, norm_every_conv=False,
+        pre_norm=False, position_kernel=128, position_groups=16, projection=256,
+    )  # fmt: skip
+    network = Hubert(shape, shape.layers, project=True)
+    nn.init.ones_(network.encoder.pos_conv_embed.conv.weight_g)
+    nn.init.normal_(network.encoder.pos_conv_embed.conv.weight_v, std=0.02)
+    nn.init.zeros_(network.encoder.pos_conv_embed.conv.bias)
+    (folder / "hubert").mkdir()
+    config = {"model_type": "hubert", "num_attention_heads": 12, "hidden_size": 768}
+    (folder / "hubert" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(network.state_dict(), folder / "hubert" / "model.safetensors")
+    save_file(Rmvpe().state_dict(), folder / "rmvpe.safetensors")
+
+
+def use_weights(folder: Path) -> None:
+    """Let the loaders of this process find the random weights."""
+    from lib.content import hubert
+    from lib.pitch import rmvpe
+
+    setattr(hubert, "find", lambda name: folder / "hubert")  # noqa: B010 - a function of another module
+    setattr(rmvpe, "PLACES", (folder / "rmvpe.safetensors",))  # noqa: B010
+
+
+def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, load_each: bool) -> None:
+    """Extract clip after clip as a plain script does, with one kind of file less: the bins."""
+    from lib.audio import load_audio
+    from lib.content import load_content_encoder
+    from lib.devices import choose_device
+    from lib.pitch import load_pitch_extractor
+
+    device = choose_device(settings.device).device
+    models: tuple[Any, Any] | None = None
+    for clip in clips:
+        if models is None or load_each:
+            models = (load_content_encoder(settings.family, device), load_pitch_extractor("auto", device))
+        encoder, pitch = models
+        audio = load_audio(clip, RATE)
+        np.save(folder / f"{clip.stem}.f0.npy", pitch(audio))
+        np.save(folder / f"{clip.stem}.npy", encoder(audio))
+
+
+def stage(settings: Settings, folder: Path) -> None:
+    """The stage extract of an experiment with these clips."""
+    from lib.config import load_family
+    from train.experiment import Experiment
+    from train.extract import extract
+    from train.options import ExtractOptions
+
+    experiment = Experiment("benchmark", folder / "logs", folder / "weights")
+    experiment.create(load_family(settings.family))
+    (folder / "clips").rename(experiment.wavs_16k)
+    report = extract(experiment, ExtractOptions(device=settings.device))
+    assert report.clips == settings.clips
+
+
+def measure(settings: Settings, folder: Path, case: str) -> Result:
+    """One case, in a process of its own."""
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.family != "lite":
+        use_weights(folder)
+    clips = sorted((folder / "clips").glob("*.wav"))
+    every = max(1, len(clips) // settings.baseline_clips)
+    chosen = {"this program": clips, "one file at a time": clips[::every]}.get(case, clips[:: 4 * every])
+    audio_seconds = sum(soundfile.info(clip).duration for clip in clips)
+    out = folder / case
+    out.mkdir()
+    one_at_a_time(settings, out, clips[:1], load_each=True)  # what is imported and compiled once is not compared
+    begin = time.perf_counter()
+    if case == "this program":
+        stage(settings, folder)
+    else:
+        one_at_a_time(settings, out, chosen, load_each=case == "every file by itself")
+    used = (time.perf_counter() - begin) * len(clips) / len(chosen)
+    return Result(case, len(chosen), used, audio_seconds, peak_megabytes())
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    import torch
+    import tyro
+
+    settings = tyro.cli(Settings, description=__doc__)
+    machine = f"{platform.machine()}, {settings.threads or torch.get_num_threads()} threads, torch {torch.__version__}"
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_clips(settings, folder / "clips")
+        if settings.family != "lite":
+            write_weights(folder)
+        for case in ("every file by itself", "one file at a time", "this program"):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                results.append(pool.submit(measure, settings, folder, case).result())
+    print(f"\n{settings.family}, {settings.clips} clips, on {machine}")
+    print(f"{'':22}{'measured':>11}{'all clips':>13}{'real time':>13}{'by itself':>11}{'at a time':>11}{'memory':>11}")
+    for result in results:
+        ratios = [results[i].seconds / result.seconds for i in range(2)]
+        print(json.dumps({"machine": machine, "family": settings.family, **asdict(result), "ratios": ratios}))
+        print(
+            f"{result.case:22}{result.clips:>6} clips{result.seconds:>10.1f} s{result.factor:>10.1f} x"
+            f"{ratios[0]:>9.2f} x{ratios[1]:>9.2f} x{result.peak_mb or 0:>7.0f} MB"
+        )
+
+
+if __name__ == "__main__":
+    main()
