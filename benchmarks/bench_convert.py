@@ -80,6 +80,9 @@ def peak_megabytes() -> float | None:
         return None
     import resource
 
+    status = Path("/proc/self/status")
+    if status.is_file():  # what getrusage tells may be that of the process which started this one
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -149,6 +152,7 @@ class Bench:
 
         from infer.chunking import ChunkLimits
         from infer.convert import VoiceConverter
+        from infer.loaded import Loaded
         from infer.options import ConvertOptions
         from lib.checkpoint import load_synthesizer, read_voice_model
         from lib.content import load_content_encoder
@@ -174,7 +178,9 @@ class Bench:
         self.index = FeatureIndex.load(folder / "added.index")
         self.extract = load_pitch_extractor(settings.pitch_method, self.device.device)
         limits = ChunkLimits(longest=ONE_PIECE_SECONDS) if baseline else ChunkLimits()
-        self.converter = VoiceConverter(self.synthesizer, self.encoder, self.index, self.device, limits=limits)
+        self.converter = VoiceConverter(
+            self.synthesizer, self.encoder, self.index, self.device, loaded=Loaded(analysis_bytes=0), limits=limits
+        )  # nothing is remembered of a recording, else only the first repeat would hear it
 
     def whole(self, recording: Path) -> None:
         """Convert one recording from file to file."""

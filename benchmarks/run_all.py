@@ -1,0 +1,396 @@
+"""How fast conversion is beside the common way, in one run: python benchmarks/run_all.py
+
+The common way is this project's own networks as programs of this kind usually run them: float32, weight norm unfolded,
+38 s as one piece through every layer, all models read from disk for every file. Weights of v2 are random, for speed
+does not depend on what a voice has learnt; HuBERT base, RMVPE and the index are as large as real ones.
+
+Prints a Markdown table. Every case runs in a process of its own, so that its peak memory is its own; --only chooses
+some of them, and with --folder their results are kept and printed together.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+
+from benchmarks.bench_convert import INDEX_VECTORS, least, peak_megabytes, sing  # noqa: E402
+
+FAMILY: Literal["v2"] = "v2"
+RATE = "40k"
+SHORT_FILES, BASELINE_FILES = 12, 3  # of 5 s each; the baseline takes so long for each that three tell enough
+GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
+HUGE = 10**9  # frames: as one block
+
+Measured = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and where it is kept."""
+
+    only: tuple[str, ...] = ()  # of the cases; none = all
+    folder: Path | None = None  # keeps the made files and the results; None = a temporary one
+    measure: str = ""  # measure this case in this process and print JSON; for internal use
+
+
+def prepare(folder: Path) -> None:
+    """Write random-filled networks, an index and recordings into the folder, once."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    from lib.audio import resample, save_audio
+    from lib.checkpoint import extract_voice_model, write_voice_model
+    from lib.config import load_family
+    from lib.index import FeatureIndex
+    from lib.models.hubert import Hubert, HubertShape
+    from lib.models.rmvpe import Rmvpe
+    from lib.models.synthesizer import Synthesizer
+
+    if (folder / "ready").is_file():
+        return
+    torch.manual_seed(0)
+    config = load_family(FAMILY, RATE).synthesizer
+    write_voice_model(folder / "voice.pth", extract_voice_model(Synthesizer(config), FAMILY, "random weights"))
+    vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)
+    FeatureIndex.build([vectors]).save(folder / "added.index")
+    shape = HubertShape(
+        width=768, heads=12, feed_forward=3072, layers=12, conv_channels=(512,) * 7,
+        conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2), conv_bias=False,
+        norm_every_conv=False, pre_norm=False, position_kernel=128, position_groups=16, projection=256,
+    )  # fmt: skip
+    hubert = Hubert(shape, shape.layers, project=True)
+    for name, weight in hubert.named_parameters():
+        torch.nn.init.ones_(weight) if name.endswith("weight_g") else torch.nn.init.normal_(weight, 0, 0.02)
+    (folder / "hubert").mkdir(exist_ok=True)
+    (folder / "hubert/config.json").write_text('{"model_type": "hubert"}')
+    save_file(
+        {key: value.contiguous() for key, value in hubert.state_dict().items()}, folder / "hubert/model.safetensors"
+    )
+    save_file({key: value.contiguous() for key, value in Rmvpe().state_dict().items()}, folder / "rmvpe.safetensors")
+    for seconds in (3, 60, 600):
+        save_audio(folder / f"{seconds}.wav", resample(sing(seconds), 16_000, 44_100), 44_100)
+    for i in range(SHORT_FILES):
+        save_audio(folder / f"short/{i}.wav", resample(sing(5, seed=i), 16_000, 44_100), 44_100)
+    (folder / "ready").write_text("")
+
+
+def use_random_networks(folder: Path) -> None:
+    """Let this process find the made files where it would look for the published ones."""
+    from lib.content import hubert
+    from lib.pitch import rmvpe
+
+    hubert.find = lambda name: folder / "hubert"
+    rmvpe.PLACES = (folder / "rmvpe.safetensors",)  # type: ignore[assignment]
+
+
+def go_the_common_way() -> None:
+    """Make this process the baseline."""
+    from lib.models import attention, generator, hubert
+    from lib.models.synthesizer import Synthesizer
+
+    def in_one_piece(self: Any, latent: Any, f0: Any, speaker: Any, rng: Any, temperature: float, keep: Any) -> Any:
+        first, last = keep or (0, latent.shape[2])
+        return self(latent, f0, speaker, rng, temperature)[..., first * self.hop_length : last * self.hop_length]
+
+    attention.BLOCK_FRAMES = hubert.BLOCK_FRAMES = HUGE
+    generator._channels_last = lambda x: x
+    generator.Generator.in_blocks = in_one_piece  # type: ignore[method-assign, assignment]
+    Synthesizer.fold_weight_norm = lambda self: self  # type: ignore[method-assign]
+
+
+class V2:
+    """The v2 voice with everything it needs."""
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        from infer.options import ConvertOptions
+
+        use_random_networks(folder)
+        self.folder = folder
+        self.options = ConvertOptions.model_validate({"precision": precision, "pitch_method": "rmvpe"})
+
+    def load(self) -> Any:
+        """Read everything from disk; no recording is remembered, so that repeats are no cheaper."""
+        from infer.loaded import Loaded
+        from lib.devices import choose_device
+
+        loaded = Loaded(analysis_bytes=0)
+        return loaded.voice(self.folder / "voice.pth", choose_device("cpu"), self.folder / "added.index")
+
+    def convert(self, converter: Any, *names: str) -> None:
+        """Convert files of the folder one after the other, as the command line does."""
+        from infer.batch import Job, convert_files
+
+        jobs = [Job(self.folder / name, self.folder / "out" / Path(name).name) for name in names]
+        errors = [outcome.error for outcome in convert_files(converter, jobs, self.options) if outcome.error]
+        assert not errors, errors
+
+    def warm_up(self) -> Any:
+        """Load everything and convert something short with it."""
+        converter = self.load()
+        self.convert(converter, "3.wav")
+        return converter
+
+
+def clip_baseline(folder: Path) -> Measured:
+    """60 s, models loaded."""
+    go_the_common_way()
+    v2 = V2(folder, "fp32")
+    start = time.perf_counter()
+    v2.convert(v2.load(), "60.wav")
+    return {"seconds": time.perf_counter() - start}
+
+
+def clip(precision: str, repeats: int = 1) -> Callable[[Path], Measured]:
+    """60 s with warm models."""
+
+    def measure(folder: Path) -> Measured:
+        v2 = V2(folder, precision)
+        converter = v2.warm_up()
+        return {"seconds": once(repeats, lambda: v2.convert(converter, "60.wav"))}
+
+    return measure
+
+
+def once(repeats: int, work: Callable[[], Any]) -> float:
+    """Least time of several runs, none before them."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def ten_minutes(folder: Path) -> Measured:
+    """Ten minutes with warm models, for the memory."""
+    v2 = V2(folder, "auto")
+    start = time.perf_counter()
+    v2.convert(v2.load(), "600.wav")
+    return {"seconds": time.perf_counter() - start}
+
+
+def shorts_baseline(folder: Path) -> Measured:
+    """Some files of 5 s, models loaded for each; the time is that of all twelve at this rate."""
+    go_the_common_way()
+    v2 = V2(folder, "fp32")
+    start = time.perf_counter()
+    for i in range(BASELINE_FILES):
+        v2.convert(v2.load(), f"short/{i}.wav")
+    return {"seconds": (time.perf_counter() - start) / BASELINE_FILES * SHORT_FILES}
+
+
+def shorts(folder: Path) -> Measured:
+    """Twelve files of 5 s in one go, models loaded once."""
+    v2 = V2(folder, "auto")
+    start = time.perf_counter()
+    v2.convert(v2.load(), *(f"short/{i}.wav" for i in range(SHORT_FILES)))
+    return {"seconds": time.perf_counter() - start}
+
+
+def generator_alone(folder: Path) -> Measured:
+    """The generator's real-time factors, and its arithmetic beside that of a matrix product in the same precision."""
+    import torch
+
+    from lib.config import load_family
+    from lib.models.synthesizer import Synthesizer
+
+    config = load_family(FAMILY, RATE).synthesizer
+    network = Synthesizer(config).eval().fold_weight_norm()
+    seconds = GENERATOR_FRAMES / 100
+    work = generator_flops(network.dec, config)
+    found: Measured = {}
+    with torch.inference_mode():
+        latent, f0 = torch.randn(1, config.inter_channels, GENERATOR_FRAMES), torch.full((1, GENERATOR_FRAMES), 200.0)
+        speaker = network.speaker(torch.tensor([0]))
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            generator = network.with_generator_in(dtype).dec
+            args = (latent.to(dtype), f0, speaker.to(dtype))
+            found[f"{name} factor"] = least(3, partial(generator.in_blocks, *args)) / seconds
+            a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
+            found[f"{name} GEMM"] = 2 * GEMM_SIZE**3 / least(8, partial(torch.matmul, a, b)) / 1e9
+            found[f"{name} rate"] = work / found[f"{name} factor"] / 1e9
+    return found
+
+
+def generator_flops(generator: Any, config: Any) -> float:
+    """Arithmetic operations of the convolutions for a second of audio."""
+    rates = [100]  # frames per second at each stage
+    for rate in config.upsample_rates:
+        rates.append(rates[-1] * rate)
+    total: float = (
+        2.0 * rates[0] * generator.conv_pre.weight.numel() + 2.0 * rates[-1] * generator.conv_post.weight.numel()
+    )
+    for stage, (upsample, noise) in enumerate(zip(generator.ups, generator.noise_convs, strict=True)):
+        total += 2.0 * rates[stage] * upsample.weight.numel() + 2.0 * rates[stage + 1] * noise.weight.numel()
+        blocks = generator.resblocks[stage * generator.n_kernels : (stage + 1) * generator.n_kernels]
+        weights = sum(p.numel() for block in blocks for p in block.parameters() if p.dim() == 3)
+        total += 2.0 * rates[stage + 1] * weights
+    return total
+
+
+def lite_cold(folder: Path) -> Measured:
+    """60 s with the shipped voice, from the start of the process to its end."""
+    command = ["-m", "infer", str(folder / "60.wav"), "--voice", "ljspeech", "-o", str(folder / "out/lite.wav")]
+    return {"seconds": once(3, lambda: python(*command))}
+
+
+def lite_memory(seconds: int) -> Callable[[Path], Measured]:
+    """The shipped voice; only the memory matters."""
+
+    def measure(folder: Path) -> Measured:
+        from infer.batch import Job, convert_file
+        from infer.loaded import Loaded
+        from infer.options import ConvertOptions
+        from lib.devices import choose_device
+        from lib.library import find_voice
+
+        converter = Loaded().voice(find_voice("ljspeech").path, choose_device("cpu"))
+        outcome = convert_file(converter, Job(folder / f"{seconds}.wav", folder / "out/lite.wav"), ConvertOptions())
+        return {"seconds": outcome.elapsed_seconds}
+
+    return measure
+
+
+def starts(folder: Path) -> Measured:
+    """How long programs and imports take, processes included."""
+    cases = {
+        "help": ["-m", "infer", "--help"],
+        "torch": ["-c", "import torch"],
+        "import": ["-c", "import infer.convert"],
+    }
+    return {name: once(5, partial(python, *words)) for name, words in cases.items()}
+
+
+def python(*words: str) -> None:
+    """Run this Python with the given words, quietly."""
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+CASES: dict[str, Callable[[Path], Measured]] = {
+    "clip, common way": clip_baseline,
+    "clip, fp32": clip("fp32"),
+    "clip, auto": clip("auto", 2),
+    "shorts, common way": shorts_baseline,
+    "shorts": shorts,
+    "generator": generator_alone,
+    "lite cold": lite_cold,
+    "lite 60 s": lite_memory(60),
+    "lite 10 min": lite_memory(600),
+    "starts": starts,
+    "v2 10 min": ten_minutes,
+}
+
+
+def _times(old: Measured, new: Measured) -> str:
+    return f"{new['seconds']:.1f} s, {old['seconds'] / new['seconds']:.1f} times as fast"
+
+
+def _generator(g: Measured) -> str:
+    rates = " and ".join(f"{g[f'{name} rate']:.0f} of {g[f'{name} GEMM']:.0f}" for name in ("fp32", "bf16"))
+    return (
+        f"{g['fp32 factor']:.2f} of real time in float32, {g['bf16 factor']:.2f} in bfloat16: {rates} GFLOP/s that a "
+        f"matrix product of {GEMM_SIZE} reaches"
+    )
+
+
+ROWS: list[tuple[str, tuple[str, ...], Callable[..., str]]] = [  # what, the cases it needs, its text
+    (
+        f"`v2` 40k with HuBERT, RMVPE, index of {INDEX_VECTORS}: 60 s, models warm",
+        ("clip, common way", "clip, auto"),
+        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)} (generator in bfloat16)",
+    ),
+    ("the same in float32", ("clip, common way", "clip, fp32"), _times),
+    (
+        f"{SHORT_FILES} files of 5 s, models read once instead of for each",
+        ("shorts, common way", "shorts"),
+        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)}",
+    ),
+    ("generator of `v2` 40k alone", ("generator",), _generator),
+    ("`lite`: 60 s, from the start of the process to its end", ("lite cold",), lambda c: f"{c['seconds']:.1f} s"),
+    (
+        "most memory of `v2` 40k",
+        ("clip, common way", "clip, auto", "v2 10 min"),
+        lambda old, a, b: (
+            f"{old['peak']:.0f} MB the common way for 60 s; {a['peak']:.0f} MB for 60 s, "
+            f"{b['peak']:.0f} MB for 10 minutes"
+        ),
+    ),
+    (
+        "most memory of `lite`",
+        ("lite 60 s", "lite 10 min"),
+        lambda a, b: f"{a['peak']:.0f} MB for 60 s, {b['peak']:.0f} MB for 10 minutes",
+    ),
+    (
+        "`python -m infer --help`; `import infer.convert`",
+        ("starts",),
+        lambda s: f"{s['help']:.2f} s; {s['import']:.2f} s, of which `import torch` {s['torch']:.2f} s",
+    ),
+]
+
+
+def table(results: dict[str, Measured]) -> str:
+    """The Markdown table of what was measured; rows of cases that were left out are missing."""
+    rows = [
+        f"| {what} | {text(*(results[case] for case in cases))} |"
+        for what, cases, text in ROWS
+        if all(case in results for case in cases)
+    ]
+    return "\n".join(["| conversion on a CPU | measured |", "|---|---|", *rows])
+
+
+def describe_machine() -> str:
+    """What the figures depend on."""
+    import torch
+
+    found = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in found.read_text().splitlines() if line.startswith("model name")]
+    able = "with AVX512-BF16" if torch.cpu.get_capabilities().get("avx512_bf16") else "without bfloat16 instructions"
+    return f"{len(names)} cores of {names[0]}, {able}" if names else platform.processor()
+
+
+def run(settings: Settings, folder: Path) -> None:
+    """Measure every case that is wanted in a process of its own and print the table."""
+    subprocess.run([sys.executable, __file__, "--measure", "prepare", "--folder", str(folder)], check=True)
+    kept = folder / "results.json"
+    results: dict[str, Measured] = json.loads(kept.read_text()) if kept.is_file() else {}
+    for case in settings.only or CASES:
+        command = [sys.executable, __file__, "--measure", case, "--folder", str(folder)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+        results[case] = json.loads(output.splitlines()[-1])
+        print(json.dumps({"case": case} | results[case]), flush=True)
+        kept.write_text(json.dumps(results, indent=1))
+    print(f"\n{describe_machine()}, {time.strftime('%Y-%m-%d')}\n\n{table(results)}")
+
+
+def main(settings: Settings) -> None:
+    """Measure one case, or all of them in processes of their own."""
+    if settings.measure:
+        assert settings.folder is not None
+        if settings.measure == "prepare":  # in a process of its own, so that this one stays small
+            prepare(settings.folder)
+            return
+        measured = CASES[settings.measure](settings.folder)
+        print(json.dumps(measured | {"peak": peak_megabytes() or 0.0}))
+    elif settings.folder is not None:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        run(settings, settings.folder)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            run(settings, Path(name))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Settings, description=__doc__))
