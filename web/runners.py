@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from infer.options import ConvertOptions
+from lib.devices import list_devices
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.files import replacing
 from lib.paths import ROOT
@@ -33,6 +34,8 @@ _NEW_VOICE = ("family", "sample_rate", "pitch")
 STAGES: dict[str, type[BaseModel]] = {  # what a training job can do: all of it, or one stage
     "run": RunOptions, "prepare": PrepareOptions, "extract": ExtractOptions, "index": IndexOptions, "fit": FitOptions,
 }  # fmt: skip
+SHARED = ("extract", "fit")  # stages that several processes can share
+ALL_GPUS = "all"  # as a device
 FROM_RECORDINGS = ("run", "prepare")  # stages that read recordings and decide what kind of voice it is
 
 
@@ -167,16 +170,40 @@ def train_command(request: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
-    """Run a training as a process: a crash of it is a failed job, and no more. Cancelling leaves a checkpoint.
+def count_gpus(device: str | None) -> int:
+    """How many GPUs a training on that device uses, where it makes a difference to its commands."""
+    return sum(name.startswith("cuda:") for name, _ in list_devices()) if device == ALL_GPUS else 0
 
-    The process watches its standard input; it also stops by itself when this server is no more.
+
+def train_commands(request: Mapping[str, Any], gpus: int) -> list[list[str]]:
+    """The words after `python` of every command of a training job; on ALL_GPUS each stage is one of its own.
+
+    What takes time is then started once per GPU, which share the work.
     """
-    _, module, *words = train_command(request)
-    command = [sys.executable, "-m", module, "--report-as-json", *words]
+    if request.get("options", {}).get("device") != ALL_GPUS:
+        return [train_command(request)]
+    wanted, not_again = request.get("stage", "run"), "" if request.get("data") else "prepare"
+    stages = [wanted] if wanted != "run" else [name for name in STAGES if name not in ("run", not_again)]
+    options = {**request["options"], "device": "auto"}
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
+    commands = [(stage, train_command({**request, "options": options, "stage": stage})) for stage in stages]
+    return [launcher + words if stage in SHARED and gpus > 1 else words for stage, words in commands]
+
+
+def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    """Do a training in processes of its own: a crash is a failed job, and no more. Cancelling leaves a checkpoint."""
+    made: list[Path] = []
+    for command in train_commands(request, count_gpus(request.get("options", {}).get("device"))):
+        made = _train(command, request["name"], context) or made
+    return made
+
+
+def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]:
+    """Run one command of a training; it watches its standard input and stops when this server is no more."""
+    place = command.index("train") + 1  # after the module's name
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-        errors="replace", start_new_session=True,
+        [sys.executable, *command[:place], "--report-as-json", *command[place:]], cwd=ROOT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         lines: list[str] = []
@@ -197,7 +224,7 @@ def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
         last = next((line for line in reversed(lines) if line.strip()), f"it left with status {process.returncode}")
         raise RevoiceError(f"The training ended early: {last}")
     made = [Path(line.strip()) for line in lines if line.startswith("  ")]
-    return [path for path in made if path.name == f"{request['name']}.pth" or path.name.startswith("added_")]
+    return [path for path in made if path.name == f"{name}.pth" or path.name.startswith("added_")]
 
 
 def _follow(output: Any, context: JobContext, lines: list[str]) -> None:

@@ -28,7 +28,7 @@ from web.forms import Form, checked
 from web.guard import with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
-from web.runners import FROM_RECORDINGS, STAGES, train_command
+from web.runners import ALL_GPUS, FROM_RECORDINGS, STAGES, count_gpus, train_commands
 from web.services import Services
 from web.train_report import DataReportPanel, describe_forecast
 
@@ -156,7 +156,9 @@ class _TrainTab:
         except ConfigError:
             return ""
         work["data"] = values["folder"] or None
-        return "python " + shlex.join(train_command(work))
+        return " && ".join(
+            "python " + shlex.join(words) for words in train_commands(work, count_gpus(work["options"]["device"]))
+        )
 
     def _show_forecast(self, seconds: float, *given: Any) -> str:
         """What the training will take, once it is known how long the recordings are."""
@@ -198,7 +200,10 @@ def _hertz(rate: str) -> int:
 
 def _device_choices() -> Any:
     """What can compute here; asked for when the page opens, because finding out takes seconds."""
-    return gr.update(choices=[(f"{name}: {told}", name) for name, told in list_devices()])
+    devices = list_devices()
+    several = [name for name, _ in devices if name.startswith("cuda:")]
+    together = [(ALL_GPUS, ", ".join(several))] if len(several) > 1 else []
+    return gr.update(choices=[(f"{name}: {told}", name) for name, told in devices + together])
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:

@@ -1,0 +1,47 @@
+"""The commands of a training job: what the page shows for copying is what it runs."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from web.runners import train_commands
+
+OPTIONS: dict[str, Any] = {"family": "v2", "sample_rate": "40k", "pitch": True, "epochs": 7, "most_vectors": 500}
+
+
+def lines(stage: str, device: str, gpus: int) -> list[str]:
+    request = {"name": "a b", "data": "/my data", "options": {**OPTIONS, "device": device}, "stage": stage}
+    return [shlex.join(words) for words in train_commands(request, gpus)]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda:1"])
+def test_everything_is_one_command(device: str) -> None:
+    (line,) = lines("run", device, 0)
+    assert line.startswith("-m train run 'a b' --data '/my data' --family v2 --sample-rate 40k --pitch --epochs 7")
+    assert ("--device cuda:1" in line) == (device != "auto")
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("prepare", "-m train prepare 'a b' --data '/my data' --family v2 --sample-rate 40k --pitch"),
+        ("extract", "-m train extract 'a b' --device cpu"),
+        ("index", "-m train index 'a b' --most-vectors 500"),
+        ("fit", "-m train fit 'a b' --epochs 7 --device cpu"),
+    ],
+)
+def test_a_stage_gets_its_own_options(stage: str, line: str) -> None:
+    assert lines(stage, "cpu", 0) == [line]
+
+
+def test_all_gpus_share_what_takes_time() -> None:
+    launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 3 "
+    found = lines("run", "all", 3)
+    assert found == [
+        "-m train prepare 'a b' --data '/my data' --family v2 --sample-rate 40k --pitch",
+        launcher + "-m train extract 'a b'",
+        "-m train index 'a b' --most-vectors 500",
+        launcher + "-m train fit 'a b' --epochs 7",
+    ]
+    assert lines("fit", "all", 1) == ["-m train fit 'a b' --epochs 7"]
