@@ -44,4 +44,6 @@ def test_all_gpus_share_what_takes_time() -> None:
         "-m train index 'a b' --most-vectors 500",
         launcher + "-m train fit 'a b' --epochs 7",
     ]
+    again = {"name": "a b", "data": None, "options": {**OPTIONS, "device": "all"}}
+    assert [shlex.join(words) for words in train_commands(again, 3)] == found[1:]
     assert lines("fit", "all", 1) == ["-m train fit 'a b' --epochs 7"]

@@ -182,8 +182,9 @@ def train_commands(request: Mapping[str, Any], gpus: int) -> list[list[str]]:
     """
     if request.get("options", {}).get("device") != ALL_GPUS:
         return [train_command(request)]
-    wanted, not_again = request.get("stage", "run"), "" if request.get("data") else "prepare"
-    stages = [wanted] if wanted != "run" else [name for name in STAGES if name not in ("run", not_again)]
+    wanted = request.get("stage", "run")
+    first = 1 if request.get("data") else 2  # without recordings it goes on with the clips that are there
+    stages = [wanted] if wanted != "run" else list(STAGES)[first:]
     options = {**request["options"], "device": "auto"}
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
     commands = [(stage, train_command({**request, "options": options, "stage": stage})) for stage in stages]
