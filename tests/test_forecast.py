@@ -8,7 +8,7 @@ from lib.config import load_family
 from lib.models.synthesizer import Synthesizer
 from train.dataset import BucketSampler
 from train.experiment import Experiment
-from train.forecast import count_parameters, forecast, known_speed
+from train.forecast import GOOD_STEPS, count_parameters, forecast, known_speed, suggested_epochs
 from train.metrics import Events
 from train.options import RunOptions
 
@@ -21,6 +21,13 @@ def test_steps_are_those_of_the_sampler(tmp_path: Path, seconds: float, batch_si
     clips = -(-seconds // options.slice_seconds) + 2
     sampler = BucketSampler([128] * int(clips), batch_size or LITE.train.batch_size)
     assert forecast(LITE, options, seconds, tmp_path).steps == 3 * len(sampler)
+
+
+def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
+    for seconds in (30.0, 203.0, 3000.0):
+        options = RunOptions(device="cpu", epochs=suggested_epochs(LITE, RunOptions(), seconds))
+        assert 0 <= forecast(LITE, options, seconds, tmp_path).steps - GOOD_STEPS["lite"] < GOOD_STEPS["lite"] / 10
+    assert suggested_epochs(load_family("v2"), RunOptions(), 203.0) == RunOptions().epochs
 
 
 def test_parameters_are_those_of_the_networks() -> None:

@@ -301,4 +301,7 @@ def _tell_fitted(report: "FitReport") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    if "RANK" in os.environ:
+        launch.exit_at_once(ended)
+    sys.exit(ended)

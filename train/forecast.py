@@ -16,6 +16,7 @@ from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
 
+GOOD_STEPS = {"lite": 3500}  # after which the curves of a family flatten; others take the usual number of epochs
 MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
 VOICE_BYTES = 2  # per parameter of a voice, in float16
@@ -42,6 +43,15 @@ def forecast(config: FamilyConfig, options: RunOptions, seconds: float, logs: Pa
         minutes = options.max_minutes if minutes is None else min(minutes, options.max_minutes)
     free = shutil.disk_usage(next(folder for folder in (logs, *logs.parents) if folder.is_dir())).free
     return Forecast(steps, minutes, _disk(config, options, seconds, minutes), free)
+
+
+def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) -> int:
+    """Passes over so many seconds of recordings that make a good voice of the family."""
+    wanted = GOOD_STEPS.get(config.family)
+    if wanted is None:
+        return options.epochs
+    clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
+    return math.ceil(wanted / math.ceil(clips / (options.batch_size or config.train.batch_size)))
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:

@@ -20,7 +20,7 @@ from lib.files import replacing, write_text
 from lib.paths import LOGS, check_name
 from train.data_report import DataReport
 from train.experiment import Experiment
-from train.forecast import forecast
+from train.forecast import forecast, suggested_epochs
 from train.metrics import Events
 from train.options import RunOptions
 from train.samples import list_samples
@@ -127,7 +127,9 @@ class _TrainTab:
             [*changes, self.report.seconds.change], self._show_forecast, [self.report.seconds, *inputs], self.forecast,
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
-        gr.on([family.change, self.report.found.change], _suggest_rate, [family, self.report.found], [rate], **_QUIET)
+        found, seconds = self.report.found, self.report.seconds
+        gr.on([family.change, found.change], _suggest_rate, [family, found], [rate], **_QUIET)
+        gr.on([family.change, found.change], _suggest_epochs, [family, seconds], self.inputs["epochs"], **_QUIET)
 
     def _request(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The request of a training job, checked; where its recordings lie is still to be said."""
@@ -191,6 +193,11 @@ def _suggest_rate(family: Family, found: DataReport | None) -> Any:
     reached = [rate for rate in rates if have is not None and _hertz(rate) <= have]
     usual = rates[0] if have is None else min(rates, key=_hertz)
     return gr.update(choices=list(rates), value=max(reached, key=_hertz, default=usual))
+
+
+def _suggest_epochs(family: Family, seconds: float) -> Any:
+    """The passes that make a good voice of so many seconds of recordings."""
+    return suggested_epochs(load_family(family), RunOptions(), seconds) if seconds else gr.skip()
 
 
 def _hertz(rate: str) -> int:
