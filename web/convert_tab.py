@@ -11,6 +11,7 @@ from lib.audio import AUDIO_FORMATS, list_recordings
 from lib.errors import ConfigError
 from lib.progress import Cancelled
 from web.convert_extras import build_picture, build_presets, build_suggestion
+from web.device_choice import device_choice
 from web.forms import Form, checked
 from web.guard import CancelButton, with_names
 from web.i18n import Translator
@@ -23,7 +24,7 @@ POLL_SECONDS = 0.2
 COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
 FORMATS = sorted(AUDIO_FORMATS)
 SIMPLE = frozenset({"pitch_shift"})  # options that everybody needs
-SKIP = frozenset({"device"})  # chosen when the page is started
+SKIP = frozenset({"device"})  # has a list of its own
 
 
 def build_convert_tab(t: Translator, services: Services) -> None:
@@ -58,9 +59,10 @@ def build_convert_tab(t: Translator, services: Services) -> None:
                 label=t("convert.index"), info=t("convert.index_info"), choices=_index_choices(t, services),
                 value="auto", allow_custom_value=True, elem_id="index",
             )  # fmt: skip
+            device = device_choice(t, services, "convert-device")
             f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190)
         build_presets(t, services, form, voice)
-    _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file, index), (result, report))
+    _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file, index, device), (result, report))
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
         compare = gr.Button(t("convert.compare_run"), elem_id="compare")
         players = [
@@ -69,7 +71,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
         ]
     _wire_compare(t, services, form, compare, (voice, audio), players)
     with gr.Accordion(t("batch.title"), open=False, elem_id="batch"):
-        _build_batch(t, services, form, (voice, form_at, index))
+        _build_batch(t, services, form, (voice, form_at, index, device))
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, ("convert", "batch", "compare"), "conversions")
     _keep_fresh(t, services, voice, index)
@@ -85,7 +87,7 @@ def _wire_one(
     def convert(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str | None, str]:
         """Convert one recording; returns the result and a report."""
         voice, recording = _checked(t, services, values)
-        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        options = _options(services, form, values)
         files = [recording, *([Path(values["f0_file"])] if values["f0_file"] else [])]
         title = f"{recording.name} → {voice}"
         work = {
@@ -100,7 +102,7 @@ def _wire_one(
         pressed.reset(request)
         return None, ""
 
-    names = ["voice", "recording", "format", "f0_file", "index", *form.names]
+    names = ["voice", "recording", "format", "f0_file", "index", "device", *form.names]
     run.click(begin, outputs=list(outputs), queue=False, api_visibility="private").then(
         with_names(t, convert, names, (None, t("convert.cancelled"))),
         [*inputs, *form.components],
@@ -110,6 +112,12 @@ def _wire_one(
         concurrency_limit=8,  # they only wait: the registry does one conversion after the other
     )
     cancel.click(pressed.press, queue=False, api_visibility="private")
+
+
+def _options(services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]) -> ConvertOptions:
+    """The options of a request; without a device that of the page."""
+    device = values.get("device") or services.device
+    return checked(ConvertOptions, {name: values[name] for name in form.names} | {"device": device})
 
 
 def _listed(t: Translator, services: Services, voice: str | None) -> str:
@@ -171,7 +179,7 @@ def _wire_compare(
     def compare_index_rates(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
         """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
         voice, recording = _checked(t, services, values)
-        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        options = _options(services, form, values)
         work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
         title = t("convert.compare_title", name=recording.name)
         return list(
@@ -206,7 +214,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             named = [path.resolve() for path in list_recordings(Path(values["folder"].strip()))]
         if not uploads and not named:
             raise ConfigError(t("batch.nothing"))
-        options = checked(ConvertOptions, {**{name: values[name] for name in form.names}, "device": services.device})
+        options = _options(services, form, values)
         work = {
             "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
             "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
@@ -216,11 +224,11 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
         rows = done.details["rows"]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 
-    voice, form_at, index = inputs
-    names = ["voice", "files", "folder", "format", "index", *form.names]
+    voice, form_at, index, device = inputs
+    names = ["voice", "files", "folder", "format", "index", "device", *form.names]
     run.click(
         with_names(t, convert_batch, names, (gr.skip(), gr.skip())),
-        [voice, files, folder, form_at, index, *form.components],
+        [voice, files, folder, form_at, index, device, *form.components],
         [table, archive],
         api_name="convert_batch",
         show_progress_on=table,

@@ -47,7 +47,8 @@ class Loaded:
     index: Path | None
 
 
-Load = Callable[[str, str], Loaded]  # the names of a listed voice and of an index, or auto or none -> the voice
+# The names of a listed voice, of an index (or auto or none), and of a device -> the voice.
+Load = Callable[[str, str, str], Loaded]
 
 
 def make_runners(load: Load) -> dict[Kind, Runner]:
@@ -57,7 +58,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         from infer.batch import Job
 
         context.progress(0, 1, "loading the voice")
-        voice = load(request["voice"], request.get("index", "auto"))
+        voice = _load(load, request)
         path, options = Path(request["files"][0]), _options(request["options"])
         name = f"{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{request.get('format', 'wav')}"
         f0_file = Path(request["files"][1]) if len(request["files"]) > 1 else None
@@ -68,7 +69,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     def compare(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
 
-        voice, path = load(request["voice"], request.get("index", "auto")), Path(request["files"][0])
+        voice, path = _load(load, request), Path(request["files"][0])
         results = []
         for rate in request["index_rates"]:
             options = _options({**request["options"], "index_rate": rate})
@@ -77,9 +78,13 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         return results
 
     def batch(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
-        return convert_batch(load(request["voice"], request.get("index", "auto")), request, context)
+        return convert_batch(_load(load, request), request, context)
 
     return {"convert": convert, "compare": compare, "batch": batch, "train": train}
+
+
+def _load(load: Load, request: Mapping[str, Any]) -> Loaded:
+    return load(request["voice"], request.get("index", "auto"), request["options"].get("device", "auto"))
 
 
 def _options(values: Mapping[str, Any]) -> ConvertOptions:

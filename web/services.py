@@ -80,19 +80,19 @@ def make_services(
     """
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
-    kept = _KeptVoices(device)
+    kept = _KeptVoices()
 
-    def load(chosen: str, index: str) -> Loaded:
+    def load(chosen: str, index: str, device: str) -> Loaded:
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
             raise ConfigError(f"There is no voice {chosen!r} any more. Choose one from the list.")
         if index in OWN_INDEX:
-            return kept.get(voice, OWN_INDEX[index])
+            return kept.get(voice, OWN_INDEX[index], device)
         indexes = list_indexes()
         if index not in indexes:
             raise ConfigError(f"There is no index {index!r} any more. Choose one from the list, or auto.")
-        return kept.get(voice, indexes[index])
+        return kept.get(voice, indexes[index], device)
 
     def import_archive(archive: Path) -> str:
         from lib.voice_archive import import_voice
@@ -138,15 +138,14 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
 class _KeptVoices:
     """Keeps voices, encoders and what was heard of recordings; made when first asked for, for it imports torch."""
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._kept: KeptInMemory | None = None
 
-    def get(self, voice: Voice, index: Path | Literal["auto"] | None) -> Loaded:
+    def get(self, voice: Voice, index: Path | Literal["auto"] | None, device: str) -> Loaded:
         """Return the converter of a voice and the index it uses; "auto" takes the one that belongs to it."""
         if self._kept is None:
             from infer.loaded import Loaded as KeptInMemory
 
             self._kept = KeptInMemory()
-        converter = self._kept.voice(voice.path, choose_device(self._device), index, where=voice.name)
+        converter = self._kept.voice(voice.path, choose_device(device), index, where=voice.name)
         return Loaded(converter, Path(converter.index.name) if converter.index else None)

@@ -14,7 +14,6 @@ import pandas as pd
 
 from lib.audio import list_recordings
 from lib.config import FAMILIES, Family, load_family
-from lib.devices import list_devices
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.paths import LOGS, check_name
@@ -24,11 +23,12 @@ from train.forecast import forecast, suggested_epochs
 from train.metrics import Events
 from train.options import RunOptions
 from train.samples import list_samples
+from web.device_choice import device_choice
 from web.forms import Form, checked
 from web.guard import with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
-from web.runners import ALL_GPUS, FROM_RECORDINGS, STAGES, count_gpus, train_commands
+from web.runners import FROM_RECORDINGS, STAGES, count_gpus, train_commands
 from web.services import Services
 from web.train_report import DataReportPanel, describe_forecast
 
@@ -88,10 +88,7 @@ class _TrainTab:
         with gr.Row():
             form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS)
         self.inputs |= dict(zip(form.names, form.components, strict=True))
-        self.inputs["device"] = gr.Dropdown(
-            label=t("train.device"), choices=[self.services.device], value=self.services.device,
-            allow_custom_value=True, elem_id="train-device",
-        )  # fmt: skip
+        self.inputs["device"] = device_choice(t, self.services, "train-device", together=True)
         self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.said = gr.Markdown(elem_id="train-said")
@@ -113,7 +110,6 @@ class _TrainTab:
         """Connect buttons and fields."""
         inputs, names = list(self.inputs.values()), list(self.inputs)
         files, folder, family, rate = (self.inputs[name] for name in ("files", "folder", "family", "sample_rate"))
-        gr.on(None, _device_choices, outputs=self.inputs["device"], **_QUIET)
         self.report.wire(files, folder)
         self.start.click(
             with_names(self.t, self.train, names, None),
@@ -203,14 +199,6 @@ def _suggest_epochs(family: Family, seconds: float) -> Any:
 def _hertz(rate: str) -> int:
     """48000 for "48k"."""
     return 1000 * int(rate.removesuffix("k"))
-
-
-def _device_choices() -> Any:
-    """What can compute here; asked for when the page opens, because finding out takes seconds."""
-    devices = list_devices()
-    several = [name for name, _ in devices if name.startswith("cuda:")]
-    together = [(ALL_GPUS, ", ".join(several))] if len(several) > 1 else []
-    return gr.update(choices=[(f"{name}: {told}", name) for name, told in devices + together])
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:
