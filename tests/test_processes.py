@@ -23,6 +23,7 @@ from tests.page_server import ROOT, copy_program
 from tests.test_fit import FAST, tiny_lite
 from tests.test_trainer import new_trainer, tiny_batch
 from train import launch
+from train.__main__ import main
 from train.batch_size import clips_for, default_batch_size
 from train.dataset import Batch
 from train.experiment import Experiment
@@ -110,6 +111,19 @@ def test_a_signal_becomes_a_stop_however_often_it_comes() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Cancelled):
             progress(1, 1, "")
+
+
+def test_one_gpu_for_several_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs" / "v").mkdir(parents=True)
+    monkeypatch.setattr(Experiment.__init__, "__defaults__", (tmp_path / "logs", tmp_path / "weights"))
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(["fit", "v", "--device", "cuda:1"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "process 2: --device cuda:1 names one GPU, but each process takes its own."
+    )
 
 
 def run_python(*programs: str) -> list[str]:

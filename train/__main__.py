@@ -176,6 +176,8 @@ def _run_together(command: Command, for_program: bool) -> int:
         raise ConfigError("Only extract and fit work in several processes. Do the other stages without a launcher.")
     if not experiment.folder.is_dir():
         _refuse(experiment)
+    if ":" in command.device:
+        raise ConfigError(f"--device {command.device} names one GPU, but each process takes its own. Leave it out.")
     if os.environ.get("ACCELERATE_USE_CPU") == "True":
         command = command.model_copy(update={"device": "cpu"})
     together = processes.join(cpu=choose_device(command.device).device.type == "cpu")
