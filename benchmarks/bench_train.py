@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from train.dataset import Batch
@@ -142,6 +143,26 @@ def random_batch(settings: Settings) -> "Batch":
     )
 
 
+def without_chance(batch: "Batch") -> "tuple[Tensor, float]":
+    """Segments at the start, and no noise: else each precision would draw its own, and the losses would differ."""
+    import torch
+
+    return torch.zeros(len(batch.lengths), dtype=torch.int64), 0.0
+
+
+def raise_level(trainer: "Trainer", batch: "Batch") -> None:
+    """Bring the untrained generator's near silence to the level of speech.
+
+    Its logarithm is what the mel loss compares, and of near silence it would be that of rounding errors.
+    """
+    import torch
+
+    with torch.no_grad():
+        bins, f0 = (batch.pitch_bins, batch.f0) if trainer.config.synthesizer.has_f0 else (None, None)
+        audio = trainer.synthesizer.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, temperature=0.0)
+        trainer.synthesizer.dec.conv_post.weight.mul_(0.1 / float(audio.std()))
+
+
 def plain_optimizers(trainer: "Trainer") -> "tuple[Optimizer, Optimizer]":
     """For generator and discriminator, one operation per tensor."""
     import torch
@@ -165,7 +186,7 @@ def plain_step(trainer: "Trainer", batch: "Batch", optimizers: "tuple[Optimizer,
     config, judge, (optimizer_g, optimizer_d) = trainer.config, trainer.plain_discriminator, optimizers
     pitch = (batch.pitch_bins, batch.f0) if config.synthesizer.has_f0 else (None, None)
     spec = None if config.prior.only else batch.spec
-    out = trainer.synthesizer(batch.content, *pitch, batch.lengths, spec, batch.speaker_id)
+    out = trainer.synthesizer(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *without_chance(batch))
     hop, frames = config.audio.hop_length, config.synthesizer.segment_frames
     real = slice_frames(batch.audio, out.starts, frames, hop)
     parts = losses.discriminator_parts(judge(real), judge(out.audio.detach()))
@@ -207,10 +228,11 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
     batch = random_batch(settings).to(device)
     torch.manual_seed(0)
     trainer = Trainer(load_family(settings.family), make_accelerator(precision, device))
+    raise_level(trainer, batch)
     optimizers = plain_optimizers(trainer)
 
     def once() -> dict[str, float]:
-        return plain_step(trainer, batch, optimizers) if plain else trainer.train_step(batch)
+        return plain_step(trainer, batch, optimizers) if plain else trainer.train_step(batch, *without_chance(batch))
 
     first = once()
     seconds = min(timed(once, settings.clock) for _ in range(settings.steps))
