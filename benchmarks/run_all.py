@@ -77,7 +77,8 @@ def prepare(folder: Path) -> None:
     save_file(
         {key: value.contiguous() for key, value in hubert.state_dict().items()}, folder / "hubert/model.safetensors"
     )
-    save_file({key: value.contiguous() for key, value in Rmvpe().state_dict().items()}, folder / "rmvpe.safetensors")
+    rmvpe = Rmvpe().half().state_dict()  # as it is published
+    save_file(rmvpe, folder / "rmvpe.safetensors")
     for seconds in (3, 60, 600):
         save_audio(folder / f"{seconds}.wav", resample(sing(seconds), 16_000, 44_100), 44_100)
     for i in range(SHORT_FILES):

@@ -66,7 +66,7 @@ class Loaded:
     def index(self, path: Path) -> FeatureIndex:
         """An index file."""
         return self._networks.get(
-            ("index", _stamp(path)), lambda: FeatureIndex.load(path), lambda index: 8 * index.width * len(index)
+            ("index", _stamp(path)), lambda: FeatureIndex.load(path), lambda index: 4 * index.width * len(index)
         )
 
     def pitch(self, method: str, device: torch.device, crepe_hop_length: int) -> ExactExtractor:

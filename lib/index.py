@@ -8,7 +8,7 @@ walked first, and only what is complete and consistent reaches faiss:
 
 import logging
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ SCORE_FLOOR = 1e-12  # squared distance; an exact hit outweighs all other neighb
 NPROBE = 1  # cells searched; stored in the file
 VECTORS_PER_CELL = 39  # fewer would make faiss warn that cells are badly trained
 ADD_BATCH = 8192  # vectors
+SEARCH_FRAMES = 512  # at a time: each finds eight vectors
 MAX_VECTORS = 200_000  # above, the vectors are replaced by ...
 N_CENTRES = 10_000  # ... this many centres
 KMEANS_ROUNDS = 4  # at 768 features these take some four minutes on two cores
@@ -69,10 +70,15 @@ class FeatureIndex:
         self.name = name
         self.width = int(index.d)
         self.n_cells = int(index.nlist)
-        self._vectors: Floats = index.reconstruct_n(0, index.ntotal)  # [M, C], once for all searches
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return int(self._index.ntotal)
+
+    def vectors(self) -> Iterator[Floats]:
+        """The stored vectors in order, some (N, C) at a time."""
+        for start in range(0, len(self), ADD_BATCH):
+            block: Floats = self._index.reconstruct_n(start, min(ADD_BATCH, len(self) - start))
+            yield block
 
     @classmethod
     def build(cls, features: Iterable[Floats], seed: int = 0, most: int | None = None) -> "FeatureIndex":
@@ -119,7 +125,7 @@ class FeatureIndex:
         except (RuntimeError, MemoryError) as error:
             raise CheckpointError(f"{path} is not an index that can be read. Build it again.") from error
         loaded = cls(index, str(path))
-        if not np.isfinite(loaded._vectors).all():
+        if not all(np.isfinite(block).all() for block in loaded.vectors()):
             raise CheckpointError(f"{path} contains numbers that are not finite. Build the index again.")
         return loaded
 
@@ -149,11 +155,14 @@ class FeatureIndex:
                 f"{self.name} holds vectors of {self.width} features, but this voice's encoder makes "
                 f"{content.shape[1]}. Use the index that was made with the voice, or none."
             )
-        scores, ids = self._index.search(np.ascontiguousarray(content, np.float32), NEIGHBOURS)  # [N, K]
-        weights = neighbour_weights(scores, ids)
-        retrieved: Floats = np.einsum("nk,nkc->nc", weights, self._vectors[np.maximum(ids, 0)])
-        alone = (ids < 0).all(axis=1)
-        retrieved[alone] = content[alone]
+        retrieved = content.astype(np.float32)
+        for start in range(0, len(content), SEARCH_FRAMES):
+            wanted = retrieved[start : start + SEARCH_FRAMES]
+            scores, ids, found = self._index.search_and_reconstruct(wanted, NEIGHBOURS)  # [N, K], [N, K], [N, K, C]
+            found[ids < 0] = 0.0
+            mixed = np.einsum("nk,nkc->nc", neighbour_weights(scores, ids), found)
+            alone = (ids < 0).all(axis=1)
+            wanted[~alone] = mixed[~alone]
         return retrieved
 
 

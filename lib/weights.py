@@ -51,10 +51,17 @@ def ecosystem_name(key: str) -> str:
 
 
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
-    """Load ecosystem-named weights strictly into `module` (up-casting halves). CheckpointError names what differs."""
+    """Load ecosystem-named weights strictly into `module` (up-casting halves). CheckpointError names what differs.
+
+    A module that was made `without_memory` takes the tensors themselves.
+    """
     check_shapes(shapes_of(module), weights, where)
-    renamed = {key: weights[ecosystem_name(key)] for key in module.state_dict()}
-    module.load_state_dict(renamed, strict=True)
+    wanted = module.state_dict()
+    bare = any(value.is_meta for value in wanted.values())
+    renamed = {key: weights[ecosystem_name(key)] for key in wanted}
+    if bare:
+        renamed = {key: value.to(wanted[key].dtype) for key, value in renamed.items()}
+    module.load_state_dict(renamed, strict=True, assign=bare)
 
 
 class _Untouched(TorchFunctionMode):

@@ -159,6 +159,9 @@ def test_weights_of_both_formats_in_half_precision(tiny: Rmvpe, places: Places, 
     assert extractor.method == "rmvpe"
     assert extractor(sound).shape == (31,)
     assert not extractor(np.zeros(5000, np.float32)).any()
+    save_file({k: v.float() if v.is_floating_point() else v for k, v in half.items()}, tmp_path / "wide.safetensors")
+    places(tmp_path / "wide.safetensors")
+    np.testing.assert_array_equal(extractor(sound), load_pitch_extractor("rmvpe", CPU)(sound))
 
 
 def test_missing_weights_are_named_with_folder_and_command(places: Places) -> None:

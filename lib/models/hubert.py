@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BLOCK_FRAMES = 200  # of 20 ms, that go through the convolutions at a time
+BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The method "rmvpe": our network with the published weights, which have to be downloaded."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lib.assets import how_to_get
 from lib.audio import ANALYSIS_RATE
@@ -19,7 +20,7 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT
 from lib.pitch.scale import HOP_LENGTH, frame_windows
-from lib.weights import SAFETENSORS, Weights, load_weights, safe_load
+from lib.weights import SAFETENSORS, Weights, load_weights, safe_load, without_memory
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor
@@ -50,11 +51,18 @@ MARGIN_FRAMES = 512
 def load(method: str, device: torch.device) -> "PitchExtractor":
     """Return rmvpe on `device`. MissingFileError without its weights, CheckpointError for unusable ones."""
     path = find_weights()
-    network = Rmvpe()
-    load_weights(network, _read_table(path), str(path))
+    table = _read_table(path)
+    with without_memory():
+        network = Rmvpe()
+    halves = [conv for name, conv in _convolutions(network) if _is_half(table, name)]
+    for conv in halves:
+        conv.weight = nn.Parameter(conv.weight.half())
+    load_weights(network, table, str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
     network.eval().requires_grad_(False).to(device)
+    for conv in halves:
+        parametrize.register_parametrization(conv, "weight", _Widened(), unsafe=True)
     return _RmvpePitch(network, device)
 
 
@@ -81,6 +89,28 @@ class _RmvpePitch:
             for i, strength in zip(places, strengths, strict=True):
                 found[i] = decode(strength.cpu()).numpy()  # doubles do not exist on every device
         return [found[i] for i in range(len(clips))]
+
+
+class _Widened(nn.Module):
+    """A weight that is kept as the file has it, in half precision, and becomes float32 whenever it is used.
+
+    Nearly all of the network's 362 MB are such weights, each used once for a song.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Half -> float32, exactly."""
+        return weight.float()
+
+
+def _convolutions(network: Rmvpe) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d]]:
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            yield name, module
+
+
+def _is_half(table: Weights, name: str) -> bool:
+    weight = table.get(f"{name}.weight")
+    return weight is not None and weight.dtype == torch.float16
 
 
 def is_there() -> bool:
