@@ -9,6 +9,7 @@ some of them, and with --folder their results are kept and printed together.
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-from benchmarks.bench_convert import INDEX_VECTORS, least, peak_megabytes, sing  # noqa: E402
+from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes, sing  # noqa: E402
 
 FAMILY: Literal["v2"] = "v2"
 RATE = "40k"
@@ -35,11 +36,37 @@ Measured = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the made files are, and the clock to measure with, in seconds."""
+
+    folder: Path
+    now: Callable[[], float]
+
+    def least(self, repeats: int, work: Callable[[], Any]) -> float:
+        """Least time of several runs, none before them."""
+        times = []
+        for _ in range(repeats):
+            start = self.now()
+            work()
+            times.append(self.now() - start)
+        return min(times)
+
+
+def cpu_seconds() -> float:
+    """Time that processors have spent on this process and those it has started."""
+    return sum(os.times()[:4])
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is measured and where it is kept."""
 
     only: tuple[str, ...] = ()  # of the cases; none = all
     folder: Path | None = None  # keeps the made files and the results; None = a temporary one
+    clock: Literal["wall", "cpu"] = (
+        "wall"  # cpu: of all threads, for a machine that does other things, with --threads 1
+    )
+    threads: int = 0  # of torch; 0 = as it chooses
     measure: str = ""  # measure this case in this process and print JSON; for internal use
 
 
@@ -143,63 +170,53 @@ class V2:
         return converter
 
 
-def clip_baseline(folder: Path) -> Measured:
+def clip_baseline(place: Place) -> Measured:
     """60 s, models loaded."""
     go_the_common_way()
-    v2 = V2(folder, "fp32")
-    start = time.perf_counter()
+    v2 = V2(place.folder, "fp32")
+    start = place.now()
     v2.convert(v2.load(), "60.wav")
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": place.now() - start}
 
 
-def clip(precision: str, repeats: int = 1) -> Callable[[Path], Measured]:
+def clip(precision: str, repeats: int = 1) -> Callable[[Place], Measured]:
     """60 s with warm models."""
 
-    def measure(folder: Path) -> Measured:
-        v2 = V2(folder, precision)
+    def measure(place: Place) -> Measured:
+        v2 = V2(place.folder, precision)
         converter = v2.warm_up()
-        return {"seconds": once(repeats, lambda: v2.convert(converter, "60.wav"))}
+        return {"seconds": place.least(repeats, lambda: v2.convert(converter, "60.wav"))}
 
     return measure
 
 
-def once(repeats: int, work: Callable[[], Any]) -> float:
-    """Least time of several runs, none before them."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def ten_minutes(folder: Path) -> Measured:
+def ten_minutes(place: Place) -> Measured:
     """Ten minutes with warm models, for the memory."""
-    v2 = V2(folder, "auto")
-    start = time.perf_counter()
+    v2 = V2(place.folder, "auto")
+    start = place.now()
     v2.convert(v2.load(), "600.wav")
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": place.now() - start}
 
 
-def shorts_baseline(folder: Path) -> Measured:
+def shorts_baseline(place: Place) -> Measured:
     """Some files of 5 s, models loaded for each; the time is that of all twelve at this rate."""
     go_the_common_way()
-    v2 = V2(folder, "fp32")
-    start = time.perf_counter()
+    v2 = V2(place.folder, "fp32")
+    start = place.now()
     for i in range(BASELINE_FILES):
         v2.convert(v2.load(), f"short/{i}.wav")
-    return {"seconds": (time.perf_counter() - start) / BASELINE_FILES * SHORT_FILES}
+    return {"seconds": (place.now() - start) / BASELINE_FILES * SHORT_FILES}
 
 
-def shorts(folder: Path) -> Measured:
+def shorts(place: Place) -> Measured:
     """Twelve files of 5 s in one go, models loaded once."""
-    v2 = V2(folder, "auto")
-    start = time.perf_counter()
+    v2 = V2(place.folder, "auto")
+    start = place.now()
     v2.convert(v2.load(), *(f"short/{i}.wav" for i in range(SHORT_FILES)))
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": place.now() - start}
 
 
-def generator_alone(folder: Path) -> Measured:
+def generator_alone(place: Place) -> Measured:
     """The generator's real-time factors, and its arithmetic beside that of a matrix product in the same precision."""
     import torch
 
@@ -217,9 +234,9 @@ def generator_alone(folder: Path) -> Measured:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             generator = network.with_generator_in(dtype).dec
             args = (latent.to(dtype), f0, speaker.to(dtype))
-            found[f"{name} factor"] = least(3, partial(generator.in_blocks, *args)) / seconds
+            found[f"{name} factor"] = place.least(3, partial(generator.in_blocks, *args)) / seconds
             a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
-            found[f"{name} GEMM"] = 2 * GEMM_SIZE**3 / least(8, partial(torch.matmul, a, b)) / 1e9
+            found[f"{name} GEMM"] = 2 * GEMM_SIZE**3 / place.least(8, partial(torch.matmul, a, b)) / 1e9
             found[f"{name} rate"] = work / found[f"{name} factor"] / 1e9
     return found
 
@@ -240,37 +257,41 @@ def generator_flops(generator: Any, config: Any) -> float:
     return total
 
 
-def lite_cold(folder: Path) -> Measured:
+def lite_cold(place: Place) -> Measured:
     """60 s with the shipped voice, from the start of the process to its end."""
-    command = ["-m", "infer", str(folder / "60.wav"), "--voice", "ljspeech", "-o", str(folder / "out/lite.wav")]
-    return {"seconds": once(3, lambda: python(*command))}
+    clip, result = place.folder / "60.wav", place.folder / "out/lite.wav"
+    command = ["-m", "infer", str(clip), "--voice", "ljspeech", "-o", str(result)]
+    return {"seconds": place.least(3, lambda: python(*command))}
 
 
-def lite_memory(seconds: int) -> Callable[[Path], Measured]:
+def lite_memory(seconds: int) -> Callable[[Place], Measured]:
     """The shipped voice; only the memory matters."""
 
-    def measure(folder: Path) -> Measured:
+    def measure(place: Place) -> Measured:
         from infer.batch import Job, convert_file
         from infer.loaded import Loaded
         from infer.options import ConvertOptions
         from lib.devices import choose_device
         from lib.library import find_voice
 
+        start = place.now()
+        job = Job(place.folder / f"{seconds}.wav", place.folder / "out/lite.wav")
         converter = Loaded().voice(find_voice("ljspeech").path, choose_device("cpu"))
-        outcome = convert_file(converter, Job(folder / f"{seconds}.wav", folder / "out/lite.wav"), ConvertOptions())
-        return {"seconds": outcome.elapsed_seconds}
+        outcome = convert_file(converter, job, ConvertOptions())
+        assert outcome.error is None, outcome.error
+        return {"seconds": place.now() - start}
 
     return measure
 
 
-def starts(folder: Path) -> Measured:
+def starts(place: Place) -> Measured:
     """How long programs and imports take, processes included."""
     cases = {
         "help": ["-m", "infer", "--help"],
         "torch": ["-c", "import torch"],
         "import": ["-c", "import infer.convert"],
     }
-    return {name: once(5, partial(python, *words)) for name, words in cases.items()}
+    return {name: place.least(5, partial(python, *words)) for name, words in cases.items()}
 
 
 def python(*words: str) -> None:
@@ -278,7 +299,7 @@ def python(*words: str) -> None:
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-CASES: dict[str, Callable[[Path], Measured]] = {
+CASES: dict[str, Callable[[Place], Measured]] = {
     "clip, common way": clip_baseline,
     "clip, fp32": clip("fp32"),
     "clip, auto": clip("auto", 2),
@@ -350,14 +371,26 @@ def table(results: dict[str, Measured]) -> str:
     return "\n".join(["| conversion on a CPU | measured |", "|---|---|", *rows])
 
 
-def describe_machine() -> str:
+def limit_threads(threads: int) -> None:
+    """Let torch, faiss and the processes this one starts use so many threads."""
+    import faiss
+    import torch
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def describe_machine(settings: Settings) -> str:
     """What the figures depend on."""
     import torch
 
     found = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in found.read_text().splitlines() if line.startswith("model name")]
     able = "with AVX512-BF16" if torch.cpu.get_capabilities().get("avx512_bf16") else "without bfloat16 instructions"
-    return f"{len(names)} cores of {names[0]}, {able}" if names else platform.processor()
+    clock = "CPU time" if settings.clock == "cpu" else "wall time"
+    threads = f"{settings.threads or torch.get_num_threads()} threads"
+    return f"{f'{len(names)} cores of {names[0]}' if names else platform.processor()}, {able}, {threads}, {clock}"
 
 
 def run(settings: Settings, folder: Path) -> None:
@@ -366,12 +399,13 @@ def run(settings: Settings, folder: Path) -> None:
     kept = folder / "results.json"
     results: dict[str, Measured] = json.loads(kept.read_text()) if kept.is_file() else {}
     for case in settings.only or CASES:
-        command = [sys.executable, __file__, "--measure", case, "--folder", str(folder)]
+        command = [sys.executable, __file__, "--measure", case, "--folder", str(folder), "--clock", settings.clock]
+        command += ["--threads", str(settings.threads)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
         results[case] = json.loads(output.splitlines()[-1])
         print(json.dumps({"case": case} | results[case]), flush=True)
         kept.write_text(json.dumps(results, indent=1))
-    print(f"\n{describe_machine()}, {time.strftime('%Y-%m-%d')}\n\n{table(results)}")
+    print(f"\n{describe_machine(settings)}, {time.strftime('%Y-%m-%d')}\n\n{table(results)}")
 
 
 def main(settings: Settings) -> None:
@@ -381,7 +415,10 @@ def main(settings: Settings) -> None:
         if settings.measure == "prepare":  # in a process of its own, so that this one stays small
             prepare(settings.folder)
             return
-        measured = CASES[settings.measure](settings.folder)
+        if settings.threads:
+            limit_threads(settings.threads)
+        now = cpu_seconds if settings.clock == "cpu" else time.perf_counter
+        measured = CASES[settings.measure](Place(settings.folder, now))
         print(json.dumps(measured | {"peak": peak_megabytes() or 0.0}))
     elif settings.folder is not None:
         settings.folder.mkdir(parents=True, exist_ok=True)
