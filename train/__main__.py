@@ -303,7 +303,4 @@ def _tell_fitted(report: "FitReport") -> str:
 
 
 if __name__ == "__main__":
-    ended = main()
-    if "RANK" in os.environ:
-        launch.exit_at_once(ended)
-    sys.exit(ended)
+    sys.exit(main())

@@ -5,15 +5,11 @@ all of them itself.
 """
 
 import contextlib
-import logging
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
 
 import psutil
 
@@ -117,17 +113,6 @@ def _watch(running: Sequence["subprocess.Popen[bytes]"]) -> int:
             "last checkpoint."
         )
     return INTERRUPTED if status == INTERRUPTED else FAILED
-
-
-def exit_at_once(status: int) -> NoReturn:
-    """End one of several processes whose work is done and written.
-
-    The threads that connected it may still run when the interpreter is taken down, which then aborts now and then.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _free_port() -> int:
