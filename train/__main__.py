@@ -93,6 +93,15 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    status = _main(args)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from train.processes import leave
+
+        leave()  # here, where no exception holds on to what the other processes are connected with
+    return status
+
+
+def _main(args: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
     try:
@@ -193,7 +202,6 @@ def _run_together(command: Command, for_program: bool) -> int:
                     print(sentence)
             together.wait()
     finally:
-        processes.leave()
         if first:
             _tell_files(experiment)
     return 0

@@ -6,6 +6,7 @@ waits for one that has left. Only the first process writes.
 """
 
 import contextlib
+import gc
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -123,6 +124,11 @@ def join(*, cpu: bool) -> Processes:
 
 
 def leave() -> None:
-    """Take leave of the other processes; nothing happens where there are none."""
+    """Take leave of the other processes; nothing happens where there are none.
+
+    Networks that are connected are collected first: they keep the threads of the connection alive, and such a thread
+    aborts the process if it outlives the interpreter.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
