@@ -327,6 +327,23 @@ def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordi
     assert twice.steps == 2 * once.steps and experiment.stage("fit")["batch_size"] == 1
 
 
+def test_a_training_keeps_its_network_when_the_family_has_become_another(
+    experiment: Experiment, recordings: Path
+) -> None:
+    ready(experiment, recordings)
+    old = experiment.config()
+    new = old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"hidden_channels": 12})})
+    experiment.create(new)
+    assert experiment.config().synthesizer == new.synthesizer  # nothing was trained yet
+    experiment.create(old)
+    fit(experiment, FitOptions(epochs=1, **FAST))
+    experiment.create(new)
+    assert experiment.config().synthesizer == old.synthesizer
+    assert fit(experiment, FitOptions(epochs=2, **FAST)).epochs == 2
+    with pytest.raises(ConfigError, match="F0 on"):
+        experiment.create(old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"has_f0": False})}))
+
+
 def test_a_listening_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
     fit(ready(experiment, recordings), FitOptions(epochs=1, **FAST))
     (sample,) = list_samples(experiment.folder)

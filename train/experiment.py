@@ -42,6 +42,11 @@ class Clip:
     speaker_id: int = 0
 
 
+def _kind(config: FamilyConfig) -> tuple[Any, ...]:
+    """What clips, features and voices of one experiment have in common."""
+    return config.family, config.audio, config.synthesizer.content_width, config.synthesizer.has_f0
+
+
 def fingerprint(*parts: Any) -> str:
     """A short hash of JSON-able values: equal inputs, equal text."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -86,16 +91,19 @@ class Experiment:
         return load_family("v2" if self.content_folder(768).is_dir() else "v1", has_f0=self.pitch_bins.is_dir())
 
     def create(self, config: FamilyConfig) -> None:
-        """Make the folder with its configuration; ConfigError if it exists with another kind of voice."""
+        """Make the folder with its configuration; ConfigError if it exists with another kind of voice.
+
+        A training that has begun keeps its network, whatever the family has become since.
+        """
         if self.config_file.is_file():
             old = self.config()
-            same = (old.family, old.audio, old.synthesizer) == (config.family, config.audio, config.synthesizer)
-            if not same:
+            if _kind(old) != _kind(config):
                 raise ConfigError(
                     f"The experiment {self.name!r} exists with family {old.family}, {old.audio.sample_rate} Hz and "
                     f"F0 {'on' if old.synthesizer.has_f0 else 'off'}; choose the same or another name."
                 )
-            return
+            if old.synthesizer == config.synthesizer or any(self.folder.glob("G_*.pth")):
+                return
         write_json(self.config_file, config.to_json())
 
     # --- stages --------------------------------------------------------------------------------------------------
