@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-IN_MEMORY = 16 << 20  # bytes; a minute at 48 kHz has 11 MB
+IN_MEMORY = 4 << 20  # bytes; a minute of what the networks hear
 BLOCK = 1 << 18  # samples read at a time, 16 s of what the networks hear
 WIDTH = 4  # bytes of a sample
 

@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from lib import pitch
 from lib.audio import ANALYSIS_RATE, load_audio
 from lib.errors import AudioError, ConfigError
-from lib.pitch import METHODS, PitchExtractor, load_pitch_extractor
+from lib.pitch import METHODS, PitchExtractor, load_pitch_extractor, swift
 from lib.pitch.scale import (
     HOP_LENGTH,
     fill_unvoiced,
@@ -80,6 +80,16 @@ def test_golden_pm_with_unvoiced_frames_filled(golden: Path) -> None:
     data = read_golden(golden / "pipeline/f0_methods.safetensors")
     f0 = fill_unvoiced(extractor("pm")(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE)))
     assert error(f0, data["out.upstream2026.pm.f0"].numpy()) < 1e-4
+
+
+def test_swift_hears_the_same_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = np.arange(5 * ANALYSIS_RATE) / ANALYSIS_RATE
+    glide = np.sin(2 * np.pi * np.cumsum(150 + 60 * np.sin(3 * times)) / ANALYSIS_RATE).astype(np.float32)
+    glide[20_000:30_000] = 0
+    whole = extractor("swift")(glide)
+    monkeypatch.setattr(swift, "CORE_STEPS", 70)
+    np.testing.assert_array_equal(extractor("swift")(glide), whole)
+    assert (whole > 0).any() and (whole == 0).any()
 
 
 def test_golden_swift_hears_what_harvest_hears(golden: Path) -> None:

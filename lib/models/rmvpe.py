@@ -25,10 +25,10 @@ class ConvBlock(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out, momentum=MOMENTUM),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out, momentum=MOMENTUM),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
@@ -96,7 +96,7 @@ class DecoderLevel(nn.Module):
         self.conv1 = nn.Sequential(
             nn.ConvTranspose2d(channels_in, width, 3, stride=2, padding=1, output_padding=1, bias=False),
             nn.BatchNorm2d(width, momentum=MOMENTUM),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.conv2 = _blocks(channels_in, width)
 
