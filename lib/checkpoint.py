@@ -37,7 +37,13 @@ class TrainingState:
     epoch: int  # the last finished epoch; the key `iteration` in the file
     optimizer: dict[str, Any]  # AdamW state dict; indices count the keys of `weights`
     learning_rate: float
+    average: Weights | None = None  # ours: the generator averaged over its last steps
     extra: dict[str, Any] = field(default_factory=dict)  # ours: step within the run, position in the epoch, …
+
+    @property
+    def voice(self) -> Weights:
+        """What a voice is made of: the averaged weights where there are some."""
+        return self.average or self.weights
 
 
 def read_training_state(path: Path) -> TrainingState:
@@ -49,13 +55,18 @@ def read_training_state(path: Path) -> TrainingState:
         raise CheckpointError(f"{path} is not a training checkpoint: it lacks the entry 'model'.")
     weights = tensor_table(content["model"], path)
     check_finite(weights, str(path))
-    known = {"model", "iteration", "optimizer", "learning_rate"}
+    known = {"model", "iteration", "optimizer", "learning_rate", "average"}
+    average = None
+    if "average" in content:
+        average = tensor_table(content["average"], path)
+        check_finite(average, str(path))
     try:
         return TrainingState(
             weights=weights,
             epoch=int(content.get("iteration") or 0),
             optimizer=dict(content.get("optimizer") or {}),
             learning_rate=float(content.get("learning_rate") or 0.0),
+            average=average,
             extra={key: value for key, value in content.items() if key not in known},
         )
     except (TypeError, ValueError) as error:
@@ -78,7 +89,7 @@ def write_training_state(path: Path, state: TrainingState) -> None:
         "iteration": state.epoch,
         "optimizer": state.optimizer,
         "learning_rate": state.learning_rate,
-    }
+    } | ({} if state.average is None else {"average": state.average})
     with replacing(path) as temporary:
         torch.save(content | state.extra, temporary)
 

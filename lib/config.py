@@ -127,6 +127,9 @@ class FamilyConfig(_Strict):
     source: SourceConfig = SourceConfig()
     prior: PriorConfig = PriorConfig()
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
+    average: float = Field(
+        0.0, ge=0, lt=1
+    )  # how slowly, at most, voices follow the training; 0: they are its last step
 
     @property
     def has_posterior(self) -> bool:
@@ -154,6 +157,7 @@ class FamilyConfig(_Strict):
             "discriminator": self.discriminator.model_dump(mode="json"),
             "source": self.source.model_dump(mode="json"),
             "prior": self.prior.model_dump(mode="json"),
+            "average": self.average,
         }
         return {"train": train, "data": data, "model": model, "revoice": revoice}
 

@@ -153,6 +153,15 @@ def test_extraction_needs_no_form(tmp_path: Path, family: Any, rate: str, has_f0
         extract(tmp_path / "G_9.pth", sample_rate=40_000)
 
 
+def test_of_an_averaged_training_the_average_is_extracted(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "G_9.pth", tiny_family("lite", "24k").synthesizer)
+    last = extract(tmp_path / "G_9.pth")
+    content = raw(tmp_path / "G_9.pth")
+    torch.save(content | {"average": {key: 2 * value for key, value in content["model"].items()}}, tmp_path / "G_9.pth")
+    for key, value in extract(tmp_path / "G_9.pth").weights.items():
+        torch.testing.assert_close(value, 2 * last.weights[key], atol=1e-3, rtol=1e-3)
+
+
 def test_bare_tensors_are_extracted_where_the_rate_is_known(tmp_path: Path) -> None:
     voice = small_voice("v1", "48k", has_f0=False)
     torch.save(voice.weights, tmp_path / "bare.pth")

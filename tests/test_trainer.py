@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lib.checkpoint import ecosystem_weights
+from lib.checkpoint import ecosystem_weights, read_training_state
 from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, SourceConfig, TrainConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.discriminators import Judgement
@@ -48,9 +48,10 @@ def tiny_batch(seed: int, frames: int = 30) -> Batch:
     )
 
 
-def new_trainer(seed: int = 1, **source: float) -> Trainer:
+def new_trainer(seed: int = 1, average: float = 0.0, **source: float) -> Trainer:
     torch.manual_seed(seed)
-    return Trainer(tiny_family(**source), Accelerator(cpu=True))
+    family = tiny_family(**source).model_copy(update={"average": average})
+    return Trainer(family, Accelerator(cpu=True))
 
 
 @pytest.mark.slow
@@ -160,6 +161,35 @@ def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
     ):
         want, got = ecosystem_weights(a), ecosystem_weights(b)
         assert all(torch.equal(want[key], got[key]) for key in want)
+
+
+def test_the_voice_is_the_mean_of_the_last_steps_and_is_saved_with_them(tmp_path: Path) -> None:
+    trainer = new_trainer(average=0.3)
+    mean: dict[str, torch.Tensor] = {}
+    for seed, share in enumerate((1.0, 0.8, 0.7, 0.7)):  # 4/4, 4/5, 4/6 and less would be slower than 1 - 0.3
+        trainer.train_step(tiny_batch(seed))
+        now = ecosystem_weights(trainer.synthesizer)
+        mean = {key: mean.get(key, new) + share * (new - mean.get(key, new)) for key, new in now.items()}
+    files = tmp_path / "G_4.pth", tmp_path / "D_4.pth"
+    trainer.save(*files)
+    resumed = new_trainer(seed=99, average=0.3)
+    resumed.resume(*files)
+    for key, want in mean.items():
+        torch.testing.assert_close(ecosystem_weights(trainer.voice)[key], want)
+        torch.testing.assert_close(ecosystem_weights(resumed.voice)[key], ecosystem_weights(trainer.voice)[key])
+    assert any(not torch.equal(ecosystem_weights(resumed.synthesizer)[key], want) for key, want in mean.items())
+
+
+def test_without_averaging_the_voice_is_the_last_step(tmp_path: Path) -> None:
+    trainer = new_trainer()
+    assert trainer.voice is trainer.synthesizer
+    trainer.train_step(tiny_batch(0))
+    trainer.save(tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+    assert read_training_state(tmp_path / "G_1.pth").average is None
+    later = new_trainer(average=0.9)
+    later.resume(tmp_path / "G_1.pth", tmp_path / "D_1.pth")  # a training that began before
+    for a, b in zip(later.voice.parameters(), later.synthesizer.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_resume_refuses_a_pair_of_different_moments(tmp_path: Path) -> None:

@@ -128,12 +128,12 @@ def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None =
 
 
 def _generator(path: Path) -> tuple[Weights, int | None]:
-    """The tensors of a generator and its finished epochs, if they are known."""
+    """The tensors of a generator, averaged if they are, and its finished epochs, if they are known."""
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
         raise CheckpointError(f"{path} is a finished voice already; there is nothing to extract.")
     is_state = isinstance(content, dict) and "model" in content
-    weights = tensor_table(content["model"] if is_state else content, path)
+    weights = tensor_table(content.get("average", content["model"]) if is_state else content, path)
     if any(key.startswith("discriminators.") for key in weights):
         raise CheckpointError(f"{path} is a discriminator; the voice is in the G_….pth beside it.")
     epoch = content.get("iteration") if is_state else None

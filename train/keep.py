@@ -65,7 +65,7 @@ class Keeper:
 
     def _save_voice(self, trainer: "Trainer") -> None:
         position = trainer.position
-        voice = extract_voice_model(trainer.synthesizer, self.config.family, f"{position.epoch}epoch", self.encoder)
+        voice = extract_voice_model(trainer.voice, self.config.family, f"{position.epoch}epoch", self.encoder)
         facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
         extracted = self.experiment.stage("extract")
         facts |= {"training_f0": extracted.get("f0_range")}

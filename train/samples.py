@@ -33,14 +33,15 @@ def write_sample(trainer: "Trainer", dataset: "ClipDataset", folder: Path) -> Pa
 
     clip = collate([dataset[0]], dataset.config)
     real, batch = clip.audio[0], clip.to(trainer.accelerator.device)
-    network, rng = trainer.synthesizer, torch.Generator(trainer.accelerator.device).manual_seed(0)
+    network, rng = trainer.voice, torch.Generator(trainer.accelerator.device).manual_seed(0)
     bins, f0 = (batch.pitch_bins, batch.f0) if dataset.config.synthesizer.has_f0 else (None, None)
+    training = network.training
     network.eval()
     try:
         with torch.no_grad():
             audio = network.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, rng)
     finally:
-        network.train()
+        network.train(training)
     path = folder / FOLDER / f"step_{trainer.position.step:07d}.flac"
     path.parent.mkdir(exist_ok=True)
     made = audio[0].float().clamp(-1, 1).cpu()

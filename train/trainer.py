@@ -3,6 +3,7 @@
 Spec: training, "Training step". Accelerate decides device, precision and processes; nothing else here does.
 """
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from train.step import Step
 
 logger = logging.getLogger(__name__)
 
+AVERAGED_PART = 4  # the average reaches over about this part of all steps (Shamir & Zhang 2013, eta = 3)
 EARLIER = "Go back to an earlier checkpoint."
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -120,6 +122,7 @@ class Trainer:
         discriminator = Discriminator(config.discriminator)
         self._fix_source(generator)
         self._begin_prior(generator)
+        self.average = copy.deepcopy(generator).to(accelerator.device).eval() if config.average else None
         settings: dict[str, Any] = {
             "lr": self.learning_rate, "betas": config.train.betas, "eps": config.train.eps, "fused": True,
         }  # fmt: skip
@@ -152,6 +155,11 @@ class Trainer:
         return self.accelerator.unwrap_model(self.generator)  # type: ignore[no-any-return]
 
     @property
+    def voice(self) -> Synthesizer:
+        """The generator that a voice is made of: averaged where the family says so, else as it is."""
+        return self.average or self.synthesizer
+
+    @property
     def plain_discriminator(self) -> Discriminator:
         """The discriminator without the wrapping of Accelerate."""
         return self.accelerator.unwrap_model(self.discriminator)  # type: ignore[no-any-return]
@@ -173,7 +181,16 @@ class Trainer:
         """
         found = Step(self, batch, starts, temperature).run()
         self.position.step += 1
+        self._follow()
         return found
+
+    def _follow(self) -> None:
+        """Move the averaged generator towards the present one, in the beginning all the way."""
+        if self.average is not None:
+            share = max(1 - self.config.average, AVERAGED_PART / (self.position.step - 1 + AVERAGED_PART))
+            with torch.no_grad():
+                for mean, new in zip(self.average.parameters(), self.synthesizer.parameters(), strict=True):
+                    mean.lerp_(new, share)
 
     def update(self, optimizer: Any, network: nn.Module) -> Tensor:
         """Step on the gradients that are there; returns their 2-norm. They are not clipped."""
@@ -215,6 +232,7 @@ class Trainer:
                 epoch=self.position.epoch,
                 optimizer=optimizer.state_dict(),
                 learning_rate=self.learning_rate,
+                average=ecosystem_weights(self.average) if path == generator and self.average is not None else None,
                 extra={"revoice": own},
             )
             write_training_state(path, state)
@@ -266,6 +284,8 @@ class Trainer:
             load_weights(network, state.weights, path.name)
             if state.optimizer:
                 optimizer.load_state_dict(optimizer_for(network, state, path.name))
+        if self.average is not None:
+            load_weights(self.average, states[0].voice, generator.name)
         if not own:  # written by another program, at the end of an epoch
             self.position = Position(epoch=states[0].epoch)
             return

@@ -64,7 +64,7 @@ def export_base(report: FitReport, speakers: list[str], options: BaseOptions) ->
     files = []
     for letter in "GD":
         checkpoint = report.checkpoint.with_name(letter + report.checkpoint.name[1:])
-        weights = read_training_state(checkpoint).weights
+        weights = read_training_state(checkpoint).voice
         if letter == "G":
             weights = with_mean_speaker(weights, len(speakers))
         path = PRETRAINED / "lite" / f"{letter}.safetensors"
