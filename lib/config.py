@@ -127,6 +127,7 @@ class FamilyConfig(_Strict):
     source: SourceConfig = SourceConfig()
     prior: PriorConfig = PriorConfig()
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
+    views: int = Field(0, ge=0, le=64)  # guises of each clip's content features that a training hears
     average: float = Field(
         0.0, ge=0, lt=1
     )  # how slowly, at most, voices follow the training; 0: they are its last step
@@ -157,6 +158,7 @@ class FamilyConfig(_Strict):
             "discriminator": self.discriminator.model_dump(mode="json"),
             "source": self.source.model_dump(mode="json"),
             "prior": self.prior.model_dump(mode="json"),
+            "views": self.views,
             "average": self.average,
         }
         return {"train": train, "data": data, "model": model, "revoice": revoice}

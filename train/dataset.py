@@ -18,6 +18,7 @@ from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
 from lib.mel import linear_spectrogram
 from train.experiment import Clip
+from train.views import choose_view
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class ClipDataset(Dataset[Item]):
             raise ConfigError(f"{clip.audio} has {info.samplerate} Hz, not {rate} Hz. Prepare the recordings again.")
         counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
         counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
+        counts += [] if clip.views is None else [2 * np.load(clip.views, mmap_mode="r").shape[1]]
         return min(counts)
 
     def lengths(self) -> list[int]:
@@ -97,7 +99,8 @@ class ClipDataset(Dataset[Item]):
         start = int(rng.integers(self.frames[index] - frames + 1))
         hop = self.config.audio.hop_length
         audio, _ = soundfile.read(clip.audio, frames * hop, start * hop, dtype="float32", always_2d=True)
-        content = np.load(clip.content, mmap_mode="r")
+        views = None if clip.views is None else np.load(clip.views, mmap_mode="r")
+        content = choose_view(np.load(clip.content, mmap_mode="r"), views, rng)
         places = np.arange(start, start + frames)
         bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]
         f0 = np.zeros(frames, np.float32) if clip.f0 is None else np.load(clip.f0)[places]

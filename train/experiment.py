@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Clip:
     pitch_bins: Path | None  # (F,) integer, 100 frames/s
     f0: Path | None  # (F,) Hz
     speaker_id: int = 0
+    views: Path | None = None  # (K, N, C) float16, see train/views.py
 
 
 def _kind(config: FamilyConfig) -> tuple[Any, ...]:
@@ -66,6 +67,7 @@ class Experiment:
         self.pitch_bins = self.folder / "2a_f0"
         self.f0 = self.folder / "2b-f0nsf"
         self.config_file = self.folder / "config.json"
+        self.views = self.folder / "3_feature_views"
         self.file_list = self.folder / "filelist.txt"
         self.events = self.folder / "events.jsonl"
         self.stop_file = self.folder / "STOP"
@@ -164,10 +166,9 @@ class Experiment:
             bins, f0 = self.pitch_bins / f"{audio.name}.npy", self.f0 / f"{audio.name}.npy"
             features = content / f"{audio.stem}.npy"
             if features.is_file() and (not network.has_f0 or (bins.is_file() and f0.is_file())):
-                pitched = network.has_f0
-                found.append(
-                    Clip(audio.stem, audio, features, bins if pitched else None, f0 if pitched else None, speaker_id)
-                )
+                pitched, views = network.has_f0, self.views / features.name
+                clip = Clip(audio.stem, audio, features, bins if pitched else None, f0 if pitched else None, speaker_id)
+                found.append(replace(clip, views=views) if views.is_file() else clip)
         if not found:
             raise ConfigError(
                 f"The experiment {self.name!r} has no clips with features. Run: python -m train extract {self.name!r}"

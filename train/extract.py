@@ -17,6 +17,7 @@ import torch
 from lib.audio import ANALYSIS_RATE, load_audio, save_audio
 from lib.config import FamilyConfig
 from lib.content import CONTENTVEC, ContentEncoder, encode_clips, load_content_encoder
+from lib.content.lite import LiteContentEncoder
 from lib.devices import choose_device
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
@@ -26,6 +27,7 @@ from lib.progress import Cancelled, Progress, no_progress
 from train.experiment import Clip, Experiment, fingerprint, list_clips
 from train.options import ExtractOptions
 from train.processes import Processes, lost_processes_told
+from train.views import make_views
 
 logger = logging.getLogger(__name__)
 
@@ -80,18 +82,20 @@ def extract(
     if config.synthesizer.has_f0:
         pitch = load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length)
     method, recipe = (None, None) if pitch is None else (pitch.method, pitch.recipe)
+    views = config.views if isinstance(encoder, LiteContentEncoder) else 0
     made_from = fingerprint(
-        experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names
-    )
-    folders = [experiment.content_folder(encoder.width), experiment.pitch_bins, experiment.f0]
+        experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names,
+        *([views] if views else []),
+    )  # fmt: skip
+    folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
     with lost_processes_told("The same command continues with the clips that are left."):
         with together.first_alone():
             if together.first and experiment.stage("extract").get("made_from") != made_from:
                 experiment.claim(folders, clear=True)
                 experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
-        missing = [name for name in names if not _complete(experiment, encoder.width, name, pitched=pitch is not None)]
+        clips = _Clips(experiment, encoder, pitch, options, views)
+        missing = [name for name in names if not clips.complete(name)]
         together.wait()  # nobody writes before all have seen what is missing
-        clips = _Clips(experiment, encoder, pitch, options)
         _share_clips(clips, missing, device, progress, together)
     report = _report(experiment, names, method, skipped=not missing)
     if together.first and (missing or "f0_range" not in experiment.stage("extract")):
@@ -112,6 +116,7 @@ class _Clips:
     encoder: ContentEncoder
     pitch: ExactExtractor | None
     options: ExtractOptions
+    views: int  # of each clip's content features; only the lite encoder makes them
     # The packages behind most methods say nothing about threads, and some use several of their own.
     one_pitch: threading.Lock = field(default_factory=threading.Lock)
 
@@ -122,11 +127,24 @@ class _Clips:
         for name, f0 in zip(names, self._f0(audio), strict=self.pitch is not None):
             save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
             save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
+        if isinstance(self.encoder, LiteContentEncoder) and self.views:
+            for name, samples in zip(names, audio, strict=True):
+                made = make_views(self.encoder, samples, self.views, name)
+                save_array(self.experiment.views / f"{Path(name).stem}.npy", made)
         for name, content in zip(names, encode_clips(self.encoder, audio), strict=True):
             if not np.isfinite(content).all():
                 raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
             folder = experiment.content_folder(self.encoder.width)
             save_array(folder / f"{Path(name).stem}.npy", content.astype(np.float32))
+
+    def complete(self, name: str) -> bool:
+        """Whether everything is there that `extract` writes for a clip."""
+        folders = [self.experiment.content_folder(self.encoder.width)]
+        folders += [self.experiment.views] if self.views else []
+        files = [folder / f"{Path(name).stem}.npy" for folder in folders]
+        if self.pitch is not None:
+            files += [folder / f"{name}.npy" for folder in (self.experiment.pitch_bins, self.experiment.f0)]
+        return all(file.is_file() for file in files)
 
     def _f0(self, audio: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         if self.pitch is None:
@@ -172,13 +190,6 @@ def _check_cancelled(progress: Progress, done: int, total: int, together: Proces
         wish = True
     if together.any(wish)[0]:
         raise Cancelled
-
-
-def _complete(experiment: Experiment, width: int, name: str, *, pitched: bool) -> bool:
-    files = [experiment.content_folder(width) / f"{Path(name).stem}.npy"]
-    if pitched:
-        files += [folder / f"{name}.npy" for folder in (experiment.pitch_bins, experiment.f0)]
-    return all(file.is_file() for file in files)
 
 
 def batches_by_length(folder: Path, names: Sequence[str], seconds: float) -> list[list[str]]:

@@ -19,6 +19,7 @@ from train.options import RunOptions
 GOOD_STEPS = {"lite": 3500}  # after which the curves of a family flatten; others take the usual number of epochs
 MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
+AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
 VOICE_BYTES = 2  # per parameter of a voice, in float16
 
 
@@ -75,15 +76,17 @@ def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: fl
     """Bytes of clips, features, checkpoints (one more than is kept, while saving) and voices."""
     voice, others = count_parameters(config)
     pairs = BYTES_PER_PARAMETER * (voice + others) * (options.keep_checkpoints + 1)
+    pairs += AVERAGE_BYTES * voice * (options.keep_checkpoints + 1) if config.average else 0
     saves = 1
     if options.save_every_voice:
         saves += int((minutes or 0) / options.save_every_minutes)
         saves += options.epochs // options.save_every_epochs if options.save_every_epochs else 0
     content = FRAMES_PER_SECOND // 2 * config.synthesizer.content_width * 4
+    views = content // 2 * config.views
     pitch = FRAMES_PER_SECOND * 16 if config.synthesizer.has_f0 else 0
     clip = 4 * (config.audio.sample_rate + ANALYSIS_RATE)
     index = content
-    return round(seconds * (clip + content + pitch + index)) + pairs + saves * VOICE_BYTES * voice
+    return round(seconds * (clip + content + views + pitch + index)) + pairs + saves * VOICE_BYTES * voice
 
 
 def count_parameters(config: FamilyConfig) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class LiteContentEncoder:
     name = "lite"
 
     def __init__(self, network: LiteEncoder, path: Path) -> None:
-        self._network = network.eval()
+        self.network = network.eval()
         self._path = path
 
     @cached_property
@@ -42,8 +42,8 @@ class LiteContentEncoder:
         frames = content_frames(len(audio))
         if frames == 0:
             return np.zeros((0, WIDTH), dtype=np.float32)
-        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self._network.filters.device)
-        content: Floats = self._network(samples[None])[0].cpu().numpy()
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.network.filters.device)
+        content: Floats = self.network(samples[None])[0].cpu().numpy()
         return content
 
 

@@ -137,8 +137,13 @@ def kept_places(count: int, size: int, widest: int, rng: torch.Generator) -> Ten
     return (place < first) | (place >= first + uniform(count, 0, widest, rng)[:, None])
 
 
-def changed_view(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
+def changed_mel(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
     """(B, T) audio and (BINS, N_MELS) filters -> (B, N_MELS, M) log mel of other speakers in other rooms."""
     audio = reverberate(distort(audio, rng), rng)
     mel = revoice(power_spectrum(audio), rng) @ filters
-    return mask(normalised_log_mel(limit_band(add_noise(mel, rng), rng)), rng)
+    return normalised_log_mel(limit_band(add_noise(mel, rng), rng))
+
+
+def changed_view(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
+    """As changed_mel, with gaps in frequency and time."""
+    return mask(changed_mel(audio, filters, rng), rng)

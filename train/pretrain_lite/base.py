@@ -31,14 +31,15 @@ def train_base(options: BaseOptions, progress: Progress = no_progress) -> str:
     folders = sorted(path for path in SPEAKERS.iterdir() if path.is_dir()) if SPEAKERS.is_dir() else []
     if not folders:
         raise MissingFileError(SPEAKERS, "Make the recordings first: python -m train.pretrain_lite base-corpus")
+    family = load_family("lite").model_copy(update={"views": 0})  # so many speakers are guises enough
     clips: list[Clip] = []
     for speaker_id, folder in enumerate(folders, start=FIRST_SPEAKER):
         experiment = Experiment(folder.name, RUNS, RUNS / "voices")
-        prepare_stage(experiment, folder, load_family("lite"), PrepareOptions(), progress)
+        prepare_stage(experiment, folder, family, PrepareOptions(), progress)
         extract(experiment, ExtractOptions(device=options.device), progress)
         clips += experiment.clips(speaker_id=speaker_id)
     whole = Experiment("all", RUNS, RUNS / "voices")
-    whole.create(load_family("lite"))
+    whole.create(family)
     fit_options = FitOptions(
         epochs=options.epochs,
         max_minutes=options.max_minutes,
