@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - Turkish has letters like others
 """What the content encoder keeps and what it drops, measured on real recordings of two readers.
 
 Needs a reference alignment: a JSON file {clip name: [[phone, start, end], ...]} in seconds with the CMU dictionary's
@@ -22,10 +23,30 @@ from lib.models.lite_encoder import SAMPLE_RATE, LiteEncoder, normalised_log_mel
 from lib.pitch import load_pitch_extractor
 from train.pretrain_lite.labels import english_phones, frame_phones
 from train.pretrain_lite.options import EvaluateOptions
+from train.pretrain_lite.speech import Manner, espeak
 from train.pretrain_lite.utterance import SILENCE
 
 Array = npt.NDArray[Any]
 Features = Callable[[Array], Array]
+NOISE_DB = 20.0
+# Two languages that the encoder never heard, and a manner of speaking; each by a man's and a woman's variant.
+UNHEARD: dict[str, tuple[str, tuple[str, str], tuple[str, ...]]] = {
+    "Turkish": ("tr", ("m3", "f2"), (
+        "Sabah erkenden kalkıp denize doğru yürüdük.", "Kitabı masanın üstünde unuttum.",
+        "Yarın hava güzel olursa pazara gideceğiz.", "Komşumuzun küçük kızı piyano çalıyor.",
+        "Bu akşam yemekte ne pişirelim?", "Tren istasyona yarım saat geç geldi.",
+    )),
+    "Hungarian": ("hu", ("m3", "f2"), (
+        "A kutya a kert végében alszik az árnyékban.", "Holnap reggel korán indulunk a hegyekbe.",
+        "Nem tudom, hová tettem a szemüvegemet.", "A gyerekek egész délután a patak partján játszottak.",
+        "Kérek egy pohár hideg vizet és két zsemlét.", "Az öreg hídon lassan mentek át a szekerek.",
+    )),
+    "whispered English": ("en-us", ("whisper", "f2"), (
+        "The boat was waiting for us near the old bridge.", "Nobody had seen the letter before this morning.",
+        "We shall keep the window open until the rain begins.", "She put five green apples into a paper bag.",
+        "He asked them to speak more quietly in the library.", "Both of the judges were pleased with the choice.",
+    )),
+}  # fmt: skip
 _TIED = {"zh": "sh", "ao": "aa"}  # the usual merging of phones that references confuse themselves
 
 
@@ -49,6 +70,26 @@ def read_clips(folder: Path, pattern: str, alignment: dict[str, Any]) -> list[Cl
     if not clips:
         raise MissingFileError(folder / pattern, "Give the folder of the reader's clips.")
     return clips
+
+
+def spoken_clips(voice: str, variant: str, texts: Sequence[str]) -> list[Clip]:
+    """Sentences by a variant of an espeak-ng voice, with its phones; English ones in the common set."""
+    clips = []
+    for text in texts:
+        said = espeak().say(f"{voice}+{variant}", text, Manner(1.0, 100.0, 15.0), 50)
+        audio = soxr.resample(said.audio, said.sample_rate, SAMPLE_RATE)
+        phones = (
+            [(english_phones(name)[0], end) for name, end in said.phones] if voice.startswith("en") else said.phones
+        )
+        clips.append(Clip(text, audio, phones))
+    return clips
+
+
+def with_noise(clip: Clip) -> Clip:
+    """The clip with white noise NOISE_DB below its power, the same each time."""
+    noise = np.random.default_rng(0).standard_normal(len(clip.audio))
+    level = np.sqrt(np.mean(np.square(clip.audio))) * 10 ** (-NOISE_DB / 20)
+    return clip._replace(audio=(clip.audio + level * noise).astype(np.float32))
 
 
 def labelled_frames(clips: Sequence[Clip], features: Features) -> tuple[Array, Array]:
@@ -208,5 +249,15 @@ def evaluate(options: EvaluateOptions) -> str:
     lines.append(f"real-time factor on one thread: {real_time_factor(encoder):.4f}")
     if options.state.is_file():
         rates = [phone_error_rate(clips, options.state) for clips in readers]
-        lines.append(f"phone error rate: first {100 * rates[0]:.1f} %, second {100 * rates[1]:.1f} %")
+        noisy = [phone_error_rate([with_noise(clip) for clip in clips], options.state) for clips in readers]
+        lines.append(
+            f"phone error rate: first {100 * rates[0]:.1f} %, second {100 * rates[1]:.1f} %; with noise at "
+            f"{NOISE_DB:.0f} dB {100 * noisy[0]:.1f} % and {100 * noisy[1]:.1f} %"
+        )
+    for name, (voice, variants, texts) in UNHEARD.items():
+        man, woman = (labelled_frames(spoken_clips(voice, variant, texts), encoder) for variant in variants)
+        lines.append(
+            f"{name}: agreement {variants[1]}->{variants[0]} {neighbour_agreement(woman, man):.3f}"
+            f" {variants[0]}->{variants[1]} {neighbour_agreement(man, woman):.3f}"
+        )
     return "\n".join(lines)
