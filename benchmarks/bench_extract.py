@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_train import peak_megabytes  # noqa: E402 - found only from here on
+from benchmarks.made_files import use_random_networks, write_analysis_networks  # noqa: E402
 
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 RATE = 16_000
@@ -76,41 +77,6 @@ def write_clips(settings: Settings, folder: Path) -> None:
         soundfile.write(folder / f"{i:04d}.wav", audio[start : start + round(seconds * RATE)], RATE, "FLOAT")
 
 
-def write_weights(folder: Path) -> None:
-    """HuBERT base as a Hugging Face folder and RMVPE, both random."""
-    import torch
-    from safetensors.torch import save_file
-    from torch import nn
-
-    from lib.models.hubert import Hubert, HubertShape
-    from lib.models.rmvpe import Rmvpe
-
-    torch.manual_seed(0)
-    shape = HubertShape(
-        width=768, heads=12, feed_forward=3072, layers=12, conv_channels=(512,) * 7,
-        conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2), conv_bias=False, norm_every_conv=False,
-        pre_norm=False, position_kernel=128, position_groups=16, projection=256,
-    )  # fmt: skip
-    network = Hubert(shape, shape.layers, project=True)
-    nn.init.ones_(network.encoder.pos_conv_embed.conv.weight_g)
-    nn.init.normal_(network.encoder.pos_conv_embed.conv.weight_v, std=0.02)
-    nn.init.zeros_(network.encoder.pos_conv_embed.conv.bias)
-    (folder / "hubert").mkdir()
-    config = {"model_type": "hubert", "num_attention_heads": 12, "hidden_size": 768}
-    (folder / "hubert" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(network.state_dict(), folder / "hubert" / "model.safetensors")
-    save_file(Rmvpe().state_dict(), folder / "rmvpe.safetensors")
-
-
-def use_weights(folder: Path) -> None:
-    """Let the loaders of this process find the random weights."""
-    from lib.content import hubert
-    from lib.pitch import rmvpe
-
-    setattr(hubert, "find", lambda name: folder / "hubert")  # noqa: B010 - a function of another module
-    setattr(rmvpe, "PLACES", (folder / "rmvpe.safetensors",))  # noqa: B010
-
-
 def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, load_each: bool) -> None:
     """Extract clip after clip as a plain script does, with one kind of file less: the bins."""
     from lib.audio import load_audio
@@ -150,7 +116,7 @@ def measure(settings: Settings, folder: Path, case: str) -> Result:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.family != "lite":
-        use_weights(folder)
+        use_random_networks(folder)
     clips = sorted((folder / "clips").glob("*.wav"))
     every = max(1, len(clips) // settings.baseline_clips)
     chosen = {"this program": clips, "one file at a time": clips[::every]}.get(case, clips[:: 4 * every])
@@ -179,7 +145,7 @@ def main() -> None:
         folder = Path(name)
         write_clips(settings, folder / "clips")
         if settings.family != "lite":
-            write_weights(folder)
+            write_analysis_networks(folder)
         for case in ("every file by itself", "one file at a time", "this program"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 results.append(pool.submit(measure, settings, folder, case).result())

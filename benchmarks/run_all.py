@@ -24,11 +24,10 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes, sing  # noqa: E402
+from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes  # noqa: E402
+from benchmarks.made_files import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
 
-FAMILY: Literal["v2"] = "v2"
-RATE = "40k"
-SHORT_FILES, BASELINE_FILES = 12, 3  # of 5 s each; the baseline takes so long for each that three tell enough
+BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three tell enough
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
 HUGE = 10**9  # frames: as one block
 
@@ -68,58 +67,6 @@ class Settings:
     )
     threads: int = 0  # of torch; 0 = as it chooses
     measure: str = ""  # measure this case in this process and print JSON; for internal use
-
-
-def prepare(folder: Path) -> None:
-    """Write random-filled networks, an index and recordings into the folder, once."""
-    import numpy as np
-    import torch
-    from safetensors.torch import save_file
-
-    from lib.audio import resample, save_audio
-    from lib.checkpoint import extract_voice_model, write_voice_model
-    from lib.config import load_family
-    from lib.index import FeatureIndex
-    from lib.models.hubert import Hubert, HubertShape
-    from lib.models.rmvpe import Rmvpe
-    from lib.models.synthesizer import Synthesizer
-
-    if (folder / "ready").is_file():
-        return
-    torch.manual_seed(0)
-    config = load_family(FAMILY, RATE).synthesizer
-    write_voice_model(folder / "voice.pth", extract_voice_model(Synthesizer(config), FAMILY, "random weights"))
-    vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)
-    FeatureIndex.build([vectors]).save(folder / "added.index")
-    shape = HubertShape(
-        width=768, heads=12, feed_forward=3072, layers=12, conv_channels=(512,) * 7,
-        conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2), conv_bias=False,
-        norm_every_conv=False, pre_norm=False, position_kernel=128, position_groups=16, projection=256,
-    )  # fmt: skip
-    hubert = Hubert(shape, shape.layers, project=True)
-    for name, weight in hubert.named_parameters():
-        torch.nn.init.ones_(weight) if name.endswith("weight_g") else torch.nn.init.normal_(weight, 0, 0.02)
-    (folder / "hubert").mkdir(exist_ok=True)
-    (folder / "hubert/config.json").write_text('{"model_type": "hubert"}')
-    save_file(
-        {key: value.contiguous() for key, value in hubert.state_dict().items()}, folder / "hubert/model.safetensors"
-    )
-    rmvpe = Rmvpe().half().state_dict()  # as it is published
-    save_file(rmvpe, folder / "rmvpe.safetensors")
-    for seconds in (3, 60, 600):
-        save_audio(folder / f"{seconds}.wav", resample(sing(seconds), 16_000, 44_100), 44_100)
-    for i in range(SHORT_FILES):
-        save_audio(folder / f"short/{i}.wav", resample(sing(5, seed=i), 16_000, 44_100), 44_100)
-    (folder / "ready").write_text("")
-
-
-def use_random_networks(folder: Path) -> None:
-    """Let this process find the made files where it would look for the published ones."""
-    from lib.content import hubert
-    from lib.pitch import rmvpe
-
-    hubert.find = lambda name: folder / "hubert"
-    rmvpe.PLACES = (folder / "rmvpe.safetensors",)  # type: ignore[assignment]
 
 
 def go_the_common_way() -> None:
