@@ -17,7 +17,8 @@ from lib.content.lite import load
 from lib.errors import ConfigError, MissingFileError, RevoiceError
 from lib.models.lite_encoder import LiteEncoder
 from lib.paths import PRETRAINED
-from train.pretrain_lite import augment, corpus, encoder, evaluate, labels, recordings, speech, text, voices
+from train import augment
+from train.pretrain_lite import corpus, encoder, evaluate, labels, recordings, speech, text, voices
 from train.pretrain_lite.base import with_mean_speaker
 from train.pretrain_lite.corpus import CorpusJob, pack, plan_jobs, run_job
 from train.pretrain_lite.encoder import Corpus, EncoderTrainer, draw_crops, read_corpus

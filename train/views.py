@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lib.content.lite import LiteContentEncoder
-from train.pretrain_lite.augment import changed_mel
+from train.augment import changed_mel
 
 ORIGINALS = 2  # the features themselves are served as often as so many views
 

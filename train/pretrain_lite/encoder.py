@@ -20,7 +20,7 @@ from lib.errors import MissingFileError
 from lib.files import replacing
 from lib.models.lite_encoder import WIDTH, LiteEncoder
 from lib.progress import Progress, no_progress
-from train.pretrain_lite.augment import changed_view
+from train.augment import changed_view
 from train.pretrain_lite.corpus import FOLDER
 from train.pretrain_lite.labels import UNKNOWN
 from train.pretrain_lite.options import EncoderOptions
