@@ -9,9 +9,11 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 WARM_UP_SECONDS = 5.0  # after which the page imports what a conversion needs, so that nobody waits for it
+CONVERTING = ("infer.batch",)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,11 +40,17 @@ def prepare_environment(folder: str) -> None:
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
 
 
+def _warm_up(start_worker: Callable[[], object]) -> None:
+    start_worker()  # conversions have a process of their own
+    importlib.import_module(CONVERTING[0])  # for what this one shows of voices and recordings
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a terminated page, too, deletes its files
     with tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True) as folder:
         prepare_environment(folder)
@@ -51,8 +59,9 @@ def main() -> None:
         from web.app import Address, build_app, is_loopback, serve_somewhere
         from web.i18n import check_language
         from web.languages import PageTexts
-        from web.services import make_services
+        from web.services import apart, converting_runners, make_services
         from web.support import LogTail
+        from web.worker import Worker
 
         logging.getLogger().addHandler(LogTail())
 
@@ -61,7 +70,8 @@ def main() -> None:
             password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
             login = (os.environ.get("REVOICE_USER") or "revoice", password)
         try:
-            services = make_services(Path(folder), arguments.device, local=login is None)
+            worker = Worker(converting_runners, CONVERTING)
+            services = make_services(Path(folder), arguments.device, local=login is None, runners=apart(worker))
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
             address = Address(arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp)
@@ -72,13 +82,14 @@ def main() -> None:
         if login and "REVOICE_PASSWORD" not in os.environ:
             print(f"Log in as {login[0]} with the password {login[1]}")
         sys.stdout.flush()
-        warm_up = threading.Timer(WARM_UP_SECONDS, importlib.import_module, ["infer.batch"])
+        warm_up = threading.Timer(WARM_UP_SECONDS, _warm_up, [worker.start])
         warm_up.daemon = True
         warm_up.start()
         try:
             app.block_thread()
         finally:
             services.registry.close()  # a training that runs gets its checkpoint
+            worker.end()
 
 
 if __name__ == "__main__":

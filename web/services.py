@@ -20,9 +20,10 @@ from lib.library import (
     restore_voice,
 )
 from lib.paths import LOGS
-from web.jobs import JobRegistry, Kind, Runner
+from web.jobs import LANES, JobRegistry, Kind, Runner
 from web.presets import Presets
-from web.runners import Loaded, make_runners
+from web.runners import Loaded, make_runners, train
+from web.worker import Worker
 
 if TYPE_CHECKING:
     from infer.loaded import Loaded as KeptInMemory
@@ -80,6 +81,32 @@ def make_services(
     """
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
+
+    def import_archive(archive: Path) -> str:
+        from lib.voice_archive import import_voice
+
+        return import_voice(archive, weights=roots[0]).name
+
+    return Services(
+        device=device,
+        registry=JobRegistry(logs / JOBS, runners or converting_runners(roots)),
+        list_voices=lambda: [voice.name for voice in list_voices(roots)],
+        voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
+        import_voice=import_archive,
+        delete_voice=lambda name: delete_voice(name, roots[0]),
+        undo_delete=lambda: restore_voice(roots[0]),
+        voice_range=lambda name: voice_range(name, roots),
+        presets=Presets(logs / PRESETS),
+        list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
+        list_indexes=list_indexes,
+        folder=folder,
+        files=logs / JOBS,
+        local=local,
+    )
+
+
+def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner]:
+    """What each kind of job does with the voices of `roots`, which stay in memory."""
     kept = _KeptVoices()
 
     def load(chosen: str, index: str, device: str) -> Loaded:
@@ -94,27 +121,12 @@ def make_services(
             raise ConfigError(f"There is no index {index!r} any more. Choose one from the list, or auto.")
         return kept.get(voice, indexes[index], device)
 
-    def import_archive(archive: Path) -> str:
-        from lib.voice_archive import import_voice
+    return make_runners(load)
 
-        return import_voice(archive, weights=roots[0]).name
 
-    return Services(
-        device=device,
-        registry=JobRegistry(logs / JOBS, runners or make_runners(load)),
-        list_voices=lambda: [voice.name for voice in list_voices(roots)],
-        voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
-        import_voice=import_archive,
-        delete_voice=lambda name: delete_voice(name, roots[0]),
-        undo_delete=lambda: restore_voice(roots[0]),
-        voice_range=lambda name: voice_range(name, roots),
-        presets=Presets(logs / PRESETS),
-        list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
-        list_indexes=list_indexes,
-        folder=folder,
-        files=logs / JOBS,
-        local=local,
-    )
+def apart(worker: Worker) -> dict[Kind, Runner]:
+    """The runners of a page that converts in a process of its own; trainings have one each."""
+    return {"train": train, **{kind: worker.runner(kind) for kind in LANES[0]}}
 
 
 def _card(voice: Voice) -> VoiceCard:

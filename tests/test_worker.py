@@ -1,0 +1,109 @@
+"""Conversions in a process of their own: what they tell arrives, whatever they do they can be ended, and it goes on."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.errors import AudioError
+from web.jobs import JobContext, JobRegistry, Kind, Runner
+from web.worker import Worker
+
+PATIENCE = 30.0  # seconds
+
+
+def do(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    """Do what the request says; runs in the process."""
+    what = request["do"]
+    context.publish(process=os.getpid())
+    if what == "fail":
+        raise AudioError("The recording is silent. Give another.")
+    if what == "mistake":
+        raise ZeroDivisionError
+    if what == "crash":
+        os._exit(9)
+    if what == "deaf":
+        (context.folder / ".part-half.wav").write_bytes(b"half")
+        context.progress(1, 2, "deaf")
+        time.sleep(600)
+    for i in range(10_000 if what == "listen" else 2):
+        context.progress(i, 10_000, "listening")
+        time.sleep(0.01)
+    context.log("a line")
+    context.publish(rows=[["a", "声"]])
+    logging.getLogger("somewhere").warning("told by the process")
+    path = context.folder / "result.txt"
+    path.write_text("done", encoding="utf-8")
+    return [path]
+
+
+def make_runners() -> dict[Kind, Runner]:
+    """What the process does."""
+    return {"convert": do}
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    made = Worker(make_runners)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def registry(worker: Worker, tmp_path: Path) -> Iterator[JobRegistry]:
+    made = JobRegistry(tmp_path, {"convert": worker.runner("convert")})
+    yield made
+    made.close()
+
+
+def begin(registry: JobRegistry, what: str) -> str:
+    """Start a job and wait until it tells of itself."""
+    job_id = registry.submit("convert", what, {"do": what})
+    deadline = time.monotonic() + PATIENCE
+    while not registry.get(job_id).what:
+        assert time.monotonic() < deadline and registry.get(job_id).active, registry.get(job_id)
+        time.sleep(0.01)
+    return job_id
+
+
+def test_what_a_job_tells_arrives(registry: JobRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    done = registry.wait(registry.submit("convert", "a", {"do": "work"}), PATIENCE)
+    assert (done.state, done.error, done.log, done.what) == ("done", None, ("a line",), "listening")
+    assert done.details["rows"] == [["a", "声"]] and done.details["process"] != os.getpid()
+    assert Path(done.results[0]).read_text(encoding="utf-8") == "done"
+    assert "told by the process" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"), [("fail", "silent"), ("mistake", "ZeroDivisionError"), ("crash", r"has ended (status 9)")]
+)
+def test_a_failure_is_a_sentence_and_the_next_job_works(registry: JobRegistry, what: str, sentence: str) -> None:
+    failed = registry.wait(registry.submit("convert", what, {"do": what}), PATIENCE)
+    assert failed.state == "failed" and sentence in str(failed.error)
+    assert registry.wait(registry.submit("convert", "next", {"do": "work"}), PATIENCE).state == "done"
+
+
+@pytest.mark.parametrize("what", ["listen", "deaf"])
+def test_cancel_ends_any_conversion_within_two_seconds(registry: JobRegistry, tmp_path: Path, what: str) -> None:
+    job_id = begin(registry, what)
+    process = registry.get(job_id).details["process"]
+    began = time.monotonic()
+    registry.cancel(job_id)
+    assert registry.wait(job_id, PATIENCE).state == "cancelled"
+    assert time.monotonic() - began < 2.0
+    assert not list(tmp_path.glob("*/.part-*"))
+    after = registry.wait(registry.submit("convert", "next", {"do": "work"}), PATIENCE)
+    assert after.state == "done"
+    assert (after.details["process"] == process) is (what == "listen"), "only what does not listen is ended"
+
+
+def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
+    worker = Worker(make_runners)
+    worker.start().close()  # as the end of this process would
+    assert worker._process is not None
+    worker._process.join(PATIENCE)
+    assert worker._process.exitcode == 0

@@ -1,0 +1,226 @@
+"""Conversions in a process of their own, which stays and keeps its voices in memory.
+
+What a library computes in one piece (harvest over two minutes, a large voice on a CPU) does not look whether it should
+stop. So a conversion that goes on after it was cancelled is ended with its process, and one that crashes or fills the
+memory is a failed job and no more.
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lib.errors import RevoiceError
+from lib.progress import Cancelled
+from web.jobs import UNEXPECTED, JobContext, Kind, Runner
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 0.7  # for a cancelled conversion to stop by itself, which keeps the voices in memory
+POLL_SECONDS = 0.1
+END_SECONDS = 5.0
+LOST = (
+    "The process that converts has ended (status {status}); mostly the memory was full. "
+    "Close other programs, then resume the job."
+)
+
+Runners = Mapping[Kind, Runner]
+
+
+class Worker:
+    """The process and the way to it; for one job at a time. It starts with the first job, and again after it ended."""
+
+    def __init__(self, make_runners: Callable[[], Runners], imports: Sequence[str] = ()) -> None:
+        """`make_runners` is a function of a module; the process calls it and does the jobs with what it returns.
+
+        `imports` are modules that it imports while it waits for the first job.
+        """
+        self._arguments = (make_runners, tuple(imports))
+        self._starting = threading.Lock()
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._number = 0  # of the job
+
+    def runner(self, kind: Kind) -> Runner:
+        """What a registry runs for jobs of a kind."""
+        return partial(self._run, kind)
+
+    def start(self) -> Connection:
+        """Start the process if it does not run."""
+        with self._starting:
+            if self._pipe is not None and self._process.is_alive():
+                return self._pipe
+            context = get_context("spawn")
+            self._pipe, other = context.Pipe()
+            self._process = context.Process(target=work, args=(other, *self._arguments), daemon=True)
+            self._process.start()
+            other.close()  # else its end would not be noticed here
+            return self._pipe
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        with self._starting:
+            if self._pipe is not None:
+                self._process.kill()
+                self._process.join(END_SECONDS)
+                self._pipe.close()
+                self._pipe = None
+
+    def _run(self, kind: Kind, request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        pipe = self.start()
+        self._number += 1
+        try:
+            _send(pipe, "run", [self._number, kind, dict(request), str(context.folder)])
+            return self._follow(pipe, context)
+        except (EOFError, OSError) as error:  # of the pipe: every other error is a message
+            status = self._process.exitcode
+            self.end()
+            raise RevoiceError(LOST.format(status=status)) from error
+
+    def _follow(self, pipe: Connection, context: JobContext) -> Sequence[Path]:
+        """Pass on what the process tells, until the job has ended or is made to end."""
+        asked: float | None = None
+        while True:
+            if context.cancelled.is_set():
+                if asked is None:
+                    asked = time.monotonic()
+                    _send(pipe, "cancel", self._number)
+                elif time.monotonic() - asked > GRACE_SECONDS:
+                    self._end_job(context)
+            if not pipe.poll(POLL_SECONDS):
+                continue
+            what, value = _receive(pipe)
+            if what == "done":
+                return [Path(path) for path in value]
+            if what == "failed":
+                raise RevoiceError(value)
+            if what == "cancelled":
+                raise Cancelled
+            _tell(context, what, value)
+
+    def _end_job(self, context: JobContext) -> None:
+        self.end()
+        for path in context.folder.glob(".part-*"):  # what the process was writing
+            path.unlink(missing_ok=True)
+        self.start()  # so that the next conversion need not wait for imports
+        raise Cancelled
+
+
+def _tell(context: JobContext, what: str, value: Any) -> None:
+    """Hand one message of the process to the job, or to the log."""
+    if what == "progress":
+        with contextlib.suppress(Cancelled):  # the process is told itself
+            context.progress(*value)
+    elif what == "log":
+        context.log(value)
+    elif what == "publish":
+        context.publish(**value)
+    elif what == "logged":
+        name, level, text = value
+        logging.getLogger(name).log(level, "%s", text)
+
+
+def _send(pipe: Connection, what: str, value: Any) -> None:
+    pipe.send_bytes(json.dumps([what, value], default=str).encode())
+
+
+def _receive(pipe: Connection) -> tuple[str, Any]:
+    what, value = json.loads(pipe.recv_bytes())
+    return what, value
+
+
+# --- in the process -----------------------------------------------------------------------------------------------
+
+
+class _Desk:
+    """The other end: takes jobs one after the other and tells how they go. It leaves when the server is gone."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._context: tuple[int, JobContext] | None = None
+        self._come = threading.Condition()
+        self._orders: list[Any] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def tell(self, what: str, value: Any) -> None:
+        with self._sending, contextlib.suppress(OSError):
+            _send(self._pipe, what, value)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                what, value = _receive(self._pipe)
+            except (EOFError, OSError):
+                os._exit(0)  # at once: nobody is there to whom a result would matter
+            with self._come:
+                if what == "run":
+                    self._orders.append(value)
+                    self._come.notify()
+                elif self._context is not None and self._context[0] == value:
+                    self._context[1].cancelled.set()
+
+    def next_job(self) -> tuple[Kind, dict[str, Any], JobContext]:
+        """Wait for a job."""
+        with self._come:
+            self._come.wait_for(lambda: bool(self._orders))
+            number, kind, request, folder = self._orders.pop(0)
+            context = JobContext(Path(folder), self._change, partial(self.tell, "log"))
+            self._context = (number, context)
+            return kind, request, context
+
+    def _change(self, **values: Any) -> None:
+        if "details" in values:
+            self.tell("publish", values["details"])
+        else:
+            self.tell("progress", [values["done"], values["total"], values["what"]])
+
+
+class _Forward(logging.Handler):
+    """Sends the log to the server, which shows and keeps it."""
+
+    def __init__(self, desk: _Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one entry, with its traceback if it has one."""
+        self._desk.tell("logged", [record.name, record.levelno, self.format(record)])
+
+
+def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
+    """Do jobs until the server is gone; what the process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process when it has ended
+    desk = _Desk(pipe)
+    logging.basicConfig(level=logging.INFO, handlers=[_Forward(desk)], format="%(message)s")
+    runners = make_runners()
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
+    for name in imports:
+        with contextlib.suppress(ImportError):  # told by the job that needs it
+            importlib.import_module(name)
+    while True:
+        kind, request, context = desk.next_job()
+        desk.tell(*_outcome(runners[kind], request, context))
+
+
+def _outcome(runner: Runner, request: Mapping[str, Any], context: JobContext) -> tuple[str, Any]:
+    """Run one job; returns the message to send at its end."""
+    try:
+        return "done", [str(path) for path in runner(request, context)]
+    except Cancelled:
+        return "cancelled", None
+    except RevoiceError as error:
+        return "failed", str(error)
+    except Exception as error:
+        logger.exception("unexpected error")
+        return "failed", UNEXPECTED.format(type(error).__name__)
