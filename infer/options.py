@@ -32,7 +32,7 @@ class ConvertOptions(BaseModel, frozen=True):
     resample_rate: int = Field(
         0, ge=0, le=HIGHEST_RATE, description="output sample rate in Hz, 16000 to 48000; 0 = the voice's own"
     )
-    speaker_id: int = Field(0, ge=0, description="which speaker of a voice model with several")
+    speaker_id: int = Field(0, ge=0, examples=[0], description="which speaker of a voice model with several")
     seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same output, sample for sample")
     interpolate_unvoiced: bool = Field(
         False, description="bridge unvoiced gaps of F0 by interpolation, as voices made with programs of 2026 expect"

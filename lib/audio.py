@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lib.decode import Recording, is_audio_file, list_recordings, load_audio, load_audio_native
+from lib.decode import RECORDING_SUFFIXES, Recording, is_audio_file, list_recordings, load_audio, load_audio_native
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.filters import (
@@ -29,6 +29,7 @@ from lib.filters import (
 __all__ = [
     "ANALYSIS_RATE",
     "AUDIO_FORMATS",
+    "RECORDING_SUFFIXES",
     "Recording",
     "highpass",
     "highpass_blocks",

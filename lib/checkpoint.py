@@ -18,6 +18,7 @@ from lib.voice_file import (
     extract_voice_model,
     load_synthesizer,
     read_voice_model,
+    speaker_names,
     write_voice_model,
 )
 from lib.weights import Weights, check_finite, ecosystem_name, ecosystem_weights, load_weights, safe_load, tensor_table
@@ -25,7 +26,7 @@ from lib.weights import Weights, check_finite, ecosystem_name, ecosystem_weights
 __all__ = [
     "ContentEncoderId", "TrainingState", "VoiceModel", "Weights", "ecosystem_weights", "extract_voice_model",
     "load_synthesizer", "load_weights", "optimizer_for", "peek_progress", "read_training_state", "read_voice_model",
-    "safe_load", "write_training_state", "write_voice_model",
+    "safe_load", "speaker_names", "write_training_state", "write_voice_model",
 ]  # fmt: skip
 
 

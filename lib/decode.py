@@ -23,7 +23,7 @@ MP4_PADDING = 2048  # samples: an encoder pads by less than two AAC frames
 TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its header without being called cut off
 
 # A file with one of these suffixes is meant to be a recording: if it cannot be read, somebody wants to know.
-_AUDIO_SUFFIXES = {
+RECORDING_SUFFIXES = {
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".aif", ".aifc", ".aiff",
     ".amr", ".caf", ".mka", ".rf64", ".w64", ".webm", ".wma",
 }  # fmt: skip
@@ -148,7 +148,7 @@ def list_recordings(folder: Path) -> list[Path]:
         raise AudioError(f"{folder} is a file, not a folder. Give a folder of recordings.")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if path.is_file()]
-    found = [path for path in files if path.suffix.lower() in _AUDIO_SUFFIXES or is_audio_file(path)]
+    found = [path for path in files if path.suffix.lower() in RECORDING_SUFFIXES or is_audio_file(path)]
     if not found:
         raise AudioError(_nothing_found(folder, entries, files))
     return found
@@ -157,7 +157,7 @@ def list_recordings(folder: Path) -> list[Path]:
 def _nothing_found(folder: Path, entries: list[Path], files: list[Path]) -> str:
     """Say why a folder has no recordings."""
     for sub in (path for path in entries if path.is_dir()):
-        if any(path.suffix.lower() in _AUDIO_SUFFIXES for path in sub.iterdir()):
+        if any(path.suffix.lower() in RECORDING_SUFFIXES for path in sub.iterdir()):
             return f"{folder} holds recordings only in sub-folders such as {sub.name!r}. Give one of these folders."
     if not entries:
         return f"{folder} is empty. Put recordings into it (WAV, FLAC, MP3, ...)."

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 VOICE_SUFFIXES = (".pth", SAFETENSORS)
 VOCODER = "HiFi-GAN"
 METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
+SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs leave it alone
 MAX_DEPTH = 20  # of nested values
 _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
@@ -69,6 +70,14 @@ class VoiceModel:
     def rate_name(self) -> str:
         """The sample rate as the ecosystem spells it: "40k"."""
         return f"{self.config.sample_rate // 1000}k"
+
+
+def speaker_names(voice: VoiceModel) -> dict[int, str]:
+    """The names of a voice's speakers by their numbers, as far as the voice tells them."""
+    told = voice.extra.get(SPEAKER_NAMES)
+    pairs = told.items() if isinstance(told, dict) else ()
+    known = {int(number): name for number, name in pairs if str(number).isdecimal() and isinstance(name, str) and name}
+    return {number: known[number] for number in sorted(known) if number < voice.config.n_speakers}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class FakeConverter:
         context.publish(
             report={
                 "audio_seconds": len(audio) / rate, "elapsed_seconds": 0.5, "sample_rate": rate, "pitch_method": "pm",
-                "index": None, "device": "cpu (test)",
+                "index": None, "device": "cpu", "reason": "test",
             }
         )  # fmt: skip
         return [output]
@@ -94,6 +94,7 @@ class FakeConverter:
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
+            speaker_names=lambda name: {0: "Alice", 3: "Ada"} if name == "alice" else {},
             presets=Presets(folder / "presets"),
             list_checkpoints=dict,
             list_indexes=dict,
@@ -149,6 +150,8 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     assert voice == "alice"
     wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
     assert ConvertOptions.model_validate(options) == wanted
+    convert(client, "alice", recording, speaker_id="Ada")
+    assert fake.calls[-1][1]["speaker_id"] == 3, "by the name that the voice knows"
 
 
 def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
@@ -161,8 +164,10 @@ def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, 
     newest = client.predict(api_name="/list_jobs")[0]
     assert (newest["kind"], newest["state"], newest["error"]) == ("convert", "done", None)
     assert client.predict(job_id=newest["id"], api_name="/job_status")["results"] == ["result.wav"]
-    with pytest.raises(AppError, match="no job"):
-        client.predict(job_id="../../etc", api_name="/job_status")
+    client.predict(job_id=newest["id"], api_name="/forget_job")
+    for unknown in (newest["id"], "../../etc"):
+        with pytest.raises(AppError, match="no job"):
+            client.predict(job_id=unknown, api_name="/job_status")
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ MOST = 40  # the ecosystem's largest batch; beyond it a small set of clips only 
 
 
 def default_batch_size(config: FamilyConfig, device: "torch.device") -> int:
-    """Clips per step: on a GPU half its memory in GB, at least 1; elsewhere the family's."""
+    """Clips per step: on a GPU half its free memory in GB, at least 1; elsewhere the family's."""
     if device.type != "cuda":
         return config.train.batch_size
     import torch
 
-    return clips_for(torch.cuda.get_device_properties(device).total_memory)
+    return clips_for(torch.cuda.mem_get_info(device)[0])
 
 
 def clips_for(memory: float) -> int:
-    """Clips per step for a GPU of so many bytes."""
+    """Clips per step for a GPU with so many bytes free."""
     return min(max(int(memory / BYTES_PER_CLIP), 1), MOST)

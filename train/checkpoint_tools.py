@@ -13,7 +13,14 @@ from lib.errors import CheckpointError, ConfigError, RevoiceError
 from lib.library import find_voice
 from lib.network_shape import POSTERIOR_PREFIX, check_network, derive_config, derive_family
 from lib.paths import WEIGHTS, check_name, inside
-from lib.voice_file import VOICE_SUFFIXES, read_voice_model, voice_weights, write_voice_model
+from lib.voice_file import (
+    SPEAKER_NAMES,
+    VOICE_SUFFIXES,
+    read_voice_model,
+    speaker_names,
+    voice_weights,
+    write_voice_model,
+)
 from lib.weights import SAFETENSORS, safe_load, tensor_table
 from train.experiment import Experiment
 
@@ -68,7 +75,9 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers as one reads them: to one decimal."""
+    """Values as one reads them: numbers to one decimal."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(str(_rounded(item)) for item in value)
     return round(value, 1) if isinstance(value, float) else value
@@ -164,6 +173,9 @@ def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str |
         for key, value in first.extra.items()
         if key not in OWN_FACTS and second.extra.get(key) == value
     }  # fmt: skip
+    names = [speaker_names(voice) for voice in (first, second)]
+    if both := {str(number): _blended(names[0][number], names[1][number]) for number in names[0].keys() & names[1]}:
+        extra[SPEAKER_NAMES] = both
     return VoiceModel(
         first.family,
         first.config.model_copy(update={"n_speakers": rows}),
@@ -172,6 +184,10 @@ def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str |
         first.content_encoder or second.content_encoder,
         extra,
     )
+
+
+def _blended(first: str, second: str) -> str:
+    return first if first == second else f"{first} + {second}"
 
 
 def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
@@ -202,10 +218,24 @@ def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
 
 
 def edit(
-    voice: VoiceModel, info: str | None = None, author: str | None = None, licence: str | None = None
+    voice: VoiceModel,
+    info: str | None = None,
+    author: str | None = None,
+    licence: str | None = None,
+    speakers: str | None = None,
 ) -> VoiceModel:
-    """The voice with other texts; None keeps a text, an empty one removes it."""
+    """The voice with other texts; None keeps a text, an empty one removes it.
+
+    `speakers` are names separated by commas, from speaker 0 on. ConfigError if the voice has fewer.
+    """
     extra = dict(voice.extra)
+    if speakers is not None:
+        names = [name.strip() for name in speakers.split(",")]
+        if len(names) > voice.config.n_speakers:
+            raise ConfigError(f"The voice has {voice.config.n_speakers} speakers, not {len(names)}. Give fewer names.")
+        extra[SPEAKER_NAMES] = {str(number): name for number, name in enumerate(names) if name}
+        if not extra[SPEAKER_NAMES]:
+            del extra[SPEAKER_NAMES]
     for key, text in (("author", author), ("licence", licence)):
         if text is not None:
             extra[key] = text

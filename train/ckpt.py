@@ -54,6 +54,9 @@ class Edit(BaseModel, frozen=True):
     info: str | None = Field(None, description="free text; None: as it is")
     author: str | None = Field(None, description="who made the voice; None: as it is")
     licence: str | None = Field(None, description="how it may be used; None: as it is")
+    speakers: str | None = Field(
+        None, description="names of its speakers, separated by commas, from number 0 on; None: as they are"
+    )
     output: Path | None = Field(None, description="where to write the changed voice; None: in place")
 
 
@@ -144,10 +147,11 @@ def _edit(tool: Edit) -> str:
     from lib.errors import ConfigError
     from train.checkpoint_tools import edit, voice_path
 
-    if tool.info is None and tool.author is None and tool.licence is None:
-        raise ConfigError("Nothing to change: give --info, --author or --licence.")
+    texts = (tool.info, tool.author, tool.licence, tool.speakers)
+    if all(text is None for text in texts):
+        raise ConfigError("Nothing to change: give --info, --author, --licence or --speakers.")
     path = voice_path(tool.voice)
-    changed = edit(read_voice_model(path), tool.info, tool.author, tool.licence)
+    changed = edit(read_voice_model(path), *texts)
     if tool.output is not None and tool.output.exists():
         raise ConfigError(f"{tool.output} exists. Choose another name; without --output the voice itself is changed.")
     return _written(tool.output or path, changed)

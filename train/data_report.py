@@ -114,7 +114,7 @@ def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) ->
         try:
             audio, sample_rate = load_audio_native(path)
         except RevoiceError as error:
-            failures.append(str(error))
+            failures.append(str(error).replace(str(path), path.name))
             continue
         items.append(_report(path.name, audio, sample_rate))
         start = resample(audio[: int(PITCH_SECONDS * sample_rate)], sample_rate, ANALYSIS_RATE)

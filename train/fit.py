@@ -38,6 +38,7 @@ from train.trainer import Trainer, make_accelerator
 
 logger = logging.getLogger(__name__)
 
+LOG_SECONDS = 15.0  # after which figures are written on a slow machine, whatever the step
 MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
 WARM_UP_STEPS = 3  # not counted in the speed
 SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
@@ -128,7 +129,7 @@ class _Run:
         self._number_steps()
         self.events = Events(experiment.events)
         self.metrics: MetricLogger | None = None
-        self.begin = self.last_save = time.monotonic()
+        self.begin = self.last_save = self.last_log = time.monotonic()
         self.steps_before = self.trainer.position.step
         self.seconds_before = self.trainer.position.seconds
         self.over = False  # time is up
@@ -235,7 +236,7 @@ class _Run:
             position.seconds = self.seconds_before + time.monotonic() - self.begin
             self.mel_losses.append(found["loss/g/mel"])
             self._count_speed()
-            if self.metrics is not None and position.step % self.config.train.log_interval == 0:
+            if self.metrics is not None and self._log_is_due():
                 self._log(self.metrics, found | {"learning_rate": rate})
             due = time.monotonic() - self.last_save > 60 * self.options.save_every_minutes
             # Each process has a clock of its own; the first one's counts.
@@ -282,6 +283,11 @@ class _Run:
                 f"{self.keeper.saved or 'the one this run began with'}; go on with a lower --learning-rate or in fp32."
             )
 
+    def _log_is_due(self) -> bool:
+        """Every so many steps, and on a slow machine in between, so that one sees how it goes."""
+        slow = time.monotonic() - self.last_log > LOG_SECONDS
+        return slow or self.trainer.position.step % self.config.train.log_interval == 0
+
     def _time_is_up(self) -> bool:
         limit = self.options.max_minutes
         return limit is not None and time.monotonic() - self.begin >= 60 * limit
@@ -308,7 +314,7 @@ class _Run:
         return position.epoch * per_epoch + position.batch, self.options.epochs * per_epoch, what
 
     def _log(self, metrics: MetricLogger, found: dict[str, float]) -> None:
-        position = self.trainer.position
+        position, self.last_log = self.trainer.position, time.monotonic()
         metrics.log(position.step, found)
         interval = list(self.mel_losses)[-self.config.train.log_interval :]
         parts = ("loss/d_r/", "loss/d_g/")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lib.checkpoint import ContentEncoderId, extract_voice_model, write_voice_model
 from lib.config import FamilyConfig
 from lib.errors import RevoiceError
+from lib.voice_file import SPEAKER_NAMES
 from train.experiment import Experiment
 from train.options import FitOptions
 from train.samples import write_sample
@@ -67,6 +68,7 @@ class Keeper:
         position = trainer.position
         voice = extract_voice_model(trainer.voice, self.config.family, f"{position.epoch}epoch", self.encoder)
         facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
+        facts[SPEAKER_NAMES] = {str(self.options.speaker_id): self.experiment.name}
         extracted = self.experiment.stage("extract")
         facts |= {"training_f0": extracted.get("f0_range")}
         facts |= {"interpolate_unvoiced": extracted.get("interpolate_unvoiced") or None}

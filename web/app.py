@@ -27,6 +27,12 @@ LARGEST_UPLOAD = "500mb"
 CACHE_SECONDS = 24 * 3600  # uploads and results older than this are deleted while the page runs
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
+# Headings that fold begin at the left, in two lines as well; on a phone a long name of a tab has room.
+STYLE = """
+.label-wrap {text-align: start; gap: .5em}
+.label-wrap .icon {flex: none}
+@media (max-width: 480px) {.tab-container button {padding-inline: .5em; font-size: .95em}}
+"""
 MONOSPACE_FONT = ["ui-monospace", "monospace"]
 
 
@@ -71,6 +77,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         share=address.share,
         auth=address.login,
         theme=theme,
+        css=STYLE,
         max_file_size=LARGEST_UPLOAD,
         allowed_paths=[str(folder) for folder in folders],
         footer_links=[],

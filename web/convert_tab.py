@@ -12,11 +12,12 @@ from lib.errors import ConfigError
 from lib.progress import Cancelled
 from web.convert_extras import build_picture, build_presets, build_suggestion
 from web.device_choice import device_choice
-from web.forms import Form, checked
+from web.forms import UPLOADED, Form, checked
 from web.guard import CancelButton, with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
 from web.jobs import JobView
+from web.said import translated
 from web.services import OWN_INDEX, Services
 
 REFRESH_SECONDS = 5
@@ -75,6 +76,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, ("convert", "batch", "compare"), "conversions")
     _keep_fresh(t, services, voice, index)
+    _name_speakers(services, voice, form)
 
 
 def _wire_one(
@@ -94,7 +96,7 @@ def _wire_one(
             "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
             "index": _index(t, services, values["index"]),
         }  # fmt: skip
-        done = _follow(services, services.registry.submit("convert", title, work, files), request, bar, pressed)
+        done = _follow(t, services, services.registry.submit("convert", title, work, files), request, bar, pressed)
         services.presets.remember(voice, options)
         return done.results[0], _report(t, done.details["report"])
 
@@ -117,7 +119,11 @@ def _wire_one(
 def _options(services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]) -> ConvertOptions:
     """The options of a request; without a device that of the page."""
     device = values.get("device") or services.device
-    return checked(ConvertOptions, {name: values[name] for name in form.names} | {"device": device})
+    chosen = {name: values[name] for name in form.names} | {"device": device}
+    if isinstance(chosen["speaker_id"], str) and not chosen["speaker_id"].isdecimal():
+        numbers = {name: number for number, name in services.speaker_names(values["voice"]).items()}
+        chosen["speaker_id"] = numbers.get(chosen["speaker_id"], chosen["speaker_id"])
+    return checked(ConvertOptions, chosen)
 
 
 def _listed(t: Translator, services: Services, voice: str | None) -> str:
@@ -138,8 +144,9 @@ def _checked(t: Translator, services: Services, values: Mapping[str, Any]) -> tu
 
 
 def _follow(
-    services: Services, job_id: str, request: gr.Request, bar: gr.Progress, pressed: CancelButton | None = None
-) -> JobView:
+    t: Translator, services: Services, job_id: str, request: gr.Request, bar: gr.Progress,
+    pressed: CancelButton | None = None,
+) -> JobView:  # fmt: skip
     """Wait for a job while moving the page's bar; the cancel button cancels the job. A failure raises its sentence."""
     report = pressed.progress(request, bar) if pressed else lambda done, total, what: bar((done, total), desc=what)
     while True:
@@ -147,7 +154,7 @@ def _follow(
         if not job.active:
             break
         try:
-            report(job.done, max(job.total, 1), job.what)
+            report(job.done, max(job.total, 1), translated(t, job.what))
         except Cancelled:
             services.registry.cancel(job_id)
             raise
@@ -168,7 +175,7 @@ def _report(t: Translator, told: Mapping[str, Any]) -> str:
         rate=told["sample_rate"],
         pitch=told["pitch_method"],
         index=told["index"] or t("convert.no_index"),
-        device=told["device"],
+        device=f"{told['device']} ({translated(t, told['reason'])})",
     )
 
 
@@ -183,7 +190,7 @@ def _wire_compare(
         work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
         title = t("convert.compare_title", name=recording.name)
         return list(
-            _follow(services, services.registry.submit("compare", title, work, [recording]), request, bar).results
+            _follow(t, services, services.registry.submit("compare", title, work, [recording]), request, bar).results
         )
 
     button.click(
@@ -199,7 +206,9 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
     """Many recordings at once: a table of what became of each, and a ZIP of all."""
     gr.Markdown(t("batch.info"))
     with gr.Row():
-        files = gr.Files(label=t("batch.files"), type="filepath", height=190, elem_id="batch-files")
+        files = gr.Files(
+            label=t("batch.files"), type="filepath", file_types=UPLOADED, height=190, elem_id="batch-files"
+        )
         folder = gr.Textbox(label=t("batch.folder"), info=t("batch.folder_info"), visible=services.local)
     run = gr.Button(t("batch.run"), variant="primary", elem_id="batch-run")
     table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)
@@ -220,8 +229,8 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
         }  # fmt: skip
         title = t("batch.job", count=len(uploads) + len(named), voice=voice)
-        done = _follow(services, services.registry.submit("batch", title, work, uploads), request, bar)
-        rows = done.details["rows"]
+        done = _follow(t, services, services.registry.submit("batch", title, work, uploads), request, bar)
+        rows = [[name, translated(t, told)] for name, told in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 
     voice, form_at, index, device = inputs
@@ -246,6 +255,18 @@ def _index(t: Translator, services: Services, name: str | None) -> str:
     if name and name not in OWN_INDEX and name not in services.list_indexes():
         raise ConfigError(t("convert.unknown_index", name=name))
     return name or "auto"
+
+
+def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions]) -> None:
+    """Let the choice of the speaker show the names that the chosen voice knows; numbers can always be typed."""
+    speaker = form.components[form.names.index("speaker_id")]
+
+    def show(chosen: str | None, number: Any) -> Any:
+        names = services.speaker_names(chosen) if chosen in services.list_voices() else {}
+        choices = [(f"{name} ({number})", number) for number, name in names.items()] or [("0", 0)]
+        return gr.update(choices=choices, value=number)
+
+    voice.change(show, [voice, speaker], speaker, show_progress="hidden", api_visibility="private")
 
 
 def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> None:

@@ -7,6 +7,7 @@ import gradio as gr
 from lib.devices import list_devices
 from web.i18n import Translator
 from web.runners import ALL_GPUS
+from web.said import translated
 from web.services import Services
 
 
@@ -23,7 +24,7 @@ def device_choice(t: Translator, services: Services, elem_id: str, *, together: 
         several = [name for name, _ in devices if name.startswith("cuda:")]
         if together and len(several) > 1:
             devices = [*devices, (ALL_GPUS, ", ".join(several))]
-        return gr.update(choices=[(f"{name}: {told}", name) for name, told in devices])
+        return gr.update(choices=[(f"{name}: {translated(t, told)}", name) for name, told in devices])
 
     gr.on(None, refresh, outputs=chosen, show_progress="hidden", api_visibility="private")
     return chosen

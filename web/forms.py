@@ -8,10 +8,12 @@ import gradio as gr
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from lib.audio import RECORDING_SUFFIXES
 from lib.errors import ConfigError
 from web.i18n import Translator
 
 Options = TypeVar("Options", bound=BaseModel)
+UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
 COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
 MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
@@ -65,8 +67,9 @@ def _component(name: str, field: FieldInfo, t: Translator) -> Any:
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
         return gr.Checkbox(**look)
-    if kind is str and field.examples:
-        return gr.Dropdown(choices=[str(choice) for choice in field.examples], allow_custom_value=True, **look)
+    if field.examples:  # what can be chosen; anything else can be typed
+        choices = [(str(choice), choice) for choice in field.examples]
+        return gr.Dropdown(choices=choices, allow_custom_value=True, **look)
     if kind not in (int, float):
         return gr.Textbox(**look)
     low, high = _bound(field, "ge"), _bound(field, "le")

@@ -12,6 +12,7 @@ import gradio as gr
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
 from web.i18n import Translator
+from web.said import translated
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +21,21 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 @contextmanager
 def guarded(t: Translator) -> Iterator[None]:
-    """Show a RevoiceError as it is; log anything unexpected and show that something unexpected happened."""
+    """Show the sentence of a RevoiceError; log anything unexpected and show that something unexpected happened."""
     try:
         yield
     except (gr.Error, Cancelled):
         raise
     except RevoiceError as error:
-        raise _message(str(error)) from error
+        raise _message(t, translated(t, str(error))) from error
     except Exception as error:
         logger.exception("unexpected error")
-        raise _message(t("error.unexpected", kind=type(error).__name__)) from error
+        raise _message(t, t("error.unexpected", kind=type(error).__name__)) from error
 
 
-def _message(text: str) -> gr.Error:
+def _message(t: Translator, text: str) -> gr.Error:
     """Make a message; escaped, because Gradio renders HTML and texts contain names of files."""
-    return gr.Error(html.escape(text), duration=ERROR_SECONDS, print_exception=False)
+    return gr.Error(html.escape(text), duration=ERROR_SECONDS, title=t("error.title"), print_exception=False)
 
 
 class CancelButton:

@@ -11,13 +11,16 @@ from typing import Any
 
 import gradio as gr
 
+from lib.audio import AUDIO_FORMATS
 from web.guard import guarded
 from web.i18n import Translator
 from web.jobs import JobView, Kind
+from web.said import translated
 from web.services import Services
 
 SHOWN = 8  # jobs in the list
 LOG_SHOWN = 12  # lines
+SHOWN_ROWS = 200  # recordings of a batch
 REFRESH_SECONDS = 1.0
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -31,18 +34,23 @@ def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: st
         cancel = gr.Button(t("jobs.cancel"), scale=1, elem_id=f"{name}-cancel")
         resume = gr.Button(t("jobs.resume"), scale=1, elem_id=f"{name}-resume")
         forget = gr.Button(t("jobs.forget"), scale=1, elem_id=f"{name}-forget")
+    player = gr.Audio(
+        label=t("convert.result"), type="filepath", visible=False, interactive=False, buttons=["download"],
+        elem_id=f"{name}-player",
+    )  # fmt: skip
     results = gr.Files(label=t("jobs.results"), visible=False, interactive=False, elem_id=f"{name}-results")
 
     def show(before: str, picked: str | None) -> tuple[Any, ...]:
         jobs = services.registry.jobs(*kinds)[:SHOWN]
-        text = "".join(_describe(t, job) for job in jobs)
+        text = "".join(_describe(t, job) for job in jobs) or f"<p>{t('jobs.none')}</p>"
         mark = f"{text}{picked}"
         if mark == before:
-            return tuple(gr.skip() for _ in range(7))
+            return tuple(gr.skip() for _ in range(8))
         choices = [(f"{job.title} ({t(f'jobs.{job.state}')})", job.id) for job in jobs]
         picked = picked if picked in {job.id for job in jobs} else (jobs[0].id if jobs else None)
         job = next((job for job in jobs if job.id == picked), None)
         files = [path for path in job.results if Path(path).is_file()] if job else []
+        sounds = [path for path in files if Path(path).suffix.lower().removeprefix(".") in AUDIO_FORMATS]
         return (
             mark,
             text,
@@ -50,10 +58,11 @@ def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: st
             gr.update(choices=choices, value=picked),
             gr.update(interactive=bool(job and job.active)),
             gr.update(interactive=bool(job and job.resumable)),
+            gr.update(value=next(iter(sounds), None), visible=bool(sounds)),
             gr.update(value=files or None, visible=bool(files)),
         )
 
-    shown = [known, table, row, chosen, cancel, resume, results]
+    shown = [known, table, row, chosen, cancel, resume, player, results]
     gr.on([gr.Timer(REFRESH_SECONDS).tick, chosen.change], show, [known, chosen], shown, queue=False, **_QUIET)
 
     def act(action: Any) -> Any:
@@ -78,7 +87,7 @@ class JobApi:
 
     def add(self) -> None:
         """Add the endpoints to the Blocks that is being built."""
-        for action in (self.list_jobs, self.job_status, self.cancel_job, self.resume_job):
+        for action in (self.list_jobs, self.job_status, self.cancel_job, self.resume_job, self.forget_job):
             gr.api(action, api_name=action.__name__)
 
     def list_jobs(self) -> list[dict[str, Any]]:
@@ -102,6 +111,11 @@ class JobApi:
         with guarded(self._t):
             return self.job_status(self._registry.resume(job_id))
 
+    def forget_job(self, job_id: str) -> None:
+        """Remove a job that has ended from the list, with the files it made."""
+        with guarded(self._t):
+            self._registry.forget(job_id)
+
     @staticmethod
     def _told(job: JobView) -> dict[str, Any]:
         names = ("id", "kind", "title", "state", "done", "total", "what", "error", "created")
@@ -113,8 +127,8 @@ def _describe(t: Translator, job: JobView) -> str:
     share = 100 * job.done / job.total if job.total else 0
     bar = ""
     if job.state == "running":
-        bar = f'<progress max="100" value="{share:.1f}" style="width:100%"></progress>'
-    facts = [html.escape(job.what)] if job.state == "running" else []
+        bar = f'<progress max="100" value="{share:.1f}" style="width:100%;accent-color:var(--color-accent)"></progress>'
+    facts = [html.escape(translated(t, job.what))] if job.state == "running" else []
     left = job.seconds_left
     if left is not None:
         facts.append(t("jobs.left", time=_duration(left)))
@@ -123,17 +137,29 @@ def _describe(t: Translator, job: JobView) -> str:
     if job.kind == "train" and job.state == "done" and job.request.get("stage", "run") in ("run", "fit"):
         facts.append(t("jobs.trained", name=html.escape(job.request["name"])))
     if job.error:
-        facts.append(f'<strong style="color:var(--error-text-color)">{html.escape(job.error)}</strong>')
+        facts.append(f'<strong style="color:var(--error-text-color)">{html.escape(translated(t, job.error))}</strong>')
     log = ""
     if job.state in ("running", "failed") and job.log:
         lines = html.escape("\n".join(job.log[-LOG_SHOWN:]))
         log = f'<pre style="white-space:pre-wrap;font-size:.8em;margin:.3em 0">{lines}</pre>'
+    rows = _rows(t, job.details.get("rows", ())) if job.kind == "batch" and not job.active else ""
     when = time.strftime("%H:%M", time.localtime(job.created))
     return (
         f'<div class="job" data-state="{job.state}" style="border-left:3px solid var(--color-accent);padding:.2em .8em;'
         f'margin:.4em 0"><b>{html.escape(job.title)}</b> · {t(f"jobs.{job.state}")} · {when}'
-        f"{bar}<div>{' · '.join(facts)}</div>{log}</div>"
+        f"{bar}<div>{' · '.join(facts)}</div>{log}{rows}</div>"
     )
+
+
+def _rows(t: Translator, rows: Sequence[Sequence[str]]) -> str:
+    """What became of each recording of a batch, folded."""
+    lines = [
+        "<tr>"
+        + "".join(f'<td style="padding-right:1.5em">{html.escape(translated(t, cell))}</td>' for cell in row)
+        + "</tr>"
+        for row in rows[:SHOWN_ROWS]
+    ]
+    return f"<details><summary>{t('batch.result')} ({len(rows)})</summary><table>{''.join(lines)}</table></details>"
 
 
 def _duration(seconds: float) -> str:

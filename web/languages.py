@@ -173,9 +173,15 @@ class _Answer:
 
 
 def page_script(locale: str) -> str:
-    """What a page runs first: Gradio's own words follow `navigator.language`, and its colours a parameter."""
+    """What a page runs first: Gradio's own words follow `navigator.language`, and its colours a parameter.
+
+    The heading of its messages is always "Error", whatever it is told, so a style puts other words in its place.
+    """
     tag = locale.replace("_", "-")
+    failed = json.dumps(texts_of(locale)["error.title"], ensure_ascii=False)
+    style = f".toast-title.error{{font-size:0!important}}.toast-title.error::after{{content:{failed};font-size:1rem}}"
     return (
+        f"document.head.appendChild(document.createElement('style')).textContent={json.dumps(style)};"
         f"document.documentElement.lang='{tag}';"
         f"Object.defineProperty(navigator,'language',{{get:()=>'{tag}'}});"
         "(()=>{const look=localStorage.getItem('revoice-theme'),url=new URL(location.href);"

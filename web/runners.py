@@ -99,8 +99,13 @@ def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobCon
 
     (outcome,) = convert_files(voice.converter, [job], options, context.progress)
     if outcome.error:
-        raise AudioError(outcome.error)
+        raise AudioError(_without_folder(outcome.error, job.path))
     return outcome
+
+
+def _without_folder(sentence: str, path: Path) -> str:
+    """A sentence with the name of a recording instead of its path: uploads lie in folders that tell users nothing."""
+    return sentence.replace(str(path), path.name)
 
 
 def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
@@ -110,7 +115,8 @@ def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[st
         "path": outcome.path.name,
         "output": outcome.output.name,
         "index": voice.index.name if voice.index and options.index_rate > 0 else None,
-        "device": f"{device.device} ({device.reason})",
+        "device": str(device.device),
+        "reason": device.reason,
     }
 
 
@@ -129,8 +135,9 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
         output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{form}"
         error = None
         if not output.is_file():
-            report = _part(context, number, len(paths), path.name)
+            report = _part(context, number, len(paths))
             error = convert_files(voice.converter, [Job(path, output)], options, report)[0].error
+            error = error and _without_folder(error, path)
         rows.append([path.name, error or output.name])
         context.publish(rows=rows)
         if error is None:
@@ -144,11 +151,11 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
     return [archive, *results]
 
 
-def _part(context: JobContext, number: int, count: int, name: str) -> Progress:
+def _part(context: JobContext, number: int, count: int) -> Progress:
     """Report one recording's progress as a part of all recordings'."""
 
     def report(done: int, total: int, what: str) -> None:
-        context.progress(number * 1000 + 1000 * done // max(total, 1), count * 1000, f"{name}: {what}")
+        context.progress(number * 1000 + 1000 * done // max(total, 1), count * 1000, what)
 
     return report
 

@@ -58,6 +58,7 @@ class Services:
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
+    speaker_names: Callable[[str], dict[int, str]]  # of a voice, as far as its file tells them
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
     list_indexes: Callable[[], dict[str, Path]]  # by "folder/name"
@@ -96,6 +97,7 @@ def make_services(
         delete_voice=lambda name: delete_voice(name, roots[0]),
         undo_delete=lambda: restore_voice(roots[0]),
         voice_range=lambda name: voice_range(name, roots),
+        speaker_names=lambda name: names_of_speakers(name, roots),
         presets=Presets(logs / PRESETS),
         list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
         list_indexes=list_indexes,
@@ -145,6 +147,13 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
         return None
     low, middle, high = (float(value) for value in numbers)
     return (low, middle, high) if middle > 0 else None
+
+
+def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
+    """The speakers of a voice by their numbers, as far as its file tells their names."""
+    from lib.checkpoint import read_voice_model, speaker_names
+
+    return speaker_names(read_voice_model(find_voice(name, roots).path))
 
 
 class _KeptVoices:

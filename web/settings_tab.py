@@ -10,6 +10,7 @@ from lib.devices import list_devices
 from web.guard import guarded
 from web.i18n import LANGUAGES, Translator
 from web.languages import choose_script
+from web.said import translated
 from web.services import Services
 from web.support import write_bug_report
 
@@ -17,6 +18,7 @@ QUESTIONS = (
     "begin", "data", "time", "index", "stop", "gpu", "memory", "paths", "other", "words", "pitch", "share", "expecting",
     "missing",
 )  # fmt: skip
+WIDTHS = ["120px", "190px", "110px", "110px", "110px", "120px"]  # of the table of devices
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -67,7 +69,7 @@ def _build_looks(t: Translator) -> None:
 def _build_devices(t: Translator, services: Services) -> None:
     """What can compute here, and how fast it is when asked."""
     headers = [t(f"speed.{name}") for name in ("device", "what", "f0", "features", "synthesis", "step")]
-    table = gr.Dataframe(headers=headers, interactive=False, wrap=True, elem_id="devices")
+    table = gr.Dataframe(headers=headers, interactive=False, wrap=True, column_widths=WIDTHS, elem_id="devices")
     gr.Markdown(t("speed.info"))
     run = gr.Button(t("speed.run"), elem_id="measure")
 
@@ -82,10 +84,13 @@ def _build_devices(t: Translator, services: Services) -> None:
                 found = measure_apart(name)
                 speeds = (found.f0, found.features, found.synthesis)
                 times = [t("speed.times", count=f"{value:.1f}") for value in speeds]
-                rows.append([name, told, *times, t("speed.steps", count=f"{found.step:.2f}")])
+                rows.append([name, translated(t, told), *times, t("speed.steps", count=f"{found.step:.2f}")])
         return rows
 
-    gr.on(None, lambda: [[name, told, "", "", "", ""] for name, told in _named_devices()], outputs=table, **_QUIET)
+    gr.on(
+        None, lambda: [[name, translated(t, told), "", "", "", ""] for name, told in _named_devices()], outputs=table,
+        **_QUIET,
+    )  # fmt: skip
     run.click(measure_speed, outputs=table, api_name="measure_speed", concurrency_limit=1)
 
 
@@ -106,7 +111,7 @@ def _build_weights(t: Translator, services: Services) -> None:
         """Download published weights by their name and check that they are genuine."""
 
         def progress(done: int, total: int, what: str) -> None:
-            bar((done, max(total, 1)), desc=what)
+            bar((done, max(total, 1)), desc=translated(t, what))
 
         with guarded(t):
             paths = assets.download([name] if name else [], progress=progress)
@@ -130,7 +135,7 @@ def _list_weights(t: Translator) -> str:
     purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST if asset.source}
     here = [name for name in purposes if name not in missing]
     lines = [t("weights.info"), "", t("weights.here", names=", ".join(here) or "-")]
-    lines += [f"- `{name}`: {purposes[name]}" for name in purposes if name in missing]
+    lines += [f"- `{name}`: {translated(t, purposes[name])}" for name in purposes if name in missing]
     return "\n".join(lines)
 
 

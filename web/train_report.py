@@ -14,6 +14,7 @@ from train.data_report import MOST_CLIPPED, SILENCE_DB, DataReport, check_record
 from train.forecast import Forecast
 from web.guard import guarded
 from web.i18n import Translator
+from web.said import translated
 from web.services import Services
 
 MELODY_BIN = 20  # Hz, width of a bar
@@ -54,7 +55,7 @@ class DataReportPanel:
         """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
 
         def progress(done: int, total: int, what: str) -> None:
-            bar((done, max(total, 1)), desc=what)
+            bar((done, max(total, 1)), desc=translated(self.t, what))
 
         with guarded(self.t):
             if files:
@@ -92,7 +93,7 @@ def describe(t: Translator, report: DataReport) -> str:
     ]
     if items:
         loudness = sorted(item.loudness for item in items if math.isfinite(item.loudness)) or [SILENCE_DB]
-        lines.append(t("report.loudness", low=f"{loudness[0]:.0f}", high=f"{loudness[-1]:.0f}"))
+        lines.append(t("report.loudness", low=f"{-loudness[-1]:.0f}", high=f"{-loudness[0]:.0f}"))
     if report.f0:
         lines.append(
             t("report.f0", low=f"{report.f0[0]:.0f}", middle=f"{report.f0[1]:.0f}", high=f"{report.f0[2]:.0f}")
@@ -101,7 +102,7 @@ def describe(t: Translator, report: DataReport) -> str:
     advice = [t(f"advice.{name}") for name in report.advice()] or [t("advice.good")]
     text += f"\n\n**{t('report.advice')}**\n" + "\n".join(f"- {line}" for line in advice)
     if report.failures:
-        failures = "\n".join(f"- {html.escape(line)}" for line in report.failures)
+        failures = "\n".join(f"- {html.escape(translated(t, line))}" for line in report.failures)
         text += f"\n\n**{t('report.failures')}**\n{failures}"
     return text
 

@@ -4,6 +4,8 @@ import filecmp
 import html
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from lib.audio import list_recordings
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
-from lib.paths import LOGS, check_name
+from lib.paths import LOGS, ROOT, check_name
 from train.data_report import DataReport
 from train.experiment import Experiment
 from train.forecast import forecast, suggested_epochs
@@ -24,7 +26,7 @@ from train.metrics import Events
 from train.options import RunOptions
 from train.samples import list_samples
 from web.device_choice import device_choice
-from web.forms import Form, checked
+from web.forms import UPLOADED, Form, checked
 from web.guard import with_names
 from web.i18n import Translator
 from web.job_panel import job_panel
@@ -68,7 +70,9 @@ class _TrainTab:
         """Name and recordings, and the report on them."""
         t = self.t
         self.inputs["name"] = gr.Textbox(label=t("train.name"), info=t("train.name_info"), elem_id="train-name")
-        self.inputs["files"] = gr.Files(label=t("train.files"), type="filepath", height=190, elem_id="train-files")
+        self.inputs["files"] = gr.Files(
+            label=t("train.files"), type="filepath", file_types=UPLOADED, height=190, elem_id="train-files"
+        )
         self.inputs["folder"] = gr.Textbox(
             label=t("train.folder"), info=t("train.folder_info"), visible=self.services.local, elem_id="train-folder"
         )
@@ -118,7 +122,7 @@ class _TrainTab:
             api_name="train",
         )
         changes = [field.change for field in inputs]
-        gr.on(changes, self._show_command, inputs, self.command, queue=False, **_QUIET)
+        gr.on(None, self._show_command, inputs, self.command, queue=False, **_QUIET)  # when the page opens, too
         gr.on(
             [*changes, self.report.seconds.change], self._show_forecast, [self.report.seconds, *inputs], self.forecast,
             trigger_mode="always_last", **_QUIET,
@@ -153,10 +157,11 @@ class _TrainTab:
             work = self._request({**values, "name": values["name"] or "NAME"})
         except ConfigError:
             return ""
-        work["data"] = values["folder"] or None
-        return " && ".join(
-            "python " + shlex.join(words) for words in train_commands(work, count_gpus(work["options"]["device"]))
-        )
+        kept = Experiment(work["name"]).folder / UPLOADS
+        known = values["folder"] or (None if Experiment(work["name"]).config_file.is_file() else "FOLDER")
+        work["data"] = kept if values["files"] or kept.is_dir() else known
+        gpus = count_gpus(work["options"]["device"])
+        return " && ".join(_typed([_python(), *words]) for words in train_commands(work, gpus))
 
     def _show_forecast(self, seconds: float, *given: Any) -> str:
         """What the training will take, once it is known how long the recordings are."""
@@ -169,6 +174,17 @@ class _TrainTab:
             return describe_forecast(self.t, forecast(config, options, seconds))
         except ConfigError:  # what is wrong is told when the training is started
             return ""
+
+
+def _python() -> str:
+    """How a command line in the program's folder names the Python that the page runs in."""
+    path = Path(sys.executable)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _typed(words: Sequence[str]) -> str:
+    """A command as it is typed on this system."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
@@ -246,8 +262,9 @@ def _experiments() -> list[str]:
 
 def _build_progress(t: Translator) -> None:
     """Loss curves and listening samples of one experiment, read from its folder."""
-    with gr.Accordion(t("train.progress"), open=True):
-        shown = gr.Dropdown(label=t("train.experiment"), choices=_experiments(), elem_id="train-shown")
+    experiments = _experiments()
+    with gr.Accordion(t("train.progress"), open=True, visible=bool(experiments)) as panel:
+        shown = gr.Dropdown(label=t("train.experiment"), choices=experiments, elem_id="train-shown")
         with gr.Row():
             plot = gr.LinePlot(
                 x="step", y="loss", color="name", title=t("train.losses"), height=260, elem_id="train-losses"
@@ -261,7 +278,7 @@ def _build_progress(t: Translator) -> None:
     def refresh(before: Any, chosen: str | None) -> tuple[Any, ...]:
         experiments = _experiments()
         if not experiments:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         newest_before = before[0][0] if before else None
         if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
             chosen = experiments[0]  # a training has begun, and the user had not chosen an older one
@@ -270,16 +287,17 @@ def _build_progress(t: Translator) -> None:
         events = Events(folder / "events.jsonl").read("fit")
         mark = [experiments, chosen, len(events), str(samples[-1]) if samples else None]
         if mark == before:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         picture = samples[-1].with_suffix(".png") if samples else None
         shown_mels = str(picture) if picture and picture.is_file() else None
-        return mark, gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels
+        told = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
+        return mark, gr.update(visible=True), *told
 
     gr.on(
         [gr.Timer(REFRESH_SECONDS).tick, shown.change],
         refresh,
         [known, shown],
-        [known, shown, plot, sample, mels],
+        [known, panel, shown, plot, sample, mels],
         **_QUIET,
     )
 

@@ -11,6 +11,7 @@ from lib.errors import ConfigError
 from train import ckpt
 from web.guard import guarded
 from web.i18n import Translator
+from web.said import translated
 from web.services import Services
 
 REFRESH_SECONDS = 5
@@ -56,7 +57,7 @@ def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> No
 
 def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, said: Any) -> None:
     with gr.Accordion(t("voices.edit"), open=False):
-        texts = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence")]
+        texts = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence", "speakers")]
         edit = gr.Button(t("voices.edit_run"))
     edit.click(tools.edit_voice, [voice, *texts], said, api_name="edit_voice").then(
         tools.voice_info, [voice], info, api_name="voice_info_again", api_visibility="private"
@@ -109,7 +110,11 @@ class _Tools:
                 return ""
             from train.checkpoint_tools import describe, voice_path
 
-            return "\n".join(f"{key}: {value}" for key, value in describe(voice_path(self._named(voice))).items())
+            facts = describe(voice_path(self._named(voice)))
+            return "\n".join(f"{self._said(name)}: {self._said(str(fact))}" for name, fact in facts.items())
+
+    def _said(self, text: str) -> str:
+        return translated(self._t, text)
 
     def import_voice(self, archive: str) -> tuple[str, None]:
         """Install a voice and its index from a ZIP."""
@@ -127,11 +132,13 @@ class _Tools:
     def _use(self, tool: ckpt.Tool) -> str:
         return html.escape("\n".join(ckpt.use(tool)))
 
-    def edit_voice(self, voice: str | None, info: str, author: str, licence: str) -> str:
+    def edit_voice(self, voice: str | None, info: str, author: str, licence: str, speakers: str = "") -> str:
         """Change the texts in a voice; empty ones stay as they are."""
-        texts = {"info": info or None, "author": author or None, "licence": licence or None}
+        given = {"info": info, "author": author, "licence": licence, "speakers": speakers}
         with guarded(self._t):
-            return self._use(ckpt.Edit(voice=self._named(voice), **texts))
+            return self._use(
+                ckpt.Edit(voice=self._named(voice), **{name: text or None for name, text in given.items()})
+            )
 
     def merge_voices(self, first: str | None, second: str | None, alpha: float, name: str) -> str:
         """Blend two voices of one kind; alpha is the share of the first."""

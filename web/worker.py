@@ -83,6 +83,7 @@ class Worker:
             _send(pipe, "run", [self._number, kind, dict(request), str(context.folder)])
             return self._follow(pipe, context)
         except (EOFError, OSError) as error:  # of the pipe: every other error is a message
+            self._process.join(END_SECONDS)
             status = self._process.exitcode
             self.end()
             raise RevoiceError(LOST.format(status=status)) from error

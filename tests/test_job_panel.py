@@ -1,0 +1,27 @@
+"""The list of jobs: what a card tells, in the user's language, and nothing from outside as HTML."""
+
+from web.i18n import Translator
+from web.job_panel import _describe
+from web.jobs import JobView, Kind, State
+
+GERMAN = Translator("de")
+ROWS = [["a.wav", "001_a_voice.wav"], ["<b>.wav", "<b>.wav is empty (0 bytes). Replace or remove it."]]
+
+
+def card(kind: Kind, state: State, **values: object) -> str:
+    """The card of a job."""
+    return _describe(GERMAN, JobView("0" * 16, kind, "a <i>job</i>", {"name": "x"}, state, **values))  # type: ignore[arg-type]
+
+
+def test_a_batch_tells_what_became_of_each_recording() -> None:
+    told = card("batch", "done", details={"rows": ROWS})
+    assert "(2)" in told and "001_a_voice.wav" in told
+    assert "&lt;b&gt;.wav ist leer (0 Byte)" in told
+    assert "<b>.wav" not in told and "<i>" not in told
+    assert "<table>" not in card("batch", "running", details={"rows": ROWS}), "only when it has ended"
+
+
+def test_steps_and_errors_are_told_in_the_language_of_the_page() -> None:
+    assert "Stimme wird geladen" in card("convert", "running", what="loading the voice", done=1, total=2)
+    failed = card("train", "failed", error="The training ended early: x.wav is empty (0 bytes). Replace or remove it.")
+    assert "Das Training endete vorzeitig: x.wav ist leer" in failed
