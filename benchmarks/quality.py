@@ -3,13 +3,14 @@
 Each source is transposed to the height of the voice and converted, and compared with itself (melody, words) and with
 held-back recordings of the voice (timbre). The held-back recordings converted into their own voice are the ceiling,
 the untouched sources the floor. Needs requirements-quality.txt. Transcripts are read from transcripts.txt beside the
-recordings: NAME.flac|text or NAME|text.
+recordings: NAME.flac|text or NAME|text. --synthetic adds sentences by two synthesisers, said for this purpose only.
 """
 
 import argparse
 import html
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,13 @@ Floats = npt.NDArray[np.float32]
 PICTURE_WIDTH, PICTURE_COLOURS = 760, 48
 JUMP = 10  # times the step that one sample in a thousand exceeds
 CEPSTRA = 14  # the first, loudness, is left out
+SPOKEN = (
+    "The ship was torn apart on the sharp reef.", "He wrote his last novel there at the inn.",
+    "We asked them to send the letter before the end of the week.",
+    "They found a small boat on the other side of the river.",
+    "She put the flowers on the table next to the window.", "Nobody knew why the train was so late that evening.",
+)  # fmt: skip
+SPEAKERS = ("rms", "en-US")  # of flite and Pico; the encoder and the base have heard them, but not these sentences
 PAUSE_DB = -40.0  # below the loudest frame: what counts as a pause
 
 
@@ -113,6 +121,29 @@ class Judges:
         self._decoder.end_utt()
         heard = self._decoder.hyp()
         return float(self._word_error_rate(text, heard.hypstr if heard else ""))
+
+
+def speak_sources(folder: Path) -> Path:
+    """Have two synthetic voices say the sentences, with transcripts; returns the folder."""
+    from train.pretrain_lite.speech import Manner, say_pico, speak_flite
+    from train.pretrain_lite.voices import VOICES
+
+    lines = []
+    for voice in (voice for voice in VOICES if voice.name in SPEAKERS):
+        for number, text in enumerate(SPOKEN, start=1):
+            name, manner = f"{voice.engine}-{voice.name.lower()}-{number}", Manner(1.0, 115.0, 20.0)
+            if voice.engine == "pico":
+                audio, sample_rate = say_pico(voice, text, manner, folder)
+            else:
+                said = speak_flite(voice, text, manner, folder)
+                assert said is not None, text
+                audio, sample_rate = said.audio, said.sample_rate
+            save_audio(folder / f"{name}.flac", audio, sample_rate)
+            lines.append(f"{name}|{text}\n")
+    (folder / "transcripts.txt").write_text("".join(lines), encoding="utf-8")
+    for left in folder.glob("*.wav"):
+        left.unlink()
+    return folder
 
 
 def transcripts(folder: Path) -> dict[str, str]:
@@ -208,37 +239,59 @@ def write_page(output: Path, title: str, rows: list[list[str]]) -> None:
     (output / "index.html").write_text(f"{page}<table>{head}{body}</table>{players}\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A voice with all that its conversions are judged by."""
+
+    converter: VoiceConverter
+    judges: Judges
+    options: ConvertOptions
+    target: Floats  # unit vector of the voice's held-back recordings
+    height: float  # median F0 in Hz of the recordings that the voice was trained on
+    output: Path | None  # folder for players and pictures
+
+    def rows(self, kind: str, paths: Sequence[Path], *, copies: bool = False) -> list[list[str]]:
+        """Convert some recordings, one row each and one of their means; `copies`: they are of the voice itself."""
+        pitch, rows = load_pitch_extractor("swift", torch.device("cpu")), []
+        for path in paths:
+            source = load_audio(path, ANALYSIS_RATE)
+            shift = suggested_shift(median_f0(source, pitch), self.height)
+            made = self.converter.convert(source, self.options.model_copy(update={"pitch_shift": float(shift)}))
+            output = resample(made, self.converter.sample_rate, ANALYSIS_RATE)
+            rows.append(measure(path, output, self.target, self.judges, pitch, shift, copy=copies))
+            if self.output:
+                self.output.mkdir(parents=True, exist_ok=True)
+                save_audio(self.output / f"{path.stem}.opus", made, self.converter.sample_rate)
+                draw(self.output / f"{path.stem}.png", source, output, pitch)
+                make_small(self.output / f"{path.stem}.png")
+        return [row.cells() for row in rows] + [mean_cells(rows, f"mean of the {kind}")]
+
+
 def main() -> None:
     """Convert, measure, print the table, and write the page if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--voice", required=True, help="name of a voice")
     parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared/data/sources")
     parser.add_argument("--held-back", type=Path, nargs="+", required=True, help="recordings not used in training")
+    parser.add_argument("--synthetic", action="store_true", help="also convert sentences of synthesisers")
     parser.add_argument("--index-rate", type=float, default=0.75)
     parser.add_argument("--output", type=Path, help="folder for an HTML page with players")
     options = parser.parse_args()
     judges, voice = Judges(), find_voice(options.voice)
-    converter = VoiceConverter.load(voice.path, find_index(voice.path))
-    pitch = load_pitch_extractor("swift", torch.device("cpu"))
     embeddings = [judges.speaker(load_audio(path, ANALYSIS_RATE)) for path in options.held_back]
-    target = np.mean(embeddings, axis=0) / np.linalg.norm(np.mean(embeddings, axis=0))
-    settings = ConvertOptions(pitch_method="swift", index_rate=options.index_rate)
-    height = read_voice_model(voice.path).extra["training_f0"][1]  # median F0 of its recordings in Hz
-    table = []
-    for kind, paths in (("sources", list_recordings(options.sources)), ("held back", options.held_back)):
-        rows = []
-        for path in paths:
-            source = load_audio(path, ANALYSIS_RATE)
-            shift = suggested_shift(median_f0(source, pitch), height)
-            made = converter.convert(source, settings.model_copy(update={"pitch_shift": float(shift)}))
-            output = resample(made, converter.sample_rate, ANALYSIS_RATE)
-            rows.append(measure(path, output, target, judges, pitch, shift, copy=kind == "held back"))
-            if options.output:
-                options.output.mkdir(parents=True, exist_ok=True)
-                save_audio(options.output / f"{path.stem}.opus", made, converter.sample_rate)
-                draw(options.output / f"{path.stem}.png", load_audio(path, ANALYSIS_RATE), output, pitch)
-                make_small(options.output / f"{path.stem}.png")
-        table += [row.cells() for row in rows] + [mean_cells(rows, f"mean of the {kind}")]
+    trial = Trial(
+        VoiceConverter.load(voice.path, find_index(voice.path)),
+        judges,
+        ConvertOptions(pitch_method="swift", index_rate=options.index_rate),
+        target=np.mean(embeddings, axis=0) / np.linalg.norm(np.mean(embeddings, axis=0)),
+        height=read_voice_model(voice.path).extra["training_f0"][1],
+        output=options.output,
+    )
+    table = trial.rows("sources", list_recordings(options.sources))
+    if options.synthetic:
+        with tempfile.TemporaryDirectory() as folder:
+            table += trial.rows("synthetic sources", list_recordings(speak_sources(Path(folder))))
+    table += trial.rows("held back", options.held_back, copies=True)
     for cells in [HEADS, *table]:
         print("  ".join(f"{cell:>22}" if place == 0 else f"{cell:>15}" for place, cell in enumerate(cells)))
     if options.output:
