@@ -1,6 +1,7 @@
 # The page in a container. Voices and trainings lie in folders of the host:
 #   docker build -t revoice .                             for a CPU
-#   docker build -t revoice --build-arg COMPUTE=cuda .    for NVIDIA cards; then run with --gpus all
+#   docker build -t revoice --build-arg COMPUTE=cuda .    for NVIDIA cards; then run with --gpus all --shm-size 2g, for a
+#                                                         training on a GPU loads its clips in processes of their own
 #   docker run --init -p 7865:7865 -v ./weights:/revoice/weights -v ./logs:/revoice/logs revoice
 # The page can be reached from outside the container, so it asks for a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
 # or else the password that `docker logs` shows.

@@ -1,5 +1,6 @@
 """Convert one recording or many: voice, audio and options in; players, a short report and a table out."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import gradio as gr
 
 from infer.options import ConvertOptions
 from lib.audio import AUDIO_FORMATS, list_recordings
-from lib.errors import ConfigError
+from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled
 from web.convert_extras import build_picture, build_presets, build_suggestion
 from web.device_choice import device_choice
@@ -262,7 +263,10 @@ def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions]) -
     speaker = form.components[form.names.index("speaker_id")]
 
     def show(chosen: str | None, number: Any) -> Any:
-        names = services.speaker_names(chosen) if chosen in services.list_voices() else {}
+        names: Mapping[int, str] = {}
+        if chosen in services.list_voices():
+            with contextlib.suppress(RevoiceError):  # a damaged voice: told when it is used
+                names = services.speaker_names(chosen)
         choices = [(f"{name} ({number})", number) for number, name in names.items()] or [("0", 0)]
         return gr.update(choices=choices, value=number)
 
