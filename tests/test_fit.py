@@ -17,6 +17,7 @@ from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex
 from lib.progress import Cancelled, no_progress
 from tests.helpers import Floats
+from train import fit as fit_module
 from train.experiment import Experiment
 from train.extract import batches_by_length, extract
 from train.fit import _Run, fit
@@ -265,6 +266,14 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
     assert experiment.stage("extract")["f0_range"]
 
 
+def test_on_a_slow_machine_every_step_tells_its_losses(
+    experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "LOG_SECONDS", -1.0)
+    report = fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
+    assert [event["done"] for event in Events(experiment.events).read("fit")] == [*range(1, report.steps + 1)]
+
+
 def test_events_survive_a_torn_line(tmp_path: Path) -> None:
     events = Events(tmp_path / "events.jsonl")
     events.write("fit", 1, 2)
@@ -345,7 +354,7 @@ def test_a_training_keeps_its_network_when_the_family_has_become_another(
 
 
 def test_a_listening_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
-    fit(ready(experiment, recordings), FitOptions(epochs=1, **FAST))
+    fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
     (sample,) = list_samples(experiment.folder)
     audio, rate = soundfile.read(sample)
     assert rate == 24_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
