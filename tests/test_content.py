@@ -136,10 +136,10 @@ def test_shipped_encoder_is_the_one_on_its_card(shipped: LiteContentEncoder) -> 
     assert shipped.sha256 in card
     sizes = re.findall(r"([\d,]+) bytes", card)
     assert f"{len(data):,}" in sizes
-    parameters = sum(tensor.numel() for tensor in shipped._network.parameters())
+    parameters = sum(tensor.numel() for tensor in shipped.network.parameters())
     assert f"{parameters:,} parameters" in card
     assert parameters <= 5_000_000
-    assert f"{shipped._network.receptive_seconds:.4f} s" in card
+    assert f"{shipped.network.receptive_seconds:.4f} s" in card
 
 
 def test_shipped_encoder_through_the_table(shipped: LiteContentEncoder) -> None:

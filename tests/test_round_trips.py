@@ -117,12 +117,14 @@ def test_a_written_voice_is_the_ecosystems_in_every_detail(tmp_path: Path, kind:
     assert named_in_pickle(tmp_path / "a.pth") <= PLAIN_NAMES
 
 
-@pytest.mark.parametrize("parts", [{"n_layers": 0, "n_flows": 0}, {"n_layers": 1, "n_flows": 0}, {"n_layers": 0}])
+@pytest.mark.parametrize(
+    "parts", [{"n_layers": layers, "n_flows": flows} for layers, flows in ((0, 0), (1, 0), (0, 4), (3, 4))]
+)
 def test_networks_without_transformer_or_flow_come_back_as_they_were(tmp_path: Path, parts: dict[str, int]) -> None:
     voice = small_voice("lite", "24k", **parts)
     write_voice_model(tmp_path / "a.pth", voice)
     read = read_voice_model(tmp_path / "a.pth")
-    assert (read.config.n_layers, read.config.n_flows) == (parts["n_layers"], parts.get("n_flows", 4))
+    assert (read.config.n_layers, read.config.n_flows) == (parts["n_layers"], parts["n_flows"])
     assert all(torch.equal(value.half(), read.weights[name].half()) for name, value in voice.weights.items())
 
 

@@ -31,14 +31,15 @@ def encoder() -> LiteContentEncoder:
 
 
 def test_views_have_the_frames_of_the_features_and_depend_on_the_name_only() -> None:
-    for samples in (32_000, 31_999, 24_123, 16_250):
+    for samples in (32_000, 31_999, 24_123, 16_250, 400, 320, 0):
         audio = voice()[:samples]
         views = make_views(encoder(), audio, 3, "a.wav")
         assert views.shape == (3, *encoder()(audio).shape) and views.dtype == np.float16
         assert np.isfinite(views).all()
         np.testing.assert_array_equal(views, make_views(encoder(), audio, 3, "a.wav"))
-        assert not np.array_equal(views, make_views(encoder(), audio, 3, "b.wav"))
-        assert not np.array_equal(views[0], views[1])
+        if views.shape[1] > 1:
+            assert not np.array_equal(views, make_views(encoder(), audio, 3, "b.wav"))
+            assert not np.array_equal(views[0], views[1])
 
 
 def test_own_features_are_served_as_often_as_two_views() -> None:

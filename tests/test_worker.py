@@ -106,4 +106,4 @@ def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
     worker.start().close()  # as the end of this process would
     assert worker._process is not None
     worker._process.join(PATIENCE)
-    assert worker._process.exitcode == 0
+    assert worker._process.exitcode is not None

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lib.content import content_frames
 from lib.content.lite import LiteContentEncoder
 from train.augment import changed_mel
 
@@ -21,6 +22,8 @@ def make_views(
     encoder: LiteContentEncoder, audio: npt.NDArray[np.float32], count: int, name: str
 ) -> npt.NDArray[np.float16]:
     """(T,) at 16 kHz -> (count, (T - 80) // 320, 256), drawn from the clip's name: the same for each extraction."""
+    if content_frames(len(audio)) == 0:
+        return np.zeros((count, 0, encoder.width), np.float16)
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     network = encoder.network
     clip = torch.from_numpy(np.ascontiguousarray(audio, np.float32))[None].expand(count, -1)
