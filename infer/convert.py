@@ -21,6 +21,7 @@ from lib.content import ContentEncoder, canonical_name
 from lib.devices import Device, choose_device, generator_dtype
 from lib.errors import CheckpointError, ConfigError
 from lib.index import FeatureIndex
+from lib.memory import give_back
 from lib.models.synthesizer import Synthesizer
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
@@ -238,7 +239,9 @@ class VoiceConverter:
             progress(i + 1, len(chunks) + 1, "converting")
             audio = chunk.padded_audio(padded, pad_frames).astype(np.float32)
             part = melody.part(chunk.padded_frames(pad_frames)) if melody else None
-            yield chunk, self._render(audio, part, chunk.own_frames(pad_frames), options, rng)
+            rendered = self._render(audio, part, chunk.own_frames(pad_frames), options, rng)
+            give_back()
+            yield chunk, rendered
         progress(len(chunks) + 1, len(chunks) + 1, "converting")
 
     def _render(

@@ -18,6 +18,7 @@ from lib.devices import Device
 from lib.index import FeatureIndex
 from lib.kept import Kept
 from lib.library import find_index
+from lib.memory import give_back
 from lib.pitch import WITH_HOP_LENGTH, ExactExtractor, load_pitch_extractor
 from lib.pitch.rmvpe import is_there as rmvpe_is_there
 
@@ -51,7 +52,10 @@ class Loaded:
 
             model = read_voice_model(path)
             chosen = find_index(path, model.family) if index == "auto" else index
-            return VoiceConverter.from_voice(model, chosen, device, where or str(path), self)
+            converter = VoiceConverter.from_voice(model, chosen, device, where or str(path), self)
+            del model
+            give_back()
+            return converter
 
         return self._networks.get(key, load, lambda converter: converter.n_bytes)
 
@@ -84,6 +88,7 @@ class Loaded:
 
         def make() -> Floats:
             made = analyse(audio)
+            give_back()
             made.flags.writeable = False
             return made
 

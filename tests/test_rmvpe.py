@@ -128,6 +128,13 @@ def test_the_mel_is_that_of_the_audio_followed_by_silence(tiny: Rmvpe) -> None:
     assert float((rmvpe.salience(tiny, audio) - want).abs().max()) < 1e-5
 
 
+def test_levels_in_bands_are_the_whole(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
+    mel = torch.randn(2, 128, 160, generator=torch.Generator().manual_seed(0))
+    whole = tiny(mel)
+    monkeypatch.setattr("lib.models.rmvpe.BAND_FRAMES", 32)  # 160 frames are five bands, 80 two and a half
+    assert (tiny(mel) - whole).abs().max() <= 1e-6
+
+
 def test_long_audio_is_heard_in_windows(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows differ from the whole by what the network hears of far away, which in the middle is little."""
     audio = torch.from_numpy(np.random.default_rng(0).standard_normal(160 * 1000).astype(np.float32))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lib.memory import give_back
+
 BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
 
 
@@ -96,7 +98,10 @@ class FeatureExtractor(nn.Module):
         if frames <= BLOCK_FRAMES:
             return self._convolve(samples, None)
         measured = self._measure(samples)
-        return torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
+        give_back()
+        made = torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
+        give_back()
+        return made
 
     def _blocks(self, samples: Tensor, frames: int) -> Iterator[Tensor]:
         for first in range(0, frames, BLOCK_FRAMES):

@@ -3,16 +3,21 @@
 Attribute names are the keys of the published `rmvpe.pt`; weights are loaded elsewhere.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from lib.memory import give_back
 
 N_MELS = 128
 N_PITCHES = 360  # classes of 20 cents
 LEVELS = 5  # of the U-Net, each of half the resolution
 FRAME_MULTIPLE = 2**LEVELS  # the network takes multiples of this many frames
 BLOCKS = 4  # residual blocks per level
+REACH = 2 * BLOCKS  # frames to either side that the blocks of a level see
+BAND_FRAMES = 512  # of a level, that go through its blocks at a time
 OUT_CHANNELS = 3  # of the U-Net, as the recurrent layer sees it
 MOMENTUM = 0.01
 
@@ -42,6 +47,22 @@ def _blocks(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*(ConvBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(BLOCKS)))
 
 
+def _in_bands(work: Callable[[int, int], Tensor], frames: int) -> Tensor:
+    """Put together what `work` makes of the frames [first, last) of a level: the same, in a fraction of the memory."""
+    out: Tensor | None = None
+    for first in range(0, frames, BAND_FRAMES):
+        last = min(first + BAND_FRAMES, frames)
+        made = work(first, last)
+        if last - first == frames:
+            return made
+        if out is None:
+            out = made.new_empty(*made.shape[:2], frames, made.shape[3])
+        out[:, :, first:last] = made
+    assert out is not None, "there is no frame to compute"
+    give_back()
+    return out
+
+
 class Stage(nn.Module):
     """The residual blocks of one level, without change of resolution."""
 
@@ -50,8 +71,12 @@ class Stage(nn.Module):
         self.conv = _blocks(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
+        def work(first: int, last: int) -> Tensor:
+            low = max(first - REACH, 0)
+            made: Tensor = self.conv(x[:, :, low : last + REACH])
+            return made[:, :, first - low : last - low]
+
+        return _in_bands(work, x.shape[2])
 
 
 class Encoder(nn.Module):
@@ -101,8 +126,13 @@ class DecoderLevel(nn.Module):
         self.conv2 = _blocks(channels_in, width)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        out: Tensor = self.conv2(torch.cat([self.conv1(x), seen], dim=1))
-        return out
+        def work(first: int, last: int) -> Tensor:
+            low, high = max(first - REACH, 0), min(last + REACH, seen.shape[2])
+            doubled = self.conv1(x[:, :, low // 2 : high // 2 + 1])[:, :, : high - low]
+            made: Tensor = self.conv2(torch.cat([doubled, seen[:, :, low:high]], dim=1))
+            return made[:, :, first - low : last - low]
+
+        return _in_bands(work, seen.shape[2])
 
 
 class Decoder(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.config import SynthesizerConfig
+from lib.memory import give_back
 from lib.models.encoders import ContentPrior, Posterior, frame_mask
 from lib.models.flow import COUPLING_REACH, Flow
 from lib.models.generator import Generator
@@ -174,6 +175,7 @@ class Synthesizer(nn.Module):
         temperature: float,
     ) -> Tensor:
         """Draw from the prior [B, Z, F] with a generator of its own, and take it back through the flow."""
+        give_back()
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         prior = (mean + log_scale.exp() * noise * (NOISE_SCALE * temperature)) * mask
         return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
