@@ -242,8 +242,9 @@ def starts(place: Place) -> Measured:
 
 
 def python(*words: str) -> None:
-    """Run this Python with the given words, quietly."""
-    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    """Run this Python with the given words, quietly; modules are compiled once, as pip leaves them."""
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=settings)
 
 
 CASES: dict[str, Callable[[Place], Measured]] = {
