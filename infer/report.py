@@ -127,12 +127,18 @@ def envelope_distance(a: Floats, b: Floats) -> float:
     return float(np.sqrt(np.mean(np.square(a - b))))
 
 
-def draw(path: Path, source: Floats, output: Floats, pitch: PitchExtractor) -> None:
+def draw(
+    path: Path,
+    source: Floats,
+    output: Floats,
+    pitch: PitchExtractor,
+    titles: tuple[str, str] = ("source", "converted"),
+) -> None:
     """Write a PNG of both spectrograms up to 8 kHz with their F0 curves; source and output (T,) at 16 kHz."""
     from matplotlib.figure import Figure  # no pyplot: it would keep a global state
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, title, audio in zip(figure.subplots(2, 1), ("source", "converted"), (source, output), strict=True):
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    for axes, title, audio in zip(figure.subplots(2, 1), titles, (source, output), strict=True):
         spec = linear_spectrogram(torch.from_numpy(audio)[None], 1024, 160)[0].numpy()  # [513, F]
         extent = (0.0, len(audio) / ANALYSIS_RATE, 0.0, ANALYSIS_RATE / 2000)
         level = 20 * np.log10(spec)
@@ -146,4 +152,4 @@ def draw(path: Path, source: Floats, output: Floats, pitch: PitchExtractor) -> N
         curve.set_ylim(0, max(600.0, float(f0.max(initial=0)) * 1.1))
         curve.set_ylabel("F0, Hz", color="teal")
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=90)
+        figure.savefig(temporary, dpi=120)

@@ -165,12 +165,22 @@ def test_train_from_uploads_reload_stop_resume_and_convert(page: Any, program: P
 
     show(page, "convert")
     choose(page, "voice", VOICE)
+    shift = page.locator("input[type=number]").first
+    shift.fill("3")
+    shift.press("Tab")
     convert(page, SHIPPED / "source.flac")
     wait_for_job(page, "conversions", "done", TRAINING)
     report = page.locator("#report textarea")
     page.wait_for_function("document.querySelector('#report textarea').value.includes('24000 Hz')", timeout=PATIENCE)
     assert "added_IVF" in report.input_value(), "the index of the new voice is found"
     assert page.locator("#conversions-results").get_by_text(".wav").count()
+    page.reload()  # the result is still there, and so are the settings that were used with the voice
+    page.locator("#conversions-player").wait_for(timeout=PATIENCE)
+    choose(page, "voice", VOICE)
+    page.wait_for_function("document.querySelector('input[type=number]').value === '3'", timeout=PATIENCE)
+    page.locator("#options button").first.click()
+    speaker = page.get_by_label(text_of("options.speaker_id.label", "ja"), exact=False).first
+    assert speaker.input_value() == f"{VOICE} (0)"
 
 
 def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], s
 def build_picture(t: Translator, services: Services, recording: Any, result: Any) -> None:
     """A button that draws the spectrograms of recording and result with their F0 curves."""
     button = gr.Button(t("convert.picture"), size="sm", elem_id="picture")
-    image = gr.Image(show_label=False, visible=False, interactive=False, buttons=[], elem_id="spectrograms")
+    image = gr.Image(
+        label=t("train.mels"), visible=False, interactive=False, buttons=["fullscreen"], elem_id="spectrograms"
+    )
 
     def draw_spectrograms(recording: str | None, result: str | None) -> Any:
         """A picture of two recordings: spectrograms up to 8 kHz, and F0."""
@@ -63,14 +65,16 @@ def build_picture(t: Translator, services: Services, recording: Any, result: Any
 
             source, output = (load_audio(Path(path), ANALYSIS_RATE)[:PICTURED] for path in (recording, result))
             path = Path(tempfile.mkdtemp(dir=services.folder)) / "spectrograms.png"
-            draw(path, source, output, load_pitch_extractor("swift", torch.device("cpu")))
+            draw(
+                path, source, output, load_pitch_extractor("swift", torch.device("cpu")), ("", "")
+            )  # fonts lack scripts
             return gr.update(value=str(path), visible=True)
 
     button.click(draw_spectrograms, [recording, result], image, api_name="draw_spectrograms", concurrency_limit=1)
 
 
-def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> None:
-    """Save, load, export and import settings; a voice brings back what was used with it last."""
+def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> Any:
+    """Save, load, export and import settings; a voice brings back what was used with it last: the event is returned."""
     presets = services.presets
     with gr.Row():
         chosen = gr.Dropdown(
@@ -79,7 +83,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
         name = gr.Textbox(label=t("presets.name"), elem_id="preset-name")
         save = gr.Button(t("presets.save"), elem_id="preset-save")
     with gr.Row():
-        exported = gr.File(label=t("presets.export"), interactive=False, height=90)
+        exported = gr.File(label=t("presets.export"), interactive=False, visible=False, height=90)
         imported = gr.File(label=t("presets.import"), file_types=[".json"], type="filepath", height=190)
 
     def values_of(options: ConvertOptions) -> list[Any]:
@@ -110,6 +114,9 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
 
     handler = with_names(t, save_preset, ["name", *form.names], gr.skip())
     save.click(handler, [name, *form.components], chosen, api_name="save_preset")
-    chosen.change(load_preset, [chosen], [*form.components, exported], api_name="load_preset")
+    chosen.change(load_preset, [chosen], [*form.components, exported], api_name="load_preset").then(
+        lambda name: gr.update(visible=bool(name)), [chosen], exported, show_progress="hidden", api_visibility="private"
+    )
     imported.upload(import_preset, [imported], [chosen, imported], api_name="import_preset")
-    voice.change(remembered, [voice], form.components, show_progress="hidden", api_visibility="private")
+    # when the page opens and when the voice changes
+    return gr.on(None, remembered, [voice], form.components, show_progress="hidden", api_visibility="private")

@@ -63,12 +63,14 @@ def build_convert_tab(t: Translator, services: Services) -> None:
             )  # fmt: skip
             device = device_choice(t, services, "convert-device")
             f0_file = gr.File(label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190)
-        build_presets(t, services, form, voice)
+        remembered = build_presets(t, services, form, voice)
     _wire_one(t, services, form, (run, cancel), (voice, audio, form_at, f0_file, index, device), (result, report))
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
         compare = gr.Button(t("convert.compare_run"), elem_id="compare")
         players = [
-            gr.Audio(label=t("convert.compare_rate", rate=rate), type="filepath", interactive=False)
+            gr.Audio(
+                label=t("convert.compare_rate", rate=rate), type="filepath", interactive=False, buttons=["download"]
+            )
             for rate in COMPARED_RATES
         ]
     _wire_compare(t, services, form, compare, (voice, audio), players)
@@ -77,7 +79,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, ("convert", "batch", "compare"), "conversions")
     _keep_fresh(t, services, voice, index)
-    _name_speakers(services, voice, form)
+    _name_speakers(services, voice, form, remembered)
 
 
 def _wire_one(
@@ -258,19 +260,19 @@ def _index(t: Translator, services: Services, name: str | None) -> str:
     return name or "auto"
 
 
-def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions]) -> None:
-    """Let the choice of the speaker show the names that the chosen voice knows; numbers can always be typed."""
+def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions], chosen: Any) -> None:
+    """Let the choice of the speaker show the names that a voice knows, once it is chosen; numbers can be typed, too."""
     speaker = form.components[form.names.index("speaker_id")]
 
-    def show(chosen: str | None, number: Any) -> Any:
+    def show(name: str | None, number: Any) -> Any:
         names: Mapping[int, str] = {}
-        if chosen in services.list_voices():
+        if name in services.list_voices():
             with contextlib.suppress(RevoiceError):  # a damaged voice: told when it is used
-                names = services.speaker_names(chosen)
+                names = services.speaker_names(name)
         choices = [(f"{name} ({number})", number) for number, name in names.items()] or [("0", 0)]
         return gr.update(choices=choices, value=number)
 
-    voice.change(show, [voice, speaker], speaker, show_progress="hidden", api_visibility="private")
+    chosen.then(show, [voice, speaker], speaker, show_progress="hidden", api_visibility="private")
 
 
 def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> None:

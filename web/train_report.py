@@ -35,7 +35,13 @@ class DataReportPanel:
                 elem_id="report-melody",
             )  # fmt: skip
             self.levels = gr.ScatterPlot(
-                x="s", y="dB", color="recordings", title=t("report.levels"), height=200, elem_id="report-levels"
+                x="s",
+                y="dB",
+                color="recordings",
+                title=t("report.levels"),
+                color_title=" ",
+                height=200,
+                elem_id="report-levels",
             )
         self.found = gr.State(None)
         self.seconds = gr.State(0.0)  # of sound in the recordings

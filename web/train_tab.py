@@ -267,10 +267,24 @@ def _build_progress(t: Translator) -> None:
         shown = gr.Dropdown(label=t("train.experiment"), choices=experiments, elem_id="train-shown")
         with gr.Row():
             plot = gr.LinePlot(
-                x="step", y="loss", color="name", title=t("train.losses"), height=260, elem_id="train-losses"
+                x="step",
+                y="loss",
+                color="name",
+                title=t("train.losses"),
+                x_title=t("said.fact_step"),
+                y_title=" ",
+                color_title=" ",
+                height=260,
+                elem_id="train-losses",
             )
             with gr.Column():
-                sample = gr.Audio(label=t("train.sample"), type="filepath", interactive=False, elem_id="train-sample")
+                sample = gr.Audio(
+                    label=t("train.sample"),
+                    type="filepath",
+                    interactive=False,
+                    buttons=["download"],
+                    elem_id="train-sample",
+                )
                 mels = gr.Image(label=t("train.mels"), interactive=False, buttons=[], elem_id="train-mels")
                 gr.Markdown(t("train.sample_info"))
     known = gr.State(None)
