@@ -179,7 +179,7 @@ class _TrainTab:
 def _python() -> str:
     """How a command line in the program's folder names the Python that the page runs in."""
     path = Path(sys.executable)
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else "python"  # that of a container or notebook
 
 
 def _typed(words: Sequence[str]) -> str:
