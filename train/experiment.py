@@ -211,7 +211,8 @@ class Experiment:
     def products(self) -> list[Path]:
         """What the stages have made so far, the voice last; folders stand for the clips in them."""
         width = self.config().synthesizer.content_width
-        found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.config_file]
+        found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.views]
+        found += [self.config_file]
         found += [self.file_list, self.events, *sorted(self.folder.glob("events.out.tfevents.*"))]
         found += [self.folder / "losses.png"]
         found += [
