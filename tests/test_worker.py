@@ -64,7 +64,7 @@ def begin(registry: JobRegistry, what: str) -> str:
     """Start a job and wait until it tells of itself."""
     job_id = registry.submit("convert", what, {"do": what})
     deadline = time.monotonic() + PATIENCE
-    while not registry.get(job_id).what:
+    while registry.get(job_id).what not in ("deaf", "listening"):
         assert time.monotonic() < deadline and registry.get(job_id).active, registry.get(job_id)
         time.sleep(0.01)
     return job_id

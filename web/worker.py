@@ -26,7 +26,7 @@ from web.jobs import UNEXPECTED, JobContext, Kind, Runner
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 0.7  # for a cancelled conversion to stop by itself, which keeps the voices in memory
+GRACE_SECONDS = 0.5  # for a cancelled conversion to stop by itself, which keeps the voices in memory
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
 LOST = (
@@ -77,6 +77,7 @@ class Worker:
                 self._pipe = None
 
     def _run(self, kind: Kind, request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+        context.progress(0, 1, "loading the voice")  # the process may have to start first
         pipe = self.start()
         self._number += 1
         try:
@@ -113,7 +114,9 @@ class Worker:
         self.end()
         for path in context.folder.glob(".part-*"):  # what the process was writing
             path.unlink(missing_ok=True)
-        self.start()  # so that the next conversion need not wait for imports
+        threading.Thread(
+            target=self.start, daemon=True
+        ).start()  # so that the next conversion need not wait for imports
         raise Cancelled
 
 
