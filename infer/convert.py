@@ -21,7 +21,7 @@ from lib.content import ContentEncoder, canonical_name
 from lib.devices import Device, choose_device, generator_dtype
 from lib.errors import CheckpointError, ConfigError
 from lib.index import FeatureIndex
-from lib.memory import give_back
+from lib.models.memory import give_back
 from lib.models.synthesizer import Synthesizer
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve

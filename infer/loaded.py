@@ -18,7 +18,7 @@ from lib.devices import Device
 from lib.index import FeatureIndex
 from lib.kept import Kept
 from lib.library import find_index
-from lib.memory import give_back
+from lib.models.memory import give_back
 from lib.pitch import WITH_HOP_LENGTH, ExactExtractor, load_pitch_extractor
 from lib.pitch.rmvpe import is_there as rmvpe_is_there
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.memory import give_back
+from lib.models.memory import give_back
 
 
 def resident_bytes() -> int:

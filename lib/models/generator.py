@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from lib.config import SynthesizerConfig
-from lib.memory import give_back
+from lib.models.memory import give_back
 from lib.models.source import SineSource
 
 LRELU_SLOPE = 0.1
@@ -178,7 +178,8 @@ class Generator(nn.Module):
         parts = []
         for first in range(begin, end, block_frames):
             last = min(first + block_frames, end)
-            low, high = max(first - self.reach, 0), min(last + self.reach, frames)
+            begun = max(min(first, last - block_frames), begin)  # all as long: each length costs memory for good
+            low, high = max(begun - self.reach, 0), min(last + self.reach, frames)
             heard = None if excitation is None else excitation[..., low * hop : high * hop]
             made = self._synthesize(latent[..., low:high], heard, speaker)
             parts.append(made[..., (first - low) * hop : (last - low) * hop])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.memory import give_back
+from lib.models.memory import give_back
 
 BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lib.memory import give_back
+from lib.models.memory import give_back
 
 N_MELS = 128
 N_PITCHES = 360  # classes of 20 cents

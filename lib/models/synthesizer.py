@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.config import SynthesizerConfig
-from lib.memory import give_back
 from lib.models.encoders import ContentPrior, Posterior, frame_mask
 from lib.models.flow import COUPLING_REACH, Flow
 from lib.models.generator import Generator
+from lib.models.memory import give_back
 
 NOISE_SCALE = 0.66666  # of the prior's standard deviation, at inference; five sixes, as in every published model
 
