@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from infer.options import ConvertOptions
 from lib.errors import RevoiceError
+from lib.models.memory import KEPT_CONVOLUTIONS
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
+    os.environ.setdefault(*KEPT_CONVOLUTIONS)
     try:
         return run(parse(args))
     except KeyboardInterrupt:

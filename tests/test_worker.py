@@ -1,7 +1,9 @@
 """Conversions in a process of their own: what they tell arrives, whatever they do they can be ended, and it goes on."""
 
+import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,4 +108,16 @@ def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
     worker.start().close()  # as the end of this process would
     assert worker._process is not None
     worker._process.join(PATIENCE)
-    assert worker._process.exitcode is not None
+    assert worker._process.exitcode == 0
+
+
+@pytest.mark.parametrize(("what", "status"), [("listen", 0), ("deaf", -signal.SIGTERM)])
+def test_a_job_does_not_hold_the_process_when_the_server_is_gone(tmp_path: Path, what: str, status: int) -> None:
+    worker = Worker(make_runners)
+    pipe = worker.start()
+    pipe.send_bytes(json.dumps(["run", [1, "convert", {"do": what}, str(tmp_path)]]).encode())
+    while json.loads(pipe.recv_bytes())[0] != "progress":
+        pass
+    pipe.close()
+    worker._process.join(PATIENCE)
+    assert worker._process.exitcode == status

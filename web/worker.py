@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 0.5  # for a cancelled conversion to stop by itself, which keeps the voices in memory
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
+LEAVE_SECONDS = 2.0  # for the process to end by itself when the server is gone
 LOST = (
     "The process that converts has ended (status {status}); mostly the memory was full. "
     "Close other programs, then resume the job."
@@ -155,6 +156,7 @@ class _Desk:
         self._context: tuple[int, JobContext] | None = None
         self._come = threading.Condition()
         self._orders: list[Any] = []
+        self._gone = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, what: str, value: Any) -> None:
@@ -166,7 +168,7 @@ class _Desk:
             try:
                 what, value = _receive(self._pipe)
             except (EOFError, OSError):
-                os.kill(os.getpid(), signal.SIGTERM)  # at once: nobody is there to whom a result would matter
+                self._leave()
                 return
             with self._come:
                 if what == "run":
@@ -175,10 +177,22 @@ class _Desk:
                 elif self._context is not None and self._context[0] == value:
                     self._context[1].cancelled.set()
 
-    def next_job(self) -> tuple[Kind, dict[str, Any], JobContext]:
-        """Wait for a job."""
+    def _leave(self) -> None:
+        """Have the process end: by itself if it waits or its job looks whether it should stop, else by a signal."""
         with self._come:
-            self._come.wait_for(lambda: bool(self._orders))
+            self._gone = True
+            if self._context is not None:
+                self._context[1].cancelled.set()
+            self._come.notify()
+        time.sleep(LEAVE_SECONDS)  # this thread ends with the process
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def next_job(self) -> tuple[Kind, dict[str, Any], JobContext] | None:
+        """Wait for a job; None when the server is gone."""
+        with self._come:
+            self._come.wait_for(lambda: self._gone or bool(self._orders))
+            if self._gone:
+                return None
             number, kind, request, folder = self._orders.pop(0)
             context = JobContext(Path(folder), self._change, partial(self.tell, "log"))
             self._context = (number, context)
@@ -213,8 +227,8 @@ def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequenc
     for name in imports:
         with contextlib.suppress(ImportError):  # told by the job that needs it
             importlib.import_module(name)
-    while True:
-        kind, request, context = desk.next_job()
+    while order := desk.next_job():
+        kind, request, context = order
         desk.tell(*_outcome(runners[kind], request, context))
 
 
