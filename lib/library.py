@@ -54,8 +54,8 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
     if not names:
         raise ConfigError(f"There is no voice {name!r}, nor any other: train one, or put a .pth file in {roots[0]}.")
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ConfigError(f"There is no voice {name!r}; {hint}These exist: {', '.join(names)}.")
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise ConfigError(f"There is no voice {name!r}{hint} These exist: {', '.join(names)}.")
 
 
 def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = INDEX_ROOTS) -> Path | None:

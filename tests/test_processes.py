@@ -239,6 +239,15 @@ def wait_for_a_checkpoint(experiment: Experiment, process: "subprocess.Popen[str
         time.sleep(0.2)
 
 
+def long_training(program: Path) -> tuple[Experiment, "subprocess.Popen[str]", list[psutil.Process]]:
+    """A training by two processes that has saved something and is far from its end: its launcher and its workers."""
+    experiment = experiment_of(program)
+    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
+    process = launched(program, *FIT, "--epochs", "5000", "--save-every-epochs", "1")
+    wait_for_a_checkpoint(experiment, process)
+    return experiment, process, workers_of(process)
+
+
 @pytest.mark.slow
 def test_two_processes_extract_and_train_and_resume_exactly(program: Path) -> None:
     experiment = experiment_of(program)
@@ -264,11 +273,7 @@ def test_two_processes_extract_and_train_and_resume_exactly(program: Path) -> No
 
 @pytest.mark.slow
 def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(program: Path) -> None:
-    experiment = experiment_of(program)
-    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
-    process = launched(program, *FIT, "--epochs", "5000", "--save-every-epochs", "1")
-    wait_for_a_checkpoint(experiment, process)
-    workers = workers_of(process)
+    experiment, process, workers = long_training(program)
     assert len(workers) == 2
     workers[1].kill()
     told = process.communicate(timeout=PATIENCE)[0]
@@ -285,11 +290,7 @@ def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(pro
 
 @pytest.mark.slow
 def test_ctrl_c_saves_once_and_ends_all(program: Path) -> None:
-    experiment = experiment_of(program)
-    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
-    process = launched(program, *FIT, "--epochs", "5000", "--save-every-epochs", "1")
-    wait_for_a_checkpoint(experiment, process)
-    workers = workers_of(process)
+    experiment, process, workers = long_training(program)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     told = process.communicate(timeout=PATIENCE)[0]
     for worker in workers:
