@@ -19,7 +19,7 @@ from lib.models.lite_encoder import LiteEncoder
 from lib.paths import PRETRAINED
 from train import augment
 from train.pretrain_lite import corpus, encoder, evaluate, labels, recordings, speech, text, voices
-from train.pretrain_lite.base import with_mean_speaker
+from train.pretrain_lite.base import turned, with_mean_speaker
 from train.pretrain_lite.corpus import CorpusJob, pack, plan_jobs, run_job
 from train.pretrain_lite.encoder import Corpus, EncoderTrainer, draw_crops, read_corpus
 from train.pretrain_lite.options import CorpusOptions, EncoderOptions
@@ -332,3 +332,22 @@ def test_the_mean_speaker_fills_the_untrained_rows() -> None:
     mean = table[1:4].mean(0).tolist()
     assert filled[0].tolist() == filled[4].tolist() == filled[5].tolist() == mean
     assert table[0].tolist() == [0.0, 1.0]
+
+
+def test_a_base_turned_to_features_that_say_the_same_does_the_same() -> None:
+    chance = torch.Generator().manual_seed(3)
+    old = torch.randn(400, 8, generator=chance)
+    mixing, offset = torch.randn(8, 8, generator=chance) + 3 * torch.eye(8), torch.randn(8, generator=chance)
+    first = {"enc_p.emb_phone.weight": torch.randn(5, 8, generator=chance), "enc_p.emb_phone.bias": torch.ones(5)}
+    now = turned(first, old, old @ mixing + offset, penalty=1e-9)
+    expected = torch.nn.functional.linear(old, *first.values())
+    got = torch.nn.functional.linear(old @ mixing + offset, *now.values())
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_contrast_wants_neighbours_of_the_same_phone_in_other_recordings() -> None:
+    labels, crops = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+    by_phone, by_crop = torch.eye(2)[labels], torch.eye(2)[crops]
+    assert encoder.phone_contrast(by_phone, labels, crops) < 0.01
+    assert encoder.phone_contrast(by_crop, labels, crops) > 0.5
+    assert encoder.phone_contrast(by_phone, labels, labels * 0) == 0

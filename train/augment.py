@@ -35,7 +35,7 @@ def chance(count: int, share: float, rng: torch.Generator) -> Tensor:
     return torch.rand(count, generator=rng) < share
 
 
-def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.35) -> Tensor:
+def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.45) -> Tensor:
     """(B, T) audio, some of it in a room: convolved with decaying noise of a random length and strength."""
     count, samples = audio.shape
     length = int(_REVERB_SECONDS[1] * SAMPLE_RATE)
@@ -97,7 +97,7 @@ def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
     return torch.exp(envelope + depth[:, None, None] * fine + colour + stress)
 
 
-def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.6) -> Tensor:
+def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.7) -> Tensor:
     """(B, M, N_MELS) mel power with coloured noise, or with another item of the batch talking quietly behind it."""
     count, frames, bands = mel.shape
     level = mel.mean(dim=(1, 2), keepdim=True)
@@ -107,7 +107,7 @@ def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.6) -> Tensor:
     noise = colour * torch.randn(4, count, frames, bands, generator=rng).square().mean(0)
     noise = torch.where(chance(count, 0.2, rng)[:, None, None], mel.roll(1, 0), noise)
     noise = noise / noise.mean(dim=(1, 2), keepdim=True) * level
-    ratio = 10 ** (-uniform(count, 6.0, 40.0, rng) / 10) * chance(count, share, rng)
+    ratio = 10 ** (-uniform(count, 4.0, 35.0, rng) / 10) * chance(count, share, rng)
     return mel + ratio[:, None, None] * noise
 
 

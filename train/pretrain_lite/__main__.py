@@ -1,4 +1,7 @@
-"""python -m train.pretrain_lite corpus | encoder | evaluate | base-corpus | base | demo: what made pretrained/lite/."""
+"""What made pretrained/lite/: python -m train.pretrain_lite COMMAND.
+
+corpus | encoder | evaluate | base-corpus | base | turn-base | demo
+"""
 
 import logging
 import sys
@@ -11,7 +14,14 @@ from pydantic import BaseModel
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from train.pretrain_lite.options import BaseCorpusOptions, BaseOptions, CorpusOptions, EncoderOptions, EvaluateOptions
+from train.pretrain_lite.options import (
+    BaseCorpusOptions,
+    BaseOptions,
+    CorpusOptions,
+    EncoderOptions,
+    EvaluateOptions,
+    TurnOptions,
+)
 
 
 class DemoOptions(BaseModel, frozen=True):
@@ -42,6 +52,8 @@ def _run(options: Any) -> Path | str:
         return recordings.make_base_corpus(options, progress=_show_progress())
     if isinstance(options, BaseOptions):
         return base.train_base(options, progress=_show_progress())
+    if isinstance(options, TurnOptions):
+        return base.turn_base(options, progress=_show_progress())
     if isinstance(options, EvaluateOptions):
         return evaluate.evaluate(options)
     return recordings.make_demo()
@@ -56,6 +68,7 @@ def main() -> int:
         "evaluate": EvaluateOptions,
         "base-corpus": BaseCorpusOptions,
         "base": BaseOptions,
+        "turn-base": TurnOptions,
         "demo": DemoOptions,
     }
     try:

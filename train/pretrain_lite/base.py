@@ -5,11 +5,17 @@ runs over all their clips. Speaker 0 of the result is the mean of the others; ne
 """
 
 import json
+from itertools import islice
 
-from safetensors.torch import save_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from lib.audio import load_audio
 from lib.checkpoint import Weights, read_training_state
 from lib.config import load_family
+from lib.content import lite
 from lib.errors import MissingFileError
 from lib.files import replacing
 from lib.paths import LOGS, PRETRAINED
@@ -18,11 +24,12 @@ from train.experiment import Clip, Experiment
 from train.extract import extract
 from train.fit import FitReport, fit
 from train.options import ExtractOptions, FitOptions, PrepareOptions
-from train.pretrain_lite.options import BaseOptions
+from train.pretrain_lite.options import BaseOptions, TurnOptions
 from train.stages import prepare_stage
 
 SPEAKERS = LOGS / "pretrain_lite" / "base"  # one folder of recordings per speaker
 RUNS = LOGS / "pretrain_lite" / "base_runs"
+CLIPS_TO_TURN_BY = 12  # of every speaker
 FIRST_SPEAKER = 1  # 0 is the place of the voice that is trained later
 
 
@@ -47,7 +54,7 @@ def train_base(options: BaseOptions, progress: Progress = no_progress) -> str:
         batch_size=options.batch_size,
         seed=options.seed,
         device=options.device,
-        base=False,
+        base=options.from_shipped,
     )
     report = fit(whole, fit_options, progress, clips)
     return export_base(report, [folder.name for folder in folders], options)
@@ -83,3 +90,40 @@ def with_mean_speaker(weights: Weights, n_speakers: int) -> Weights:
     table[:FIRST_SPEAKER] = mean
     table[trained.stop :] = mean
     return weights | {"emb_g.weight": table}
+
+
+def turn_base(options: TurnOptions, progress: Progress = no_progress) -> str:
+    """Make the base generator understand the present encoder instead of the one it was trained with.
+
+    Its first layer is linear in the features, so the best linear map from the new features to the old ones is enough to
+    go on from; train the base on afterwards.
+    """
+    old, new = (lite.load("lite", torch.device("cpu"), path) for path in (options.old_encoder, lite.WEIGHTS_FILE))
+    folders = sorted(path for path in SPEAKERS.iterdir() if path.is_dir()) if SPEAKERS.is_dir() else []
+    paths = [path for folder in folders for path in islice(sorted(folder.iterdir()), CLIPS_TO_TURN_BY)]
+    if not paths:
+        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m train.pretrain_lite base-corpus")
+    before: list[Tensor] = []
+    now: list[Tensor] = []
+    for done, path in enumerate(paths, start=1):
+        audio = load_audio(path, 16_000)
+        before.append(torch.from_numpy(old(audio)))
+        now.append(torch.from_numpy(new(audio)))
+        progress(done, len(paths), "listen with both encoders")
+    target = PRETRAINED / "lite" / "G.safetensors"
+    with safe_open(target, framework="pt") as file:
+        told = file.metadata() or {}
+    weights = turned(load_file(target), torch.cat(before), torch.cat(now))
+    with replacing(target) as temporary:
+        save_file({key: value.half().contiguous() for key, value in weights.items()}, temporary, told)
+    return f"{target}: turned to the features of {lite.WEIGHTS_FILE}"
+
+
+def turned(weights: Weights, old: Tensor, new: Tensor, penalty: float = 1e-3) -> Weights:
+    """Generator weights for features `new` (F, C) that do what `weights` did for `old` (F, C): ridge regression."""
+    rows = torch.cat([new, torch.ones(len(new), 1)], 1).double()
+    square = rows.T @ rows / len(rows)
+    solution = torch.linalg.solve(square + penalty * torch.eye(len(square)), rows.T @ old.double() / len(rows))
+    matrix, offset = solution[:-1].float(), solution[-1].float()  # old = new @ matrix + offset
+    first, bias = weights["enc_p.emb_phone.weight"].float(), weights["enc_p.emb_phone.bias"].float()
+    return weights | {"enc_p.emb_phone.weight": first @ matrix.T, "enc_p.emb_phone.bias": bias + first @ offset}

@@ -82,10 +82,11 @@ def speak_job(job: CorpusJob, folder: Path) -> Iterator[Utterance]:
             utterance = speech.speak_flite(job.voice, text, manner, folder)
             if utterance:
                 yield utterance
-        elif job.voice.engine == "pico":
+        elif job.voice.engine in ("pico", "rhvoice"):
             reference = _reference(job.voice, text, rng, folder)
+            speak = speech.speak_pico if job.voice.engine == "pico" else speech.speak_rhvoice
             if reference:
-                yield speech.speak_pico(job.voice, text, manner, reference, folder)
+                yield speak(job.voice, text, manner, reference, folder)
         else:
             variant = f"{job.voice.name}+{rng.choice(ESPEAK_VARIANTS)}"
             yield speech.espeak().say(variant, text, manner, rng.randint(20, 80))

@@ -141,18 +141,19 @@ def view_distance(first: Tensor, second: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(first, second, dim=2).mean()
 
 
-def phone_contrast(content: Tensor, labels: Tensor, temperature: float = 0.15) -> Tensor:
-    """Supervised contrast (Khosla et al. 2020) of frames (N, C) with labels (N,) -> scalar.
+def phone_contrast(content: Tensor, labels: Tensor, crops: Tensor, temperature: float = 0.1) -> Tensor:
+    """Supervised contrast (Khosla et al. 2020) of frames (N, C) with labels (N,) from the crops (N,) -> scalar.
 
-    A frame's neighbours among all others shall have its phone, whoever speaks. That is what retrieval asks of features.
+    A frame's neighbours in other recordings shall have its phone, whoever speaks. That is what retrieval asks of
+    features; neighbours in its own recording are too easy to find.
     """
     similarity = F.normalize(content, dim=1) @ F.normalize(content, dim=1).T / temperature
-    itself = torch.eye(len(labels), dtype=torch.bool)
-    log_share = similarity.masked_fill(itself, -1e4).log_softmax(1)
-    same = (labels[:, None] == labels) & ~itself
+    elsewhere = crops[:, None] != crops
+    log_share = similarity.masked_fill(~elsewhere, -1e4).log_softmax(1)
+    same = (labels[:, None] == labels) & elsewhere
     counts = same.sum(1)
     mean = (log_share * same).sum(1) / counts.clamp(min=1)
-    return -mean[counts > 0].mean()
+    return -mean.sum() / (counts > 0).sum().clamp(min=1)  # a frame without such neighbours has a sum of 0
 
 
 class EncoderTrainer:
@@ -191,9 +192,12 @@ class EncoderTrainer:
             content, scores = self.model(views)
         phones = phone_loss(scores, crops.labels.repeat(2, 1), crops.possible.repeat(2, 1))
         distance = view_distance(*content.chunk(2))
-        known = torch.nonzero(crops.labels.repeat(2, 1).flatten() != IGNORED)[:, 0]
+        labels = crops.labels.repeat(2, 1).flatten()
+        known = torch.nonzero(labels != IGNORED)[:, 0]
         drawn = known[torch.randperm(len(known), generator=noise)[: options.contrast_frames]]
-        contrast = phone_contrast(content.flatten(0, 1)[drawn].float(), crops.labels.repeat(2, 1).flatten()[drawn])
+        frames_of_a_view = crops.labels.numel()
+        crop = drawn % frames_of_a_view // crops.labels.shape[1]
+        contrast = phone_contrast(content.flatten(0, 1)[drawn].float(), labels[drawn], crop)
         growth = min(1.0, self.step / 300)
         self.optimizer.zero_grad(set_to_none=True)
         (phones + growth * (options.consistency * distance + options.contrast * contrast)).backward()  # type: ignore[no-untyped-call]

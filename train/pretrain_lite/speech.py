@@ -1,4 +1,4 @@
-"""One spoken sentence with its phone times, and how the four synthesisers are asked for it."""
+"""One spoken sentence with its phone times, and how the five synthesisers are asked for it."""
 
 import ctypes
 import math
@@ -137,6 +137,20 @@ def say_pico(voice: SyntheticVoice, text: str, manner: Manner, folder: Path) -> 
     said = f'<speed level="{speed}"><pitch level="{max(60, min(150, pitch))}">{plain}</pitch></speed>'
     run_program(["pico2wave", "-l", voice.name, "-w", str(wave), said], "libttspico-utils")
     return read_wave(wave)
+
+
+# --- RHVoice ----------------------------------------------------------------------------------------------------------
+
+
+def speak_rhvoice(voice: SyntheticVoice, text: str, manner: Manner, reference: Utterance, folder: Path) -> Utterance:
+    """Have RHVoice say one sentence; phone times come from `reference`, as with Pico."""
+    wave, words = folder / "rhvoice.wav", folder / "rhvoice.txt"
+    words.write_text(text, encoding="utf-8")
+    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / 143.0) ** 0.3)
+    settings = ("-r", f"{speed}", "-t", f"{pitch}", "-R", "24000", "-i", str(words), "-o", str(wave))
+    run_program(["RHVoice-test", "-p", voice.name, *settings], voice.package)
+    audio, sample_rate = read_wave(wave)
+    return Utterance(audio, sample_rate, moved_times(reference, audio, sample_rate))
 
 
 # --- espeak-ng --------------------------------------------------------------------------------------------------------

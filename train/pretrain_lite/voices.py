@@ -7,7 +7,7 @@ from typing import Literal
 
 from train.pretrain_lite.text import WORD_LISTS
 
-Engine = Literal["flite", "festival", "espeak", "pico"]
+Engine = Literal["flite", "festival", "espeak", "pico", "rhvoice"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ PICO_VOICES: tuple[SyntheticVoice, ...] = (
     SyntheticVoice("pico", "es-ES", "es", "espeak-es", 0.25, "libttspico-utils", _PICO),
     SyntheticVoice("pico", "it-IT", "it", "espeak-it", 0.25, "libttspico-utils", _PICO),
 )
+_RHVOICE = "LGPL-2.1+; in Debian's non-free, because the voices are trained networks without their sources"
+# Only the voices whose terms allow any use; most others of these packages forbid commercial use or derivatives.
+RHVOICE_VOICES: tuple[SyntheticVoice, ...] = (
+    SyntheticVoice("rhvoice", "alan", "en", "en", 0.8, "rhvoice-english", _RHVOICE),
+    SyntheticVoice("rhvoice", "bdl", "en", "en", 0.9, "rhvoice-english", _RHVOICE),
+    SyntheticVoice("rhvoice", "clb", "en", "en", 0.9, "rhvoice-english", _RHVOICE),
+    SyntheticVoice("rhvoice", "slt", "en", "en", 0.3, "rhvoice-english", _RHVOICE),
+    SyntheticVoice("rhvoice", "aleksandr", "ru", "espeak-ru", 0.25, "rhvoice-russian", _RHVOICE),
+    SyntheticVoice("rhvoice", "anna", "ru", "espeak-ru", 0.25, "rhvoice-russian", _RHVOICE),
+    SyntheticVoice("rhvoice", "elena", "ru", "espeak-ru", 0.25, "rhvoice-russian", _RHVOICE),
+    SyntheticVoice("rhvoice", "irina", "ru", "espeak-ru", 0.25, "rhvoice-russian", _RHVOICE),
+)
 ESPEAK_VOICES: tuple[SyntheticVoice, ...] = (
     *(SyntheticVoice("espeak", name, "en", "en", 0.2, "espeak-ng", _ESPEAK) for name in _ESPEAK_ENGLISH),
     *(
@@ -70,7 +82,7 @@ ESPEAK_VOICES: tuple[SyntheticVoice, ...] = (
         for name, language in ESPEAK_OTHERS.items()
     ),
 )
-VOICES = NATURAL_VOICES + PICO_VOICES + ESPEAK_VOICES
+VOICES = NATURAL_VOICES + PICO_VOICES + RHVOICE_VOICES + ESPEAK_VOICES
 
 # Timbres that keep a human spectrum; the robot and effect variants are left out.
 ESPEAK_VARIANTS: tuple[str, ...] = (
@@ -82,12 +94,14 @@ ESPEAK_VARIANTS: tuple[str, ...] = (
     "robert", "sandro", "shelby", "steph", "steph2", "travis", "victor", "zac",
 )  # fmt: skip
 _FESTIVAL_VOICES = Path("/usr/share/festival/voices")
+_RHVOICE_VOICES = Path("/usr/share/RHVoice/voices")
 _PROGRAMS = {
     "bible": "bible-kjv",
     "espeak-ng": "espeak-ng",
     "festival": "festival",
     "flite": "flite",
     "pico2wave": "libttspico-utils",
+    "RHVoice-test": "rhvoice",
 }
 
 
@@ -97,4 +111,5 @@ def missing_packages() -> list[str]:
     missing |= {words.package for words in WORD_LISTS.values() if not words.path.is_file()}
     festival = (voice for voice in VOICES if voice.engine == "festival")
     missing |= {voice.package for voice in festival if not any(_FESTIVAL_VOICES.glob(f"*/{voice.name}"))}
+    missing |= {voice.package for voice in RHVOICE_VOICES if not (_RHVOICE_VOICES / voice.name).is_dir()}
     return sorted(missing)
