@@ -4,7 +4,7 @@ Spec: synthesizer, "NSF-HiFi-GAN generator" and "HiFi-GAN generator". Attribute 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,17 +59,17 @@ def _conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
     return weight_norm(conv)  # type: ignore[no-any-return]
 
 
-def _reach(config: SynthesizerConfig) -> int:
-    """How many latent frames before and after a frame its samples depend on."""
+def _reaches(config: SynthesizerConfig) -> list[int]:
+    """How many samples before and after a place at the input of each stage the audio there depends on."""
     plain = config.resblock == "1"  # whether a plain convolution follows each dilated one
     shapes = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
     widest = max(
         sum((dilation + plain) * (kernel_size // 2) for dilation in dilations) for kernel_size, dilations in shapes
     )
-    reach = 3  # samples, of the last convolution
+    reaches = [3]  # of the last convolution
     for kernel_size, rate in reversed(list(zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True))):
-        reach = math.ceil((reach + widest + (kernel_size + rate) // 2) / rate)
-    return reach + 3  # of the first convolution
+        reaches.insert(0, math.ceil((reaches[0] + widest + (kernel_size + rate) // 2) / rate))
+    return reaches[:-1]
 
 
 class ResidualBlock1(nn.Module):
@@ -125,7 +125,8 @@ class Generator(nn.Module):
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
         self.hop_length = config.hop_length
-        self.reach = _reach(config)
+        self.rates, self._reaches = rates, _reaches(config)
+        self.reach = self._reaches[0] + 3  # frames; the first convolution adds three
         self.cond = nn.Conv1d(config.gin_channels, first, 1)
 
     @staticmethod
@@ -181,8 +182,8 @@ class Generator(nn.Module):
             begun = max(min(first, last - block_frames), begin)  # all as long: each length costs memory for good
             low, high = max(begun - self.reach, 0), min(last + self.reach, frames)
             heard = None if excitation is None else excitation[..., low * hop : high * hop]
-            made = self._synthesize(latent[..., low:high], heard, speaker)
-            parts.append(made[..., (first - low) * hop : (last - low) * hop])
+            made = self._synthesize(latent[..., low:high], heard, speaker, (begun - low, high - last))
+            parts.append(made[..., (first - begun) * hop :])
         return torch.cat(parts, dim=2)
 
     def _excite(self, f0: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor | None:
@@ -193,19 +194,35 @@ class Generator(nn.Module):
         excitation: Tensor = self.m_source(f0, generator, temperature)
         return excitation
 
-    def _synthesize(self, latent: Tensor, excitation: Tensor | None, speaker: Tensor) -> Tensor:
+    def _synthesize(
+        self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, around: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """Latent [B, Z, F], excitation [B, 1, F * hop] -> [B, 1, T] without the frames `around`, which are only heard.
+
+        Nearly all of the reach belongs to the first stage, so what the others no longer need is dropped before each.
+        """
         x = self.conv_pre(latent) + self.cond(speaker)
         if not torch.is_grad_enabled():
             x = _channels_last(x)
             excitation = None if excitation is None else _channels_last(excitation)
         for stage, upsample in enumerate(self.ups):
+            dropped = [max(heard - self._reaches[stage], 0) for heard in around]
+            x = _without(x, dropped)
+            if excitation is not None:
+                excitation = _without(excitation, [n * math.prod(self.rates[stage:]) for n in dropped])
+            around = ((around[0] - dropped[0]) * self.rates[stage], (around[1] - dropped[1]) * self.rates[stage])
             x = _convolve(upsample, F.leaky_relu(x, LRELU_SLOPE))
             if excitation is not None:
                 x = x + _convolve(self.noise_convs[stage], excitation)
             blocks = self.resblocks[stage * self.n_kernels : (stage + 1) * self.n_kernels]
             x = _mean(block(x) for block in blocks)
         x = torch.tanh(_convolve(self.conv_post, F.leaky_relu(x, LAST_LRELU_SLOPE)))
-        return x.flatten(2)
+        return _without(x, around).flatten(2)
+
+
+def _without(x: Tensor, ends: Sequence[int]) -> Tensor:
+    """[..., T] without so many samples at its beginning and end."""
+    return x[..., ends[0] : x.shape[-1] - ends[1]]
 
 
 def _channels_last(x: Tensor) -> Tensor:
