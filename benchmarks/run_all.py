@@ -101,7 +101,8 @@ class V2:
         from lib.devices import choose_device
 
         loaded = Loaded(analysis_bytes=0)
-        return loaded.voice(self.folder / "voice.pth", choose_device("cpu"), self.folder / "added.index")
+        index, precision = self.folder / "added.index", self.options.precision
+        return loaded.voice(self.folder / "voice.pth", choose_device("cpu"), index, precision=precision)
 
     def convert(self, converter: Any, *names: str) -> None:
         """Convert files of the folder one after the other, as the command line does."""

@@ -123,7 +123,7 @@ def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
     index: Path | Literal["auto"] | None = None
     if arguments.index != "none" and arguments.index_rate > 0:
         index = "auto" if arguments.index == "auto" else Path(arguments.index)
-    return Loaded().voice(path, choose_device(arguments.device), index)
+    return Loaded().voice(path, choose_device(arguments.device), index, precision=arguments.precision)
 
 
 def _report(outcomes: "Sequence[Outcome]", how: str) -> int:

@@ -1,7 +1,8 @@
 """VoiceConverter: load a voice once, convert many recordings with it."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from infer.options import ConvertOptions
 from infer.song import Reflected, listen
 from lib.audio import ANALYSIS_RATE, resample_blocks, resampled_length
 from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
-from lib.content import ContentEncoder, canonical_name
-from lib.devices import Device, choose_device, generator_dtype
+from lib.content import ContentEncoder, canonical_name, encoder_dtype
+from lib.devices import Device, analysis_dtype, choose_device, generator_dtype
 from lib.errors import CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.memory import give_back
@@ -82,11 +83,12 @@ class VoiceConverter:
         self.sample_rate = synthesizer.config.sample_rate
         self.index = index
         self._synthesizer = synthesizer.to(self.device.device)
-        self._synthesizers = {torch.float32: self._synthesizer}
-        self._encoder = encoder
+        self._in_float32: Callable[[], Synthesizer] = lambda: synthesizer
+        self._encoder_in: Callable[[torch.dtype], ContentEncoder] = lambda _: encoder
         self._encoder_id = f"{encoder.name} {encoder.sha256}"
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
+        self._family = "lite"  # it decides what the encoder multiplies in, where there is a choice
         self._interpolates = False  # whether the voice was trained on F0 without unvoiced gaps
         self._loaded = loaded or Loaded()
         width, hop_length = synthesizer.config.content_width, synthesizer.config.hop_length
@@ -105,7 +107,7 @@ class VoiceConverter:
     @classmethod
     def load(cls, model: Path, index: Path | None = None, device: Device | None = None) -> "VoiceConverter":
         """Load a voice model and, if given, its index. MissingFileError or CheckpointError."""
-        return cls.from_voice(read_voice_model(model), index, device, where=str(model))
+        return cls.from_voice(read_voice_model(model), index, device, where=str(model), path=model)
 
     @classmethod
     def from_voice(
@@ -115,22 +117,32 @@ class VoiceConverter:
         device: Device | None = None,
         where: str = "The voice model",
         loaded: Loaded | None = None,
+        precision: str = "auto",
+        path: Path | None = None,
     ) -> "VoiceConverter":
-        """Make a voice that was read ready to convert; `where` names it in messages."""
+        """Make a voice that was read ready to convert; `where` names it in messages.
+
+        The content encoder is read for `precision`. With the voice's `path` only one number type of its generator is
+        held, and the file is read again when float32 is wanted after a shorter one.
+        """
         device, loaded = device or choose_device(), loaded or Loaded()
         synthesizer = load_synthesizer(voice, where).fold_weight_norm()
         wanted = recorded_encoder(voice)
-        encoder = loaded.encoder(voice.family, device.device, wanted.name if wanted else None)
+        encoder_in = partial(loaded.encoder, voice.family, device.device, wanted.name if wanted else None)
+        encoder = encoder_in(encoder_dtype(voice.family, analysis_dtype(precision, device.device)))
         check_encoder(voice, encoder, where)
         logger.info("%s: family %s, %s; device: %s (%s)", where, voice.family, voice.info, device.device, device.reason)
         converter = cls(synthesizer, encoder, loaded.index(index) if index else None, device, loaded=loaded)
         converter._interpolates = bool(voice.extra.get("interpolate_unvoiced"))
+        converter._family, converter._encoder_in = voice.family, encoder_in
+        if path is not None:
+            converter._in_float32 = partial(_read_again, path, device)
         return converter
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the synthesizer, with a copy of its generator in a shorter number type."""
-        return sum(weight.nbytes for weight in self._synthesizer.parameters()) * 3 // 2
+        """Memory of the synthesizer, as it is now."""
+        return sum(weight.nbytes for weight in self._synthesizer.parameters())
 
     def output_rate(self, options: ConvertOptions) -> int:
         """Sample rate in Hz of what `convert` returns."""
@@ -217,7 +229,9 @@ class VoiceConverter:
             )
 
     def _extractor(self, options: ConvertOptions) -> ExactExtractor:
-        return self._loaded.pitch(options.pitch_method, self.device.device, options.crepe_hop_length)
+        device = self.device.device
+        dtype = analysis_dtype(options.precision, device)
+        return self._loaded.pitch(options.pitch_method, device, options.crepe_hop_length, dtype)
 
     def _estimate_melody(
         self, padded: Samples, options: ConvertOptions, curve: PitchCurve | None = None
@@ -270,14 +284,21 @@ class VoiceConverter:
         return result
 
     def _synthesizer_in(self, precision: str) -> Synthesizer:
+        """The synthesizer with its generator in the wanted number type; the one before is not kept beside it."""
         dtype = generator_dtype(precision, self.device.device)
-        if dtype not in self._synthesizers:
-            self._synthesizers[dtype] = self._synthesizer.with_generator_in(dtype)
-        return self._synthesizers[dtype]
+        has = self._synthesizer.dec.conv_pre.weight.dtype
+        if dtype != has and has != torch.float32:
+            self._synthesizer = self._in_float32()
+        if dtype != self._synthesizer.dec.conv_pre.weight.dtype:
+            self._synthesizer = self._synthesizer.with_generator_in(dtype)
+            give_back()
+        return self._synthesizer
 
     def _content(self, audio: Floats, melody: Melody | None, options: ConvertOptions) -> Floats:
         """Content features of (T,) at 16 kHz, with retrieval and protection, at 100 frames/s: (F, C)."""
-        own = self._loaded.analysed(audio, f"content by {self._encoder_id}", self._encoder)  # [N, C]
+        dtype = encoder_dtype(self._family, analysis_dtype(options.precision, self.device.device))
+        recipe = f"content by {self._encoder_id} in {dtype}"
+        own = self._loaded.analysed(audio, recipe, self._encoder_in(dtype))  # [N, C]
         frames = len(melody.f0) if melody else len(audio) // HOP_LENGTH
         if self.index is None or options.index_rate == 0:
             return to_pitch_rate(own, frames)
@@ -292,6 +313,12 @@ def _finite(block: Floats) -> Floats:
     if not np.isfinite(block).all():
         raise CheckpointError("The voice model computes numbers that are not finite: it is damaged. Get it again.")
     return block
+
+
+@torch.inference_mode(False)  # else what is folded would be no parameters
+def _read_again(path: Path, device: Device) -> Synthesizer:
+    """A voice's synthesizer in float32, ready to convert."""
+    return load_synthesizer(read_voice_model(path), str(path)).fold_weight_norm().to(device.device)
 
 
 def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:

@@ -40,9 +40,17 @@ class Loaded:
         self._analyses = Kept(analysis_bytes)
 
     def voice(
-        self, path: Path, device: Device, index: Path | Literal["auto"] | None = "auto", where: str = ""
+        self,
+        path: Path,
+        device: Device,
+        index: Path | Literal["auto"] | None = "auto",
+        where: str = "",
+        precision: str = "auto",
     ) -> "VoiceConverter":
-        """A voice ready to convert, with an index: "auto" takes the one that belongs to it. `where` names it."""
+        """A voice ready to convert, with an index: "auto" takes the one that belongs to it. `where` names it.
+
+        It can be asked to convert in any precision; `precision` is the one that the content encoder is read for.
+        """
         near = find_index(path) if index == "auto" else index
         key = ("voice", _stamp(path), near and _stamp(near), index == "auto", str(device.device))
 
@@ -52,19 +60,19 @@ class Loaded:
 
             model = read_voice_model(path)
             chosen = find_index(path, model.family) if index == "auto" else index
-            converter = VoiceConverter.from_voice(model, chosen, device, where or str(path), self)
+            ready = VoiceConverter.from_voice(model, chosen, device, where or str(path), self, precision, path)
             del model
             give_back()
-            return converter
+            return ready
 
         return self._networks.get(key, load, lambda converter: converter.n_bytes)
 
-    def encoder(self, family: str, device: torch.device, name: str | None) -> ContentEncoder:
-        """The content encoder of a family, or the one called `name`."""
+    def encoder(self, family: str, device: torch.device, name: str | None, dtype: torch.dtype) -> ContentEncoder:
+        """The content encoder of a family, or the one called `name`, that multiplies in `dtype`."""
         return self._networks.get(
-            ("encoder", family, name, str(device)),
-            lambda: load_content_encoder(family, device, name),
-            lambda _: ENCODER_BYTES,
+            ("encoder", family, name, str(device), dtype),
+            lambda: load_content_encoder(family, device, name, dtype),
+            lambda _: ENCODER_BYTES * dtype.itemsize // 4,
         )
 
     def index(self, path: Path) -> FeatureIndex:
@@ -73,13 +81,13 @@ class Loaded:
             ("index", _stamp(path)), lambda: FeatureIndex.load(path), lambda index: 4 * index.width * len(index)
         )
 
-    def pitch(self, method: str, device: torch.device, crepe_hop_length: int) -> ExactExtractor:
-        """A pitch method."""
+    def pitch(self, method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> ExactExtractor:
+        """A pitch method, in `dtype` if it has the choice."""
         hop_length = crepe_hop_length if any(name in method for name in WITH_HOP_LENGTH) else 0
         best = rmvpe_is_there() if method == "auto" else None  # it may have been downloaded since
         return self._networks.get(
-            ("pitch", method, best, hop_length, str(device)),
-            lambda: load_pitch_extractor(method, device, crepe_hop_length),
+            ("pitch", method, best, hop_length, str(device), dtype),
+            lambda: load_pitch_extractor(method, device, crepe_hop_length, dtype),
             lambda _: PITCH_BYTES,
         )
 

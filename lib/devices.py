@@ -59,6 +59,13 @@ def generator_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
+def analysis_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
+    """What HuBERT and RMVPE multiply in: bfloat16 where the generator does, else float32."""
+    import torch
+
+    return torch.bfloat16 if generator_dtype(wanted, device) == torch.bfloat16 else torch.float32
+
+
 def has_fast_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware says that it computes in bfloat16 itself."""
     import torch

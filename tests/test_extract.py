@@ -77,7 +77,7 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
             monkeypatch.setattr(module, "CPU_SECONDS", seconds)
             told = Told()
             torch.set_num_threads(1 if folder == "alone" else 3)
-            extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"), told)
+            extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", precision="fp32"), told)
             assert torch.get_num_threads() == (1 if folder == "alone" else 3)
             clips = len(list(experiment.wavs_16k.glob("*.wav")))
             assert told.done[-1] == clips and (len(told.done) == clips + 1) == (folder == "alone")
@@ -86,6 +86,33 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
     assert alone.keys() == batches.keys() and len(alone) >= 15
     for name, values in alone.items():
         assert values.dtype == batches[name].dtype and np.allclose(batches[name], values, rtol=1e-4, atol=1e-5), name
+
+
+def test_auto_goes_on_in_the_number_type_that_an_experiment_was_begun_in(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "hubert", tensors_of(TINY))
+    monkeypatch.setattr(hubert, "find", lambda name: tmp_path / "hubert")
+    config = tiny_family("v2", "40k")
+    network = config.synthesizer.model_copy(update={"content_width": TINY.width})
+    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
+    prepare_stage(experiment, recordings, config.model_copy(update={"synthesizer": network}), PrepareOptions())
+
+    def extracted(precision: str, *, fast: bool) -> dict[str, Floats] | None:
+        """The features, or None if none were made anew."""
+        monkeypatch.setattr("lib.devices.has_fast_bfloat16", lambda device: fast)
+        options = ExtractOptions.model_validate({"pitch_method": "pm", "device": "cpu", "precision": precision})
+        return None if extract(experiment, options).skipped else features(experiment)
+
+    exact = extracted("auto", fast=False)
+    assert exact is not None and experiment.stage("extract")["precision"] == "fp32"
+    assert extracted("auto", fast=True) is None and extracted("fp32", fast=True) is None
+    narrow = extracted("bf16", fast=False)
+    assert narrow is not None and experiment.stage("extract")["precision"] == "bf16"
+    assert extracted("auto", fast=False) is None
+    for name, values in exact.items():
+        assert np.allclose(narrow[name], values, atol=0.1) and values.dtype == narrow[name].dtype, name
+    assert any(not np.array_equal(narrow[name], values) for name, values in exact.items())
 
 
 @pytest.mark.parametrize(("memory", "workers"), [(0.0, 1), (2.5e9, 2), (1e12, 8)])

@@ -80,6 +80,24 @@ def test_long_audio_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(encoder(audio), at_once, atol=2e-5)
 
 
+@pytest.mark.parametrize("other_kind", [False, True])
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_gone(family: Family, other_kind: bool) -> None:
+    shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
+    exact, narrow = (build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny")) for _ in "ab")
+    narrow.narrow(torch.bfloat16)
+    assert narrow.sha256 == exact.sha256  # it is the same encoder, for a voice that names it
+    clips = [noise(16_000), noise(50_000, 1)]  # the second is longer than a block of the convolutions
+    for clip, content in zip(clips, narrow.many(clips), strict=True):
+        for got in (content, narrow(clip)):
+            assert got.dtype == np.float32 and 1e-5 < error(got, exact(clip)) < 0.05
+    weights = dict(narrow._network.named_parameters())
+    held = {name for name, weight in weights.items() if weight.dtype == torch.float32 and weight.dim() > 1}
+    assert held == {"feature_extractor.conv_layers.0.conv.weight", *(n for n in weights if "pos_conv_embed" in n)} - {
+        "encoder.pos_conv_embed.conv.bias"
+    }
+
+
 def test_audio_is_not_changed_and_stereo_is_refused(small: HubertContentEncoder) -> None:
     audio = noise(2000)
     before = audio.copy()

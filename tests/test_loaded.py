@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted["encoder loaded"] += 1
         return CountingEncoder(counted)
 
-    def load_pitch(method: str, device: torch.device, hop_length: int) -> ExactExtractor:
+    def load_pitch(method: str, device: torch.device, hop_length: int, _: torch.dtype) -> ExactExtractor:
         counted["pitch loaded"] += 1
         extractor = load_pitch_extractor(method, device, hop_length)
 
@@ -90,6 +90,17 @@ def test_another_voice_or_option_hears_the_recording_no_second_time(tmp_path: Pa
     assert calls == once + Counter({"F0": 1, "content": 1})
     load(loaded, alice).convert(audio, ConvertOptions(pitch_method="dio"))
     assert calls == once + Counter({"F0": 2, "content": 1, "pitch loaded": 1})
+
+
+def test_one_number_type_of_the_generator_is_held_and_float32_comes_back(tmp_path: Path, calls: Counter[str]) -> None:
+    converter = load(Loaded(), voice(tmp_path, "alice"))
+    exact, narrow = (PM.model_copy(update={"precision": precision}) for precision in ("fp32", "bf16"))
+    first = converter.convert(voice_like(0.5), exact)
+    bytes_exact = converter.n_bytes
+    other = converter.convert(voice_like(0.5), narrow)
+    assert converter.n_bytes < bytes_exact and 1e-5 < np.abs(other - first).max() < 0.1
+    np.testing.assert_array_equal(converter.convert(voice_like(0.5), exact), first)
+    assert converter.n_bytes == bytes_exact
 
 
 def test_what_is_known_gives_what_hearing_it_gives(tmp_path: Path, calls: Counter[str]) -> None:

@@ -61,6 +61,26 @@ def test_clips_heard_at_once_are_heard_as_alone(
     assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.many([]) == []
 
 
+def test_in_bfloat16_pitches_stay_and_halves_are_gone(
+    places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in tiny.state_dict().items()}, tmp_path / "r.safetensors"
+    )
+    places(tmp_path / "r.safetensors")
+    networks: list[Rmvpe] = []
+    monkeypatch.setattr(rmvpe, "_RmvpePitch", lambda network, device: networks.append(network))
+    exact, narrow = (load_pitch_extractor("rmvpe", CPU, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert exact.recipe == "rmvpe" and narrow.recipe == "rmvpe in torch.bfloat16" and narrow.method == "rmvpe"
+    mel = torch.randn(1, 128, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        want, got = (network(mel) for network in networks)
+    assert got.dtype == torch.float32 and 0 < float((got - want).abs().max()) < 0.02
+    convolutions = [m for m in networks[1].modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    assert all(p.dtype == torch.bfloat16 for conv in convolutions for p in conv.parameters())
+    assert all(p.dtype == torch.float32 for p in networks[1].fc.parameters())
+
+
 def test_golden_keys_and_shapes(golden: Path) -> None:
     rows = json.loads((golden / "rmvpe/rmvpe.fill.json").read_text())["tensors"]
     with torch.device("meta"):

@@ -16,9 +16,9 @@ import torch
 
 from lib.audio import ANALYSIS_RATE, load_audio, save_audio
 from lib.config import FamilyConfig
-from lib.content import CONTENTVEC, ContentEncoder, encode_clips, load_content_encoder
+from lib.content import CONTENTVEC, ContentEncoder, encode_clips, encoder_dtype, load_content_encoder
 from lib.content.lite import LiteContentEncoder
-from lib.devices import choose_device
+from lib.devices import analysis_dtype, choose_device
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.pitch import ExactExtractor, load_pitch_extractor
@@ -72,40 +72,55 @@ def extract(
         )
     together = processes or Processes()
     device = together.device or choose_device(options.device).device
-    encoder = load_content_encoder(config.family, device, options.content_encoder)
-    if encoder.width != config.synthesizer.content_width:
-        raise ConfigError(
-            f"The content encoder {encoder.name!r} gives {encoder.width} content features, but {config.family} needs "
-            f"{config.synthesizer.content_width}. Use the encoder that the family {config.family} was made for."
-        )
-    pitch = None
-    if config.synthesizer.has_f0:
-        pitch = load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length)
+    dtype = _number_type(experiment, options, device)
+    encoder, pitch = _networks(config, options, device, dtype)
     method, recipe = (None, None) if pitch is None else (pitch.method, pitch.recipe)
+    narrow = encoder_dtype(config.family, dtype) != torch.float32
     views = config.views if isinstance(encoder, LiteContentEncoder) else 0
     made_from = fingerprint(
         experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names,
-        *([views] if views else []),
+        *([views] if views else []), *(["bf16"] if narrow else []),
     )  # fmt: skip
+    begun = {"content_encoder": encoder.name, "precision": "fp32" if dtype == torch.float32 else "bf16"}
     folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
     with lost_processes_told("The same command continues with the clips that are left."):
         with together.first_alone():
             if together.first and experiment.stage("extract").get("made_from") != made_from:
                 experiment.claim(folders, clear=True)
-                experiment.record_stage("extract", made_from=made_from, content_encoder=encoder.name)
+                experiment.record_stage("extract", made_from=made_from, **begun)
         clips = _Clips(experiment, encoder, pitch, options, views)
         missing = [name for name in names if not clips.complete(name)]
         together.wait()  # nobody writes before all have seen what is missing
         _share_clips(clips, missing, device, progress, together)
     report = _report(experiment, names, method, skipped=not missing)
     if together.first and (missing or "f0_range" not in experiment.stage("extract")):
-        facts = {
-            "content_encoder": encoder.name,
-            "f0_range": report.f0_range,
-            "interpolate_unvoiced": options.interpolate_unvoiced,
-        }
-        experiment.record_stage("extract", made_from=made_from, **facts)
+        facts = {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
+        experiment.record_stage("extract", made_from=made_from, **begun, **facts)
     return report
+
+
+def _number_type(experiment: Experiment, options: ExtractOptions, device: torch.device) -> torch.dtype:
+    """What HuBERT and RMVPE multiply in. "auto" goes on as the experiment was begun: its features are all alike."""
+    begun, wanted = experiment.stage("extract"), options.precision
+    if wanted == "auto" and "made_from" in begun:
+        wanted = begun.get("precision", "fp32")
+    return analysis_dtype(wanted, device)
+
+
+def _networks(
+    config: FamilyConfig, options: ExtractOptions, device: torch.device, dtype: torch.dtype
+) -> tuple[ContentEncoder, ExactExtractor | None]:
+    """The content encoder, and the pitch method for a voice with F0. ConfigError for an encoder that does not fit."""
+    own_dtype = encoder_dtype(config.family, dtype)
+    encoder = load_content_encoder(config.family, device, options.content_encoder, own_dtype)
+    if encoder.width != config.synthesizer.content_width:
+        raise ConfigError(
+            f"The content encoder {encoder.name!r} gives {encoder.width} content features, but {config.family} needs "
+            f"{config.synthesizer.content_width}. Use the encoder that the family {config.family} was made for."
+        )
+    if not config.synthesizer.has_f0:
+        return encoder, None
+    return encoder, load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length, dtype)
 
 
 @dataclass(frozen=True)

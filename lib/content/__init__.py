@@ -63,15 +63,23 @@ def content_frames(samples: int) -> int:
     return max((samples - (WINDOW_LENGTH - HOP_LENGTH)) // HOP_LENGTH, 0)
 
 
-def load_content_encoder(family: str, device: torch.device, name: str | None = None) -> ContentEncoder:
+def encoder_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
+    """What the encoder of a family multiplies in where others do in `dtype`: lite's takes no time worth saving."""
+    return torch.float32 if family == "lite" else dtype
+
+
+def load_content_encoder(
+    family: str, device: torch.device, name: str | None = None, dtype: torch.dtype = torch.float32
+) -> ContentEncoder:
     """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
 
-    `name` chooses among the HuBERTs, of which v1 and v2 usually take ContentVec; lite has one encoder.
+    `name` chooses among the HuBERTs, of which v1 and v2 usually take ContentVec; lite has one encoder, in float32.
+    `dtype` is one of `encoder_dtype`.
     """
     if family not in FAMILIES:
         raise ConfigError(f"The model family {family!r} does not exist. Choose one of {', '.join(FAMILIES)}.")
     if family == "lite" and name not in (None, "lite"):
         raise ConfigError(f"Models of the family lite use its own content encoder, not {name!r}. Leave the name out.")
     module = importlib.import_module(FAMILIES[family])
-    chosen = {"name": name} if name is not None and family != "lite" else {}
+    chosen: dict[str, object] = {} if family == "lite" else {"dtype": dtype} | ({} if name is None else {"name": name})
     return cast(ContentEncoder, module.load(family, device, **chosen))

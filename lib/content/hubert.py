@@ -17,6 +17,7 @@ from lib.content.fairseq_reader import read_fairseq
 from lib.content.hubert_weights import HubertWeights, read_cached, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
+from lib.models.memory import give_back
 from lib.paths import PRETRAINED, ROOT, check_name
 from lib.weights import without_memory
 
@@ -44,6 +45,12 @@ class HubertContentEncoder:
             digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def narrow(self, dtype: torch.dtype) -> None:
+        """Multiply in a shorter number type from now on. It stays the same encoder: features differ by rounding."""
+        logger.info("content encoder %s (%s) multiplies in %s", self.name, self.sha256[:12], dtype)
+        self._network.narrow(dtype)
+        give_back()
+
     @torch.inference_mode()
     def __call__(self, audio: Floats) -> Floats:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, width) float32; 0 frames below 400 samples."""
@@ -70,13 +77,22 @@ class HubertContentEncoder:
         return found
 
 
-def load(family: str, device: torch.device, name: str = CONTENTVEC) -> HubertContentEncoder:
-    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError."""
+def load(
+    family: str, device: torch.device, name: str = CONTENTVEC, dtype: torch.dtype = torch.float32
+) -> HubertContentEncoder:
+    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError.
+
+    `dtype` is what it multiplies in.
+    """
     name = canonical_name(name)
     path = find(name)
     weights = read_directory(path) if path.is_dir() else _read_file(path, name)
     logger.info("content encoder %s: %s", name, path)
-    return build(weights, family, device, name, path)
+    encoder = build(weights, family, device, name, path)
+    if dtype != torch.float32:
+        del weights
+        encoder.narrow(dtype)
+    return encoder
 
 
 def build(weights: HubertWeights, family: str, device: torch.device, name: str, where: Path) -> HubertContentEncoder:

@@ -19,6 +19,7 @@ LRELU_SLOPE = 0.1
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
 INIT_STD = 0.01
 BLOCK_FRAMES = 150  # 1.5 s: longer ones are no faster, but take more memory; of shorter ones more is computed twice
+BLOCK_STEP = 10  # frames; lengths of blocks are multiples of it, for each costs memory for good
 
 
 def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
@@ -175,6 +176,7 @@ class Generator(nn.Module):
         excitation = self._excite(f0, generator, temperature)  # at once: its phase runs through the whole piece
         frames, hop = latent.shape[2], self.hop_length
         begin, end = keep or (0, frames)
+        block_frames = _block(end - begin, block_frames)
         give_back()
         parts = []
         for first in range(begin, end, block_frames):
@@ -218,6 +220,12 @@ class Generator(nn.Module):
             x = _mean(block(x) for block in blocks)
         x = torch.tanh(_convolve(self.conv_post, F.leaky_relu(x, LAST_LRELU_SLOPE)))
         return _without(x, around).flatten(2)
+
+
+def _block(frames: int, most: int) -> int:
+    """The length of a block, so that the last one is hardly shorter and of lengths there are few."""
+    alike = math.ceil(frames / max(1, math.ceil(frames / most)))
+    return min(most, math.ceil(alike / BLOCK_STEP) * BLOCK_STEP)
 
 
 def _without(x: Tensor, ends: Sequence[int]) -> Tensor:

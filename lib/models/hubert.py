@@ -4,6 +4,8 @@
 
 Two kinds exist: "base" normalises the first convolution per channel and normalises after each sublayer; others
 normalise every convolution per frame, or before each sublayer. Which one it is follows from `HubertShape`.
+
+After `narrow` it multiplies in a shorter number type; norms, softmax and what runs past the layers stay float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,9 +69,9 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """[B, C, T] -> [B, D, T']; `measured` are mean and variance of the norm over time, if it has one."""
-        x = self.conv(x)
+        x = self.conv(x.to(self.conv.weight.dtype))
         if self.norm_frames:
-            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
+            x = self.layer_norm(x.transpose(1, 2).float()).transpose(1, 2)
         elif isinstance(self.layer_norm, ChannelStatistics) and measured is not None:
             x = self.layer_norm.apply_measured(x, *measured)
         else:
@@ -115,22 +117,23 @@ class FeatureExtractor(nn.Module):
         return x
 
     def _measure(self, samples: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance [B, D, 1] of what the first convolution makes of all samples; None without that norm."""
+        """Mean and variance [B, D, 1] of what the first convolution makes of all samples; None without that norm.
+
+        They follow from those of the samples it hears at a time, without making what takes the most memory of all.
+        """
         first = self.conv_layers[0]
         assert isinstance(first, ConvLayer)
         if not isinstance(first.layer_norm, ChannelStatistics):
             return None
-        kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
-        total = (samples.shape[2] - kernel) // stride + 1
-        step = BLOCK_FRAMES * self.hop // stride
-        sums = [torch.zeros(()), torch.zeros(())]
-        for begin in range(0, total, step):
-            end = min(begin + step, total)
-            made = first.conv(samples[..., begin * stride : (end - 1) * stride + kernel])
-            sums[0] = sums[0] + made.sum(2, dtype=torch.float64, keepdim=True)
-            sums[1] = sums[1] + made.square().sum(2, dtype=torch.float64, keepdim=True)
-        mean = sums[0] / total
-        return mean.float(), (sums[1] / total - mean.square()).clamp(min=0).float()
+        heard = samples[:, 0].cpu().double()  # not every device has doubles
+        windows = heard.unfold(1, first.conv.kernel_size[0], first.conv.stride[0])  # [B, N, K]
+        mean = windows.mean(1)  # [B, K]
+        spread = windows.transpose(1, 2) @ windows / windows.shape[1] - mean[:, :, None] * mean[:, None]  # [B, K, K]
+        weight = first.conv.weight[:, 0].cpu().double()  # [D, K]
+        offset = 0 if first.conv.bias is None else first.conv.bias[:, None].cpu()
+        variance = ((weight @ spread) * weight).sum(2, keepdim=True).clamp(min=0)  # [B, D, 1]
+        both = weight @ mean[:, :, None] + offset, variance
+        return both[0].float().to(samples.device), both[1].float().to(samples.device)
 
 
 class FeatureProjection(nn.Module):
@@ -143,8 +146,8 @@ class FeatureProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, W]."""
-        projected: Tensor = self.projection(self.layer_norm(x))
-        return projected
+        projected: Tensor = self.projection(self.layer_norm(x.float()).to(self.projection.weight.dtype))
+        return projected.float()
 
 
 class WeightNormConv(nn.Module):
@@ -194,6 +197,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
         """[B, N, W] -> [B, N, W]; `heard` [B, 1, 1, N] tells which frames are not padding."""
+        x = x.to(self.q_proj.weight.dtype)
         query, key, value = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, N, W / H]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -213,7 +217,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, W] -> [B, N, W]."""
-        changed: Tensor = self.output_dense(functional.gelu(self.intermediate_dense(x)))
+        hidden = self.intermediate_dense(x.to(self.intermediate_dense.weight.dtype))
+        changed: Tensor = self.output_dense(functional.gelu(hidden))
         return changed
 
 
@@ -290,4 +295,16 @@ class Hubert(nn.Module):
         return [x[:n] for x, n in zip(content, frames, strict=True)]
 
     def _project(self, content: Tensor) -> Tensor:
-        return content if self.final_proj is None else self.final_proj(content)
+        if self.final_proj is None:
+            return content
+        projected: Tensor = self.final_proj(content.to(self.final_proj.weight.dtype))
+        return projected.float()
+
+    def narrow(self, dtype: torch.dtype) -> None:
+        """Multiply in a shorter number type from now on; the weights are kept in it alone.
+
+        Not the first convolution, which hears samples, nor that of positions: both take little time.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.in_channels > 1):
+                module.to(dtype)

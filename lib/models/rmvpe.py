@@ -178,7 +178,8 @@ class BiGRU(nn.Module):
 class Rmvpe(nn.Module):
     """How strongly each of 360 pitches sounds: log-mel [B, 128, T] -> salience [B, T, 360] in 0..1.
 
-    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256.
+    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions may be in
+    a shorter number type; the recurrent layer and what follows are not.
     """
 
     def __init__(self, channels: int = 16, hidden: int = 256) -> None:
@@ -190,7 +191,9 @@ class Rmvpe(nn.Module):
         )
 
     def forward(self, mel: Tensor) -> Tensor:
-        image = self.unet(mel.transpose(1, 2)[:, None])  # [B, c, T, 128]
-        rows = self.cnn(image).transpose(1, 2).flatten(-2)  # [B, T, 384], channel by channel
+        assert self.cnn.bias is not None
+        narrowed = mel.to(self.cnn.bias.dtype)
+        image = self.unet(narrowed.transpose(1, 2)[:, None])  # [B, c, T, 128]
+        rows = self.cnn(image).float().transpose(1, 2).flatten(-2)  # [B, T, 384], channel by channel
         salience: Tensor = self.fc(rows)
         return salience

@@ -47,6 +47,7 @@ METHODS: dict[str, str] = {
     "dio": "lib.pitch.world",
 }
 WITH_HOP_LENGTH = ("mangio-crepe", "mangio-crepe-tiny")  # their load() takes it as a third argument
+NARROWED = ("rmvpe",)  # their load() takes a number type
 PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one present
 AUTO_ORDER = ("rmvpe", "swift", "harvest")  # best first
 HYBRID = re.compile(r"hybrid\[(.*)\]")
@@ -89,34 +90,39 @@ PitchMethod = Annotated[str, AfterValidator(_checked), Field(examples=list(PITCH
 
 
 def load_pitch_extractor(
-    method: str, device: "torch.device", crepe_hop_length: int = CREPE_HOP_LENGTH
+    method: str,
+    device: "torch.device",
+    crepe_hop_length: int = CREPE_HOP_LENGTH,
+    dtype: "torch.dtype | None" = None,
 ) -> "ExactExtractor":
     """Load a pitch method: one of PITCH_METHODS, or hybrid[a+b+...] of some of METHODS.
 
-    `crepe_hop_length` in samples at 16 kHz counts for mangio-crepe only. Raises ConfigError for an unknown method or a
-    package that is not installed, MissingFileError for weights that are not there. "auto" takes the first of
-    AUTO_ORDER that loads, and logs which.
+    `crepe_hop_length` in samples at 16 kHz counts for mangio-crepe only, `dtype` (None: float32) for rmvpe. "auto"
+    takes the first of AUTO_ORDER that loads, and logs which. Raises ConfigError for an unknown method or a package that
+    is not installed, MissingFileError for weights that are not there.
     """
     parts = split_method(method)
     if len(parts) > 1:
         combine = importlib.import_module("lib.pitch.hybrid").combine
-        extractors = [load_pitch_extractor(part, device, crepe_hop_length) for part in parts]
+        extractors = [load_pitch_extractor(part, device, crepe_hop_length, dtype) for part in parts]
         recipe = f"hybrid[{'+'.join(extractor.recipe for extractor in extractors)}]"
         return ExactExtractor(f"hybrid[{'+'.join(parts)}]", combine(extractors), recipe)
     if parts == ("auto",):
-        return _load_best(device)
+        return _load_best(device, dtype)
     name = parts[0]
     load = importlib.import_module(METHODS[name]).load
     if name in WITH_HOP_LENGTH:
         return ExactExtractor(name, load(name, device, crepe_hop_length), f"{name} every {crepe_hop_length} samples")
+    if name in NARROWED and dtype is not None and dtype.itemsize < 4:
+        return ExactExtractor(name, load(name, device, dtype), f"{name} in {dtype}")
     return ExactExtractor(name, load(name, device))
 
 
-def _load_best(device: "torch.device") -> "ExactExtractor":
+def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExtractor":
     reasons = []
     for method in AUTO_ORDER:
         try:
-            extractor = load_pitch_extractor(method, device)
+            extractor = load_pitch_extractor(method, device, dtype=dtype)
         except (ConfigError, MissingFileError) as error:
             reasons.append(str(error))
             continue

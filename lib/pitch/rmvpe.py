@@ -48,8 +48,11 @@ CORE_FRAMES = 4096
 MARGIN_FRAMES = 512
 
 
-def load(method: str, device: torch.device) -> "PitchExtractor":
-    """Return rmvpe on `device`. MissingFileError without its weights, CheckpointError for unusable ones."""
+def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> "PitchExtractor":
+    """Return rmvpe on `device`, its convolutions in `dtype`.
+
+    MissingFileError without its weights, CheckpointError for unusable ones.
+    """
     path = find_weights()
     table = _read_table(path)
     with without_memory():
@@ -61,8 +64,12 @@ def load(method: str, device: torch.device) -> "PitchExtractor":
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
     network.eval().requires_grad_(False).to(device)
-    for conv in halves:
-        parametrize.register_parametrization(conv, "weight", _Widened(), unsafe=True)
+    if dtype == torch.float32:
+        for conv in halves:
+            parametrize.register_parametrization(conv, "weight", _Widened(), unsafe=True)
+    else:
+        for _, conv in _convolutions(network):
+            conv.to(dtype)
     return _RmvpePitch(network, device)
 
 
