@@ -64,6 +64,13 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     module.load_state_dict(renamed, strict=True, assign=bare)
 
 
+def unmap(network: nn.Module, narrowed: torch.dtype) -> None:
+    """Copy what is not in the number type `narrowed`: a single tensor of a mapped file keeps all of it in memory."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dtype != narrowed:
+            tensor.data = tensor.data.clone()
+
+
 class _Untouched(TorchFunctionMode):
     """Draws and computes nothing for tensors without memory."""
 

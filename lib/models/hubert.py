@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.models.memory import give_back
+from lib.weights import unmap
 
 BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
+ATTENTION_ROWS = 256  # of the square of scores that exist at a time
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,19 @@ class PositionalConvolution(nn.Module):
         return functional.gelu(positions).transpose(1, 2)
 
 
+def _attend_in_rows(query: Tensor, key: Tensor, value: Tensor, heard: Tensor | None) -> Tensor:
+    """scaled_dot_product_attention as matrix products, of which torch's own does those in bfloat16 slowly on a CPU."""
+    query, key, value = query * query.shape[3] ** -0.5, key.transpose(2, 3).contiguous(), value.contiguous()
+    hidden = None if heard is None else ~heard
+    parts = []
+    for first in range(0, query.shape[2], ATTENTION_ROWS):
+        scores = query[:, :, first : first + ATTENTION_ROWS] @ key  # [B, H, rows, N]
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -torch.inf)
+        parts.append(scores.softmax(-1) @ value)
+    return torch.cat(parts, dim=2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: [B, N, W] -> [B, N, W]."""
 
@@ -202,7 +217,9 @@ class Attention(nn.Module):
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, N, W / H]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = functional.scaled_dot_product_attention(query, key, value, heard)
+        narrow_on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        attend = _attend_in_rows if narrow_on_cpu else functional.scaled_dot_product_attention
+        mixed = attend(query, key, value, heard)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return projected
 
@@ -308,3 +325,4 @@ class Hubert(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.in_channels > 1):
                 module.to(dtype)
+        unmap(self, dtype)

@@ -20,7 +20,7 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT
 from lib.pitch.scale import HOP_LENGTH, frame_windows
-from lib.weights import SAFETENSORS, Weights, load_weights, safe_load, without_memory
+from lib.weights import SAFETENSORS, Weights, load_weights, safe_load, unmap, without_memory
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor
@@ -70,6 +70,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
     else:
         for _, conv in _convolutions(network):
             conv.to(dtype)
+        unmap(network, dtype)
     return _RmvpePitch(network, device)
 
 
