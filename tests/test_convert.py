@@ -88,8 +88,8 @@ def test_the_input_is_left_as_it_is(converter: VoiceConverter) -> None:
 def test_f0_is_estimated_once_over_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
 
-    def spy(method: str, device: torch.device, crepe_hop_length: int) -> Any:
-        extractor = load_pitch_extractor(method, device, crepe_hop_length)
+    def spy(method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> Any:
+        extractor = load_pitch_extractor(method, device, crepe_hop_length, dtype)
 
         def listen(audio: Floats) -> Floats:
             heard.append(len(audio))
