@@ -280,7 +280,7 @@ ROWS: list[tuple[str, tuple[str, ...], Callable[..., str]]] = [  # what, the cas
     (
         f"`v2` 40k with HuBERT, RMVPE, index of {INDEX_VECTORS}: 60 s, models warm",
         ("clip, common way", "clip, auto"),
-        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)} (generator in bfloat16)",
+        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)} (large networks in bfloat16)",
     ),
     ("the same in float32", ("clip, common way", "clip, fp32"), _times),
     (

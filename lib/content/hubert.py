@@ -19,7 +19,7 @@ from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
 from lib.models.memory import give_back
 from lib.paths import PRETRAINED, ROOT, check_name
-from lib.weights import without_memory
+from lib.weights import unmap, without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class HubertContentEncoder:
         """Multiply in a shorter number type from now on. It stays the same encoder: features differ by rounding."""
         logger.info("content encoder %s (%s) multiplies in %s", self.name, self.sha256[:12], dtype)
         self._network.narrow(dtype)
+        unmap(self._network, dtype)
         give_back()
 
     @torch.inference_mode()

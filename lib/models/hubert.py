@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.models.memory import give_back
-from lib.weights import unmap
 
 BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
 ATTENTION_ROWS = 256  # of the square of scores that exist at a time
@@ -325,4 +324,3 @@ class Hubert(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.in_channels > 1):
                 module.to(dtype)
-        unmap(self, dtype)
