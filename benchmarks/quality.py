@@ -76,13 +76,13 @@ class Row:
         words = [_number(value) for value in (self.word_errors, self.source_word_errors)]
         return [
             self.name, f"{self.to_voice:.3f}", f"{self.to_source:.3f}", f"{self.source_to_voice:.3f}",
-            f"{self.f0_correlation:.3f}", f"{self.cents:.0f}", f"{self.voicing:.3f}", *words, f"{self.pause_db:.0f}",
+            f"{self.f0_correlation:.3f}", f"{self.cents:.0f}", f"{self.voicing:.3f}", *words, _number(self.pause_db, 0),
             f"{self.dc:.4f}", f"{self.jumps:.0f}", *map(_number, (self.stoi, self.pesq, self.mcd)), str(self.clipped),
         ]  # fmt: skip
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
+def _number(value: float | None, decimals: int = 2) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.{decimals}f}"
 
 
 HEADS = [

@@ -60,8 +60,8 @@ class Converted:
 class VoiceConverter:
     """A voice, ready to convert: synthesizer, content encoder and perhaps an index, on one device.
 
-    Nothing changes after construction, so one converter may serve one conversion after the other with different
-    options.
+    One converter may serve one conversion after the other with different options, but not two at a time: it holds its
+    generator in the number type of the last.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def generator_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
 
 
 def analysis_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
-    """What HuBERT and RMVPE multiply in: bfloat16 where the generator does, else float32."""
+    """What HuBERT and RMVPE multiply in: bfloat16 where the generator does, else float32, also with "fp16"."""
     import torch
 
     return torch.bfloat16 if generator_dtype(wanted, device) == torch.bfloat16 else torch.float32

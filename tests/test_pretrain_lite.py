@@ -4,10 +4,12 @@
 import hashlib
 import itertools
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,6 +178,17 @@ def test_sentences_of_a_word_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_base_speakers_are_distinct() -> None:
     speakers = recordings.base_speakers(40)
     assert len({speaker.name for speaker in speakers}) == len(speakers) == 40
+
+
+def test_a_silent_synthesiser_does_not_leave_the_sentence_before(tmp_path: Path) -> None:
+    wave = tmp_path / "said.wav"
+    soundfile.write(wave, np.zeros(100), 16_000)
+    with pytest.raises(RevoiceError, match="wrote no sound: no voice"):
+        speech.said_by([sys.executable, "-c", "print('no voice')"], "python", wave)
+    write = f"import shutil; shutil.copy({str(tmp_path / 'b.wav')!r}, {str(wave)!r})"
+    soundfile.write(tmp_path / "b.wav", np.full(50, 0.5), 8000)
+    audio, sample_rate = speech.said_by([sys.executable, "-c", write], "python", wave)
+    assert sample_rate == 8000 and audio.tolist() == [0.5] * 50
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------

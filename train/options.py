@@ -29,7 +29,9 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     content_encoder: str | None = Field(
         None, description="v1 and v2: another HuBERT in pretrained/ by its name; None: contentvec, as published voices"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="number type of the networks")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number type of HuBERT and RMVPE, float32 also with fp16"
+    )
     device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:1 …")
 
 

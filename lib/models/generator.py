@@ -176,7 +176,7 @@ class Generator(nn.Module):
         excitation = self._excite(f0, generator, temperature)  # at once: its phase runs through the whole piece
         frames, hop = latent.shape[2], self.hop_length
         begin, end = keep or (0, frames)
-        block_frames = _block(end - begin, block_frames)
+        block_frames = _block_length(end - begin, block_frames)
         give_back()
         parts = []
         for first in range(begin, end, block_frames):
@@ -222,7 +222,7 @@ class Generator(nn.Module):
         return _without(x, around).flatten(2)
 
 
-def _block(frames: int, most: int) -> int:
+def _block_length(frames: int, most: int) -> int:
     """The length of a block, so that the last one is hardly shorter and of lengths there are few."""
     alike = math.ceil(frames / max(1, math.ceil(frames / most)))
     return min(most, math.ceil(alike / BLOCK_STEP) * BLOCK_STEP)

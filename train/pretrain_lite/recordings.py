@@ -175,7 +175,7 @@ def speak_for_base(speaker: Speaker, count: int, rng: random.Random) -> list[Utt
             said = [speech.speak_flite(speaker.voice, t, m, Path(name)) for t, m in zip(texts, manners, strict=True)]
             return [utterance for utterance in said if utterance]
         if speaker.voice.engine == "pico":
-            plain = [Manner(manner.stretch, 143.0 * rng.uniform(0.9, 1.12), 20.0) for manner in manners]
+            plain = [Manner(manner.stretch, speech.USUAL_F0 * rng.uniform(0.9, 1.12), 20.0) for manner in manners]
             pairs = zip(texts, plain, strict=True)
             return [Utterance(*speech.say_pico(speaker.voice, t, m, Path(name)), []) for t, m in pairs]
         voice = f"{speaker.voice.name}+{speaker.variant}"

@@ -22,6 +22,8 @@ from train.pretrain_lite.voices import SyntheticVoice
 
 Floats = npt.NDArray[np.float32]
 
+USUAL_F0 = 143.0  # Hz, the middle of what Manner draws: synthesisers that only raise and lower speak as they do
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -53,6 +55,20 @@ def read_wave(path: Path) -> tuple[Floats, int]:
     """(T,) float32 audio and sample rate of a mono file written by a synthesiser."""
     audio, sample_rate = soundfile.read(path, dtype="float32", always_2d=False)
     return np.asarray(audio, dtype=np.float32), int(sample_rate)
+
+
+def said_by(command: Sequence[str], package: str, wave: Path) -> tuple[Floats, int]:
+    """Run a synthesiser that writes `wave`: audio (T,) and its sample rate. RevoiceError if it wrote nothing.
+
+    What an earlier sentence left there is removed first, or a failure would give that sentence another's phones.
+    """
+    wave.unlink(missing_ok=True)
+    printed = run_program(command, package)
+    if not wave.is_file():
+        raise RevoiceError(
+            f"{command[0]} ({package}) wrote no sound: {printed.strip() or 'it said nothing'}. Try it by hand."
+        )
+    return read_wave(wave)
 
 
 # --- flite ------------------------------------------------------------------------------------------------------------
@@ -132,11 +148,10 @@ def speak_pico(voice: SyntheticVoice, text: str, manner: Manner, reference: Utte
 def say_pico(voice: SyntheticVoice, text: str, manner: Manner, folder: Path) -> tuple[Floats, int]:
     """What Pico makes of one sentence: audio (T,) and its sample rate."""
     wave = folder / "pico.wav"
-    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / 143.0) ** 0.5)  # 143 Hz: the usual manner
+    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / USUAL_F0) ** 0.5)
     plain = re.sub(r"[<>&]", " ", text)
     said = f'<speed level="{speed}"><pitch level="{max(60, min(150, pitch))}">{plain}</pitch></speed>'
-    run_program(["pico2wave", "-l", voice.name, "-w", str(wave), said], "libttspico-utils")
-    return read_wave(wave)
+    return said_by(["pico2wave", "-l", voice.name, "-w", str(wave), said], "libttspico-utils", wave)
 
 
 # --- RHVoice ----------------------------------------------------------------------------------------------------------
@@ -146,10 +161,9 @@ def speak_rhvoice(voice: SyntheticVoice, text: str, manner: Manner, reference: U
     """Have RHVoice say one sentence; phone times come from `reference`, as with Pico."""
     wave, words = folder / "rhvoice.wav", folder / "rhvoice.txt"
     words.write_text(text, encoding="utf-8")
-    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / 143.0) ** 0.3)
+    speed, pitch = round(100 / manner.stretch), round(100 * (manner.f0 / USUAL_F0) ** 0.3)
     settings = ("-r", f"{speed}", "-t", f"{pitch}", "-R", "24000", "-i", str(words), "-o", str(wave))
-    run_program(["RHVoice-test", "-p", voice.name, *settings], voice.package)
-    audio, sample_rate = read_wave(wave)
+    audio, sample_rate = said_by(["RHVoice-test", "-p", voice.name, *settings], voice.package, wave)
     return Utterance(audio, sample_rate, moved_times(reference, audio, sample_rate))
 
 
