@@ -30,6 +30,7 @@ from lib.models.memory import KEPT_CONVOLUTIONS  # noqa: E402
 
 BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three tell enough
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
+NUMBER_TYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 HUGE = 10**9  # frames: as one block
 
 Measured = dict[str, float]
@@ -170,6 +171,7 @@ def generator_alone(place: Place) -> Measured:
     import torch
 
     from lib.config import load_family
+    from lib.devices import has_fast_int8
     from lib.models.synthesizer import Synthesizer
 
     config = load_family(FAMILY, RATE).synthesizer
@@ -180,12 +182,15 @@ def generator_alone(place: Place) -> Measured:
     with torch.inference_mode():
         latent, f0 = torch.randn(1, config.inter_channels, GENERATOR_FRAMES), torch.full((1, GENERATOR_FRAMES), 200.0)
         speaker = network.speaker(torch.tensor([0]))
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            generator = network.with_generator_in(dtype).dec
-            args = (latent.to(dtype), f0, speaker.to(dtype))
+        for name, dtype in NUMBER_TYPES.items():
+            if dtype == "int8" and not has_fast_int8(torch.device("cpu")):
+                continue
+            generator = network.dec.copy_in(getattr(torch, dtype))
+            args = (latent.to(generator.conv_pre.weight.dtype), f0, speaker.to(generator.conv_pre.weight.dtype))
             found[f"{name} factor"] = place.least(3, partial(generator.in_blocks, *args)) / seconds
-            a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
-            found[f"{name} GEMM"] = 2 * GEMM_SIZE**3 / place.least(8, partial(torch.matmul, a, b)) / 1e9
+            a, b = ((10 * torch.randn(GEMM_SIZE, GEMM_SIZE)).to(getattr(torch, dtype)) for _ in range(2))
+            multiply = torch._int_mm if dtype == "int8" else torch.matmul
+            found[f"{name} GEMM"] = 2 * GEMM_SIZE**3 / place.least(8, partial(multiply, a, b)) / 1e9
             found[f"{name} rate"] = work / found[f"{name} factor"] / 1e9
     return found
 
@@ -269,18 +274,19 @@ def _times(old: Measured, new: Measured) -> str:
 
 
 def _generator(g: Measured) -> str:
-    rates = " and ".join(f"{g[f'{name} rate']:.0f} of {g[f'{name} GEMM']:.0f}" for name in ("fp32", "bf16"))
-    return (
-        f"{g['fp32 factor']:.2f} of real time in float32, {g['bf16 factor']:.2f} in bfloat16: {rates} GFLOP/s that a "
-        f"matrix product of {GEMM_SIZE} reaches"
-    )
+    parts = [
+        f"{g[f'{name} factor']:.2f} of real time in {dtype} ({g[f'{name} rate']:.0f} of {g[f'{name} GEMM']:.0f})"
+        for name, dtype in NUMBER_TYPES.items()
+        if f"{name} rate" in g
+    ]
+    return f"{', '.join(parts)}; in brackets its GFLOP/s, and those that a matrix product of {GEMM_SIZE} reaches"
 
 
 ROWS: list[tuple[str, tuple[str, ...], Callable[..., str]]] = [  # what, the cases it needs, its text
     (
         f"`v2` 40k with HuBERT, RMVPE, index of {INDEX_VECTORS}: 60 s, models warm",
         ("clip, common way", "clip, auto"),
-        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)} (large networks in bfloat16)",
+        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)}",
     ),
     ("the same in float32", ("clip, common way", "clip, fp32"), _times),
     (
@@ -337,10 +343,11 @@ def describe_machine(settings: Settings) -> str:
 
     found = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in found.read_text().splitlines() if line.startswith("model name")]
-    able = "with AVX512-BF16" if torch.cpu.get_capabilities().get("avx512_bf16") else "without bfloat16 instructions"
+    known = torch.cpu.get_capabilities()
+    able = [name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8") if known.get(name)]
     clock = "CPU time" if settings.clock == "cpu" else "wall time"
     threads = f"{settings.threads or torch.get_num_threads()} threads"
-    return f"{f'{len(names)} cores of {names[0]}' if names else platform.processor()}, {able}, {threads}, {clock}"
+    return f"{f'{len(names)} cores of {names[0]}' if names else platform.processor()}, {' and '.join(able) or 'no bfloat16'}, {threads}, {clock}"
 
 
 def run(settings: Settings, folder: Path) -> None:

@@ -23,7 +23,7 @@ from lib.devices import Device, analysis_dtype, choose_device, generator_dtype
 from lib.errors import CheckpointError, ConfigError
 from lib.index import FeatureIndex
 from lib.models.memory import give_back
-from lib.models.synthesizer import Synthesizer
+from lib.models.synthesizer import Synthesizer, agreement_in_db
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
 from lib.progress import Progress, no_progress
@@ -32,6 +32,8 @@ from lib.spool import Samples, Spool, gather, in_blocks
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
+IN_FLOAT32 = (torch.float32, torch.float32)
+LEAST_AGREEMENT = 30.0  # dB; bfloat16 has about 40
 
 
 class Converted:
@@ -83,6 +85,8 @@ class VoiceConverter:
         self.sample_rate = synthesizer.config.sample_rate
         self.index = index
         self._synthesizer = synthesizer.to(self.device.device)
+        self._dtypes = IN_FLOAT32  # of the generator, and of prior and flow
+        self._channels = synthesizer.config.upsample_initial_channel  # they decide whether int8 pays
         self._in_float32: Callable[[], Synthesizer] = lambda: synthesizer
         self._encoder_in: Callable[[torch.dtype], ContentEncoder] = lambda _: encoder
         self._encoder_id = f"{encoder.name} {encoder.sha256}"
@@ -142,7 +146,7 @@ class VoiceConverter:
     @property
     def n_bytes(self) -> int:
         """Memory of the synthesizer, as it is now."""
-        return sum(weight.nbytes for weight in self._synthesizer.parameters())
+        return self._synthesizer.n_bytes
 
     def output_rate(self, options: ConvertOptions) -> int:
         """Sample rate in Hz of what `convert` returns."""
@@ -285,12 +289,21 @@ class VoiceConverter:
 
     def _synthesizer_in(self, precision: str) -> Synthesizer:
         """The synthesizer with its generator in the wanted number type; the one before is not kept beside it."""
-        dtype = generator_dtype(precision, self.device.device)
-        has = self._synthesizer.dec.conv_pre.weight.dtype
-        if dtype != has and has != torch.float32:
-            self._synthesizer = self._in_float32()
-        if dtype != self._synthesizer.dec.conv_pre.weight.dtype:
-            self._synthesizer = self._synthesizer.with_generator_in(dtype)
+        device = self.device.device
+        dtypes = generator_dtype(precision, device, self._channels), analysis_dtype(precision, device)
+        if dtypes == self._dtypes:
+            return self._synthesizer
+        if self._dtypes != IN_FLOAT32:
+            self._synthesizer, self._dtypes = self._in_float32(), IN_FLOAT32
+        if dtypes != IN_FLOAT32:
+            made = self._synthesizer.copy_in(*dtypes)
+            if precision == "auto" and dtypes[0] == torch.int8:
+                agreement = agreement_in_db(self._synthesizer, made)
+                if agreement < LEAST_AGREEMENT:
+                    logger.info("in eight bits the voice only agrees to %.0f dB; it is not computed so", agreement)
+                    self._channels = 0
+                    return self._synthesizer_in(precision)
+            self._synthesizer, self._dtypes = made, dtypes
             give_back()
         return self._synthesizer
 

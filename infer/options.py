@@ -37,9 +37,9 @@ class ConvertOptions(BaseModel, frozen=True):
     interpolate_unvoiced: bool = Field(
         False, description="bridge unvoiced gaps of F0 by interpolation, as voices made with programs of 2026 expect"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
-        description="number type of generator, HuBERT and RMVPE (fp16: of the generator alone); "
+        description="number type of generator, HuBERT and RMVPE (fp16, int8: of the generator alone); "
         "auto = what the hardware does fast",
     )
     device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:1, mps")

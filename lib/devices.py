@@ -9,6 +9,8 @@ from lib.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+INT8_CHANNELS = 512  # at the start of a generator; in the smaller one of lite, rounding takes longer than it saves
+
 
 @dataclass(frozen=True)
 class Device:
@@ -44,26 +46,40 @@ def choose_device(wanted: str = "auto") -> Device:
     return Device(device, torch.float32, "asked for")
 
 
-def generator_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
-    """The number type for the generator of a voice: "fp32", "bf16", "fp16", or what the hardware does fast for "auto".
+def generator_dtype(wanted: str, device: "torch.device", channels: int) -> "torch.dtype":
+    """The number type for the generator of a voice, which begins with so many channels: "auto" is the fastest there is.
 
     It is told by what the processor says of itself, not by a clock, so that a machine always gives the same samples.
-    ConfigError for fp16 on a CPU, which has no fast instructions for it.
+    ConfigError for a type that the device has no fast instructions for.
     """
     import torch
 
-    if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
+    _check_precision(wanted, device)
     if wanted != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+        return types[wanted]
+    if channels >= INT8_CHANNELS and has_fast_int8(device):
+        return torch.int8
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
 def analysis_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
-    """What HuBERT and RMVPE multiply in: bfloat16 where the generator does, else float32, also with "fp16"."""
+    """What HuBERT, RMVPE and the prior multiply in: bfloat16 if wanted or fast, else float32, also with "fp16"."""
     import torch
 
-    return torch.bfloat16 if generator_dtype(wanted, device) == torch.bfloat16 else torch.float32
+    _check_precision(wanted, device)
+    if wanted == "bf16" or (wanted in ("auto", "int8") and has_fast_bfloat16(device)):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _check_precision(wanted: str, device: "torch.device") -> None:
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
+    if wanted == "int8" and not has_fast_int8(device):
+        raise ConfigError(
+            f"The device {device} has no fast instructions for int8 (VNNI). Choose the precision bf16, fp32 or auto."
+        )
 
 
 def has_fast_bfloat16(device: "torch.device") -> bool:
@@ -74,6 +90,15 @@ def has_fast_bfloat16(device: "torch.device") -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def has_fast_int8(device: "torch.device") -> bool:
+    """Whether the processor says that it sums products of eight bits itself (AVX-VNNI, AVX512-VNNI or AMX)."""
+    import torch
+
+    has_kernels = "onednn" in torch.backends.quantized.supported_engines
+    able = torch.cpu.get_capabilities() if device.type == "cpu" and has_kernels else {}
+    return any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def list_devices() -> list[tuple[str, str]]:

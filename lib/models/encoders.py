@@ -48,8 +48,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B, C, F], mask [B, 1, F] -> [B, C, F]."""
-        hidden = self.dropout(torch.relu(self.conv_1(F.pad(x * mask, self.padding))))
-        return self.conv_2(F.pad(hidden * mask, self.padding)) * mask  # type: ignore[no-any-return]
+        dtype = self.conv_1.weight.dtype
+        hidden = self.dropout(torch.relu(self.conv_1(F.pad((x * mask).to(dtype), self.padding))))
+        return self.conv_2(F.pad((hidden * mask).to(dtype), self.padding)) * mask  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):

@@ -30,7 +30,9 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
         """[B, Z, F] -> [B, Z, F]; `reverse` undoes the forward direction."""
         first, second = x.chunk(2, dim=1)
-        shift = self.post(self.enc(self.pre(first) * mask, mask, speaker)) * mask
+        dtype = self.pre.weight.dtype
+        hidden = self.enc(self.pre(first.to(dtype)) * mask, mask, speaker)
+        shift = self.post(hidden.to(dtype)) * mask
         second = (second - shift) * mask if reverse else shift + second * mask
         return torch.cat([first, second], dim=1)
 

@@ -3,6 +3,7 @@
 Spec: synthesizer, "NSF-HiFi-GAN generator" and "HiFi-GAN generator". Attribute names are state-dict keys.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from lib.config import SynthesizerConfig
+from lib.models.eight_bit import EightBitBlock
 from lib.models.memory import give_back
 from lib.models.source import SineSource
 
@@ -41,15 +43,14 @@ def _plus(made: Tensor, x: Tensor) -> Tensor:
     return x + made if torch.is_grad_enabled() else made.add_(x)
 
 
-def _mean(parts: Iterator[Tensor]) -> Tensor:
+def _mean(parts: Iterator[Tensor], dtype: torch.dtype) -> Tensor:
     """The mean of tensors, of which only one need exist at a time unless training needs them; summed in float32."""
     if torch.is_grad_enabled():
         return torch.stack([*parts]).mean(0)
-    first = next(parts)
-    total, n = first.float(), 1
+    total, n = next(parts).float(), 1
     for part in parts:
         total, n = total.add_(part), n + 1
-    return total.div_(n).to(first.dtype)
+    return total.div_(n).to(dtype)
 
 
 def _conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
@@ -88,6 +89,10 @@ class ResidualBlock1(nn.Module):
             x = _plus(_convolve(plain, hidden), x)
         return x
 
+    def in_eight_bits(self) -> EightBitBlock:
+        """The same for processors that multiply eight bits fastest."""
+        return EightBitBlock(self.convs1, self.convs2)
+
 
 class ResidualBlock2(nn.Module):
     """Per dilation: activation, dilated convolution, sum."""
@@ -101,6 +106,10 @@ class ResidualBlock2(nn.Module):
         for conv in self.convs:
             x = _plus(_convolve(conv, F.leaky_relu(x, LRELU_SLOPE)), x)
         return x
+
+    def in_eight_bits(self) -> EightBitBlock:
+        """The same for processors that multiply eight bits fastest."""
+        return EightBitBlock(self.convs)
 
 
 class Generator(nn.Module):
@@ -129,6 +138,22 @@ class Generator(nn.Module):
         self.rates, self._reaches = rates, _reaches(config)
         self.reach = self._reaches[0] + 3  # frames; the first convolution adds three
         self.cond = nn.Conv1d(config.gin_channels, first, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type it multiplies in; int8 if only its blocks do."""
+        return torch.int8 if isinstance(self.resblocks[0], EightBitBlock) else self.conv_pre.weight.dtype
+
+    def copy_in(self, dtype: torch.dtype) -> "Generator":
+        """A copy in another number type; of int8 there are only the residual blocks, the rest is shared."""
+        if dtype != torch.int8:
+            return copy.deepcopy(self).to(dtype)
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.resblocks = nn.ModuleList(
+            block.in_eight_bits() for block in self.resblocks if isinstance(block, ResidualBlock1 | ResidualBlock2)
+        )
+        return other
 
     @staticmethod
     def _upsample(channels_in: int, channels_out: int, kernel_size: int, rate: int) -> nn.Module:
@@ -217,7 +242,7 @@ class Generator(nn.Module):
             if excitation is not None:
                 x = x + _convolve(self.noise_convs[stage], excitation)
             blocks = self.resblocks[stage * self.n_kernels : (stage + 1) * self.n_kernels]
-            x = _mean(block(x) for block in blocks)
+            x = _mean((block(x) for block in blocks), latent.dtype)
         x = torch.tanh(_convolve(self.conv_post, F.leaky_relu(x, LAST_LRELU_SLOPE)))
         return _without(x, around).flatten(2)
 
