@@ -342,12 +342,13 @@ def describe_machine(settings: Settings) -> str:
     import torch
 
     found = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in found.read_text().splitlines() if line.startswith("model name")]
+    models = [line.split(":")[1].strip() for line in found.read_text().splitlines() if line.startswith("model name")]
     known = torch.cpu.get_capabilities()
-    able = [name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8") if known.get(name)]
+    names = [name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8") if known.get(name)]
+    able = " and ".join(names) or "no bfloat16"
     clock = "CPU time" if settings.clock == "cpu" else "wall time"
     threads = f"{settings.threads or torch.get_num_threads()} threads"
-    return f"{f'{len(names)} cores of {names[0]}' if names else platform.processor()}, {' and '.join(able) or 'no bfloat16'}, {threads}, {clock}"
+    return f"{f'{len(models)} cores of {models[0]}' if models else platform.processor()}, {able}, {threads}, {clock}"
 
 
 def run(settings: Settings, folder: Path) -> None:
