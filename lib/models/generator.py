@@ -20,7 +20,7 @@ from lib.models.source import SineSource
 LRELU_SLOPE = 0.1
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
 INIT_STD = 0.01
-BLOCK_FRAMES = 150  # 1.5 s: longer ones are no faster, but take more memory; of shorter ones more is computed twice
+BLOCK_FRAMES = 170  # 1.7 s: longer ones are no faster, but take more memory; of shorter ones more is computed twice
 BLOCK_STEP = 10  # frames; lengths of blocks are multiples of it, for each costs memory for good
 
 

@@ -12,9 +12,9 @@ from typing import Any
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 APART_BYTES = 16 << 20  # larger blocks get pages of their own, which go back at once
 # Convolutions that oneDNN, which computes them on processors, keeps ready: one for each shape of its input. Of 1024,
-# as it has by itself, a song's pieces of unequal lengths leave some 20 MB each. Programs set it in their environment
-# before anything is computed, unless their user did.
-KEPT_CONVOLUTIONS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# as it has by itself, a song's pieces of unequal lengths leave some 20 MB each; one piece needs more than 320. Programs
+# set it in their environment before anything is computed, unless their user did.
+KEPT_CONVOLUTIONS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "384")
 SPARE_BYTES = 64 << 20  # free memory at the end that is kept, for the next layer needs it again
 
 
