@@ -29,13 +29,13 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
         """[B, C, F], mask [B, 1, F], speaker [B, gin, 1] -> [B, C, F]."""
         dtype = self.cond_layer.weight.dtype
-        conditions = self.cond_layer(speaker.to(dtype)).float().split(2 * self.channels, dim=1)
+        conditions = self.cond_layer(speaker.to(dtype)).split(2 * self.channels, dim=1)
         skips = torch.zeros_like(x)
         last = len(self.in_layers) - 1
         layers = zip(self.in_layers, self.res_skip_layers, conditions, strict=True)
         for layer, (in_layer, res_skip_layer, condition) in enumerate(layers):
             tanh_part, gate_part = (in_layer(x.to(dtype)) + condition).chunk(2, dim=1)
-            out = res_skip_layer((torch.tanh(tanh_part) * torch.sigmoid(gate_part)).to(dtype))
+            out = res_skip_layer(torch.tanh(tanh_part) * torch.sigmoid(gate_part))
             if layer == last:
                 skips = skips + out
             else:
