@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 IN_FLOAT32 = (torch.float32, torch.float32)
+INT8_CHANNELS = 512  # at the start of a generator; in the smaller one of lite, rounding takes longer than it saves
 LEAST_AGREEMENT = 30.0  # dB; bfloat16 has about 40
 
 
@@ -86,7 +87,7 @@ class VoiceConverter:
         self.index = index
         self._synthesizer = synthesizer.to(self.device.device)
         self._dtypes = IN_FLOAT32  # of the generator, and of prior and flow
-        self._channels = synthesizer.config.upsample_initial_channel  # they decide whether int8 pays
+        self._bears_int8 = synthesizer.config.upsample_initial_channel >= INT8_CHANNELS  # until it is tried
         self._in_float32: Callable[[], Synthesizer] = lambda: synthesizer
         self._encoder_in: Callable[[torch.dtype], ContentEncoder] = lambda _: encoder
         self._encoder_id = f"{encoder.name} {encoder.sha256}"
@@ -290,18 +291,19 @@ class VoiceConverter:
     def _synthesizer_in(self, precision: str) -> Synthesizer:
         """The synthesizer with its generator in the wanted number type; the one before is not kept beside it."""
         device = self.device.device
-        dtypes = generator_dtype(precision, device, self._channels), analysis_dtype(precision, device)
+        generator = generator_dtype(precision, device, bears_int8=self._bears_int8)
+        dtypes = generator, analysis_dtype(precision, device)
         if dtypes == self._dtypes:
             return self._synthesizer
         if self._dtypes != IN_FLOAT32:
             self._synthesizer, self._dtypes = self._in_float32(), IN_FLOAT32
         if dtypes != IN_FLOAT32:
             made = self._synthesizer.copy_in(*dtypes)
-            if precision == "auto" and dtypes[0] == torch.int8:
+            if precision == "auto" and generator == torch.int8:
                 agreement = agreement_in_db(self._synthesizer, made)
                 if agreement < LEAST_AGREEMENT:
                     logger.info("in eight bits the voice only agrees to %.0f dB; it is not computed so", agreement)
-                    self._channels = 0
+                    self._bears_int8 = False
                     return self._synthesizer_in(precision)
             self._synthesizer, self._dtypes = made, dtypes
             give_back()

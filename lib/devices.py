@@ -9,8 +9,6 @@ from lib.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-INT8_CHANNELS = 512  # at the start of a generator; in the smaller one of lite, rounding takes longer than it saves
-
 
 @dataclass(frozen=True)
 class Device:
@@ -46,8 +44,8 @@ def choose_device(wanted: str = "auto") -> Device:
     return Device(device, torch.float32, "asked for")
 
 
-def generator_dtype(wanted: str, device: "torch.device", channels: int) -> "torch.dtype":
-    """The number type for the generator of a voice, which begins with so many channels: "auto" is the fastest there is.
+def generator_dtype(wanted: str, device: "torch.device", *, bears_int8: bool) -> "torch.dtype":
+    """The number type for a voice's generator: what is wanted, or for "auto" the fastest, int8 only if it bears that.
 
     It is told by what the processor says of itself, not by a clock, so that a machine always gives the same samples.
     ConfigError for a type that the device has no fast instructions for.
@@ -58,13 +56,13 @@ def generator_dtype(wanted: str, device: "torch.device", channels: int) -> "torc
     if wanted != "auto":
         types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
         return types[wanted]
-    if channels >= INT8_CHANNELS and has_fast_int8(device):
+    if bears_int8 and has_fast_int8(device):
         return torch.int8
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
 def analysis_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
-    """What HuBERT, RMVPE and the prior multiply in: bfloat16 if wanted or fast, else float32, also with "fp16"."""
+    """What HuBERT, RMVPE, prior and flow multiply in: bfloat16 if wanted or fast, else float32, also with "fp16"."""
     import torch
 
     _check_precision(wanted, device)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
-from lib import devices
 from lib.audio import load_audio
 from lib.devices import analysis_dtype, generator_dtype, has_fast_int8
 from lib.errors import CheckpointError, ConfigError
@@ -120,7 +119,8 @@ def test_auto_takes_what_the_processor_says_it_does_fast(monkeypatch: pytest.Mon
     chosen = {}
     for names in ((), ("avx512_bf16",), ("avx_vnni",), ("avx512_vnni", "avx512_bf16")):
         capable(monkeypatch, *names)
-        chosen[names] = [generator_dtype("auto", CPU, n) for n in (512, 256)], analysis_dtype("auto", CPU)
+        generators = [generator_dtype("auto", CPU, bears_int8=bears) for bears in (True, False)]
+        chosen[names] = generators, analysis_dtype("auto", CPU)
     exact, half, short = torch.float32, torch.bfloat16, torch.int8
     assert list(chosen.values()) == [
         ([exact, exact], exact), ([half, half], half), ([short, exact], exact), ([short, half], half),
@@ -151,7 +151,7 @@ def with_a_loud_channel(synthesizer: Synthesizer) -> Synthesizer:
 def test_a_voice_that_does_not_bear_eight_bits_is_not_computed_in_them(
     loud: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "INT8_CHANNELS", 16)
+    monkeypatch.setattr("infer.convert.INT8_CHANNELS", 16)
     capable(monkeypatch, "avx512_vnni")  # so that the other choice is float32
     synthesizer = tiny_synthesizer().fold_weight_norm()
     for block in synthesizer.dec.resblocks:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LRELU_SLOPE = 0.1  # as in the generator's own blocks
+LRELU_SLOPE = 0.1  # of the generator
 USUAL_SAMPLES = 3000  # weights are laid out for inputs about so long
 
 

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from lib.config import SynthesizerConfig
-from lib.models.eight_bit import EightBitBlock
+from lib.models.eight_bit import LRELU_SLOPE, EightBitBlock
 from lib.models.memory import give_back
 from lib.models.source import SineSource
 
-LRELU_SLOPE = 0.1
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
 INIT_STD = 0.01
 BLOCK_FRAMES = 170  # 1.7 s: longer ones are no faster, but take more memory; of shorter ones more is computed twice
