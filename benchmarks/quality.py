@@ -232,8 +232,9 @@ def mean_row(rows: Sequence[Row], name: str) -> Row:
 
 
 def transpositions(repeats: int) -> list[float]:
-    """So many offsets in semitones, evenly spread within +-SPREAD; the one in the middle is 0."""
-    return [0.0] if repeats == 1 else np.linspace(-SPREAD, SPREAD, repeats).tolist()
+    """So many offsets in semitones, an odd number, evenly spread within +-SPREAD; the one in the middle is 0."""
+    half = repeats // 2
+    return [SPREAD * place / max(half, 1) for place in range(-half, half + 1)]
 
 
 def make_small(picture: Path) -> None:
@@ -275,10 +276,10 @@ class Trial:
         pitch, rows = load_pitch_extractor("swift", torch.device("cpu")), []
         for path in paths:
             source = load_audio(path, ANALYSIS_RATE)
-            level = suggested_shift(median_f0(source, pitch), self.height)
+            to_height = suggested_shift(median_f0(source, pitch), self.height)
             conversions = []
             for offset in transpositions(1 if copies else self.repeats):
-                shift = level + offset
+                shift = to_height + offset
                 made = self.converter.convert(source, self.options.model_copy(update={"pitch_shift": shift}))
                 output = resample(made, self.converter.sample_rate, ANALYSIS_RATE)
                 conversions.append(measure(path, output, self.target, self.judges, pitch, shift, copy=copies))
@@ -326,7 +327,10 @@ def main() -> None:
     for cells in [HEADS, *table]:
         print("  ".join(f"{cell:>22}" if place == 0 else f"{cell:>15}" for place, cell in enumerate(cells)))
     if options.output:
-        write_page(options.output, f"The voice {voice.name}, index rate {options.index_rate}", table)
+        title = (
+            f"The voice {voice.name}, index rate {options.index_rate}, {options.repeats} conversion(s) of every source"
+        )
+        write_page(options.output, title, table)
 
 
 if __name__ == "__main__":
