@@ -9,13 +9,29 @@
 
 They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
 `lib.progress.Cancelled` is deliberately not among them: cancelling is not an error.
+An error carries the template of its message and the values in it: str(error) is English, the page fills the template
+in the user's language.
 """
 
+import copyreg
 from pathlib import Path
+
+from lib.messages import fill
 
 
 class RevoiceError(Exception):
-    """Base of all errors meant for the user; str(error) is the sentence to show."""
+    """Base of all errors meant for the user, as RevoiceError("{path} is empty", path=path).
+
+    str(error) is the English message. Without values the text is used as it is and braces in it mean nothing.
+    """
+
+    def __init__(self, template: str, /, **values: object) -> None:
+        super().__init__(fill(template, values))
+        self.template = template
+        self.values = values
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class AudioError(RevoiceError):
@@ -31,12 +47,17 @@ class ConfigError(RevoiceError):
 
 
 class MissingFileError(RevoiceError):
-    """Something expected on disk is not there; the message ends with how to get it."""
+    """Something expected on disk is not there; the message ends with how to get it.
 
-    def __init__(self, path: Path, remedy: str) -> None:
-        super().__init__(f"Not found: {path}. {remedy}")
+    The remedy is a template as well: its values follow it. The name `path` is taken by the missing path.
+    """
+
+    def __init__(self, path: Path, remedy: str, /, **values: object) -> None:
+        if not values:
+            remedy = remedy.replace("{", "{{").replace("}", "}}")
+        super().__init__(f"Not found: {{path}}. {remedy}", **{**values, "path": path})
         self.path = path
-        self.remedy = remedy
+        self.remedy = fill(remedy, self.values)
 
 
 class ProcessLostError(RevoiceError):
