@@ -116,7 +116,7 @@ def test_missing_weights_are_listed_until_they_are_there(tmp_path: Path, monkeyp
     (tmp_path / "rmvpe.pt").write_bytes(b"there, whatever it is")
     assert set(settings_tab._missing()) == names - {"rmvpe"}
     listed = settings_tab._list_weights(T)
-    assert "Here already: rmvpe." in listed and "- `hubert_base`: every v1 and v2 voice" in listed
+    assert "Installed: rmvpe." in listed and "- `hubert_base`: every v1 and v2 voice" in listed
 
 
 @pytest.mark.parametrize("locale", ["en_US", "ja"])

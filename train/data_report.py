@@ -30,17 +30,17 @@ MOST_CLIPPED = 1e-4  # share of samples
 QUIET_DB, MOST_SPREAD_DB, MOST_SILENCE = -32.0, 9.0, 0.5
 LOW_RATE = 24_000  # Hz
 ADVICE = {  # by the ids of `DataReport.advice`
-    "very_little": "Less than 3 minutes of voice: the result will be rough. 10 minutes make a good voice.",
-    "little": "Less than 10 minutes of voice: it works, more makes it better.",
-    "much": "More than 50 minutes: training takes longer and gains little.",
-    "duplicates": "Some recordings are there twice; remove the copies.",
-    "clipped": "Some recordings are overdriven; record them with less gain.",
-    "quiet": "The recordings are quiet; noise will be learnt with the voice. Record closer to the microphone.",
-    "uneven": "The recordings differ much in loudness; bring them to one level.",
-    "silent": "More than half of the time is silent; cut long pauses.",
-    "low_rate": "Some recordings have a low sample rate; the voice will sound dull above half of it.",
-    "short": "Some recordings are shorter than a second and may be left out.",
-    "no_pitch": "No pitch was found: is this a voice?",
+    "very_little": "Less than 3 minutes of voice. The result will be rough; aim for at least 10 minutes.",
+    "little": "Less than 10 minutes of voice. This works, but more gives better results.",
+    "much": "More than 50 minutes. Training takes longer, with little benefit.",
+    "duplicates": "Some recordings are duplicates. Remove the copies.",
+    "clipped": "Some recordings are clipped. Record them again with lower gain.",
+    "quiet": "The recordings are quiet, so the voice will also learn the noise. Record closer to the microphone.",
+    "uneven": "Loudness varies widely between recordings. Bring them to the same level.",
+    "silent": "More than half of the audio is silence. Cut long pauses.",
+    "low_rate": "Some recordings have a low sample rate. The voice will lack high frequencies.",
+    "short": "Some recordings are shorter than one second and may be skipped.",
+    "no_pitch": "No pitch was detected. Does the audio contain a voice?",
 }
 
 
