@@ -126,11 +126,11 @@ def prepare(settings: Settings, folder: Path) -> Settings:
     """Write voice, index and recording into the folder; return the settings that name them."""
     import torch
 
-    from lib.audio import save_audio
-    from lib.checkpoint import extract_voice_model, write_voice_model
+    from lib.audio.encode import save_audio
     from lib.config import load_family
     from lib.index import FeatureIndex
     from lib.models.synthesizer import Synthesizer
+    from lib.voice.model_file import extract_voice_model, write_voice_model
 
     torch.manual_seed(0)
     config = load_family(settings.family).synthesizer
@@ -154,11 +154,11 @@ class Bench:
         from infer.convert import VoiceConverter
         from infer.loaded import Loaded
         from infer.options import ConvertOptions
-        from lib.checkpoint import load_synthesizer, read_voice_model
         from lib.content import load_content_encoder
         from lib.devices import choose_device
         from lib.index import FeatureIndex
         from lib.pitch import load_pitch_extractor
+        from lib.voice.model_file import load_synthesizer, read_voice_model
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -193,7 +193,7 @@ class Bench:
         import torch
 
         from infer.features import to_pitch_rate
-        from lib.audio import load_audio
+        from lib.audio.decode import load_audio
         from lib.pitch.scale import hz_to_bins
 
         yield "decode", lambda: load_audio(recording, 16_000)
@@ -220,7 +220,7 @@ class Bench:
 
 def measure(settings: Settings, folder: Path, case: str) -> Result:
     """Measure one case in this process."""
-    from lib.audio import load_audio_native
+    from lib.audio.decode import load_audio_native
 
     assert settings.recording is not None
     recording = settings.recording

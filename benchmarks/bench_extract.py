@@ -67,7 +67,7 @@ class Result:
 
 def write_clips(settings: Settings, folder: Path) -> None:
     """Cut the clips: 0000.wav and so on."""
-    from lib.audio import list_recordings, load_audio
+    from lib.audio.decode import list_recordings, load_audio
 
     audio = np.concatenate([load_audio(path, RATE) for path in list_recordings(settings.recordings)])
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def write_clips(settings: Settings, folder: Path) -> None:
 
 def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, load_each: bool) -> None:
     """Extract clip after clip as a plain script does, with one kind of file less: the bins."""
-    from lib.audio import load_audio
+    from lib.audio.decode import load_audio
     from lib.content import load_content_encoder
     from lib.devices import choose_device
     from lib.pitch import load_pitch_extractor

@@ -89,7 +89,7 @@ def stages(settings: Settings) -> Iterator[Result]:
     import numpy as np
     import torch
 
-    from lib.audio import load_audio
+    from lib.audio.decode import load_audio
     from lib.config import load_family
     from lib.content import load_content_encoder
     from lib.devices import choose_device
@@ -124,8 +124,8 @@ def random_batch(settings: Settings) -> "Batch":
     """Clips of noise, as many and as long as in a training."""
     import torch
 
+    from lib.audio.mel import linear_spectrogram
     from lib.config import load_family
-    from lib.mel import linear_spectrogram
     from train.dataset import Batch
 
     torch.manual_seed(0)
@@ -179,7 +179,7 @@ def plain_step(trainer: "Trainer", batch: "Batch", optimizers: "tuple[Optimizer,
     """The step as the specification writes it down, without what makes ours faster."""
     import torch
 
-    from lib import mel
+    from lib.audio import mel
     from lib.models.synthesizer import slice_frames
     from train import losses
 

@@ -16,11 +16,12 @@ def prepare(folder: Path) -> None:
     """Write a v2 voice, its index, HuBERT base, RMVPE and recordings into the folder, once."""
     import torch
 
-    from lib.audio import resample, save_audio
-    from lib.checkpoint import extract_voice_model, write_voice_model
+    from lib.audio.encode import save_audio
+    from lib.audio.filters import resample
     from lib.config import load_family
     from lib.index import FeatureIndex
     from lib.models.synthesizer import Synthesizer
+    from lib.voice.model_file import extract_voice_model, write_voice_model
 
     if (folder / "ready").is_file():
         return

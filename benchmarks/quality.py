@@ -28,12 +28,14 @@ import torch  # noqa: E402
 from infer.convert import VoiceConverter  # noqa: E402
 from infer.options import ConvertOptions  # noqa: E402
 from infer.report import ENVELOPE, compare, draw  # noqa: E402
-from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, resample, save_audio  # noqa: E402
-from lib.library import find_index, find_voice  # noqa: E402
-from lib.mel import log_mel  # noqa: E402
+from lib.audio.decode import list_recordings, load_audio  # noqa: E402
+from lib.audio.encode import save_audio  # noqa: E402
+from lib.audio.filters import ANALYSIS_RATE, resample  # noqa: E402
+from lib.audio.mel import log_mel  # noqa: E402
 from lib.pitch import load_pitch_extractor  # noqa: E402
 from lib.pitch.scale import suggested_shift  # noqa: E402
-from lib.voice_file import read_voice_model  # noqa: E402
+from lib.voice.library import find_index, find_voice  # noqa: E402
+from lib.voice.model_file import read_voice_model  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 PICTURE_WIDTH, PICTURE_COLOURS = 760, 48

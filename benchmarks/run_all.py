@@ -226,7 +226,7 @@ def lite_memory(seconds: int) -> Callable[[Place], Measured]:
         from infer.loaded import Loaded
         from infer.options import ConvertOptions
         from lib.devices import choose_device
-        from lib.library import find_voice
+        from lib.voice.library import find_voice
 
         start = place.now()
         job = Job(place.folder / f"{seconds}.wav", place.folder / "out/lite.wav")

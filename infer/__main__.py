@@ -80,7 +80,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert what the arguments name, and say what was written."""
-    from lib.library import find_voice
+    from lib.voice.library import find_voice
 
     found = find_voice(arguments.voice)  # before torch is imported: a wrong name is told at once
 

@@ -13,21 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from infer.convert import Converted, VoiceConverter
+from infer.disk_buffer import Spool, gather
 from infer.options import ConvertOptions
 from infer.song import listen
-from lib.audio import (
-    ANALYSIS_RATE,
-    AUDIO_FORMATS,
-    Recording,
-    list_recordings,
-    resample_blocks,
-    resampled_length,
-    save_blocks,
-)
+from lib.audio.decode import Recording, list_recordings
+from lib.audio.encode import AUDIO_FORMATS, save_blocks
+from lib.audio.filters import ANALYSIS_RATE, resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.pitch.curve_file import CURVE_SUFFIXES, read_curve, write_curve
 from lib.progress import Progress, no_progress
-from lib.spool import Spool, gather
 
 Floats = npt.NDArray[np.float32]
 

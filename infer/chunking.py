@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lib.spool import Samples
+from infer.disk_buffer import Samples
 
 Floats = npt.NDArray[np.float32]
 EnergyRule = Literal["magnitude", "signed"]

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 
 from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, plan_chunks
+from infer.disk_buffer import Samples, Spool, gather, in_blocks
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.loaded import Loaded
 from infer.loudness import follow_envelope, limiting_gain, peak_of
 from infer.melody import Melody, estimate, sing
 from infer.options import ConvertOptions
 from infer.song import Reflected, listen
-from lib.audio import ANALYSIS_RATE, resample_blocks, resampled_length
-from lib.checkpoint import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
+from lib.audio.filters import ANALYSIS_RATE, resample_blocks, resampled_length
 from lib.content import ContentEncoder, canonical_name, encoder_dtype
 from lib.devices import Device, analysis_dtype, choose_device, generator_dtype
 from lib.errors import CheckpointError, ConfigError
@@ -27,7 +27,7 @@ from lib.models.synthesizer import Synthesizer, agreement_in_db
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
 from lib.progress import Progress, no_progress
-from lib.spool import Samples, Spool, gather, in_blocks
+from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from infer.lru_cache import Kept
 from lib.content import ContentEncoder, load_content_encoder
 from lib.devices import Device
 from lib.index import FeatureIndex
-from lib.kept import Kept
-from lib.library import find_index
 from lib.models.memory import give_back
 from lib.pitch import WITH_HOP_LENGTH, ExactExtractor, load_pitch_extractor
 from lib.pitch.rmvpe import is_there as rmvpe_is_there
+from lib.voice.library import find_index
 
 if TYPE_CHECKING:
     from infer.convert import VoiceConverter
@@ -56,7 +56,7 @@ class Loaded:
 
         def load() -> "VoiceConverter":
             from infer.convert import VoiceConverter
-            from lib.checkpoint import read_voice_model
+            from lib.voice.model_file import read_voice_model
 
             model = read_voice_model(path)
             chosen = find_index(path, model.family) if index == "auto" else index

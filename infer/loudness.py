@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from lib.spool import Samples, in_blocks
+from infer.disk_buffer import Samples, in_blocks
 
 Floats = npt.NDArray[np.float32]
 

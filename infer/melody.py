@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infer.disk_buffer import Samples
 from infer.options import ConvertOptions
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.scale import (
@@ -17,7 +18,6 @@ from lib.pitch.scale import (
     shift_semitones,
     splice_curve,
 )
-from lib.spool import Samples
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

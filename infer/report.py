@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lib.audio import ANALYSIS_RATE, list_recordings, load_audio, load_audio_native, resample
+from lib.audio.decode import list_recordings, load_audio, load_audio_native
+from lib.audio.filters import ANALYSIS_RATE, resample
+from lib.audio.mel import linear_spectrogram, log_mel
 from lib.config import AudioConfig
 from lib.files import replacing
-from lib.mel import linear_spectrogram, log_mel
 from lib.pitch import PitchExtractor
 
 Floats = npt.NDArray[np.float32]

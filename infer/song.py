@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio import ANALYSIS_RATE, highpass_blocks
+from infer.disk_buffer import Samples, Spool, gather, in_blocks
+from lib.audio.filters import ANALYSIS_RATE, highpass_blocks
 from lib.errors import AudioError
 from lib.pitch import SILENCE_PEAK
-from lib.spool import Samples, Spool, gather, in_blocks
 
 Floats = npt.NDArray[np.float32]
 

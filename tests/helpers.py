@@ -13,9 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib.checkpoint import load_weights, read_training_state, read_voice_model
 from lib.config import SynthesizerConfig
 from lib.models.synthesizer import Synthesizer
+from lib.voice.model_file import read_voice_model
+from lib.voice.training_state import read_training_state
+from lib.voice.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

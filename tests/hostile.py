@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib.checkpoint import load_synthesizer, read_training_state, read_voice_model
 from lib.content.fairseq_reader import read_fairseq
 from lib.errors import CheckpointError, RevoiceError
 from lib.index import FeatureIndex
-from lib.voice_archive import export_voice, import_voice
-from lib.voice_file import METADATA
+from lib.voice.archive import export_voice, import_voice
+from lib.voice.model_file import METADATA, load_synthesizer, read_voice_model
+from lib.voice.training_state import read_training_state
 from tests.tiny_files import save_voice, small_voice
 
 MAX_SECONDS = 1.0  # of processor time

@@ -11,23 +11,18 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import audio as audio_module
-from lib import decode, filters
-from lib.audio import (
+from lib.audio import decode, filters
+from lib.audio import encode as audio_module
+from lib.audio.decode import Recording, is_audio_file, list_recordings, load_audio, load_audio_native
+from lib.audio.encode import AUDIO_FORMATS, save_audio
+from lib.audio.filters import (
     ANALYSIS_RATE,
-    AUDIO_FORMATS,
-    Recording,
     highpass,
     highpass_blocks,
     highpass_causal,
-    is_audio_file,
-    list_recordings,
-    load_audio,
-    load_audio_native,
     resample,
     resample_blocks,
     resampled_length,
-    save_audio,
 )
 from lib.errors import AudioError, ConfigError, MissingFileError
 from tests.helpers import Floats, error, read_golden

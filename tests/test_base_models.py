@@ -8,7 +8,7 @@ import torch
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.discriminators import Discriminator
-from lib.weights import ecosystem_weights
+from lib.voice.weights import ecosystem_weights
 from tests.tiny_files import tiny_family, tiny_network
 from train.base_models import base_names, find_base
 

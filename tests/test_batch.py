@@ -8,7 +8,8 @@ import pytest
 from infer.batch import Job, convert_file, convert_files, plan_jobs
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
-from lib.audio import load_audio_native, save_audio
+from lib.audio.decode import load_audio_native
+from lib.audio.encode import save_audio
 from lib.errors import AudioError, ConfigError
 from lib.progress import Cancelled
 from tests.tiny_voice import tiny_converter, voice_like

@@ -15,18 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib.checkpoint import (
-    ContentEncoderId,
-    VoiceModel,
-    load_synthesizer,
-    read_training_state,
-    read_voice_model,
-    write_voice_model,
-)
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import CheckpointError, MissingFileError
-from lib.network_shape import claims_from, config_list, derive_config, kind_of
-from lib.weights import Weights, ecosystem_weights
+from lib.voice.infer_config import claims_from, config_list, derive_config, kind_of
+from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
+from lib.voice.training_state import read_training_state
+from lib.voice.weights import Weights, ecosystem_weights
 from tests.helpers import golden_names
 from tests.tiny_files import save_checkpoint, save_voice, small_voice, tiny_family, tiny_network
 

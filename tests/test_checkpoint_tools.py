@@ -11,17 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import library
-from lib.checkpoint import (
-    ContentEncoderId,
-    VoiceModel,
-    load_synthesizer,
-    read_training_state,
-    read_voice_model,
-    write_voice_model,
-)
 from lib.errors import CheckpointError, ConfigError
-from lib.network_shape import config_list
+from lib.voice import library
+from lib.voice.infer_config import config_list
+from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
+from lib.voice.training_state import read_training_state
 from tests.tiny_files import save_checkpoint, save_voice, small_voice, tiny_family
 from train import __main__ as cli
 from train import checkpoint_tools

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, plan_chunks, quiet_points
 from infer.song import Reflected
-from lib.audio import highpass
+from lib.audio.filters import highpass
 from tests.helpers import Floats, closed_form_f64
 
 SMALL = ChunkLimits(pad=0.05, query=0.1, center=0.4, longest=0.5)

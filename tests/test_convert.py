@@ -17,8 +17,14 @@ from infer.chunking import ChunkLimits
 from infer.convert import VoiceConverter, check_encoder
 from infer.loudness import follow_envelope, limiting_gain, peak_of
 from infer.options import ConvertOptions
-from lib.audio import highpass, load_audio, resample
-from lib.checkpoint import (
+from lib.audio.decode import load_audio
+from lib.audio.filters import highpass, resample
+from lib.errors import AudioError, CheckpointError, ConfigError
+from lib.index import FeatureIndex
+from lib.models.synthesizer import Synthesizer
+from lib.pitch import ExactExtractor, load_pitch_extractor
+from lib.progress import Cancelled
+from lib.voice.model_file import (
     ContentEncoderId,
     VoiceModel,
     extract_voice_model,
@@ -26,11 +32,6 @@ from lib.checkpoint import (
     read_voice_model,
     write_voice_model,
 )
-from lib.errors import AudioError, CheckpointError, ConfigError
-from lib.index import FeatureIndex
-from lib.models.synthesizer import Synthesizer
-from lib.pitch import ExactExtractor, load_pitch_extractor
-from lib.progress import Cancelled
 from tests.helpers import Floats, closed_form
 from tests.tiny_voice import WIDTH, TinyEncoder, tiny_converter, tiny_synthesizer, voice_like
 

@@ -13,11 +13,12 @@ from infer.__main__ import main
 from infer.batch import Job, convert_file, convert_files, with_f0_files
 from infer.chunking import ChunkLimits
 from infer.options import ConvertOptions
-from lib.audio import load_audio_native, save_audio
-from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.audio.decode import load_audio_native
+from lib.audio.encode import save_audio
 from lib.errors import ConfigError, MissingFileError
 from lib.pitch.curve_file import PitchCurve, read_curve, write_curve
 from lib.pitch.scale import median_filter, shift_semitones, splice_curve
+from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import Floats, read_golden
 from tests.tiny_voice import TinyEncoder, tiny_converter, tiny_synthesizer, voice_like
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
-from lib.audio import load_audio
+from lib.audio.decode import load_audio
 from lib.devices import analysis_dtype, generator_dtype, has_fast_int8
 from lib.errors import CheckpointError, ConfigError
 from lib.models.eight_bit import EightBitConv, Rounded, from_rows, rounded, to_rows

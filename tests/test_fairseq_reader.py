@@ -18,7 +18,7 @@ from lib.content import content_frames
 from lib.content.fairseq_reader import hugging_face_name, read_fairseq
 from lib.content.hubert import build
 from lib.errors import CheckpointError
-from lib.weights import ecosystem_name
+from lib.voice.weights import ecosystem_name
 from tests.helpers import ROOT, error
 from tests.tiny_hubert import TINY, fairseq_name, tensors_of
 

@@ -11,11 +11,12 @@ import torch
 
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
-from lib.checkpoint import read_training_state, read_voice_model
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex
 from lib.progress import Cancelled, no_progress
+from lib.voice.model_file import read_voice_model
+from lib.voice.training_state import read_training_state
 from tests.helpers import Floats
 from train import fit as fit_module
 from train.experiment import Experiment

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from lib.errors import RevoiceError
 from lib.index import FeatureIndex
-from lib.voice_file import METADATA
+from lib.voice.model_file import METADATA
 from tests.hostile import (
     READERS,
     Content,

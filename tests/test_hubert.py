@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from infer.convert import VoiceConverter, recorded_encoder
 from infer.options import ConvertOptions
-from lib.checkpoint import ContentEncoderId, VoiceModel, read_voice_model
 from lib.config import DiscriminatorConfig, Family, FamilyConfig, load_family
 from lib.content import hubert, load_content_encoder
 from lib.content.fairseq_reader import hugging_face_name
@@ -26,6 +25,7 @@ from lib.content.hubert_weights import HubertWeights, assemble
 from lib.errors import AudioError, CheckpointError, ConfigError, MissingFileError
 from lib.models import hubert as hubert_network
 from lib.models.hubert import Hubert
+from lib.voice.model_file import ContentEncoderId, VoiceModel, read_voice_model
 from tests.helpers import closed_form, error, tiny_config
 from tests.tiny_hubert import TINY, fairseq_content, tensors_of, write_folder
 from train.experiment import Experiment

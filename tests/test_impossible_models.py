@@ -9,8 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lib.checkpoint import read_voice_model
 from lib.errors import CheckpointError
+from lib.voice.model_file import read_voice_model
 from tests.hostile import Change, Content, import_everything, open_voice, refused
 from tests.tiny_files import save_voice, small_voice, tiny_family
 from train.trainer import Trainer

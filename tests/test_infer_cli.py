@@ -12,9 +12,10 @@ import torch
 from infer import convert as convert_module
 from infer import loaded as loaded_module
 from infer.__main__ import Arguments, main
-from lib.audio import AUDIO_FORMATS, load_audio_native, save_audio
-from lib.checkpoint import extract_voice_model, write_voice_model
+from lib.audio.decode import load_audio_native
+from lib.audio.encode import AUDIO_FORMATS, save_audio
 from lib.index import FeatureIndex
+from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import ROOT
 from tests.tiny_voice import WIDTH, TinyEncoder, tiny_synthesizer, voice_like
 

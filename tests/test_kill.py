@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from gradio_client import Client, handle_file
 
-from lib.weights import safe_load
+from lib.voice.safe_load import safe_load
 from tests.page_server import ROOT, copy_program, start_page, stop_page
 
 SHIPPED = ROOT / "pretrained" / "lite" / "demo"

@@ -16,8 +16,8 @@ from lib.config import load_family
 from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.files import replacing
-from lib.library import find_index
 from lib.progress import Cancelled
+from lib.voice.library import find_index
 from tests.helpers import ROOT, SPECIFICATION
 from tests.tiny_files import save_checkpoint, tiny_family
 from train.__main__ import main as train_main

@@ -10,8 +10,8 @@ import soundfile
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
-from lib.library import delete_voice, find_index, find_voice, list_indexes, list_voices, restore_voice
 from lib.paths import PRETRAINED
+from lib.voice.library import delete_voice, find_index, find_voice, list_indexes, list_voices, restore_voice
 
 
 @pytest.fixture

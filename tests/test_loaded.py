@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from infer import loaded as loaded_module
 from infer.convert import VoiceConverter
 from infer.loaded import Loaded
+from infer.lru_cache import Kept
 from infer.options import ConvertOptions
-from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.devices import choose_device
 from lib.index import FeatureIndex
-from lib.kept import Kept
 from lib.pitch import ExactExtractor, load_pitch_extractor
+from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import Floats
 from tests.tiny_voice import WIDTH, TinyEncoder, tiny_synthesizer, voice_like
 

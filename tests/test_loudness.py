@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infer import loudness
+from infer.disk_buffer import in_blocks
 from infer.loudness import limiting_gain, peak_of, rms_envelope
-from lib.spool import in_blocks
 from tests.helpers import Floats, error, golden_metadata, read_golden
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.audio.mel import MAGNITUDE_EPSILON, MEL_FLOOR, linear_spectrogram, log_mel, mel_from_linear
 from lib.config import AudioConfig
 from lib.errors import AudioError
-from lib.mel import MAGNITUDE_EPSILON, MEL_FLOOR, linear_spectrogram, log_mel, mel_from_linear
 from tests.helpers import error, read_golden
 
 CONFIGS = {

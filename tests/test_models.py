@@ -11,13 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.checkpoint import (
-    VoiceModel,
-    ecosystem_weights,
-    load_synthesizer,
-    load_weights,
-    read_voice_model,
-)
 from lib.config import FAMILIES, DiscriminatorConfig, Family, SynthesizerConfig, load_family
 from lib.models import attention
 from lib.models.attention import RelativeAttention, skew, unskew
@@ -25,6 +18,8 @@ from lib.models.discriminators import Discriminator
 from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
 from lib.models.synthesizer import InferOutput, Synthesizer, slice_frames
+from lib.voice.model_file import VoiceModel, load_synthesizer, read_voice_model
+from lib.voice.weights import ecosystem_weights, load_weights
 from tests.helpers import (
     closed_form,
     error,

@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter, ValidationError
 
 from infer.options import ConvertOptions
-from lib.audio import ANALYSIS_RATE, load_audio
+from lib.audio.decode import load_audio
+from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch import (
     METHODS,

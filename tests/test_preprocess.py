@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lib.audio import load_audio, load_audio_native, save_audio
+from lib.audio.decode import load_audio, load_audio_native
+from lib.audio.encode import save_audio
 from lib.errors import AudioError, MissingFileError
 from lib.progress import Cancelled
 from tests.helpers import Floats, golden_metadata, read_golden

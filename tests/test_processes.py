@@ -15,9 +15,9 @@ import pytest
 import soundfile
 import torch
 
-from lib.checkpoint import read_voice_model
 from lib.errors import ConfigError, ProcessLostError
 from lib.progress import Cancelled, no_progress
+from lib.voice.model_file import read_voice_model
 from tests.helpers import Floats
 from tests.page_server import ROOT, copy_program
 from tests.test_fit import FAST, tiny_lite

@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.checkpoint import VoiceModel, Weights, read_training_state, read_voice_model, write_voice_model
 from lib.config import FAMILIES, Family, load_family
 from lib.models.synthesizer import Synthesizer
-from lib.weights import ecosystem_name, ecosystem_weights
+from lib.voice.model_file import VoiceModel, read_voice_model, write_voice_model
+from lib.voice.training_state import read_training_state
+from lib.voice.weights import Weights, ecosystem_name, ecosystem_weights
 from tests.helpers import SPECIFICATION
 from tests.tiny_files import small_voice, tiny_family
 from train.checkpoint_tools import extract

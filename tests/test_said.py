@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.audio import load_audio
+from lib.audio.decode import load_audio
 from lib.errors import RevoiceError
-from lib.library import restore_voice
 from lib.paths import ROOT, check_name
+from lib.voice.library import restore_voice
 from web.i18n import Translator, texts_of
 from web.languages import PageTexts, speak
 from web.said import PREFIX, translated

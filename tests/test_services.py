@@ -9,9 +9,9 @@ import soundfile
 
 from infer import loaded as loaded_module
 from infer.options import ConvertOptions
-from lib.checkpoint import extract_voice_model, write_voice_model
 from lib.errors import ConfigError
-from lib.voice_archive import export_voice
+from lib.voice.archive import export_voice
+from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
 from web.services import make_services
 

@@ -80,7 +80,7 @@ def test_without_a_tail_and_jobs_a_report_says_so(tmp_path: Path) -> None:
         (f"at {tempfile.gettempdir()}/gradio/x.wav", "at <temporary>/gradio/x.wav"),
         ("open /mnt/disk 7/x, /data/music/a.flac: no", "open <folder>/x, <folder>/a.flac: no"),
         (r'in "C:\Users\Jane\Music\a.wav"', '"<folder>/a.wav"'),
-        ("see https://example.org/a/b or lib/audio.py", "see https://example.org/a/b or lib/audio.py"),
+        ("see https://example.org/a/b or lib/audio/encode.py", "see https://example.org/a/b or lib/audio/encode.py"),
     ],
 )
 def test_folders_are_taken_out_of_a_text(text: str, expected: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.audio import highpass_causal, load_audio_native
+from lib.audio.decode import load_audio_native
+from lib.audio.filters import highpass_causal
 from tests.helpers import Floats
 from train import slicer
 from train.slicer import SliceRule, frame_rms, slice_audio

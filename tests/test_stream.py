@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer import batch, melody
+from infer import disk_buffer as spool_module
 from infer.batch import Job, convert_file, convert_files
 from infer.chunking import ChunkLimits
+from infer.disk_buffer import Spool, gather, in_blocks
 from infer.melody import estimate
 from infer.options import ConvertOptions
 from infer.song import Reflected, listen
-from lib import spool as spool_module
-from lib.audio import load_audio_native, save_audio
+from lib.audio.decode import load_audio_native
+from lib.audio.encode import save_audio
 from lib.errors import AudioError
 from lib.progress import Cancelled
-from lib.spool import Spool, gather, in_blocks
 from tests.helpers import Floats
 from tests.tiny_voice import tiny_converter, voice_like
 
@@ -96,7 +97,7 @@ def test_blocks_in_and_out_are_the_whole(options: ConvertOptions, monkeypatch: p
     audio = 1.5 * voice_like(3.3)
     converter = tiny_converter(limits=CUTTING)
     at_once = converter.convert(audio, options)
-    for module in ("lib.spool", "infer.song", "infer.convert", "infer.loudness"):
+    for module in ("infer.disk_buffer", "infer.song", "infer.convert", "infer.loudness"):
         monkeypatch.setattr(f"{module}.in_blocks", partial(in_blocks, size=4_999))
     monkeypatch.setattr(spool_module, "IN_MEMORY", 1000)
     blocks = [*converter.convert_stream(np.array_split(audio, 11), options)]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lib.checkpoint import ecosystem_weights, read_training_state
 from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, SourceConfig, TrainConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.discriminators import Judgement
+from lib.voice.training_state import read_training_state
+from lib.voice.weights import ecosystem_weights
 from tests.helpers import closed_form, error, golden_training_model, read_golden, tiny_config
 from train import losses
 from train.dataset import Batch

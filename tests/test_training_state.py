@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from lib.checkpoint import TrainingState, optimizer_for, peek_progress, read_training_state, write_training_state
 from lib.config import SynthesizerConfig
 from lib.errors import CheckpointError
 from lib.models.synthesizer import Synthesizer
-from lib.weights import ecosystem_name, ecosystem_weights, load_weights
+from lib.voice.training_state import (
+    TrainingState,
+    optimizer_for,
+    peek_progress,
+    read_training_state,
+    write_training_state,
+)
+from lib.voice.weights import ecosystem_name, ecosystem_weights, load_weights
 from tests.tiny_files import tiny_family, tiny_network
 
 ORDER_2026 = ("dec.", "enc_q.", "flow.", "emb_g.", "enc_p.")  # of v2 in the 2026 reference

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib.checkpoint import ContentEncoderId, VoiceModel, read_voice_model, write_voice_model
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex
-from lib.library import find_index
-from lib.voice_archive import CARD, Imported, export_voice, import_voice
+from lib.voice.archive import CARD, Imported, export_voice, import_voice
+from lib.voice.library import find_index
+from lib.voice.model_file import ContentEncoderId, VoiceModel, read_voice_model, write_voice_model
 from tests.tiny_files import small_voice
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from infer.options import ConvertOptions
-from lib.audio import load_audio
+from lib.audio.decode import load_audio
 from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift

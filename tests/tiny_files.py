@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from lib.checkpoint import TrainingState, VoiceModel, extract_voice_model, write_training_state, write_voice_model
 from lib.config import DiscriminatorConfig, Family, FamilyConfig, SynthesizerConfig, load_family
 from lib.models.synthesizer import Synthesizer
-from lib.weights import ecosystem_weights
+from lib.voice.model_file import VoiceModel, extract_voice_model, write_voice_model
+from lib.voice.training_state import TrainingState, write_training_state
+from lib.voice.weights import ecosystem_weights
 
 SMALL = {"inter_channels": 4, "hidden_channels": 6, "filter_channels": 8, "gin_channels": 5, "n_speakers": 3}
 

@@ -216,7 +216,7 @@ def _worker(name: str) -> Iterator[Progress]:
 
 def _check(data: Path) -> int:
     """Tell what recordings are worth."""
-    from lib.audio import list_recordings
+    from lib.audio.decode import list_recordings
     from train.data_report import ADVICE, check_recordings, sample_rates
 
     with terminal("checking", logging.WARNING, whole_steps=False) as progress:
@@ -263,7 +263,7 @@ def _stages(
 
 
 def _check_data(data: Path) -> None:
-    from lib.audio import list_recordings
+    from lib.audio.decode import list_recordings
 
     if data.is_dir() or not data.exists():
         list_recordings(data)

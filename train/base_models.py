@@ -10,9 +10,10 @@ from typing import NamedTuple
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.discriminators import Discriminator
-from lib.network_shape import Kind, check_network, kind_of
 from lib.paths import ROOT
-from lib.weights import Weights, check_finite, check_shapes, read_weights, shapes_of, without_memory
+from lib.voice.infer_config import Kind, check_network, kind_of
+from lib.voice.safe_load import read_weights
+from lib.voice.weights import Weights, check_finite, check_shapes, shapes_of, without_memory
 
 logger = logging.getLogger(__name__)
 

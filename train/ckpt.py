@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from lib.checkpoint import VoiceModel
+    from lib.voice.model_file import VoiceModel
 
 RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
 
@@ -130,7 +130,7 @@ def _extract(tool: Extract) -> str:
 
 
 def _merge(tool: Merge) -> str:
-    from lib.checkpoint import read_voice_model
+    from lib.voice.model_file import read_voice_model
     from train.checkpoint_tools import merge, new_voice, voice_path
 
     files = [voice_path(name) for name in (tool.first, tool.second)]
@@ -143,8 +143,8 @@ def _merge(tool: Merge) -> str:
 
 
 def _edit(tool: Edit) -> str:
-    from lib.checkpoint import read_voice_model
     from lib.errors import ConfigError
+    from lib.voice.model_file import read_voice_model
     from train.checkpoint_tools import edit, voice_path
 
     texts = (tool.info, tool.author, tool.licence, tool.speakers)
@@ -165,8 +165,8 @@ def _convert(tool: Convert) -> str:
 
 def _export(tool: Export) -> str:
     from lib.errors import ConfigError
-    from lib.library import find_index
-    from lib.voice_archive import export_voice
+    from lib.voice.archive import export_voice
+    from lib.voice.library import find_index
     from train.checkpoint_tools import voice_path
 
     voice = voice_path(tool.voice)
@@ -179,7 +179,7 @@ def _export(tool: Export) -> str:
 
 
 def _import(tool: Import) -> Iterator[str]:
-    from lib.voice_archive import import_voice
+    from lib.voice.archive import import_voice
 
     imported = import_voice(tool.archive, tool.name, overwrite=tool.overwrite)
     yield f"imported the voice {imported.name!r}: {imported.voice}"
@@ -187,7 +187,7 @@ def _import(tool: Import) -> Iterator[str]:
 
 
 def _written(path: Path, voice: "VoiceModel") -> str:
-    from lib.checkpoint import write_voice_model
+    from lib.voice.model_file import write_voice_model
 
     write_voice_model(path, voice)
     f0 = "with" if voice.config.has_f0 else "without"

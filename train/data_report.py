@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio import ANALYSIS_RATE, load_audio_native, resample
+from lib.audio.decode import load_audio_native
+from lib.audio.filters import ANALYSIS_RATE, resample
 from lib.errors import RevoiceError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import FRAMES_PER_SECOND

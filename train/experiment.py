@@ -204,7 +204,7 @@ class Experiment:
 
     def newest_pair(self) -> tuple[Path, Path] | None:
         """The pair that is furthest, by what the files say; None where no training has been saved."""
-        from lib.checkpoint import peek_progress
+        from lib.voice.training_state import peek_progress
 
         return max(self.checkpoint_pairs(), key=lambda pair: peek_progress(pair[0]), default=None)
 

@@ -14,7 +14,9 @@ import psutil
 import soundfile
 import torch
 
-from lib.audio import ANALYSIS_RATE, load_audio, save_audio
+from lib.audio.decode import load_audio
+from lib.audio.encode import save_audio
+from lib.audio.filters import ANALYSIS_RATE
 from lib.config import FamilyConfig
 from lib.content import CONTENTVEC, ContentEncoder, encode_clips, encoder_dtype, load_content_encoder
 from lib.content.lite import LiteContentEncoder

@@ -19,12 +19,13 @@ from accelerate.state import PartialState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
-from lib.checkpoint import ContentEncoderId, peek_progress
 from lib.config import FamilyConfig
 from lib.content import load_content_encoder
 from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.progress import Cancelled, Progress, no_progress
+from lib.voice.model_file import ContentEncoderId
+from lib.voice.training_state import peek_progress
 from train.base_models import find_base
 from train.batch_size import default_batch_size
 from train.dataset import Batch, BucketSampler, ClipDataset, collate

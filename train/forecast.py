@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import ANALYSIS_RATE
 from lib.config import Family, FamilyConfig
 from lib.devices import choose_device
 from lib.errors import RevoiceError
@@ -93,7 +93,7 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     """Parameters of a voice, and of what only its training needs: posterior encoder and discriminator."""
     from lib.models.discriminators import Discriminator
     from lib.models.synthesizer import Synthesizer
-    from lib.weights import without_memory
+    from lib.voice.weights import without_memory
 
     with without_memory():
         voice, whole = (

@@ -5,10 +5,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.checkpoint import ContentEncoderId, extract_voice_model, write_voice_model
 from lib.config import FamilyConfig
 from lib.errors import RevoiceError
-from lib.voice_file import SPEAKER_NAMES
+from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
 from train.experiment import Experiment
 from train.options import FitOptions
 from train.samples import write_sample

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio import ANALYSIS_RATE, highpass_causal, list_recordings, load_audio, resample, save_audio
+from lib.audio.decode import list_recordings, load_audio
+from lib.audio.encode import save_audio
+from lib.audio.filters import ANALYSIS_RATE, highpass_causal, resample
 from lib.errors import AudioError, MissingFileError
 from lib.progress import Progress, no_progress
 from train.options import PrepareOptions

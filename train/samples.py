@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.audio import save_audio
+from lib.audio.encode import save_audio
 from lib.files import replacing
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def write_sample(trainer: "Trainer", dataset: "ClipDataset", folder: Path) -> Pa
     """
     import torch
 
-    from lib.mel import log_mel
+    from lib.audio.mel import log_mel
     from train.dataset import collate
 
     clip = collate([dataset[0]], dataset.config)

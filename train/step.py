@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib import mel
+from lib.audio import mel
 from lib.errors import ConfigError
 from lib.models.discriminators import Judgement
 from lib.models.synthesizer import TrainOutput, slice_frames

@@ -15,21 +15,14 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from lib import mel
-from lib.checkpoint import (
-    TrainingState,
-    Weights,
-    ecosystem_weights,
-    load_weights,
-    optimizer_for,
-    read_training_state,
-    write_training_state,
-)
+from lib.audio import mel
 from lib.config import FamilyConfig
 from lib.devices import has_fast_bfloat16
 from lib.errors import CheckpointError, ConfigError
 from lib.models.discriminators import Discriminator
 from lib.models.synthesizer import Synthesizer
+from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
+from lib.voice.weights import Weights, ecosystem_weights, load_weights
 from train.dataset import Batch
 from train.processes import PATIENCE, Processes
 from train.step import Step

@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from infer.options import ConvertOptions
-from lib.audio import AUDIO_FORMATS, list_recordings
+from lib.audio.decode import list_recordings
+from lib.audio.encode import AUDIO_FORMATS
 from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled
 from web.convert_extras import build_picture, build_presets, build_suggestion

@@ -8,7 +8,7 @@ import gradio as gr
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from lib.audio import RECORDING_SUFFIXES
+from lib.audio.decode import RECORDING_SUFFIXES
 from lib.errors import ConfigError
 from web.i18n import Translator
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib.audio import AUDIO_FORMATS
+from lib.audio.encode import AUDIO_FORMATS
 from web.guard import guarded
 from web.i18n import Translator
 from web.jobs import JobView, Kind

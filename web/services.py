@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lib.devices import choose_device
 from lib.errors import ConfigError
-from lib.library import (
+from lib.paths import LOGS
+from lib.voice.library import (
     VOICE_ROOTS,
     Voice,
     delete_voice,
@@ -19,7 +20,6 @@ from lib.library import (
     list_voices,
     restore_voice,
 )
-from lib.paths import LOGS
 from web.jobs import LANES, JobRegistry, Kind, Runner
 from web.presets import Presets
 from web.runners import Loaded, make_runners, train
@@ -84,7 +84,7 @@ def make_services(
         choose_device(device)
 
     def import_archive(archive: Path) -> str:
-        from lib.voice_archive import import_voice
+        from lib.voice.archive import import_voice
 
         return import_voice(archive, weights=roots[0]).name
 
@@ -139,7 +139,7 @@ def _card(voice: Voice) -> VoiceCard:
 
 def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
     """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
-    from lib.checkpoint import read_voice_model
+    from lib.voice.model_file import read_voice_model
 
     told = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
     numbers = [value for value in told if isinstance(value, int | float)] if isinstance(told, list | tuple) else []
@@ -151,7 +151,7 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
 
 def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
     """The speakers of a voice by their numbers, as far as its file tells their names."""
-    from lib.checkpoint import read_voice_model, speaker_names
+    from lib.voice.model_file import read_voice_model, speaker_names
 
     return speaker_names(read_voice_model(find_voice(name, roots).path))
 

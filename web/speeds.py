@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 
-from lib.audio import load_audio
+from lib.audio.decode import load_audio
+from lib.audio.mel import linear_spectrogram
 from lib.config import load_family
 from lib.content import load_content_encoder
 from lib.devices import choose_device
-from lib.mel import linear_spectrogram
 from lib.models.synthesizer import Synthesizer
 from lib.paths import PRETRAINED
 from lib.pitch import load_pitch_extractor

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from lib.audio import list_recordings
+from lib.audio.decode import list_recordings
 from lib.errors import ConfigError
 from train.data_report import MOST_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
 from train.forecast import Forecast

@@ -14,7 +14,7 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 
-from lib.audio import list_recordings
+from lib.audio.decode import list_recordings
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
@@ -191,7 +191,7 @@ def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
     """Refuse a training that has had all its epochs: it would end at once and have learnt nothing new."""
     if not Experiment(name).config_file.is_file() or (newest := Experiment(name).newest_pair()) is None:
         return
-    from lib.checkpoint import peek_progress
+    from lib.voice.training_state import peek_progress
 
     done, _ = peek_progress(newest[0])
     if done >= epochs:

@@ -13,7 +13,7 @@ import torch
 
 from lib.content.hubert_weights import BASE_STRIDES, HubertWeights, assemble
 from lib.errors import CheckpointError
-from lib.weights import safe_load, tensor_table
+from lib.voice.safe_load import safe_load, tensor_table
 
 
 class _Inert:

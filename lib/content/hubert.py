@@ -19,7 +19,7 @@ from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
 from lib.models.memory import give_back
 from lib.paths import PRETRAINED, ROOT, check_name
-from lib.weights import unmap, without_memory
+from lib.voice.weights import unmap, without_memory
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from lib.content import HOP_LENGTH, WINDOW_LENGTH
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.models.hubert import HubertShape
-from lib.weights import SAFETENSORS, Weights, check_finite, ecosystem_name, read_safetensors, safe_load, tensor_table
+from lib.voice.safe_load import SAFETENSORS, read_safetensors, safe_load, tensor_table
+from lib.voice.weights import Weights, check_finite, ecosystem_name
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
-from lib.weights import safe_load
+from lib.voice.safe_load import safe_load
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor

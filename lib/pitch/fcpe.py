@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import HOP_LENGTH, frame_windows
-from lib.weights import safe_load
+from lib.voice.safe_load import safe_load
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor

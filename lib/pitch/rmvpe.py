@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.assets import how_to_get
-from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT
 from lib.pitch.scale import HOP_LENGTH, frame_windows
-from lib.weights import SAFETENSORS, Weights, load_weights, safe_load, unmap, without_memory
+from lib.voice.safe_load import SAFETENSORS, safe_load
+from lib.voice.weights import Weights, load_weights, unmap, without_memory
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor

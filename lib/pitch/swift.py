@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, FRAMES_PER_SECOND, HOP_LENGTH, frame_windows
 

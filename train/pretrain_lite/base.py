@@ -12,14 +12,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.audio import load_audio
-from lib.checkpoint import Weights, read_training_state
+from lib.audio.decode import load_audio
 from lib.config import load_family
 from lib.content import lite
 from lib.errors import MissingFileError
 from lib.files import replacing
 from lib.paths import LOGS, PRETRAINED
 from lib.progress import Progress, no_progress
+from lib.voice.training_state import read_training_state
+from lib.voice.weights import Weights
 from train.experiment import Clip, Experiment
 from train.extract import extract
 from train.fit import FitReport, fit

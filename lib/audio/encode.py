@@ -1,4 +1,4 @@
-"""Recordings out, and the one place to import everything about recordings from: write any format and verify it.
+"""Writing recordings: encode any format and verify what was written.
 
 Clean lengths are a promise: a resampled signal has exactly `resampled_length` samples, and every format written here
 decodes to exactly the length that was written (at the codec's rate; see `save_blocks`). Audio is mono float32 in
@@ -13,37 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lib.decode import RECORDING_SUFFIXES, Recording, is_audio_file, list_recordings, load_audio, load_audio_native
+from lib.audio.decode import (
+    Recording,
+)
+from lib.audio.filters import (
+    resample_blocks,
+)
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
-from lib.filters import (
-    ANALYSIS_RATE,
-    highpass,
-    highpass_blocks,
-    highpass_causal,
-    resample,
-    resample_blocks,
-    resampled_length,
-)
-
-__all__ = [
-    "ANALYSIS_RATE",
-    "AUDIO_FORMATS",
-    "RECORDING_SUFFIXES",
-    "Recording",
-    "highpass",
-    "highpass_blocks",
-    "highpass_causal",
-    "is_audio_file",
-    "list_recordings",
-    "load_audio",
-    "load_audio_native",
-    "resample",
-    "resample_blocks",
-    "resampled_length",
-    "save_audio",
-    "save_blocks",
-]
 
 Floats = npt.NDArray[np.float32]
 

@@ -22,8 +22,8 @@ from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceEr
 from lib.files import replacing
 from lib.index import FeatureIndex, index_names
 from lib.paths import LOGS, WEIGHTS, check_name, inside
-from lib.voice_file import VOICE_SUFFIXES, VoiceModel, read_voice_model
-from lib.weights import check_directory
+from lib.voice.model_file import VOICE_SUFFIXES, VoiceModel, read_voice_model
+from lib.voice.safe_load import check_directory
 
 CARD, README, INDEX_SUFFIX = "card.json", "README.md", ".index"
 FORMAT = "revoice-voice-1"

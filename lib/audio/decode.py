@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lib.audio.filters import resample
 from lib.errors import AudioError, MissingFileError
-from lib.filters import resample
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""Training states (`logs/<name>/{G,D}_*.pth`), and the one place to import everything about model files from.
-
-Spec: file-formats, "Training checkpoints". Voice models are in `lib.voice_file`, tables of tensors in `lib.weights`.
-"""
+"""Training states: `logs/<name>/{G,D}_*.pth`. Spec: file-formats, "Training checkpoints"."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +9,8 @@ from torch import nn
 
 from lib.errors import CheckpointError
 from lib.files import replacing
-from lib.voice_file import (
-    ContentEncoderId,
-    VoiceModel,
-    extract_voice_model,
-    load_synthesizer,
-    read_voice_model,
-    speaker_names,
-    write_voice_model,
-)
-from lib.weights import Weights, check_finite, ecosystem_name, ecosystem_weights, load_weights, safe_load, tensor_table
-
-__all__ = [
-    "ContentEncoderId", "TrainingState", "VoiceModel", "Weights", "ecosystem_weights", "extract_voice_model",
-    "load_synthesizer", "load_weights", "optimizer_for", "peek_progress", "read_training_state", "read_voice_model",
-    "safe_load", "speaker_names", "write_training_state", "write_voice_model",
-]  # fmt: skip
+from lib.voice.safe_load import safe_load, tensor_table
+from lib.voice.weights import Weights, check_finite, ecosystem_name
 
 
 @dataclass

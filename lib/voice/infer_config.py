@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from lib.config import FAMILIES, Family, SynthesizerConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.synthesizer import Synthesizer
-from lib.weights import Shapes, Weights, check_finite, check_shapes, shapes_of, without_memory
+from lib.voice.weights import Shapes, Weights, check_finite, check_shapes, shapes_of, without_memory
 
 logger = logging.getLogger(__name__)
 

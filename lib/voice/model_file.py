@@ -18,7 +18,7 @@ from lib.config import Family, SynthesizerConfig
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.models.synthesizer import Synthesizer
-from lib.network_shape import (
+from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
     check_network,
     claims_from,
@@ -26,17 +26,8 @@ from lib.network_shape import (
     derive_config,
     derive_family,
 )
-from lib.weights import (
-    SAFETENSORS,
-    Weights,
-    check_finite,
-    check_values,
-    ecosystem_weights,
-    load_weights,
-    read_safetensors,
-    safe_load,
-    tensor_table,
-)
+from lib.voice.safe_load import SAFETENSORS, check_values, read_safetensors, safe_load, tensor_table
+from lib.voice.weights import Weights, check_finite, ecosystem_weights, load_weights
 
 logger = logging.getLogger(__name__)
 

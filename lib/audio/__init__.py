@@ -1,0 +1,1 @@
+"""Recordings: decode, filters, encode; mel for spectrograms. Read in this order."""
