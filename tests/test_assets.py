@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
-import httpx
+import httpx2
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lib import assets
 from lib.assets import MANIFEST, Asset, choose, download, how_to_get, known_name, sha256_of, state_of
@@ -97,10 +97,14 @@ def test_file_of_the_user_is_never_overwritten(hub: FakeHub, tmp_path: Path) -> 
     assert hub.asked == []
 
 
+def test_the_http_errors_of_the_hub_are_those_that_are_caught() -> None:
+    assert issubclass(HfHubHTTPError, httpx2.HTTPError)
+
+
 @pytest.mark.parametrize(
     "failure",
     [
-        httpx.ConnectError("no route"),
+        httpx2.ConnectError("no route"),
         OSError("disk full"),
         LocalEntryNotFoundError("offline mode is enabled"),
         ValueError("odd answer"),
@@ -119,7 +123,7 @@ def test_interrupted_download_keeps_what_it_has(hub: FakeHub, tmp_path: Path) ->
     part = tmp_path / assets.STAGING / ".cache" / "huggingface" / "download" / "one.incomplete"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
-    hub.failure = httpx.ReadTimeout("gone")
+    hub.failure = httpx2.ReadTimeout("gone")
     with pytest.raises(MissingFileError):
         download(["one"])
     assert part.is_file()

@@ -171,7 +171,7 @@ def download(names: Sequence[str], root: Path | None = None, progress: Progress 
 
 def _fetch(asset: Asset, root: Path) -> None:
     """Download one file under a temporary name, check it, and give it its own."""
-    import httpx
+    import httpx2
     import huggingface_hub
 
     target = path_of(asset, root)
@@ -182,7 +182,7 @@ def _fetch(asset: Asset, root: Path) -> None:
         )
     try:
         staged = Path(huggingface_hub.hf_hub_download(REPOSITORY, asset.source, local_dir=root / STAGING))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise MissingFileError(
             target,

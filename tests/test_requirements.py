@@ -1,0 +1,59 @@
+"""Every package that the program imports is required, and every required package is imported."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+PROGRAM = ("lib", "infer", "train", "web", "infer-web.py")
+DEVELOPMENT = ("tests", "benchmarks", "recipes")
+MODULE_OF = {  # where a package's name is not that of its module
+    "faiss-cpu": "faiss",
+    "huggingface-hub": "huggingface_hub",
+    "pillow": "PIL",
+    "praat-parselmouth": "parselmouth",
+    "pyworld-prebuilt": "pyworld",
+    "swift-f0": "swift_f0",
+}
+TOOLS = {"mypy", "pre-commit", "ruff"}  # are run, not imported
+QUALITY = {"jiwer", "pesq", "pocketsphinx", "pystoi", "resemblyzer"}  # requirements-quality.txt
+FROM_GRADIO = {"gradio_client"}  # its version is gradio's
+
+
+def required(name: str) -> set[str]:
+    """The modules of the packages that a list of requirements names itself."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    packages = [re.split(r"[=<>;\s]", line)[0] for line in lines if line[:1].isalpha()]
+    return {MODULE_OF.get(package, package) for package in packages}
+
+
+def imported(places: Iterable[str]) -> set[str]:
+    """The third-party modules that the sources of some packages import."""
+    names = {module for place in places for path in sources(ROOT / place) for module in modules(path)}
+    needed = {"tensorboard"} if "torch.utils.tensorboard" in names else set[str]()  # which imports it
+    found = needed | {name.split(".")[0] for name in names}
+    return found - set(sys.stdlib_module_names) - {*PROGRAM, *DEVELOPMENT}
+
+
+def sources(place: Path) -> list[Path]:
+    return [place] if place.suffix == ".py" else sorted(place.rglob("*.py"))
+
+
+def modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_the_program_requires_exactly_what_it_imports() -> None:
+    assert imported(PROGRAM) == required("requirements.txt")
+
+
+def test_development_requires_what_it_imports_besides() -> None:
+    more = imported(DEVELOPMENT) - required("requirements.txt") - QUALITY - FROM_GRADIO
+    assert more == required("requirements-dev.txt") - TOOLS
