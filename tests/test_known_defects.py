@@ -13,7 +13,7 @@ import torch
 
 from infer.batch import plan_jobs
 from lib.config import load_family
-from lib.devices import choose_device
+from lib.devices import analysis_dtype, choose_device, generator_dtype
 from lib.errors import ConfigError
 from lib.files import replacing
 from lib.progress import Cancelled
@@ -225,7 +225,7 @@ def test_what_is_not_written_to_its_end_changes_nothing(tmp_path: Path, failure:
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- 49, 56, 58: devices ----------------------------------------------------------------------------------------------
+# --- 49, 56: devices ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wanted", ["", " ", "-", "0-1", "cuda:x", "meta", "cuda:99"])
@@ -237,6 +237,10 @@ def test_a_device_that_is_none_is_refused(wanted: str) -> None:
 @pytest.mark.parametrize("product", ["NVIDIA GeForce GTX 1660", "Tesla P40", "P10", "NVIDIA H200", ""])
 def test_the_name_of_a_gpu_decides_nothing(monkeypatch: pytest.MonkeyPatch, product: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: product)
-    chosen = choose_device("auto")
-    assert (chosen.device.type, chosen.dtype) == ("cuda", torch.float32) == ("cuda", choose_device("cpu").dtype)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: product)
+    device = choose_device("auto").device
+    assert device.type == "cuda"
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)
+        assert generator_dtype("auto", device, bears_int8=True) == analysis_dtype("auto", device) == dtype
+        assert generator_dtype("fp32", device, bears_int8=True) == analysis_dtype("fp32", device) == torch.float32

@@ -34,7 +34,7 @@ def test_every_cell_is_plain_python_without_outputs() -> None:
 def test_the_set_up_says_what_is_missing(tmp_path: Path) -> None:
     done = run_cells(cells()[:1], tmp_path, REVOICE_FOLDER=str(tmp_path / "nothing"))
     assert done.returncode != 0
-    assert "Write the address of the project's repository into REPOSITORY" in done.stderr
+    assert "Set REPOSITORY above to the address of the project's git repository." in done.stderr
 
 
 @pytest.mark.slow
