@@ -152,7 +152,7 @@ class Bench:
 
         from infer.chunking import ChunkLimits
         from infer.convert import VoiceConverter
-        from infer.loaded import Loaded
+        from infer.model_cache import Loaded
         from infer.options import ConvertOptions
         from lib.content import load_content_encoder
         from lib.devices import choose_device

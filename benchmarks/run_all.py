@@ -98,7 +98,7 @@ class V2:
 
     def load(self) -> Any:
         """Read everything from disk; no recording is remembered, so that repeats are no cheaper."""
-        from infer.loaded import Loaded
+        from infer.model_cache import Loaded
         from lib.devices import choose_device
 
         loaded = Loaded(analysis_bytes=0)
@@ -223,7 +223,7 @@ def lite_memory(seconds: int) -> Callable[[Place], Measured]:
 
     def measure(place: Place) -> Measured:
         from infer.batch import Job, convert_file
-        from infer.loaded import Loaded
+        from infer.model_cache import Loaded
         from infer.options import ConvertOptions
         from lib.devices import choose_device
         from lib.voice.library import find_voice

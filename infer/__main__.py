@@ -117,7 +117,7 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
 
 def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
     """Load the voice and the index that the arguments name."""
-    from infer.loaded import Loaded
+    from infer.model_cache import Loaded
     from lib.devices import choose_device
 
     index: Path | Literal["auto"] | None = None

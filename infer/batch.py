@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from infer.convert import Converted, VoiceConverter
 from infer.disk_buffer import Spool, gather
+from infer.input_audio import listen
 from infer.options import ConvertOptions
-from infer.song import listen
 from lib.audio.decode import Recording, list_recordings
 from lib.audio.encode import AUDIO_FORMATS, save_blocks
 from lib.audio.filters import ANALYSIS_RATE, resample_blocks, resampled_length

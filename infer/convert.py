@@ -11,12 +11,12 @@ import torch
 
 from infer.chunking import FRAME_RATE, HOP_LENGTH, Chunk, ChunkLimits, join, plan_chunks
 from infer.disk_buffer import Samples, Spool, gather, in_blocks
+from infer.f0 import Melody, estimate, sing
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
-from infer.loaded import Loaded
+from infer.input_audio import Reflected, listen
 from infer.loudness import follow_envelope, limiting_gain, peak_of
-from infer.melody import Melody, estimate, sing
+from infer.model_cache import Loaded
 from infer.options import ConvertOptions
-from infer.song import Reflected, listen
 from lib.audio.filters import ANALYSIS_RATE, resample_blocks, resampled_length
 from lib.content import ContentEncoder, canonical_name, encoder_dtype
 from lib.devices import Device, analysis_dtype, choose_device, generator_dtype

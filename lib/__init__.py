@@ -1,1 +1,3 @@
-"""Used by both sides, or a network, or a file format: nothing else belongs here."""
+"""What infer and train share. Read in this order: paths, errors, config, devices; audio/, voice/ (files);
+pitch/, content/ (analysis); models/ (networks); index; assets/ (downloads).
+"""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, plan_chunks, quiet_points
-from infer.song import Reflected
+from infer.input_audio import Reflected
 from lib.audio.filters import highpass
 from tests.helpers import Floats, closed_form_f64
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from infer import loaded as loaded_module
+from infer import model_cache as loaded_module
 from infer.chunking import ChunkLimits
 from infer.convert import VoiceConverter, check_encoder
 from infer.loudness import follow_envelope, limiting_gain, peak_of

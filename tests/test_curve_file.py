@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from infer import loaded as loaded_module
+from infer import model_cache as loaded_module
 from infer.__main__ import main
 from infer.batch import Job, convert_file, convert_files, with_f0_files
 from infer.chunking import ChunkLimits

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from infer import convert as convert_module
-from infer import loaded as loaded_module
+from infer import model_cache as loaded_module
 from infer.__main__ import Arguments, main
 from lib.audio.decode import load_audio_native
 from lib.audio.encode import AUDIO_FORMATS, save_audio

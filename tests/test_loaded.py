@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer import loaded as loaded_module
+from infer import model_cache as loaded_module
 from infer.convert import VoiceConverter
-from infer.loaded import Loaded
 from infer.lru_cache import Kept
+from infer.model_cache import Loaded
 from infer.options import ConvertOptions
 from lib.devices import choose_device
 from lib.index import FeatureIndex

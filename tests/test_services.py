@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from infer import loaded as loaded_module
+from infer import model_cache as loaded_module
 from infer.options import ConvertOptions
 from lib.errors import ConfigError
 from lib.voice.archive import export_voice

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer import batch, melody
+from infer import batch
 from infer import disk_buffer as spool_module
+from infer import f0 as melody
 from infer.batch import Job, convert_file, convert_files
 from infer.chunking import ChunkLimits
 from infer.disk_buffer import Spool, gather, in_blocks
-from infer.melody import estimate
+from infer.f0 import estimate
+from infer.input_audio import Reflected, listen
 from infer.options import ConvertOptions
-from infer.song import Reflected, listen
 from lib.audio.decode import load_audio_native
 from lib.audio.encode import save_audio
 from lib.errors import AudioError
@@ -97,7 +98,7 @@ def test_blocks_in_and_out_are_the_whole(options: ConvertOptions, monkeypatch: p
     audio = 1.5 * voice_like(3.3)
     converter = tiny_converter(limits=CUTTING)
     at_once = converter.convert(audio, options)
-    for module in ("infer.disk_buffer", "infer.song", "infer.convert", "infer.loudness"):
+    for module in ("infer.disk_buffer", "infer.input_audio", "infer.convert", "infer.loudness"):
         monkeypatch.setattr(f"{module}.in_blocks", partial(in_blocks, size=4_999))
     monkeypatch.setattr(spool_module, "IN_MEMORY", 1000)
     blocks = [*converter.convert_stream(np.array_split(audio, 11), options)]
@@ -109,7 +110,7 @@ def test_a_recording_is_heard_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPat
     audio = 3 * voice_like(4)
     with listen(audio) as song:
         at_once = song[:]
-    monkeypatch.setattr("infer.song.in_blocks", partial(in_blocks, size=20_000))
+    monkeypatch.setattr("infer.input_audio.in_blocks", partial(in_blocks, size=20_000))
     with listen(audio) as song:
         np.testing.assert_allclose(song[:], at_once, atol=1e-7)
 

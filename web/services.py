@@ -26,7 +26,7 @@ from web.runners import Loaded, make_runners, train
 from web.worker import Worker
 
 if TYPE_CHECKING:
-    from infer.loaded import Loaded as KeptInMemory
+    from infer.model_cache import Loaded as KeptInMemory
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
@@ -165,7 +165,7 @@ class _KeptVoices:
     def get(self, voice: Voice, index: Path | Literal["auto"] | None, device: str) -> Loaded:
         """Return the converter of a voice and the index it uses; "auto" takes the one that belongs to it."""
         if self._kept is None:
-            from infer.loaded import Loaded as KeptInMemory
+            from infer.model_cache import Loaded as KeptInMemory
 
             self._kept = KeptInMemory()
         converter = self._kept.voice(voice.path, choose_device(device), index, where=voice.name)
