@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from train.dataset import Batch
-    from train.trainer import Trainer
+    from train.state import Trainer
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Clock = Literal["wall", "cpu"]
@@ -220,7 +220,7 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
 
     from lib.config import load_family
     from lib.devices import choose_device
-    from train.trainer import Trainer, make_accelerator
+    from train.state import Trainer, make_accelerator
 
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -18,8 +18,8 @@ from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer,
 from lib.voice.training_state import read_training_state
 from tests.tiny_files import save_checkpoint, save_voice, small_voice, tiny_family
 from train import __main__ as cli
-from train import checkpoint_tools
-from train.checkpoint_tools import convert, describe, edit, extract, merge, new_voice
+from train.ckpt import tools as checkpoint_tools
+from train.ckpt.tools import convert, describe, edit, extract, merge, new_voice
 
 
 def raw(path: Path) -> dict[str, Any]:

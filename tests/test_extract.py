@@ -21,7 +21,7 @@ from train import extract as module
 from train.experiment import Experiment
 from train.extract import batches_by_length, extract
 from train.options import ExtractOptions, PrepareOptions
-from train.stages import prepare_stage
+from train.preprocess import prepare_stage
 
 
 @given(lengths=st.lists(st.floats(0.1, 9.0), max_size=40), seconds=st.floats(1.0, 30.0))

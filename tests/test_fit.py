@@ -18,14 +18,14 @@ from lib.progress import Cancelled, no_progress
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
 from tests.helpers import Floats
-from train import fit as fit_module
-from train.experiment import Experiment
+from train import loop as fit_module
+from train.experiment import Experiment, list_samples
 from train.extract import batches_by_length, extract
-from train.fit import _Run, fit
+from train.index import index_stage
+from train.loop import _Run, fit
 from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
-from train.samples import list_samples
-from train.stages import index_stage, prepare_stage
+from train.preprocess import prepare_stage
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
 

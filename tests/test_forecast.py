@@ -7,8 +7,8 @@ import pytest
 from lib.config import load_family
 from lib.models.synthesizer import Synthesizer
 from train.dataset import BucketSampler
+from train.estimate import GOOD_STEPS, count_parameters, forecast, known_speed, suggested_epochs
 from train.experiment import Experiment
-from train.forecast import GOOD_STEPS, count_parameters, forecast, known_speed, suggested_epochs
 from train.metrics import Events
 from train.options import RunOptions
 

@@ -30,9 +30,10 @@ from tests.helpers import closed_form, error, tiny_config
 from tests.tiny_hubert import TINY, fairseq_content, tensors_of, write_folder
 from train.experiment import Experiment
 from train.extract import extract
-from train.fit import fit
+from train.index import index_stage
+from train.loop import fit
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
-from train.stages import index_stage, prepare_stage
+from train.preprocess import prepare_stage
 
 CPU = torch.device("cpu")
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from lib.errors import CheckpointError
 from lib.voice.model_file import read_voice_model
 from tests.hostile import Change, Content, import_everything, open_voice, refused
 from tests.tiny_files import save_voice, small_voice, tiny_family
-from train.trainer import Trainer
+from train.state import Trainer
 
 
 @pytest.fixture(scope="module", autouse=True)

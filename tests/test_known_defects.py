@@ -23,8 +23,9 @@ from tests.tiny_files import save_checkpoint, tiny_family
 from train.__main__ import main as train_main
 from train.experiment import Clip, Experiment
 from train.extract import ExtractReport, extract
+from train.index import index_stage
 from train.options import ExtractOptions, IndexOptions, PrepareOptions
-from train.stages import index_stage, prepare_stage
+from train.preprocess import prepare_stage
 from web import jobs as jobs_module
 from web.jobs import JobRegistry
 

@@ -24,14 +24,14 @@ from tests.test_fit import FAST, tiny_lite
 from tests.test_trainer import new_trainer, tiny_batch
 from train import launch
 from train.__main__ import main
-from train.batch_size import clips_for, default_batch_size
 from train.dataset import Batch
+from train.distributed import Processes
+from train.estimate import clips_for, default_batch_size
 from train.experiment import Experiment
 from train.extract import extract
-from train.fit import fit
+from train.loop import fit
 from train.options import ExtractOptions, FitOptions, PrepareOptions
-from train.processes import Processes
-from train.stages import prepare_stage
+from train.preprocess import prepare_stage
 
 PATIENCE = 120.0  # seconds
 ON_A_CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

@@ -20,9 +20,9 @@ from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, ecosystem_name, ecosystem_weights
 from tests.helpers import SPECIFICATION
 from tests.tiny_files import small_voice, tiny_family
-from train.checkpoint_tools import extract
+from train.ckpt.tools import extract
 from train.dataset import Batch
-from train.trainer import Trainer
+from train.state import Trainer
 
 LISTINGS = SPECIFICATION / "state_dict"
 KINDS = [f"{v}_{rate}_{f0}" for v in ("v1", "v2") for rate in ("32k", "40k", "48k") for f0 in ("f0", "nof0")]

@@ -9,7 +9,7 @@ from lib.errors import ConfigError
 from lib.voice.model_file import VoiceModel, extract_voice_model, read_voice_model, speaker_names, write_voice_model
 from lib.voice.safe_load import safe_load
 from tests.tiny_voice import tiny_synthesizer
-from train.checkpoint_tools import describe, edit, merge
+from train.ckpt.tools import describe, edit, merge
 from web.services import names_of_speakers
 
 

@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from lib.errors import ConfigError
 from tests.test_trainer import new_trainer, tiny_batch
 from train.dataset import Batch
-from train.trainer import Trainer
+from train.state import Trainer
 
 STARTS = torch.tensor([3, 1, 0, 2])
 

@@ -143,14 +143,14 @@ def test_interrupting_leaves_with_130_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lib.progress import Cancelled
-    from train import stages
+    from train import preprocess
 
     soundfile.write(tmp_path / "a.wav", speech(1), 16000)
 
     def interrupted(*_: object, **__: object) -> None:
         raise Cancelled
 
-    monkeypatch.setattr(stages, "prepare", interrupted)
+    monkeypatch.setattr(preprocess, "prepare", interrupted)
     assert run("prepare", "v", "--data", str(tmp_path)) == 130
     assert "The same command continues" in one_sentence(capsys)
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from lib.voice.weights import ecosystem_weights
 from tests.helpers import closed_form, error, golden_training_model, read_golden, tiny_config
 from train import losses
 from train.dataset import Batch
-from train.trainer import SpectrumConstants, Trainer
+from train.state import SpectrumConstants, Trainer
 
 GOLDEN_SPECTRUM = SpectrumConstants(epsilon=2e-7, floor=2e-6)  # the golden steps were made by the 2026 reference
 

@@ -13,9 +13,9 @@ from tests.test_fit import recordings as recordings
 from train.dataset import ClipDataset
 from train.experiment import Experiment
 from train.extract import extract
+from train.feature_augment import choose_view, make_views
 from train.options import ExtractOptions, PrepareOptions
-from train.stages import prepare_stage
-from train.views import choose_view, make_views
+from train.preprocess import prepare_stage
 
 
 def voice() -> npt.NDArray[np.float32]:

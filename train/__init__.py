@@ -1,1 +1,4 @@
-"""Makes voice models: prepares recordings, extracts features, trains, builds the index."""
+"""Training of voice models. Read in this order: options, experiment; preprocess, slicer, extract, feature_augment,
+augment; index; dataset, losses, step, state, loop, checkpoints; estimate, data_report, metrics, base_models;
+distributed, launch; ckpt/ (tools for finished voices).
+"""

@@ -17,16 +17,17 @@ from tyro.conf import Positional
 from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, reporting, terminal, usage_error
-from train import ckpt, launch
+from train import launch
+from train.ckpt import cli as ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
+    from train.distributed import Processes
     from train.experiment import Experiment
     from train.extract import ExtractReport
-    from train.fit import FitReport
+    from train.index import IndexReport
+    from train.loop import FitReport
     from train.preprocess import PrepareReport
-    from train.processes import Processes
-    from train.stages import IndexReport
 
 PROGRAM = "python -m train"
 FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a training with
@@ -95,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     status = _main(args)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from train.processes import leave
+        from train.distributed import leave
 
         leave()  # here, where no exception holds on to what the other processes are connected with
     return status
@@ -177,7 +178,7 @@ def _run(command: Command, for_program: bool) -> int:
 def _run_together(command: Command, for_program: bool) -> int:
     """Do one command as one of several processes. The first one holds the experiment, tells and writes."""
     from lib.devices import choose_device
-    from train import processes
+    from train import distributed as processes
     from train.experiment import Experiment
 
     experiment = Experiment(command.name)
@@ -248,8 +249,9 @@ def _stages(
     """Do the stages of a command; yields one sentence after each. `processes`: those that share the work."""
     from lib.config import load_family
     from train.extract import extract
-    from train.fit import fit
-    from train.stages import index_stage, prepare_stage
+    from train.index import index_stage
+    from train.loop import fit
+    from train.preprocess import prepare_stage
 
     if isinstance(command, Prepare | Run) and command.data is not None:
         config = load_family(command.family, command.sample_rate, has_f0=command.pitch)

@@ -18,7 +18,7 @@ from lib.audio.mel import linear_spectrogram
 from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
 from train.experiment import Clip
-from train.views import choose_view
+from train.feature_augment import choose_view
 
 logger = logging.getLogger(__name__)
 

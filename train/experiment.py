@@ -22,6 +22,7 @@ from lib.files import write_json, write_text
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
+SAMPLES_FOLDER = "samples"  # listening samples, written with the checkpoints
 STAGES = ("prepare", "extract", "index", "fit")
 
 
@@ -40,7 +41,7 @@ class Clip:
     pitch_bins: Path | None  # (F,) integer, 100 frames/s
     f0: Path | None  # (F,) Hz
     speaker_id: int = 0
-    views: Path | None = None  # (K, N, C) float16, see train/views.py
+    views: Path | None = None  # (K, N, C) float16, see train/feature_augment.py
 
 
 def _kind(config: FamilyConfig) -> tuple[Any, ...]:
@@ -239,3 +240,8 @@ class Experiment:
             lock.release()
             if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
                 shutil.rmtree(self.folder)  # nothing was made
+
+
+def list_samples(folder: Path) -> list[Path]:
+    """The samples of an experiment's folder, the newest last."""
+    return sorted((folder / SAMPLES_FOLDER).glob("step_*.flac"))

@@ -26,10 +26,10 @@ from lib.files import replacing
 from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
 from lib.progress import Cancelled, Progress, no_progress
+from train.distributed import Processes, lost_processes_told
 from train.experiment import Clip, Experiment, fingerprint, list_clips
+from train.feature_augment import make_views
 from train.options import ExtractOptions
-from train.processes import Processes, lost_processes_told
-from train.views import make_views
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from lib.audio.decode import list_recordings, load_audio
 from lib.audio.encode import save_audio
 from lib.audio.filters import ANALYSIS_RATE, highpass_causal, resample
+from lib.config import FamilyConfig
 from lib.errors import AudioError, MissingFileError
 from lib.progress import Progress, no_progress
+from train.experiment import Experiment, fingerprint
 from train.options import PrepareOptions
 from train.slicer import SliceRule, slice_audio
 
@@ -199,3 +201,31 @@ def _replacing_folders(*folders: Path) -> Iterator[list[Path]]:
 def _remove_if_empty(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def prepare_stage(
+    experiment: Experiment,
+    data: Path,
+    config: FamilyConfig,
+    options: PrepareOptions,
+    progress: Progress = no_progress,
+) -> PrepareReport | None:
+    """Cut the recordings in `data` into clips; None if that was done from the same recordings and options."""
+    if experiment.config_file.is_file():
+        experiment.create(config)  # compares, so that a wrong family or rate is told before anything is made
+    made_from = fingerprint(_listing(data), config.audio.sample_rate, options.slice_seconds)
+    if experiment.stage("prepare").get("made_from") == made_from and any(experiment.wavs_16k.glob("*.wav")):
+        logger.info("prepare: nothing changed, %s is kept", experiment.gt_wavs)
+        return None
+    experiment.claim([experiment.gt_wavs, experiment.wavs_16k])
+    report = prepare(data, experiment.gt_wavs, experiment.wavs_16k, config.audio.sample_rate, options, progress)
+    experiment.create(config)
+    experiment.record_stage("prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))
+    return report
+
+
+def _listing(data: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file that prepare may read."""
+    files = sorted(path for path in data.iterdir() if path.is_file()) if data.is_dir() else [data]
+    stats = [(path.name, path.stat()) for path in files if path.exists()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -20,7 +20,7 @@ from train import losses
 from train.dataset import Batch
 
 if TYPE_CHECKING:
-    from train.trainer import Trainer
+    from train.state import Trainer
 
 logger = logging.getLogger(__name__)
 

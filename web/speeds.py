@@ -87,7 +87,7 @@ def _synthesis(where: torch.device) -> float:
 
 def _step(where: torch.device) -> float:
     from train.dataset import Batch
-    from train.trainer import Trainer, make_accelerator
+    from train.state import Trainer, make_accelerator
 
     config = load_family(FAMILY)
     rows = config.train.batch_size

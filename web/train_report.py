@@ -11,7 +11,7 @@ import pandas as pd
 from lib.audio.decode import list_recordings
 from lib.errors import ConfigError
 from train.data_report import MOST_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
-from train.forecast import Forecast
+from train.estimate import Forecast
 from web.guard import guarded
 from web.i18n import Translator
 from web.said import translated

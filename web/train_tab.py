@@ -20,11 +20,10 @@ from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.paths import LOGS, ROOT, check_name
 from train.data_report import DataReport
-from train.experiment import Experiment
-from train.forecast import forecast, suggested_epochs
+from train.estimate import forecast, suggested_epochs
+from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
-from train.samples import list_samples
 from web.device_choice import device_choice
 from web.forms import UPLOADED, Form, checked
 from web.guard import with_names

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib.errors import ConfigError
-from train import ckpt
+from train.ckpt import cli as ckpt
 from web.guard import guarded
 from web.i18n import Translator
 from web.said import translated
@@ -108,7 +108,7 @@ class _Tools:
         with guarded(self._t):
             if not voice:
                 return ""
-            from train.checkpoint_tools import describe, voice_path
+            from train.ckpt.tools import describe, voice_path
 
             facts = describe(voice_path(self._named(voice)))
             return "\n".join(f"{self._said(name)}: {self._said(str(fact))}" for name, fact in facts.items())

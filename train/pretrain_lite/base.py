@@ -23,10 +23,10 @@ from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights
 from train.experiment import Clip, Experiment
 from train.extract import extract
-from train.fit import FitReport, fit
+from train.loop import FitReport, fit
 from train.options import ExtractOptions, FitOptions, PrepareOptions
+from train.preprocess import prepare_stage
 from train.pretrain_lite.options import BaseOptions, TurnOptions
-from train.stages import prepare_stage
 
 SPEAKERS = LOGS / "pretrain_lite" / "base"  # one folder of recordings per speaker
 RUNS = LOGS / "pretrain_lite" / "base_runs"

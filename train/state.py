@@ -24,7 +24,7 @@ from lib.models.synthesizer import Synthesizer
 from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
 from lib.voice.weights import Weights, ecosystem_weights, load_weights
 from train.dataset import Batch
-from train.processes import PATIENCE, Processes
+from train.distributed import PATIENCE, Processes
 from train.step import Step
 
 logger = logging.getLogger(__name__)

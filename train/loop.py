@@ -27,15 +27,15 @@ from lib.progress import Cancelled, Progress, no_progress
 from lib.voice.model_file import ContentEncoderId
 from lib.voice.training_state import peek_progress
 from train.base_models import find_base
-from train.batch_size import default_batch_size
+from train.checkpoints import Keeper
 from train.dataset import Batch, BucketSampler, ClipDataset, collate
+from train.distributed import Processes, lost_processes_told
+from train.estimate import default_batch_size
 from train.experiment import Clip, Experiment
 from train.extract import make_mute_clip, mute_clip
-from train.keep import Keeper
 from train.metrics import Events, MetricLogger, TensorBoard, plot_losses
 from train.options import FitOptions
-from train.processes import Processes, lost_processes_told
-from train.trainer import Trainer, make_accelerator
+from train.state import Trainer, make_accelerator
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lib.audio.filters import ANALYSIS_RATE
 from lib.config import Family, FamilyConfig
@@ -11,16 +12,20 @@ from lib.devices import choose_device
 from lib.errors import RevoiceError
 from lib.paths import LOGS
 from lib.pitch.scale import FRAMES_PER_SECOND
-from train.batch_size import default_batch_size
 from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
+
+if TYPE_CHECKING:
+    import torch
 
 GOOD_STEPS = {"lite": 3500}  # after which the curves of a family flatten; others take the usual number of epochs
 MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
 AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
 VOICE_BYTES = 2  # per parameter of a voice, in float16
+BYTES_PER_CLIP = 2e9  # the ecosystem's rule: half the number of gigabytes
+MAX_BATCH = 40  # the ecosystem's largest batch; beyond it a small set of clips only repeats itself
 
 
 @dataclass(frozen=True)
@@ -102,3 +107,17 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
         judge = Discriminator(config.discriminator)
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (voice, whole, judge)]
     return sizes[0], sizes[1] - sizes[0] + sizes[2]
+
+
+def default_batch_size(config: FamilyConfig, device: "torch.device") -> int:
+    """Clips per step: on a GPU half its free memory in GB, at least 1; elsewhere the family's."""
+    if device.type != "cuda":
+        return config.train.batch_size
+    import torch
+
+    return clips_for(torch.cuda.mem_get_info(device)[0])
+
+
+def clips_for(memory: float) -> int:
+    """Clips per step for a GPU with so many bytes free."""
+    return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH)

@@ -111,7 +111,7 @@ def use(tool: Tool) -> Iterator[str]:
 
 
 def _info(tool: Info) -> Iterator[str]:
-    from train.checkpoint_tools import describe, voice_path
+    from train.ckpt.tools import describe, voice_path
 
     path = voice_path(tool.file)
     facts = describe(path)
@@ -121,7 +121,7 @@ def _info(tool: Info) -> Iterator[str]:
 
 
 def _extract(tool: Extract) -> str:
-    from train.checkpoint_tools import extract, new_voice, newest_generator
+    from train.ckpt.tools import extract, new_voice, newest_generator
 
     checkpoint = newest_generator(tool.checkpoint) if tool.checkpoint.is_dir() else tool.checkpoint
     path = new_voice(tool.name or checkpoint.resolve().parent.name, overwrite=tool.overwrite)
@@ -131,7 +131,7 @@ def _extract(tool: Extract) -> str:
 
 def _merge(tool: Merge) -> str:
     from lib.voice.model_file import read_voice_model
-    from train.checkpoint_tools import merge, new_voice, voice_path
+    from train.ckpt.tools import merge, new_voice, voice_path
 
     files = [voice_path(name) for name in (tool.first, tool.second)]
     path = new_voice(tool.name or "-".join(file.stem for file in files), overwrite=tool.overwrite)
@@ -145,7 +145,7 @@ def _merge(tool: Merge) -> str:
 def _edit(tool: Edit) -> str:
     from lib.errors import ConfigError
     from lib.voice.model_file import read_voice_model
-    from train.checkpoint_tools import edit, voice_path
+    from train.ckpt.tools import edit, voice_path
 
     texts = (tool.info, tool.author, tool.licence, tool.speakers)
     if all(text is None for text in texts):
@@ -158,7 +158,7 @@ def _edit(tool: Edit) -> str:
 
 
 def _convert(tool: Convert) -> str:
-    from train.checkpoint_tools import convert, voice_path
+    from train.ckpt.tools import convert, voice_path
 
     return f"wrote {convert(voice_path(tool.voice), tool.output, overwrite=tool.overwrite)}"
 
@@ -167,7 +167,7 @@ def _export(tool: Export) -> str:
     from lib.errors import ConfigError
     from lib.voice.archive import export_voice
     from lib.voice.library import find_index
-    from train.checkpoint_tools import voice_path
+    from train.ckpt.tools import voice_path
 
     voice = voice_path(tool.voice)
     output = tool.output or Path(f"{voice.stem}.zip")

@@ -1,0 +1,45 @@
+"""The stage index: the two index files of an experiment, from the content features of all clips."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib.index import FeatureIndex, index_names
+from lib.progress import Progress, no_progress
+from train.experiment import Experiment, fingerprint
+from train.options import IndexOptions
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """The index of a voice."""
+
+    path: Path
+    vectors: int
+    skipped: bool
+
+
+def index_stage(experiment: Experiment, options: IndexOptions, progress: Progress = no_progress) -> IndexReport:
+    """Build the two index files from the content features of all clips."""
+    config = experiment.config()
+    clips = experiment.clips()
+    made_from = fingerprint(
+        experiment.stage("extract").get("made_from"), options.seed, [clip.name for clip in clips],
+        *([options.most_vectors] if options.most_vectors else []),
+    )  # fmt: skip
+    known = experiment.stage("index")
+    path = experiment.folder / known.get("file", "")
+    if known.get("made_from") == made_from and path.is_file():
+        return IndexReport(path, known["vectors"], skipped=True)
+    progress(0, 1, "index")
+    index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed, options.most_vectors)
+    empty, full = index_names(experiment.name, config.family, index.n_cells)
+    index.save_empty(experiment.folder / empty)
+    index.save(experiment.folder / full)
+    if path.is_file() and path.name != full:
+        path.unlink()  # our own, made from other features
+        path.with_name(path.name.replace("added_", "trained_", 1)).unlink(missing_ok=True)
+    experiment.record_stage("index", made_from=made_from, file=full, vectors=len(index))
+    progress(1, 1, "index")
+    return IndexReport(experiment.folder / full, len(index), skipped=False)
