@@ -60,11 +60,11 @@ def main() -> None:
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
         from web.app import Address, build_app, is_loopback, serve_somewhere
-        from web.i18n import check_language
-        from web.languages import PageTexts
+        from web.bug_report import LogTail
+        from web.i18n.middleware import PageTexts
+        from web.i18n.translator import check_language
+        from web.jobs.worker import Worker
         from web.services import apart, converting_runners, make_services
-        from web.support import LogTail
-        from web.worker import Worker
 
         logging.getLogger().addHandler(LogTail())
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from tests.page_server import ROOT, copy_program, open_browser, start_page, stop_page
-from web.i18n import Translator
+from web.i18n.translator import Translator
 
 TABS = ("convert", "train", "voices", "settings")
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}

@@ -236,7 +236,7 @@ def test_the_map_in_the_readme_is_true() -> None:
 
 def texts_used() -> Iterator[str]:
     """Regular expressions for the keys that the page looks up: the first argument of every call of t(...)."""
-    for path in (ROOT / "web").glob("*.py"):
+    for path in (ROOT / "web").rglob("*.py"):
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and name_called(node.func) in {"t", "_t", "say"}:
                 yield from patterns(node.args[0])

@@ -11,10 +11,10 @@ from lib.errors import ConfigError
 from tests.tiny_voice import voice_like
 from train.data_report import ADVICE, check_recordings, sample_rates
 from train.experiment import Experiment
-from web import train_tab
-from web.i18n import Translator
-from web.train_report import describe
-from web.train_tab import keep_recordings
+from web.i18n.translator import Translator
+from web.tabs import train as train_tab
+from web.tabs.train import keep_recordings
+from web.tabs.train_report import describe
 
 RATE = 44_100
 

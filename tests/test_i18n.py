@@ -10,8 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib.errors import ConfigError
-from web.i18n import COOKIE, LANGUAGES, LOCALES, MASTER, Translator, check_language, choose_language, texts_of
-from web.languages import PageTexts, SpeakMiddleware, plain, speak
+from web.i18n.middleware import PageTexts, SpeakMiddleware, plain, speak
+from web.i18n.translator import (
+    COOKIE,
+    LANGUAGES,
+    LOCALES,
+    MASTER,
+    Translator,
+    check_language,
+    choose_language,
+    texts_of,
+)
 
 ENGLISH, GERMAN = texts_of("en_US"), texts_of("de")
 MARKS = PageTexts()
@@ -176,6 +185,6 @@ def test_a_page_tells_gradio_the_language() -> None:
 
 
 def test_no_other_file_of_the_page_reads_the_locale_files() -> None:
-    for path in (LOCALES.parent / "web").glob("*.py"):
+    for path in (LOCALES.parent / "web").rglob("*.py"):
         if path.name not in ("i18n.py",):
             assert "LOCALES" not in path.read_text(encoding="utf-8"), path.name

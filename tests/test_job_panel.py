@@ -1,8 +1,8 @@
 """The list of jobs: what a card tells, in the user's language, and nothing from outside as HTML."""
 
-from web.i18n import Translator
-from web.job_panel import _describe
-from web.jobs import JobView, Kind, State
+from web.i18n.translator import Translator
+from web.jobs.registry import JobView, Kind, State
+from web.tabs.jobs import _describe
 
 GERMAN = Translator("de")
 ROWS = [["a.wav", "001_a_voice.wav"], ["<b>.wav", "<b>.wav is empty (0 bytes). Replace or remove it."]]

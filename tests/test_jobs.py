@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lib.errors import AudioError, ConfigError
-from web import jobs as jobs_module
-from web.jobs import JobContext, JobRegistry
+from web.jobs import registry as jobs_module
+from web.jobs.registry import JobContext, JobRegistry
 
 
 class Runners:

@@ -26,8 +26,8 @@ from train.extract import ExtractReport, extract
 from train.index import index_stage
 from train.options import ExtractOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
-from web import jobs as jobs_module
-from web.jobs import JobRegistry
+from web.jobs import registry as jobs_module
+from web.jobs.registry import JobRegistry
 
 PACKAGES = ("lib", "infer", "train", "web", "infer-web.py")
 SOURCES = [path for name in PACKAGES for path in [ROOT / name, *(ROOT / name).rglob("*.py")] if path.is_file()]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from web.runners import train_commands
+from web.jobs.runners import train_commands
 
 OPTIONS: dict[str, Any] = {"family": "v2", "sample_rate": "40k", "pitch": True, "epochs": 7, "most_vectors": 500}
 

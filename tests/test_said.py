@@ -13,9 +13,9 @@ from lib.audio.decode import load_audio
 from lib.errors import RevoiceError
 from lib.paths import ROOT, check_name
 from lib.voice.library import restore_voice
-from web.i18n import Translator, texts_of
-from web.languages import PageTexts, speak
-from web.said import PREFIX, translated
+from web.i18n.messages import PREFIX, translated
+from web.i18n.middleware import PageTexts, speak
+from web.i18n.translator import Translator, texts_of
 
 ENGLISH, GERMAN = Translator(), Translator("de")
 SAID = {key: text for key, text in texts_of("en_US").items() if key.startswith(PREFIX)}

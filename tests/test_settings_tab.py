@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from lib import assets
 from lib.errors import ConfigError
 from lib.paths import ROOT
-from web import settings_tab
-from web.i18n import Translator, texts_of
-from web.jobs import JobView
-from web.speeds import measure, measure_apart
-from web.support import LOG_LINES, LogTail, log_lines, without_private_parts, write_bug_report
+from web.bug_report import LOG_LINES, LogTail, log_lines, without_private_parts, write_bug_report
+from web.i18n.translator import Translator, texts_of
+from web.jobs.registry import JobView
+from web.speed_test import measure, measure_apart
+from web.tabs import settings as settings_tab
 
 T = Translator()
 

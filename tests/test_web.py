@@ -33,12 +33,12 @@ from lib.progress import Cancelled
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, find_port, is_loopback, serve
-from web.forms import Form
-from web.guard import CancelButton, guarded, with_names
-from web.i18n import Translator
-from web.jobs import JobContext, JobRegistry
+from web.i18n.translator import Translator
+from web.jobs.registry import JobContext, JobRegistry
 from web.presets import Presets
 from web.services import Services, VoiceCard
+from web.tabs.form import Form
+from web.tabs.handlers import CancelButton, guarded, with_names
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()

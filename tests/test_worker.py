@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lib.errors import AudioError
-from web.jobs import JobContext, JobRegistry, Kind, Runner
-from web.worker import Worker
+from web.jobs.registry import JobContext, JobRegistry, Kind, Runner
+from web.jobs.worker import Worker
 
 PATIENCE = 30.0  # seconds
 

@@ -12,14 +12,14 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
-from web.convert_tab import build_convert_tab
-from web.i18n import Translator
-from web.job_panel import JobApi
-from web.languages import PageTexts, SpeakMiddleware
+from web.i18n.middleware import PageTexts, SpeakMiddleware
+from web.i18n.translator import Translator
 from web.services import Services
-from web.settings_tab import build_settings_tab
-from web.train_tab import build_train_tab
-from web.voices_tab import build_voices_tab
+from web.tabs.convert import build_convert_tab
+from web.tabs.jobs import JobApi
+from web.tabs.settings import build_settings_tab
+from web.tabs.train import build_train_tab
+from web.tabs.voices import build_voices_tab
 
 FIRST_PORT, PORTS_TRIED = 7865, 100
 PORTS_RACED = 5  # times that another program may take the free port before us

@@ -20,10 +20,10 @@ from lib.voice.library import (
     list_voices,
     restore_voice,
 )
-from web.jobs import LANES, JobRegistry, Kind, Runner
+from web.jobs.registry import LANES, JobRegistry, Kind, Runner
+from web.jobs.runners import Loaded, make_runners, train
+from web.jobs.worker import Worker
 from web.presets import Presets
-from web.runners import Loaded, make_runners, train
-from web.worker import Worker
 
 if TYPE_CHECKING:
     from infer.model_cache import Loaded as KeptInMemory

@@ -5,9 +5,9 @@ from typing import Any
 import gradio as gr
 
 from lib.devices import list_devices
-from web.i18n import Translator
-from web.runners import ALL_GPUS
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
+from web.jobs.runners import ALL_GPUS
 from web.services import Services
 
 

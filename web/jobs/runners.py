@@ -20,7 +20,7 @@ from lib.files import replacing
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
-from web.jobs import JobContext, Kind, Runner
+from web.jobs.registry import JobContext, Kind, Runner
 
 if TYPE_CHECKING:
     from infer.batch import Job, Outcome

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from lib.audio.decode import RECORDING_SUFFIXES
 from lib.errors import ConfigError
-from web.i18n import Translator
+from web.i18n.translator import Translator
 
 Options = TypeVar("Options", bound=BaseModel)
 UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings

@@ -11,8 +11,8 @@ import gradio as gr
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from web.i18n import Translator
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import gradio as gr
 
 from lib import assets
 from lib.devices import list_devices
-from web.guard import guarded
-from web.i18n import LANGUAGES, Translator
-from web.languages import choose_script
-from web.said import translated
+from web.bug_report import write_bug_report
+from web.i18n.messages import translated
+from web.i18n.middleware import choose_script
+from web.i18n.translator import LANGUAGES, Translator
 from web.services import Services
-from web.support import write_bug_report
+from web.tabs.handlers import guarded
 
 QUESTIONS = (
     "begin", "data", "time", "index", "stop", "gpu", "memory", "paths", "other", "words", "pitch", "share", "expecting",
@@ -77,7 +77,7 @@ def _build_devices(t: Translator, services: Services) -> None:
         """Measure F0, features, synthesis and a training step on every device of this machine, some seconds each."""
         rows, devices = [], _named_devices()
         with guarded(t):
-            from web.speeds import measure_apart
+            from web.speed_test import measure_apart
 
             for number, (name, told) in enumerate(devices):
                 bar((number, len(devices)), desc=name)

@@ -8,7 +8,7 @@ by them, and a sentence that fits none stays as it is (a test looks whether the 
 import re
 from functools import cache
 
-from web.i18n import MASTER, Translator, texts_of
+from web.i18n.translator import MASTER, Translator, texts_of
 
 PREFIX = "said."
 INNER = frozenset({"reason", "what"})  # placeholders that stand for sentences themselves

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.i18n import COOKIE, MASTER, Translator, choose_language, texts_of
+from web.i18n.translator import COOKIE, MASTER, Translator, choose_language, texts_of
 
 # Private-use characters, which JSON and HTML leave alone: begin, before each name, before each value, end.
 BEGIN, NAME, VALUE, END = "\ue7b0", "\ue7b1", "\ue7b2", "\ue7b3"

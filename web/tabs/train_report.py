@@ -12,10 +12,10 @@ from lib.audio.decode import list_recordings
 from lib.errors import ConfigError
 from train.data_report import MOST_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
 from train.estimate import Forecast
-from web.guard import guarded
-from web.i18n import Translator
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
 from web.services import Services
+from web.tabs.handlers import guarded
 
 MELODY_BIN = 20  # Hz, width of a bar
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -16,8 +16,8 @@ from pathlib import Path
 from lib.devices import list_devices
 from lib.files import replacing
 from lib.paths import ROOT
-from web.jobs import JobView
-from web.languages import plain
+from web.i18n.middleware import plain
+from web.jobs.registry import JobView
 
 LOG_LINES = 200
 REPORTED_JOBS = 5

@@ -12,15 +12,15 @@ from lib.audio.decode import list_recordings
 from lib.audio.encode import AUDIO_FORMATS
 from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled
-from web.convert_extras import build_picture, build_presets, build_suggestion
-from web.device_choice import device_choice
-from web.forms import UPLOADED, Form, checked
-from web.guard import CancelButton, with_names
-from web.i18n import Translator
-from web.job_panel import job_panel
-from web.jobs import JobView
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
+from web.jobs.registry import JobView
 from web.services import OWN_INDEX, Services
+from web.tabs.convert_extras import build_picture, build_presets, build_suggestion
+from web.tabs.device_choice import device_choice
+from web.tabs.form import UPLOADED, Form, checked
+from web.tabs.handlers import CancelButton, with_names
+from web.tabs.jobs import job_panel
 
 REFRESH_SECONDS = 5
 POLL_SECONDS = 0.2

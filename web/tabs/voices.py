@@ -9,10 +9,10 @@ import gradio as gr
 
 from lib.errors import ConfigError
 from train.ckpt import cli as ckpt
-from web.guard import guarded
-from web.i18n import Translator
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
 from web.services import Services
+from web.tabs.handlers import guarded
 
 REFRESH_SECONDS = 5
 OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know only what was there at the start

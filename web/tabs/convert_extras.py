@@ -14,10 +14,10 @@ from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
-from web.forms import Form, checked
-from web.guard import guarded, with_names
-from web.i18n import Translator
+from web.i18n.translator import Translator
 from web.services import Services
+from web.tabs.form import Form, checked
+from web.tabs.handlers import guarded, with_names
 
 MEASURED_SECONDS = 60  # of a recording, for its pitch
 PICTURED = 30 * ANALYSIS_RATE  # samples of each

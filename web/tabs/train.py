@@ -24,14 +24,14 @@ from train.estimate import forecast, suggested_epochs
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
-from web.device_choice import device_choice
-from web.forms import UPLOADED, Form, checked
-from web.guard import with_names
-from web.i18n import Translator
-from web.job_panel import job_panel
-from web.runners import FROM_RECORDINGS, STAGES, count_gpus, train_commands
+from web.i18n.translator import Translator
+from web.jobs.runners import FROM_RECORDINGS, STAGES, count_gpus, train_commands
 from web.services import Services
-from web.train_report import DataReportPanel, describe_forecast
+from web.tabs.device_choice import device_choice
+from web.tabs.form import UPLOADED, Form, checked
+from web.tabs.handlers import with_names
+from web.tabs.jobs import job_panel
+from web.tabs.train_report import DataReportPanel, describe_forecast
 
 REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: what was given to the page

@@ -22,7 +22,7 @@ from typing import Any
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled
-from web.jobs import UNEXPECTED, JobContext, Kind, Runner
+from web.jobs.registry import UNEXPECTED, JobContext, Kind, Runner
 
 logger = logging.getLogger(__name__)
 

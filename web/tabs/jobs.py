@@ -12,11 +12,11 @@ from typing import Any
 import gradio as gr
 
 from lib.audio.encode import AUDIO_FORMATS
-from web.guard import guarded
-from web.i18n import Translator
-from web.jobs import JobView, Kind
-from web.said import translated
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
+from web.jobs.registry import JobView, Kind
 from web.services import Services
+from web.tabs.handlers import guarded
 
 SHOWN = 8  # jobs in the list
 LOG_SHOWN = 12  # lines
