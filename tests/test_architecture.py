@@ -21,17 +21,18 @@ MAY_IMPORT = {
     "infer": {"infer", "lib"},
     "train": {"train", "lib"},
     "web": {"web", "infer", "train", "lib"},
+    "recipes": {"recipes", "infer", "train", "lib"},
     "benchmarks": {"benchmarks", "infer", "train", "lib"},
     "infer-web.py": {"web", "lib"},
 }
 ONLY_IN = {"gradio": {"web"}, "gradio_client": set[str](), "accelerate": {"train"}, "tensorboard": {"train"}}
-ENTRY_ONLY = {"argparse", "tyro"}  # command lines are read in __main__.py, infer-web.py and benchmarks
+ENTRY_ONLY = {"argparse", "tyro"}  # command lines are read in __main__.py, infer-web.py, benchmarks and recipes
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
 SOURCES = sorted(path for name in MAY_IMPORT for path in [ROOT / name, *(ROOT / name).rglob("*.py")] if path.is_file())
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in SOURCES
-    if path.relative_to(ROOT).parts[0] in {"lib", "infer", "train", "web"}
+    if path.relative_to(ROOT).parts[0] in {"lib", "infer", "train", "recipes", "web"}
 ]
 
 
@@ -41,7 +42,7 @@ def name_of(path: Path) -> str:
 
 def is_entry(path: Path) -> bool:
     """Whether a file is where a program starts: it may print and read the command line and the environment."""
-    return path.name in {"__main__.py", "infer-web.py"} or path.parent == ROOT / "benchmarks"
+    return path.name in {"__main__.py", "infer-web.py", "quality.py"} or path.parent == ROOT / "benchmarks"
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -115,7 +116,7 @@ for name in groups["lib"] + groups["infer"]:
     importlib.import_module(name)
 heavy = {"gradio", "accelerate", "transformers", "torchcrepe", "torchfcpe", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
-for name in groups["train"]:
+for name in groups["train"] + groups["recipes"]:
     importlib.import_module(name)
 after = state()
 changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}

@@ -19,14 +19,14 @@ from lib.content.lite import load
 from lib.errors import ConfigError, MissingFileError, RevoiceError
 from lib.models.lite_encoder import LiteEncoder
 from lib.paths import PRETRAINED
+from recipes.pretrain_lite import corpus, encoder, evaluate, labels, recordings, speech, text, voices
+from recipes.pretrain_lite.base import turned, with_mean_speaker
+from recipes.pretrain_lite.corpus import CorpusJob, pack, plan_jobs, run_job
+from recipes.pretrain_lite.encoder import Corpus, EncoderTrainer, draw_crops, read_corpus
+from recipes.pretrain_lite.options import CorpusOptions, EncoderOptions
+from recipes.pretrain_lite.speech import Manner
+from recipes.pretrain_lite.utterance import Utterance
 from train import augment
-from train.pretrain_lite import corpus, encoder, evaluate, labels, recordings, speech, text, voices
-from train.pretrain_lite.base import turned, with_mean_speaker
-from train.pretrain_lite.corpus import CorpusJob, pack, plan_jobs, run_job
-from train.pretrain_lite.encoder import Corpus, EncoderTrainer, draw_crops, read_corpus
-from train.pretrain_lite.options import CorpusOptions, EncoderOptions
-from train.pretrain_lite.speech import Manner
-from train.pretrain_lite.utterance import Utterance
 
 TINY = EncoderOptions(
     steps=4, batch_size=3, crop_seconds=0.6, channels=16, blocks=1, kernel_size=3, save_every=2, bfloat16=False

@@ -21,10 +21,10 @@ from lib.content import content_frames, load_content_encoder
 from lib.errors import ConfigError, MissingFileError
 from lib.models.lite_encoder import SAMPLE_RATE, LiteEncoder, normalised_log_mel, power_spectrum
 from lib.pitch import load_pitch_extractor
-from train.pretrain_lite.labels import english_phones, frame_phones
-from train.pretrain_lite.options import EvaluateOptions
-from train.pretrain_lite.speech import Manner, espeak
-from train.pretrain_lite.utterance import SILENCE
+from recipes.pretrain_lite.labels import english_phones, frame_phones
+from recipes.pretrain_lite.options import EvaluateOptions
+from recipes.pretrain_lite.speech import Manner, espeak
+from recipes.pretrain_lite.utterance import SILENCE
 
 Array = npt.NDArray[Any]
 Features = Callable[[Array], Array]

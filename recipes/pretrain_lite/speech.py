@@ -16,9 +16,9 @@ import numpy.typing as npt
 import soundfile
 
 from lib.errors import MissingFileError, RevoiceError
-from train.pretrain_lite.align import moved_times
-from train.pretrain_lite.utterance import SILENCE, Utterance
-from train.pretrain_lite.voices import SyntheticVoice
+from recipes.pretrain_lite.align import moved_times
+from recipes.pretrain_lite.utterance import SILENCE, Utterance
+from recipes.pretrain_lite.voices import SyntheticVoice
 
 Floats = npt.NDArray[np.float32]
 

@@ -21,12 +21,12 @@ from lib.paths import LOGS, PRETRAINED
 from lib.progress import Progress, no_progress
 from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights
+from recipes.pretrain_lite.options import BaseOptions, TurnOptions
 from train.experiment import Clip, Experiment
 from train.extract import extract
 from train.loop import FitReport, fit
 from train.options import ExtractOptions, FitOptions, PrepareOptions
 from train.preprocess import prepare_stage
-from train.pretrain_lite.options import BaseOptions, TurnOptions
 
 SPEAKERS = LOGS / "pretrain_lite" / "base"  # one folder of recordings per speaker
 RUNS = LOGS / "pretrain_lite" / "base_runs"
@@ -38,7 +38,7 @@ def train_base(options: BaseOptions, progress: Progress = no_progress) -> str:
     """Prepare, extract, train (or continue), and write pretrained/lite/{G,D}.safetensors."""
     folders = sorted(path for path in SPEAKERS.iterdir() if path.is_dir()) if SPEAKERS.is_dir() else []
     if not folders:
-        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m train.pretrain_lite base-corpus")
+        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m recipes.pretrain_lite base-corpus")
     family = load_family("lite").model_copy(update={"views": 0})  # so many speakers are guises enough
     clips: list[Clip] = []
     for speaker_id, folder in enumerate(folders, start=FIRST_SPEAKER):
@@ -67,7 +67,7 @@ def export_base(report: FitReport, speakers: list[str], options: BaseOptions) ->
         "steps": str(report.steps),
         "epochs": str(report.epochs),
         "speakers": json.dumps(speakers),
-        "command": "python -m train.pretrain_lite base",
+        "command": "python -m recipes.pretrain_lite base",
         "options": options.model_dump_json(),
     }
     files = []
@@ -103,7 +103,7 @@ def turn_base(options: TurnOptions, progress: Progress = no_progress) -> str:
     folders = sorted(path for path in SPEAKERS.iterdir() if path.is_dir()) if SPEAKERS.is_dir() else []
     paths = [path for folder in folders for path in islice(sorted(folder.iterdir()), CLIPS_TO_TURN_BY)]
     if not paths:
-        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m train.pretrain_lite base-corpus")
+        raise MissingFileError(SPEAKERS, "Make the recordings first: python -m recipes.pretrain_lite base-corpus")
     before: list[Tensor] = []
     now: list[Tensor] = []
     for done, path in enumerate(paths, start=1):

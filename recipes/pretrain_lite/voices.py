@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train.pretrain_lite.text import WORD_LISTS
+from recipes.pretrain_lite.text import WORD_LISTS
 
 Engine = Literal["flite", "festival", "espeak", "pico", "rhvoice"]
 

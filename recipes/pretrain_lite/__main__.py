@@ -1,4 +1,4 @@
-"""What made pretrained/lite/: python -m train.pretrain_lite COMMAND.
+"""What made pretrained/lite/: python -m recipes.pretrain_lite COMMAND.
 
 corpus | encoder | evaluate | base-corpus | base | turn-base | demo
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from train.pretrain_lite.options import (
+from recipes.pretrain_lite.options import (
     BaseCorpusOptions,
     BaseOptions,
     CorpusOptions,
@@ -42,7 +42,7 @@ def _show_progress() -> Progress:
 
 
 def _run(options: Any) -> Path | str:
-    from train.pretrain_lite import base, corpus, encoder, evaluate, recordings
+    from recipes.pretrain_lite import base, corpus, encoder, evaluate, recordings
 
     if isinstance(options, CorpusOptions):
         return corpus.make_corpus(options, progress=_show_progress())

@@ -19,13 +19,13 @@ from lib.errors import ConfigError, RevoiceError
 from lib.files import replacing
 from lib.paths import LOGS
 from lib.progress import Progress, no_progress
-from train.pretrain_lite import speech
-from train.pretrain_lite.labels import common_phones, frame_count, frame_phones
-from train.pretrain_lite.options import CorpusOptions
-from train.pretrain_lite.speech import Manner
-from train.pretrain_lite.text import sentence
-from train.pretrain_lite.utterance import Utterance
-from train.pretrain_lite.voices import ESPEAK_OTHERS, ESPEAK_VARIANTS, VOICES, SyntheticVoice, missing_packages
+from recipes.pretrain_lite import speech
+from recipes.pretrain_lite.labels import common_phones, frame_count, frame_phones
+from recipes.pretrain_lite.options import CorpusOptions
+from recipes.pretrain_lite.speech import Manner
+from recipes.pretrain_lite.text import sentence
+from recipes.pretrain_lite.utterance import Utterance
+from recipes.pretrain_lite.voices import ESPEAK_OTHERS, ESPEAK_VARIANTS, VOICES, SyntheticVoice, missing_packages
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from lib.errors import RevoiceError
 from lib.files import replacing, write_text
 from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
-from train.pretrain_lite import speech
-from train.pretrain_lite.corpus import FOLDER
-from train.pretrain_lite.options import BaseCorpusOptions
-from train.pretrain_lite.speech import Floats, Manner
-from train.pretrain_lite.text import sentence
-from train.pretrain_lite.utterance import Utterance
-from train.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, PICO_VOICES, SyntheticVoice
+from recipes.pretrain_lite import speech
+from recipes.pretrain_lite.corpus import FOLDER
+from recipes.pretrain_lite.options import BaseCorpusOptions
+from recipes.pretrain_lite.speech import Floats, Manner
+from recipes.pretrain_lite.text import sentence
+from recipes.pretrain_lite.utterance import Utterance
+from recipes.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, PICO_VOICES, SyntheticVoice
 
 DEMO_FOLDER = PRETRAINED / "lite" / "demo"
 DEMO_RATE = 24_000  # Hz, the rate of the lite family: more would only make the files larger
@@ -104,7 +104,7 @@ def demo_readme(clips: Sequence[Utterance], source: Utterance) -> str:
     seconds = sum(clip.seconds for clip in clips)
     return f"""# Demo recordings
 
-Synthesised speech, made by `python -m train.pretrain_lite demo`; no recording of a person is in this folder.
+Synthesised speech, made by `python -m recipes.pretrain_lite demo`; no recording of a person is in this folder.
 
 | file | what | length |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""How a voice sounds, in figures: python benchmarks/quality.py --voice NAME [--output docs/quality].
+"""How a voice sounds, in figures: python -m recipes.quality --voice NAME [--output docs/quality].
 
 Each source is transposed to the height of the voice and converted, and compared with itself (melody, words) and with
 held-back recordings of the voice (timbre). The held-back recordings converted into their own voice are the ceiling,
@@ -18,24 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import numpy.typing as npt
+import torch
 
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-import torch  # noqa: E402
-
-from infer.convert import VoiceConverter  # noqa: E402
-from infer.options import ConvertOptions  # noqa: E402
-from infer.report import ENVELOPE, compare, draw  # noqa: E402
-from lib.audio.decode import list_recordings, load_audio  # noqa: E402
-from lib.audio.encode import save_audio  # noqa: E402
-from lib.audio.filters import ANALYSIS_RATE, resample  # noqa: E402
-from lib.audio.mel import log_mel  # noqa: E402
-from lib.pitch import load_pitch_extractor  # noqa: E402
-from lib.pitch.scale import suggested_shift  # noqa: E402
-from lib.voice.library import find_index, find_voice  # noqa: E402
-from lib.voice.model_file import read_voice_model  # noqa: E402
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
+from infer.report import ENVELOPE, compare, draw
+from lib.audio.decode import list_recordings, load_audio
+from lib.audio.encode import save_audio
+from lib.audio.filters import ANALYSIS_RATE, resample
+from lib.audio.mel import log_mel
+from lib.paths import ROOT
+from lib.pitch import load_pitch_extractor
+from lib.pitch.scale import suggested_shift
+from lib.voice.library import find_index, find_voice
+from lib.voice.model_file import read_voice_model
 
 Floats = npt.NDArray[np.float32]
 PICTURE_WIDTH, PICTURE_COLOURS = 760, 48
@@ -140,8 +138,8 @@ class Judges:
 
 def speak_sources(folder: Path) -> Path:
     """Have two synthetic voices say the sentences, with transcripts; returns the folder."""
-    from train.pretrain_lite.speech import Manner, say_pico, speak_flite
-    from train.pretrain_lite.voices import VOICES
+    from recipes.pretrain_lite.speech import Manner, say_pico, speak_flite
+    from recipes.pretrain_lite.voices import VOICES
 
     lines = []
     for voice in (voice for voice in VOICES if voice.name in SPEAKERS):

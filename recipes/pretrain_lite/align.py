@@ -6,7 +6,7 @@ import soxr
 import torch
 
 from lib.models.lite_encoder import MEL_HOP_LENGTH, SAMPLE_RATE, mel_filter_bank, normalised_log_mel, power_spectrum
-from train.pretrain_lite.utterance import Floats, Utterance
+from recipes.pretrain_lite.utterance import Floats, Utterance
 
 Array = npt.NDArray[np.float32]
 _CEPSTRA = 13  # of 80 mel bands: the envelope, in which two voices are most alike

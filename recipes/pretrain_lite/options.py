@@ -38,7 +38,7 @@ class EncoderOptions(BaseModel, frozen=True):
 class EvaluateOptions(BaseModel, frozen=True):
     """Where the recordings of the two readers and the reference alignment are."""
 
-    alignment: Path = Field(description="JSON file of a forced alignment, see train/pretrain_lite/evaluate.py")
+    alignment: Path = Field(description="JSON file of a forced alignment, see recipes/pretrain_lite/evaluate.py")
     first: Path = Field(ROOT.parent / "shared/data/voices/ljspeech", description="folder of the first reader's clips")
     second: Path = Field(ROOT.parent / "shared/data/sources", description="folder of the second reader's clips")
     second_pattern: str = Field("librivox_*.flac", description="which files of that folder")

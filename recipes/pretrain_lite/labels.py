@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from train.pretrain_lite.utterance import SILENCE
+from recipes.pretrain_lite.utterance import SILENCE
 
 FRAME_HOP = 0.02  # seconds
 FRAME_CENTRE = 0.0125  # seconds; a frame covers 25 ms

@@ -20,10 +20,10 @@ from lib.errors import MissingFileError
 from lib.files import replacing
 from lib.models.lite_encoder import WIDTH, LiteEncoder
 from lib.progress import Progress, no_progress
+from recipes.pretrain_lite.corpus import FOLDER
+from recipes.pretrain_lite.labels import UNKNOWN
+from recipes.pretrain_lite.options import EncoderOptions
 from train.augment import changed_view
-from train.pretrain_lite.corpus import FOLDER
-from train.pretrain_lite.labels import UNKNOWN
-from train.pretrain_lite.options import EncoderOptions
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def read_corpus(folder: Path) -> Corpus:
     """Every file of a corpus; phones are numbered per phone set, rare ones are ignored."""
     paths = sorted(folder.glob("*/*.npz"))
     if not paths:
-        raise MissingFileError(folder, "Make the corpus first: python -m train.pretrain_lite corpus")
+        raise MissingFileError(folder, "Make the corpus first: python -m recipes.pretrain_lite corpus")
     found = [(path, *read_stream(path)) for path in paths]
     counts: dict[str, Counter[str]] = {}
     for path, _, phones in found:

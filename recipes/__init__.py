@@ -1,0 +1,1 @@
+"""How what is shipped was made and measured: pretrain_lite (its models), quality (how a voice sounds)."""
