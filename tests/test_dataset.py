@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import ConfigError
-from tests.test_trainer import tiny_family
+from tests.test_state import tiny_family
 from train.dataset import BOUNDARIES, BucketSampler, ClipDataset, collate
 from train.experiment import Clip
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lib.errors import ConfigError
-from tests.test_trainer import new_trainer, tiny_batch
+from tests.test_state import new_trainer, tiny_batch
 from train.dataset import Batch
 from train.state import Trainer
 

@@ -9,7 +9,7 @@ import torch
 from lib.config import load_family
 from lib.content import load_content_encoder
 from lib.content.lite import LiteContentEncoder
-from tests.test_fit import recordings as recordings
+from tests.test_loop import recordings as recordings
 from train.dataset import ClipDataset
 from train.experiment import Experiment
 from train.extract import extract

@@ -20,8 +20,8 @@ from lib.progress import Cancelled, no_progress
 from lib.voice.model_file import read_voice_model
 from tests.helpers import Floats
 from tests.page_server import ROOT, copy_program
-from tests.test_fit import FAST, tiny_lite
-from tests.test_trainer import new_trainer, tiny_batch
+from tests.test_loop import FAST, tiny_lite
+from tests.test_state import new_trainer, tiny_batch
 from train import launch
 from train.__main__ import main
 from train.dataset import Batch
@@ -152,7 +152,7 @@ def test_the_first_bad_status_counts() -> None:
 STEPS = """
 import json, sys, torch, warnings
 torch.set_num_threads(1)
-from tests.test_processes import losses_of_steps
+from tests.test_distributed import losses_of_steps
 found = losses_of_steps()
 if found is not None:
     with open(sys.argv[1], "w") as file:
