@@ -1,4 +1,4 @@
-"""Imports point down, importing does nothing, the README's map is true, and every text of the page exists once."""
+"""Imports point down, importing does nothing, the map of files is true, and every text of the page exists once."""
 
 import ast
 import json
@@ -207,9 +207,9 @@ def leading_paths(line: str) -> Iterator[str]:
 
 
 def read_map(text: str) -> Iterator[str]:
-    """The paths of the README's tree: the fenced block with infer-web.py; indented names lie in the folder above."""
+    """The paths of the tree: the fenced block with infer-web.py; indented names lie in the folder above."""
     block = next((block for block in text.split("```")[1::2] if "infer-web.py" in block), None)
-    assert block, "README.md has no fenced block with the tree of files"
+    assert block, "docs/architecture.md has no fenced block with the tree of files"
     folders: list[tuple[int, str]] = []  # indentation and path of the folders around the current line
     for line in block.splitlines()[1:]:
         plain = re.sub(r"[│├└─]", " ", line)
@@ -224,15 +224,16 @@ def read_map(text: str) -> Iterator[str]:
                 folders.append((indent, path))
 
 
-def test_the_map_in_the_readme_is_true() -> None:
-    paths = [path for entry in read_map((ROOT / "README.md").read_text(encoding="utf-8")) for path in expand(entry)]
+def test_the_map_of_files_is_true() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = [path for entry in read_map(text) for path in expand(entry)]
     listed = set[str]()
     for path in paths:
         found = [name_of(match) for match in ROOT.glob(path.rstrip("/"))]
-        assert found, f"README.md lists {path}, which does not exist"
+        assert found, f"the map lists {path}, which does not exist"
         listed.update(found)
     missing = {name_of(path) for path in SOURCES if path.name != "__init__.py"} - listed
-    assert not missing, f"README.md does not list {sorted(missing)}"
+    assert not missing, f"the map does not list {sorted(missing)}"
 
 
 def texts_used() -> Iterator[str]:
