@@ -1,4 +1,4 @@
-"""The folders of this checkout, resolved from this file; the only place that knows them."""
+"""Folders of this checkout, suffixes of model files, and the rules for names."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,9 @@ CONFIGS = ROOT / "configs"
 LOGS = ROOT / "logs"
 PRETRAINED = ROOT / "pretrained"
 WEIGHTS = ROOT / "weights"
+
+SAFETENSORS = ".safetensors"
+VOICE_SUFFIXES = (".pth", SAFETENSORS)
 
 MAX_NAME_LENGTH = 100  # characters
 MAX_NAME_BYTES = 200  # in UTF-8; leaves room for suffixes within the 255 bytes of a file name

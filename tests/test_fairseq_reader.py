@@ -18,7 +18,7 @@ from lib.content import content_frames
 from lib.content.fairseq_reader import hugging_face_name, read_fairseq
 from lib.content.hubert import build
 from lib.errors import CheckpointError
-from lib.voice.weights import ecosystem_name
+from lib.voice.weights import rvc_key
 from tests.helpers import ROOT, error
 from tests.tiny_hubert import TINY, fairseq_name, tensors_of
 
@@ -86,7 +86,7 @@ def test_golden_precisions_and_formats_have_one_identity(golden: Path) -> None:
 
 def test_every_tensor_of_the_network_has_a_name_at_fairseq() -> None:
     names = [fairseq_name(name) for name in tensors_of(TINY)]
-    assert [ecosystem_name(hugging_face_name(name) or "") for name in names] == list(tensors_of(TINY))
+    assert [rvc_key(hugging_face_name(name) or "") for name in names] == list(tensors_of(TINY))
 
 
 def test_key_map_is_that_of_the_specification() -> None:

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import CheckpointError, MissingFileError
-from lib.voice.infer_config import claims_from, config_list, derive_config, kind_of
+from lib.voice.infer_config import config_list, derive_config, kind_of, parse_config_list
 from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
 from lib.voice.training_state import read_training_state
-from lib.voice.weights import Weights, ecosystem_weights
+from lib.voice.weights import Weights, rvc_state_dict
 from tests.helpers import golden_names
 from tests.tiny_files import save_checkpoint, save_voice, small_voice, tiny_family, tiny_network
 
@@ -68,7 +68,7 @@ def test_golden_voices_with_any_wrong_claims_are_still_what_their_tensors_are(go
     voice = read_voice_model(golden / name)
     for claimed in lists.values():
         if voice.config.has_f0 or len(voice.config.upsample_rates) == 4:
-            got = derive_config(voice.weights, claims_from(claimed, name), name)
+            got = derive_config(voice.weights, parse_config_list(claimed, name), name)
             assert got.model_copy(update={"segment_frames": voice.config.segment_frames}) == voice.config
 
 
@@ -191,7 +191,7 @@ def test_wrong_claims_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize("rate", ["32k", "48k"])
 def test_v1_without_f0_is_told_apart_by_its_posterior_or_what_it_says(rate: str) -> None:
     network = tiny_network(tiny_family("v1", rate, has_f0=False).synthesizer, posterior=True)
-    weights = ecosystem_weights(network)
+    weights = rvc_state_dict(network)
     assert kind_of(weights, "G.pth") == ("v1", int(rate[:2]) * 1000, False)
     voice = {key: value for key, value in weights.items() if not key.startswith("enc_q.")}
     assert (

@@ -19,7 +19,7 @@ from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
 from lib.models.synthesizer import InferOutput, Synthesizer, slice_frames
 from lib.voice.model_file import VoiceModel, load_synthesizer, read_voice_model
-from lib.voice.weights import ecosystem_weights, load_weights
+from lib.voice.weights import load_weights, rvc_state_dict
 from tests.helpers import (
     closed_form,
     error,
@@ -191,7 +191,7 @@ def test_keys_shapes_and_order_are_the_ecosystems(specification: Path, family: F
         listing = json.loads((specification / "state_dict" / f"{family}_{rate}_{kind}.json").read_text())
         with torch.device("meta"):
             model = Synthesizer(load_family(family, rate, has_f0=kind == "f0").synthesizer, posterior=True)
-        got = ecosystem_weights(model)
+        got = rvc_state_dict(model)
         assert list(got) == listing["parameter_order_2023"]
         assert {k: list(v.shape) for k, v in got.items()} == {k: v["shape"] for k, v in listing["tensors"].items()}
 

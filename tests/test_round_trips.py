@@ -17,7 +17,7 @@ from lib.config import FAMILIES, Family, load_family
 from lib.models.synthesizer import Synthesizer
 from lib.voice.model_file import VoiceModel, read_voice_model, write_voice_model
 from lib.voice.training_state import read_training_state
-from lib.voice.weights import Weights, ecosystem_name, ecosystem_weights
+from lib.voice.weights import Weights, rvc_key, rvc_state_dict
 from tests.helpers import SPECIFICATION
 from tests.tiny_files import small_voice, tiny_family
 from train.ckpt.tools import extract
@@ -134,8 +134,8 @@ def test_the_full_networks_have_exactly_the_listed_tensors(kind: str) -> None:
     spec, (family, rate, has_f0) = listing(kind), kind_parts(kind)
     with torch.device("meta"):
         network = Synthesizer(load_family(family, rate, has_f0=has_f0).synthesizer, posterior=True)
-    shapes = {name: list(value.shape) for name, value in ecosystem_weights(network).items()}
-    assert list(shapes) == spec["parameter_order_2023"] == [ecosystem_name(n) for n, _ in network.named_parameters()]
+    shapes = {name: list(value.shape) for name, value in rvc_state_dict(network).items()}
+    assert list(shapes) == spec["parameter_order_2023"] == [rvc_key(n) for n, _ in network.named_parameters()]
     assert shapes == {name: facts["shape"] for name, facts in spec["tensors"].items()}
 
 
@@ -167,7 +167,7 @@ def next_step(trainer: Trainer) -> tuple[Weights, Weights]:
     trainer.begin_epoch()
     trainer.train_step(batch_of(3))
     return tuple(  # type: ignore[return-value]
-        {name: value.clone() for name, value in ecosystem_weights(network).items()}
+        {name: value.clone() for name, value in rvc_state_dict(network).items()}
         for network in (trainer.synthesizer, trainer.plain_discriminator)
     )
 
@@ -242,7 +242,7 @@ def test_our_checkpoints_are_what_the_references_resume(tmp_path: Path) -> None:
         plain.load_state_dict(content["optimizer"])  # by position, as the references do
         for parameter, moments in plain.state.items():
             assert moments["exp_avg"].shape == parameter.shape
-        assert list(weights) == [ecosystem_name(key) for key, _ in network.named_parameters()]
+        assert list(weights) == [rvc_key(key) for key, _ in network.named_parameters()]
     # Narrow networks of one layer have the tensors of the full ones in the same order, but fewer.
     ours = list(torch.load(tmp_path / "G.pth", weights_only=True)["model"])
     assert [key for key in spec["parameter_order_2023"] if key in set(ours)] == ours

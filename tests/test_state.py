@@ -10,9 +10,9 @@ from accelerate import Accelerator
 
 from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, SourceConfig, TrainConfig, load_family
 from lib.errors import CheckpointError
-from lib.models.discriminators import Judgement
+from lib.models.discriminators import DiscriminatorOutput
 from lib.voice.training_state import read_training_state
-from lib.voice.weights import ecosystem_weights
+from lib.voice.weights import rvc_state_dict
 from tests.helpers import closed_form, error, golden_training_model, read_golden, tiny_config
 from train import losses
 from train.dataset import Batch
@@ -64,8 +64,8 @@ def test_golden_three_training_steps(golden: Path) -> None:
     model = golden_training_model(golden, "G_v2_40k_f0")
     config = load_family("v2", "40k").model_copy(update={"synthesizer": model.config})
     trainer = Trainer(config, Accelerator(cpu=True), spectrum=GOLDEN_SPECTRUM)
-    trainer.load_base(ecosystem_weights(model), weights, "the golden data")
-    before = {key: value.clone() for key, value in ecosystem_weights(trainer.synthesizer).items()}
+    trainer.load_base(rvc_state_dict(model), weights, "the golden data")
+    before = {key: value.clone() for key, value in rvc_state_dict(trainer.synthesizer).items()}
     batch = Batch(
         data["in.phone"], data["in.pitch"], data["in.nsff0"], data["in.spec"], data["in.wave"],
         data["in.spec_lengths"], data["in.sid"],
@@ -85,12 +85,12 @@ def test_golden_three_training_steps(golden: Path) -> None:
             assert got["grad_norm_d" if "d" in key.replace("grad", "").replace("norm", "") else "grad_norm_g"] == (
                 pytest.approx(value, rel=5e-3)
             )
-    after = ecosystem_weights(trainer.synthesizer)
+    after = rvc_state_dict(trainer.synthesizer)
     for name, (_, norm, _, change) in steps["generator_after_3_steps"].items():
         if "conv_k.bias" not in name:  # their true gradient is zero, so AdamW turns rounding into whole steps
             assert float(after[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
             assert float((after[name] - before[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
-    judges = ecosystem_weights(trainer.plain_discriminator)
+    judges = rvc_state_dict(trainer.plain_discriminator)
     for name, (_, norm, _, change) in steps["discriminator_after_3_steps"].items():
         assert float(judges[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
         assert float((judges[name] - weights[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
@@ -107,8 +107,8 @@ def test_golden_three_training_steps(golden: Path) -> None:
     assert error(audio[..., : final["out.audio"].shape[-1]], final["out.audio"]) <= 2e-3
 
 
-def judgements(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[Judgement]:
-    return [Judgement(score, maps) for score, maps in zip(scores, features, strict=True)]
+def judgements(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[DiscriminatorOutput]:
+    return [DiscriminatorOutput(score, maps) for score, maps in zip(scores, features, strict=True)]
 
 
 def test_golden_losses(golden: Path) -> None:
@@ -160,7 +160,7 @@ def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
         (straight.synthesizer, second.synthesizer),
         (straight.plain_discriminator, second.plain_discriminator),
     ):
-        want, got = ecosystem_weights(a), ecosystem_weights(b)
+        want, got = rvc_state_dict(a), rvc_state_dict(b)
         assert all(torch.equal(want[key], got[key]) for key in want)
 
 
@@ -169,16 +169,16 @@ def test_the_voice_is_the_mean_of_the_last_steps_and_is_saved_with_them(tmp_path
     mean: dict[str, torch.Tensor] = {}
     for seed, share in enumerate((1.0, 0.8, 0.7, 0.7)):  # 4/4, 4/5, 4/6 and less would be slower than 1 - 0.3
         trainer.train_step(tiny_batch(seed))
-        now = ecosystem_weights(trainer.synthesizer)
+        now = rvc_state_dict(trainer.synthesizer)
         mean = {key: mean.get(key, new) + share * (new - mean.get(key, new)) for key, new in now.items()}
     files = tmp_path / "G_4.pth", tmp_path / "D_4.pth"
     trainer.save(*files)
     resumed = new_trainer(seed=99, average=0.3)
     resumed.resume(*files)
     for key, want in mean.items():
-        torch.testing.assert_close(ecosystem_weights(trainer.voice)[key], want)
-        torch.testing.assert_close(ecosystem_weights(resumed.voice)[key], ecosystem_weights(trainer.voice)[key])
-    assert any(not torch.equal(ecosystem_weights(resumed.synthesizer)[key], want) for key, want in mean.items())
+        torch.testing.assert_close(rvc_state_dict(trainer.voice)[key], want)
+        torch.testing.assert_close(rvc_state_dict(resumed.voice)[key], rvc_state_dict(trainer.voice)[key])
+    assert any(not torch.equal(rvc_state_dict(resumed.synthesizer)[key], want) for key, want in mean.items())
 
 
 def test_without_averaging_the_voice_is_the_last_step(tmp_path: Path) -> None:

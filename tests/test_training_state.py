@@ -17,7 +17,7 @@ from lib.voice.training_state import (
     read_training_state,
     write_training_state,
 )
-from lib.voice.weights import ecosystem_name, ecosystem_weights, load_weights
+from lib.voice.weights import load_weights, rvc_key, rvc_state_dict
 from tests.tiny_files import tiny_family, tiny_network
 
 ORDER_2026 = ("dec.", "enc_q.", "flow.", "emb_g.", "enc_p.")  # of v2 in the 2026 reference
@@ -42,7 +42,7 @@ def trained(config: SynthesizerConfig) -> tuple[Synthesizer, torch.optim.AdamW]:
 
 def in_order(network: Synthesizer, optimizer: torch.optim.AdamW, order: list[str]) -> TrainingState:
     """The state as a program stores it that registers its parameters in another order."""
-    weights, names = ecosystem_weights(network), [ecosystem_name(name) for name, _ in network.named_parameters()]
+    weights, names = rvc_state_dict(network), [rvc_key(name) for name, _ in network.named_parameters()]
     state = optimizer.state_dict()
     moved: dict[str, Any] = {
         "state": {order.index(name): state["state"][i] for i, name in enumerate(names)},
@@ -55,7 +55,7 @@ def in_order(network: Synthesizer, optimizer: torch.optim.AdamW, order: list[str
 def test_both_orders_of_parameters_go_on_to_the_same_step(tmp_path: Path, year: int) -> None:
     config = tiny_family("v2", "40k").synthesizer
     network, optimizer = trained(config)
-    order = list(ecosystem_weights(network))
+    order = list(rvc_state_dict(network))
     if year == 2026:
         order.sort(key=lambda name: ORDER_2026.index(name.split(".")[0] + "."))
     write_training_state(tmp_path / "G_2.pth", in_order(network, optimizer, order))
@@ -68,7 +68,7 @@ def test_both_orders_of_parameters_go_on_to_the_same_step(tmp_path: Path, year: 
     other = torch.optim.AdamW(resumed.parameters(), lr=5.0)
     other.load_state_dict(optimizer_for(resumed, state, "G_2.pth"))
     step(resumed, other, 3)
-    got, want = ecosystem_weights(resumed), ecosystem_weights(network)
+    got, want = rvc_state_dict(resumed), rvc_state_dict(network)
     assert all(torch.equal(got[name], want[name]) for name in want)
 
 
@@ -81,7 +81,7 @@ def test_the_orders_tried_here_are_those_of_the_references(specification: Path, 
 
 def damaged(change: Any) -> TrainingState:
     network, optimizer = trained(tiny_family("v2", "40k").synthesizer)
-    state = in_order(network, optimizer, list(ecosystem_weights(network)))
+    state = in_order(network, optimizer, list(rvc_state_dict(network)))
     change(state)
     return state
 

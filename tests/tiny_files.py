@@ -10,7 +10,7 @@ from lib.config import DiscriminatorConfig, Family, FamilyConfig, SynthesizerCon
 from lib.models.synthesizer import Synthesizer
 from lib.voice.model_file import VoiceModel, extract_voice_model, write_voice_model
 from lib.voice.training_state import TrainingState, write_training_state
-from lib.voice.weights import ecosystem_weights
+from lib.voice.weights import rvc_state_dict
 
 SMALL = {"inter_channels": 4, "hidden_channels": 6, "filter_channels": 8, "gin_channels": 5, "n_speakers": 3}
 
@@ -48,5 +48,5 @@ def save_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 def save_checkpoint(path: Path, config: SynthesizerConfig, epoch: int = 3) -> Synthesizer:
     """Write a generator's training checkpoint without optimiser state; returns the network."""
     network = tiny_network(config, posterior=True)
-    write_training_state(path, TrainingState(ecosystem_weights(network), epoch, {}, 1e-4))
+    write_training_state(path, TrainingState(rvc_state_dict(network), epoch, {}, 1e-4))
     return network

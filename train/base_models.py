@@ -13,7 +13,7 @@ from lib.models.discriminators import Discriminator
 from lib.paths import ROOT
 from lib.voice.infer_config import Kind, check_network, kind_of
 from lib.voice.safe_load import read_weights
-from lib.voice.weights import Weights, check_finite, check_shapes, shapes_of, without_memory
+from lib.voice.weights import Weights, check_finite, check_shapes, meta_device, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
         raise CheckpointError(
             f"{path} is no base discriminator of {config.family}: it has {found} parts instead of {wanted}. {REMEDY}"
         )
-    with without_memory():
+    with meta_device():
         network = Discriminator(config.discriminator)
     check_shapes(shapes_of(network), weights, str(path))
     check_finite(weights, str(path))

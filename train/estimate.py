@@ -98,9 +98,9 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     """Parameters of a voice, and of what only its training needs: posterior encoder and discriminator."""
     from lib.models.discriminators import Discriminator
     from lib.models.synthesizer import Synthesizer
-    from lib.voice.weights import without_memory
+    from lib.voice.weights import meta_device
 
-    with without_memory():
+    with meta_device():
         voice, whole = (
             Synthesizer(config.synthesizer, posterior=posterior) for posterior in (False, config.has_posterior)
         )

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib.models.discriminators import Judgement
+from lib.models.discriminators import DiscriminatorOutput
 
 
-def discriminator_parts(real: Sequence[Judgement], generated: Sequence[Judgement]) -> tuple[list[Tensor], list[Tensor]]:
+def discriminator_parts(
+    real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Per sub-discriminator: mean (1 - D(real))^2 and mean D(generated)^2."""
     return (
         [(1 - judgement.score.float()).square().mean() for judgement in real],
@@ -19,12 +21,12 @@ def discriminator_parts(real: Sequence[Judgement], generated: Sequence[Judgement
     )
 
 
-def generator_loss(generated: Sequence[Judgement]) -> Tensor:
+def generator_loss(generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Least-squares loss of the generator: sum over sub-discriminators of mean (1 - D(generated))^2."""
     return torch.stack([(1 - judgement.score.float()).square().mean() for judgement in generated]).sum()
 
 
-def feature_loss(real: Sequence[Judgement], generated: Sequence[Judgement]) -> Tensor:
+def feature_loss(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Twice the sum over all layers of mean |features of real - features of generated|; no gradient to real."""
     distances = [
         (a.detach().float() - b.float()).abs().mean()

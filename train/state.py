@@ -22,7 +22,7 @@ from lib.errors import CheckpointError, ConfigError
 from lib.models.discriminators import Discriminator
 from lib.models.synthesizer import Synthesizer
 from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
-from lib.voice.weights import Weights, ecosystem_weights, load_weights
+from lib.voice.weights import Weights, load_weights, rvc_state_dict
 from train.dataset import Batch
 from train.distributed import PATIENCE, Processes
 from train.step import Step
@@ -221,11 +221,11 @@ class Trainer:
         )
         for path, network, optimizer in networks:
             state = TrainingState(
-                weights=ecosystem_weights(network),
+                weights=rvc_state_dict(network),
                 epoch=self.position.epoch,
                 optimizer=optimizer.state_dict(),
                 learning_rate=self.learning_rate,
-                average=ecosystem_weights(self.average) if path == generator and self.average is not None else None,
+                average=rvc_state_dict(self.average) if path == generator and self.average is not None else None,
                 extra={"revoice": own},
             )
             write_training_state(path, state)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib.audio import mel
 from lib.errors import ConfigError
-from lib.models.discriminators import Judgement
+from lib.models.discriminators import DiscriminatorOutput
 from lib.models.synthesizer import TrainOutput, slice_frames
 from train import losses
 from train.dataset import Batch
@@ -196,8 +196,8 @@ class Step:
         return (real_mel - made_mel).abs().mean()
 
 
-def _rows(judgement: Judgement, rows: slice) -> Judgement:
-    return Judgement(judgement.score[rows], [features[rows] for features in judgement.features])
+def _rows(judgement: DiscriminatorOutput, rows: slice) -> DiscriminatorOutput:
+    return DiscriminatorOutput(judgement.score[rows], [features[rows] for features in judgement.features])
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
 from lib.models.memory import give_back
 from lib.paths import PRETRAINED, ROOT, check_name
-from lib.voice.weights import unmap, without_memory
+from lib.voice.weights import meta_device, unmap
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
         raise CheckpointError(
             f"{where} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2."
         )
-    with without_memory():  # no memory is taken for what the file only claims
+    with meta_device():  # no memory is taken for what the file only claims
         network = Hubert(shape, depth, project=family in PROJECTED)
     wanted = network.state_dict()
     beyond = tuple(f"encoder.layers.{i}." for i in range(depth, shape.layers))

@@ -13,8 +13,9 @@ from lib.content import HOP_LENGTH, WINDOW_LENGTH
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.models.hubert import HubertShape
-from lib.voice.safe_load import SAFETENSORS, read_safetensors, safe_load, tensor_table
-from lib.voice.weights import Weights, check_finite, ecosystem_name
+from lib.paths import SAFETENSORS
+from lib.voice.safe_load import read_safetensors, safe_load, tensor_table
+from lib.voice.weights import Weights, check_finite, rvc_key
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def assemble(
 
 def _plain_name(key: str) -> str:
     """Older and newer spellings, and those of a network inside another, as our network has them."""
-    return ecosystem_name(key.removeprefix("hubert."))
+    return rvc_key(key.removeprefix("hubert."))
 
 
 def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: bool) -> HubertShape:

@@ -17,7 +17,7 @@ CHANNELS_PER_GROUP = 4  # input channels of each group in the strided scale conv
 PERIOD_STRIDES = (3, 3, 3, 3, 1)
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """One sub-discriminator's opinion."""
 
     score: Tensor  # [B, n]
@@ -28,14 +28,14 @@ class _SubDiscriminator(nn.Module):
     convs: nn.ModuleList
     conv_post: nn.Module
 
-    def _judge(self, x: Tensor) -> Judgement:
+    def _judge(self, x: Tensor) -> DiscriminatorOutput:
         features = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), LRELU_SLOPE)
             features.append(x)
         x = self.conv_post(x)
         features.append(x)
-        return Judgement(x.flatten(1), features)
+        return DiscriminatorOutput(x.flatten(1), features)
 
 
 class ScaleDiscriminator(_SubDiscriminator):
@@ -53,8 +53,8 @@ class ScaleDiscriminator(_SubDiscriminator):
         self.convs = nn.ModuleList(convs)
         self.conv_post = weight_norm(nn.Conv1d(before, 1, 3, padding=1))
 
-    def forward(self, audio: Tensor) -> Judgement:
-        """[B, 1, T] -> Judgement."""
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """[B, 1, T] -> DiscriminatorOutput."""
         return self._judge(audio)
 
 
@@ -71,8 +71,8 @@ class PeriodDiscriminator(_SubDiscriminator):
         self.convs = nn.ModuleList(convs)
         self.conv_post = weight_norm(nn.Conv2d(before, 1, (3, 1), padding=(1, 0)))
 
-    def forward(self, audio: Tensor) -> Judgement:
-        """[B, 1, T] -> Judgement."""
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """[B, 1, T] -> DiscriminatorOutput."""
         audio = F.pad(audio, (0, -audio.shape[2] % self.period), "reflect")
         return self._judge(audio.reshape(len(audio), 1, -1, self.period))  # [B, 1, T / period, period]
 
@@ -85,6 +85,6 @@ class Discriminator(nn.Module):
         self.discriminators = nn.ModuleList([ScaleDiscriminator(config.scale_channels)])
         self.discriminators.extend(PeriodDiscriminator(period, config.period_channels) for period in config.periods)
 
-    def forward(self, audio: Tensor) -> list[Judgement]:
-        """[B, 1, T] -> one Judgement per sub-discriminator."""
+    def forward(self, audio: Tensor) -> list[DiscriminatorOutput]:
+        """[B, 1, T] -> one DiscriminatorOutput per sub-discriminator."""
         return [discriminator(audio) for discriminator in self.discriminators]

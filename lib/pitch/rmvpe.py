@@ -18,10 +18,10 @@ from lib.assets import how_to_get
 from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
-from lib.paths import PRETRAINED, ROOT
+from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch.scale import HOP_LENGTH, frame_windows
-from lib.voice.safe_load import SAFETENSORS, safe_load
-from lib.voice.weights import Weights, load_weights, unmap, without_memory
+from lib.voice.safe_load import safe_load
+from lib.voice.weights import Weights, load_weights, meta_device, unmap
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor
@@ -56,7 +56,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
     """
     path = find_weights()
     table = _read_table(path)
-    with without_memory():
+    with meta_device():
         network = Rmvpe()
     halves = [conv for name, conv in _convolutions(network) if _is_half(table, name)]
     for conv in halves:

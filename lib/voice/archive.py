@@ -21,8 +21,8 @@ from typing import IO, Any
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
 from lib.files import replacing
 from lib.index import FeatureIndex, index_names
-from lib.paths import LOGS, WEIGHTS, check_name, inside
-from lib.voice.model_file import VOICE_SUFFIXES, VoiceModel, read_voice_model
+from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.voice.model_file import VoiceModel, read_voice_model
 from lib.voice.safe_load import check_directory
 
 CARD, README, INDEX_SUFFIX = "card.json", "README.md", ".index"

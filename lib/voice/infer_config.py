@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from lib.config import FAMILIES, Family, SynthesizerConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.synthesizer import Synthesizer
-from lib.voice.weights import Shapes, Weights, check_finite, check_shapes, shapes_of, without_memory
+from lib.voice.weights import Shapes, Weights, check_finite, check_shapes, meta_device, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
         return f"{self.family} at {self.sample_rate // 1000}k {'with' if self.has_f0 else 'without'} F0"
 
 
-def claims_from(raw: Any, where: str) -> Claims:
+def parse_config_list(raw: Any, where: str) -> Claims:
     """Name the values of a file's positional `config` list. CheckpointError if it is no such list."""
     if not isinstance(raw, list | tuple) or len(raw) not in CONFIG_LENGTHS:
         raise CheckpointError(f"{where}: the entry 'config' is not the usual list of 18 values.")
@@ -104,7 +104,7 @@ def check_network(weights: Weights, config: SynthesizerConfig, where: str, *, po
 
 @functools.lru_cache(maxsize=8)
 def _shapes(config: SynthesizerConfig, posterior: bool) -> Shapes:
-    with without_memory():
+    with meta_device():
         return shapes_of(Synthesizer(config, posterior=posterior))
 
 
@@ -269,7 +269,7 @@ def _log_differences(claims: Claims, config: SynthesizerConfig, where: str) -> N
     """Tell what a file says of itself that is not so. Its number of speakers is nearly always the base model's."""
     if not claims:
         return
-    ours = claims_from(config_list(config), where)
+    ours = parse_config_list(config_list(config), where)
     skipped = ("n_speakers", "segment_frames", "spec_channels")
     wrong = [name for name, value in ours.items() if name not in skipped and str(claims.get(name)) != str(value)]
     if wrong:

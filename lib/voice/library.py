@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import ConfigError, MissingFileError
-from lib.paths import LOGS, PRETRAINED, WEIGHTS
+from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS
 
 VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # what the user made first, then what is shipped
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
-VOICE_SUFFIXES = (".pth", ".safetensors")
 _EPOCH_AND_STEP = re.compile(r"_e\d+_s\d+$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
 

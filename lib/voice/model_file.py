@@ -18,20 +18,20 @@ from lib.config import Family, SynthesizerConfig
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.models.synthesizer import Synthesizer
+from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
     check_network,
-    claims_from,
     config_list,
     derive_config,
     derive_family,
+    parse_config_list,
 )
-from lib.voice.safe_load import SAFETENSORS, check_values, read_safetensors, safe_load, tensor_table
-from lib.voice.weights import Weights, check_finite, ecosystem_weights, load_weights
+from lib.voice.safe_load import check_values, read_safetensors, safe_load, tensor_table
+from lib.voice.weights import Weights, check_finite, load_weights, rvc_state_dict
 
 logger = logging.getLogger(__name__)
 
-VOICE_SUFFIXES = (".pth", SAFETENSORS)
 VOCODER = "HiFi-GAN"
 METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
 SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs leave it alone
@@ -86,7 +86,7 @@ def read_voice_model(path: Path) -> VoiceModel:
     table = tensor_table(content["weight"], path)
     weights = {key: value for key, value in table.items() if POSTERIOR_PREFIX not in key}
     where = str(path)
-    claims = claims_from(content["config"], where)
+    claims = parse_config_list(content["config"], where)
     config = derive_config(table, claims, where)
     check_network(weights, config, where)
     _log_claims(content, config, where)
@@ -208,7 +208,7 @@ def extract_voice_model(
     synthesizer: Synthesizer, family: Family, info: str, content_encoder: ContentEncoderId | None = None
 ) -> VoiceModel:
     """The voice inside a synthesizer: its weights without the posterior, copied to the CPU as halves."""
-    weights = voice_weights(ecosystem_weights(synthesizer))
+    weights = voice_weights(rvc_state_dict(synthesizer))
     return VoiceModel(family, synthesizer.config, weights, info, content_encoder)
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib.errors import CheckpointError, MissingFileError
+from lib.paths import SAFETENSORS
 from lib.voice.weights import Weights
 
 MAX_BYTES = 4 << 30  # no voice or training state of any known program comes near
@@ -32,7 +33,6 @@ MAX_DEPTH = 100  # of nested lists and tables
 TEXT_LENGTH = 64  # characters that count as one value
 RESERVES_MEMORY = b"\nbytearray\n"  # the one name torch's safe reader knows that makes gigabytes out of a number
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SAFETENSORS = ".safetensors"
 
 # What torch's reader, which checks little, meets in damaged files.
 _DAMAGED = (

@@ -10,7 +10,7 @@ from torch import nn
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.voice.safe_load import safe_load, tensor_table
-from lib.voice.weights import Weights, check_finite, ecosystem_name
+from lib.voice.weights import Weights, check_finite, rvc_key
 
 
 @dataclass
@@ -99,7 +99,7 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
                 f"{where}: the optimiser state of {name} {problem}; the file is damaged. Go back to an earlier "
                 "checkpoint."
             )
-    own_names = [ecosystem_name(name) for name, _ in module.named_parameters()]
+    own_names = [rvc_key(name) for name, _ in module.named_parameters()]
     group = _checked_group(groups[0], where)
     return {
         "state": {index: by_name[name] for index, name in enumerate(own_names) if name in by_name},

@@ -14,12 +14,12 @@ Weights = dict[str, Tensor]
 Shapes = dict[str, torch.Size]
 
 
-def ecosystem_weights(module: nn.Module) -> Weights:
+def rvc_state_dict(module: nn.Module) -> Weights:
     """The state dict with weight norm spelled `weight_g`/`weight_v`, in the order of `parameters()`."""
-    return {ecosystem_name(key): value.detach() for key, value in module.state_dict().items()}
+    return {rvc_key(key): value.detach() for key, value in module.state_dict().items()}
 
 
-def ecosystem_name(key: str) -> str:
+def rvc_key(key: str) -> str:
     """The name of a parameter as files of the ecosystem have it: weight norm is `weight_g`, `weight_v`."""
     return key.replace("parametrizations.weight.original0", "weight_g").replace(
         "parametrizations.weight.original1", "weight_v"
@@ -29,12 +29,12 @@ def ecosystem_name(key: str) -> str:
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     """Load ecosystem-named weights strictly into `module` (up-casting halves). CheckpointError names what differs.
 
-    A module that was made `without_memory` takes the tensors themselves.
+    A module that was made `meta_device` takes the tensors themselves.
     """
     check_shapes(shapes_of(module), weights, where)
     wanted = module.state_dict()
     bare = any(value.is_meta for value in wanted.values())
-    renamed = {key: weights[ecosystem_name(key)] for key in wanted}
+    renamed = {key: weights[rvc_key(key)] for key in wanted}
     if bare:
         renamed = {key: value.to(wanted[key].dtype) for key, value in renamed.items()}
     module.load_state_dict(renamed, strict=True, assign=bare)
@@ -62,7 +62,7 @@ class _Untouched(TorchFunctionMode):
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
+def meta_device() -> Iterator[None]:
     """Networks made here have shapes only. Nothing is drawn for them either: torch would load its compiler for that."""
     with torch.device("meta"), _Untouched():
         yield
@@ -70,7 +70,7 @@ def without_memory() -> Iterator[None]:
 
 def shapes_of(module: nn.Module) -> Shapes:
     """The shapes of a module's tensors by their ecosystem names; the module may be on the device "meta"."""
-    return {key: value.shape for key, value in ecosystem_weights(module).items()}
+    return {key: value.shape for key, value in rvc_state_dict(module).items()}
 
 
 def check_shapes(want: Shapes, weights: Weights, where: str) -> None:

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import CheckpointError, ConfigError, RevoiceError
-from lib.paths import WEIGHTS, check_name, inside
+from lib.paths import SAFETENSORS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.infer_config import POSTERIOR_PREFIX, check_network, derive_config, derive_family
 from lib.voice.library import find_voice
 from lib.voice.model_file import (
     SPEAKER_NAMES,
-    VOICE_SUFFIXES,
     VoiceModel,
     read_voice_model,
     speaker_names,
     voice_weights,
     write_voice_model,
 )
-from lib.voice.safe_load import SAFETENSORS, safe_load, tensor_table
+from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.training_state import TrainingState, peek_progress, read_training_state
 from lib.voice.weights import Weights
 from train.experiment import Experiment
