@@ -1,17 +1,17 @@
-# The page in a container. Voices and trainings lie in folders of the host:
+# The web UI in a container. Voices and training runs are in folders of the host:
 #   docker build -t revoice .                             for a CPU
-#   docker build -t revoice --build-arg COMPUTE=cuda .    for NVIDIA cards; then run with --gpus all --shm-size 2g, for a
-#                                                         training on a GPU loads its clips in processes of their own
+#   docker build -t revoice --build-arg COMPUTE=cuda .    for NVIDIA cards; then run with --gpus all --shm-size 2g, because
+#                                                         training on a GPU loads its clips in separate processes
 #   docker run --init -p 7865:7865 -v ./weights:/revoice/weights -v ./logs:/revoice/logs revoice
-# The page can be reached from outside the container, so it asks for a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
-# or else the password that `docker logs` shows.
+# The page can be reached from outside the container, so it requires a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
+# or the password that `docker logs` shows.
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 ARG COMPUTE=cpu
 ENV PYTHONUTF8=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /revoice
 
-# Packages first: they change seldom, and a change of the program then does not install them again.
+# Packages first: they rarely change, so a change of the program does not install them again.
 COPY requirements.txt requirements.lock ./
 RUN set -eu; \
     pins=$(grep -E '^torch(audio)?==' requirements.txt); \
@@ -31,7 +31,7 @@ COPY train train
 COPY web web
 COPY pretrained/lite pretrained/lite
 
-# Not as root. The user's number is the first of most hosts, so that mounted folders can be written to.
+# Not as root. The user id is the first one of most hosts, so that mounted folders are writable.
 RUN useradd --uid 1000 --create-home revoice && mkdir -p weights logs && chown revoice weights logs pretrained
 USER revoice
 VOLUME ["/revoice/weights", "/revoice/logs"]

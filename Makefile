@@ -1,4 +1,4 @@
-# The project's commands; all but `web` need the environment that ./go-web.sh test makes.
+# The project's commands; all but `web` need the environment that ./go-web.sh test creates.
 PYTHON ?= .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help check lint test bench web
@@ -6,18 +6,18 @@ PYTHON ?= .venv/bin/python
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-check: lint test ## everything a change must pass: lint, then test
+check: lint test ## lint, then test: what every change must pass
 
 lint: ## style and types
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m mypy
 
-test: ## the tests that take seconds
+test: ## the fast tests
 	$(PYTHON) -m pytest -m "not slow and not gpu and not weights"
 
-bench: ## speed and memory of this machine, as tables and JSON lines
+bench: ## measures speed and memory on this machine: tables and JSON lines
 	set -e; for script in benchmarks/bench_*.py; do $(PYTHON) "$$script"; done
 
-web: ## the page in the browser
+web: ## starts the web UI
 	./go-web.sh web
