@@ -22,7 +22,7 @@ RUN set -eu; \
     esac; \
     pip install -c requirements.lock -r requirements.txt
 
-COPY infer-web.py ./
+COPY infer-web.py LICENSE ./
 COPY configs configs
 COPY i18n i18n
 COPY lib lib
