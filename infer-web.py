@@ -21,16 +21,20 @@ CONVERTING = ("infer.batch",)
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; heavy imports wait until it is known to be right."""
     parser = argparse.ArgumentParser(
-        description="Serve the page, on this machine only unless told otherwise.",
-        epilog="A page that others can reach asks for a user and a password: REVOICE_USER and REVOICE_PASSWORD, or "
-        "else a password made for this start and printed.",
+        description="Start the web page; by default only this machine can open it.",
+        epilog="If other machines can reach the page, it requires a login: REVOICE_USER and REVOICE_PASSWORD, or a "
+        "random password printed at startup.",
     )
-    parser.add_argument("--port", type=int, help="port to listen on; default: the first free one from 7865")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
-    parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--share", action="store_true", help="also make a public address through Gradio's servers")
-    parser.add_argument("--language", help="of the page, such as ja or pt_BR; default: what the browser asks for")
-    parser.add_argument("--mcp", action="store_true", help="also serve the actions as tools for language models (MCP)")
+    parser.add_argument("--port", type=int, help="port to listen on; default: first free port from 7865")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
+    parser.add_argument("--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--share", action="store_true", help="also create a public link through Gradio's servers")
+    parser.add_argument("--language", help="page language, such as ja or pt_BR; default: the browser's language")
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="also run an MCP server, so that language models can call the page's functions",
+    )
     return parser.parse_args()
 
 

@@ -25,25 +25,25 @@ PROGRAM = "python -m infer"
 
 
 class _Files(BaseModel, frozen=True):
-    """What is read and written."""
+    """Input and output files."""
 
-    inputs: Positional[tuple[Path, ...]] = Field(default=(), description="recordings, or folders of recordings")
-    voice: str = Field(description="name of a voice in weights/, or the path of a voice model")
+    inputs: Positional[tuple[Path, ...]] = Field(default=(), description="recordings or folders of recordings")
+    voice: str = Field(description="name of a voice in weights/, or path of a voice model")
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="file or folder to write; None: beside the recording, with the voice's name appended"
+        None, description="output file or folder; None: next to the input, with the voice name appended"
     )
     format: Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"] | None = Field(
-        None, description="of the results; None: as OUTPUT says, else wav"
+        None, description="output format; None: from the extension of OUTPUT, otherwise wav"
     )
-    index: str = Field("auto", description="index file; auto: the one that belongs to the voice; none: no retrieval")
+    index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
     f0_file: Path | None = Field(
-        None, description="F0 to sing instead of the recording's: lines of seconds and Hz, as --f0-out writes them"
+        None, description="F0 curve to use instead of the input's: lines of seconds and Hz, the format of --f0-out"
     )
     f0_out: Path | None = Field(
-        None, description="write the F0 that was sung to this .csv or .txt file, or for several recordings to a folder"
+        None, description="save the target F0 to this .csv or .txt file; for several recordings, to this folder"
     )
-    report: bool = Field(False, description="compare each result with its recording: figures, and a picture of both")
-    target: Path | None = Field(None, description="recordings of the voice itself, whose timbre --report compares with")
+    report: bool = Field(False, description="compare each result with its input: print metrics and save spectrograms")
+    target: Path | None = Field(None, description="recordings of the target voice, for the timbre metric of --report")
 
 
 class Arguments(ConvertOptions, _Files, frozen=True):

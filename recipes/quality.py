@@ -268,7 +268,7 @@ class Trial:
     options: ConvertOptions
     target: Floats  # unit vector of the voice's held-back recordings
     height: float  # median F0 in Hz of the recordings that the voice was trained on
-    repeats: int  # conversions of every clip but copies; odd, so that one is at that height
+    repeats: int  # number of conversions per clip but copies; odd, so that one is at that height
     output: Path | None  # folder for players and pictures
 
     def rows(self, kind: str, paths: Sequence[Path], *, copies: bool = False) -> list[list[str]]:
@@ -303,9 +303,9 @@ def main() -> None:
     parser.add_argument("--voice", required=True, help="name of a voice")
     parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared/data/sources")
     parser.add_argument("--held-back", type=Path, nargs="+", required=True, help="recordings not used in training")
-    parser.add_argument("--synthetic", action="store_true", help="also convert sentences of synthesisers")
+    parser.add_argument("--synthetic", action="store_true", help="also convert synthesized sentences")
     parser.add_argument("--index-rate", type=float, default=0.75)
-    parser.add_argument("--repeats", type=int, choices=(1, 3, 5, 9), default=1, help="conversions of every clip")
+    parser.add_argument("--repeats", type=int, choices=(1, 3, 5, 9), default=1, help="number of conversions per clip")
     parser.add_argument("--output", type=Path, help="folder for an HTML page with players")
     options = parser.parse_args()
     judges, voice = Judges(), find_voice(options.voice)

@@ -34,13 +34,13 @@ FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a 
 
 
 class _Kind(PrepareOptions, frozen=True):
-    """Which voice is made; fixed when the experiment is created."""
+    """Type of the voice; fixed when the experiment is created."""
 
     family: Literal["lite", "v1", "v2"] = Field("lite", description="model family; lite needs no downloads")
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
-        None, description="of the voice; None: the family's usual one (lite 24k, v1 and v2 40k)"
+        None, description="sample rate of the voice; None: the family's default (lite 24k, v1 and v2 40k)"
     )
-    pitch: bool = Field(True, description="whether the voice follows F0 (singing needs it)")
+    pitch: bool = Field(True, description="use F0; required for singing")
 
 
 class Prepare(_Kind, frozen=True):
@@ -51,13 +51,13 @@ class Prepare(_Kind, frozen=True):
 
 
 class Extract(ExtractOptions, frozen=True):
-    """Compute F0 and content features of the clips."""
+    """Extract F0 and content features from the clips."""
 
     name: Positional[str] = Field(description="name of the experiment")
 
 
 class Fit(FitOptions, frozen=True):
-    """Train the voice; continues where an earlier run stopped."""
+    """Train the voice; resumes from the latest checkpoint, if any."""
 
     name: Positional[str] = Field(description="name of the experiment")
 
@@ -69,14 +69,14 @@ class Index(IndexOptions, frozen=True):
 
 
 class Run(_Kind, RunOptions, frozen=True):
-    """All four stages: prepare, extract, index, fit. What is done and unchanged is skipped."""
+    """Run all four stages: prepare, extract, index, fit. Finished, unchanged stages are skipped."""
 
     name: Positional[str] = Field(description="name of the experiment and of the voice")
-    data: Path | None = Field(None, description="folder of recordings; None: go on with the clips that are there")
+    data: Path | None = Field(None, description="folder of recordings, or one recording; None: use the existing clips")
 
 
 class Check(BaseModel, frozen=True):
-    """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
+    """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""
 
     data: Positional[Path] = Field(description="folder of recordings of one voice, or one recording")
 

@@ -17,19 +17,19 @@ from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, usage_error
 
 
 class List(BaseModel, frozen=True):
-    """Tell which weights exist, which are here, and what needs them."""
+    """List available and installed weights, and what needs them."""
 
 
 class Verify(BaseModel, frozen=True):
-    """Compare the weights that are here with the published SHA-256."""
+    """Verify the SHA-256 of installed weights."""
 
-    names: Positional[tuple[str, ...]] = Field(default=(), description="which; none: all that are here")
+    names: Positional[tuple[str, ...]] = Field(default=(), description="names of weights; none: all installed")
 
 
 class Download(BaseModel, frozen=True):
-    """Download weights from the Hugging Face hub (HF_ENDPOINT names a mirror), and verify them."""
+    """Download weights from the Hugging Face Hub and verify them; set HF_ENDPOINT to use a mirror."""
 
-    names: Positional[tuple[str, ...]] = Field(description="names as `list` tells them")
+    names: Positional[tuple[str, ...]] = Field(description="names from `list`")
 
 
 Command = List | Verify | Download

@@ -17,72 +17,72 @@ RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
 
 
 class _New(BaseModel, frozen=True):
-    """Commands that make a voice in weights/."""
+    """Options of commands that create a voice in weights/."""
 
-    name: str | None = Field(None, description="name of the new voice; None: from what it is made of")
-    info: str | None = Field(None, description="text to store in it; None: a sentence that says how it was made")
-    overwrite: bool = Field(False, description="replace a voice of that name")
+    name: str | None = Field(None, description="name of the new voice; None: derived from its sources")
+    info: str | None = Field(None, description="description to store; None: a sentence on how the voice was made")
+    overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
 class Info(BaseModel, frozen=True):
-    """Tell what a voice model or training checkpoint is."""
+    """Show details of a voice model or training checkpoint."""
 
     file: str = Field(description="name of a voice, or path of a .pth or .safetensors file")
 
 
 class Extract(_New, frozen=True):
-    """Make a voice of a training checkpoint."""
+    """Extract a voice from a training checkpoint."""
 
-    checkpoint: Path = Field(description="a G_….pth, or the folder of an experiment for its newest")
+    checkpoint: Path = Field(description="a G_….pth file, or an experiment folder to use its latest checkpoint")
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
-        None, description="only where the file leaves it open; None: derived from the tensors"
+        None, description="sample rate, needed only if the file does not define it; None: derived from the tensors"
     )
 
 
 class Merge(_New, frozen=True):
-    """Blend two voices of the same kind into a new one."""
+    """Merge two voices of the same family, sample rate and F0 use into a new one."""
 
     first: str = Field(description="name or path of a voice")
     second: str = Field(description="name or path of a voice")
-    alpha: float = Field(0.5, ge=0, le=1, description="share of the first voice")
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the first voice")
 
 
 class Edit(BaseModel, frozen=True):
-    """Change the texts in a voice."""
+    """Edit the metadata of a voice."""
 
     voice: str = Field(description="name or path of a voice")
-    info: str | None = Field(None, description="free text; None: as it is")
-    author: str | None = Field(None, description="who made the voice; None: as it is")
-    licence: str | None = Field(None, description="how it may be used; None: as it is")
+    info: str | None = Field(None, description="description; None: unchanged")
+    author: str | None = Field(None, description="author of the voice; None: unchanged")
+    licence: str | None = Field(None, description="licence or terms of use; None: unchanged")
     speakers: str | None = Field(
-        None, description="names of its speakers, separated by commas, from number 0 on; None: as they are"
+        None, description="speaker names, separated by commas, starting with speaker 0; None: unchanged"
     )
-    output: Path | None = Field(None, description="where to write the changed voice; None: in place")
+    output: Path | None = Field(None, description="output file; None: change the voice in place")
 
 
 class Convert(BaseModel, frozen=True):
-    """Write a voice in the other file format: .pth to .safetensors and back."""
+    """Convert a voice between .pth and .safetensors."""
 
     voice: str = Field(description="name or path of a voice")
-    output: Path | None = Field(None, description="file to write; None: beside the voice")
-    overwrite: bool = Field(False, description="replace that file")
+    output: Path | None = Field(None, description="output file; None: next to the voice")
+    overwrite: bool = Field(False, description="replace an existing output file")
 
 
 class Export(BaseModel, frozen=True):
-    """Put a voice, its index and a card into one file to share."""
+    """Export a voice, its index and a model card as a ZIP archive."""
 
     voice: str = Field(description="name or path of a voice")
-    index: Path | None = Field(None, description="its index; None: found by itself")
-    output: Path | None = Field(None, description="archive to write; None: NAME.zip in this folder")
-    overwrite: bool = Field(False, description="replace that archive")
+    index: Path | None = Field(None, description="index file; None: found automatically")
+    output: Path | None = Field(None, description="output archive; None: NAME.zip in the current folder")
+    overwrite: bool = Field(False, description="replace an existing archive")
 
 
 class Import(BaseModel, frozen=True):
-    """Install a voice and its index from a NAME.zip."""
+    """Import a voice and its index from a ZIP archive."""
 
-    archive: Path = Field(description="the archive, also of another program")
-    name: str | None = Field(None, description="name of the voice; None: the archive's")
-    overwrite: bool = Field(False, description="replace a voice of that name")
+    archive: Path = Field(description="ZIP archive from this or another program")
+    name: str | None = Field(None, description="name of the voice; None: name stored in the archive")
+    overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
 Tool = Info | Extract | Merge | Edit | Convert | Export | Import
