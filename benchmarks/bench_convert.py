@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from lib.typing import FloatArray
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-Floats = npt.NDArray[np.float32]
 INDEX_VECTORS = 30_000  # content frames of ten minutes of recordings
 ONE_PIECE_SECONDS = 1e6  # audio up to this length is not cut
 
@@ -63,7 +63,7 @@ class Result:
         return self.seconds / self.audio_seconds
 
 
-def least(repeats: int, work: Callable[[], Any]) -> float:
+def shortest(repeats: int, work: Callable[[], Any]) -> float:
     """Least wall time in seconds of several runs, after one that warms up."""
     work()
     times = []
@@ -87,7 +87,7 @@ def peak_megabytes() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def sing(seconds: float, seed: int = 0) -> Floats:
+def sing(seconds: float, seed: int = 0) -> FloatArray:
     """A buzz that glides and pauses like speech, with noise, (T,) at 16 kHz."""
     rng = np.random.default_rng(seed)
     time_axis = np.arange(round(seconds * 16_000)) / 16_000
@@ -113,12 +113,12 @@ class RandomHubert:
         self.network = HubertModel(HubertConfig()).eval().to(device)
         self.device = device
 
-    def __call__(self, audio: Floats) -> Floats:
+    def __call__(self, audio: FloatArray) -> FloatArray:
         import torch
 
         with torch.inference_mode():
             content = self.network(torch.from_numpy(audio).to(self.device)[None]).last_hidden_state[0]
-        result: Floats = content[:, : self.width].cpu().numpy()
+        result: FloatArray = content[:, : self.width].cpu().numpy()
         return result
 
 
@@ -151,8 +151,8 @@ class Bench:
         import torch
 
         from infer.chunking import ChunkLimits
-        from infer.convert import VoiceConverter
-        from infer.model_cache import Loaded
+        from infer.convert import VoiceConverter, VoiceParts
+        from infer.model_cache import ModelCache
         from infer.options import ConvertOptions
         from lib.content import load_content_encoder
         from lib.devices import choose_device
@@ -178,9 +178,10 @@ class Bench:
         self.index = FeatureIndex.load(folder / "added.index")
         self.extract = load_pitch_extractor(settings.pitch_method, self.device.device)
         limits = ChunkLimits(longest=ONE_PIECE_SECONDS) if baseline else ChunkLimits()
+        parts = VoiceParts(self.synthesizer, self.encoder, self.index)
         self.converter = VoiceConverter(
-            self.synthesizer, self.encoder, self.index, self.device, loaded=Loaded(analysis_bytes=0), limits=limits
-        )  # nothing is remembered of a recording, else only the first repeat would hear it
+            parts, self.device, ModelCache(analysis_bytes=0), limits=limits
+        )  # no cached analyses: every repeat computes them
 
     def whole(self, recording: Path) -> None:
         """Convert one recording from file to file."""
@@ -210,9 +211,9 @@ class Bench:
         lengths, speaker = torch.tensor([len(frames)], device=device), torch.tensor([0], device=device)
 
         @torch.inference_mode()
-        def synthesize() -> Floats:
+        def synthesize() -> FloatArray:
             audio = self.synthesizer.infer(inputs[0], lengths, speaker, inputs[1], inputs[2])
-            result: Floats = audio.cpu().numpy()
+            result: FloatArray = audio.cpu().numpy()
             return result
 
         yield "synthesis", synthesize
@@ -226,15 +227,15 @@ def measure(settings: Settings, folder: Path, case: str) -> Result:
     recording = settings.recording
     audio, rate = load_audio_native(recording)
     if case == "whole, baseline":
-        seconds = least(settings.repeats, lambda: Bench(settings, folder, baseline=True).whole(recording))
+        seconds = shortest(settings.repeats, lambda: Bench(settings, folder, baseline=True).whole(recording))
     elif case == "synthesis, baseline":
         stages = dict(Bench(settings, folder, baseline=True).stages(recording))
-        seconds = least(settings.repeats, stages["synthesis"])
+        seconds = shortest(settings.repeats, stages["synthesis"])
     elif case == "whole":
         bench = Bench(settings, folder)
-        seconds = least(settings.repeats, lambda: bench.whole(recording))
+        seconds = shortest(settings.repeats, lambda: bench.whole(recording))
     else:
-        seconds = least(settings.repeats, dict(Bench(settings, folder).stages(recording))[case])
+        seconds = shortest(settings.repeats, dict(Bench(settings, folder).stages(recording))[case])
     return Result(case, seconds, len(audio) / rate, peak_megabytes())
 
 

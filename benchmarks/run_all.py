@@ -98,12 +98,13 @@ class V2:
 
     def load(self) -> Any:
         """Read everything from disk; no recording is remembered, so that repeats are no cheaper."""
-        from infer.model_cache import Loaded
+        from infer.load import load_converter
+        from infer.model_cache import ModelCache
         from lib.devices import choose_device
 
-        loaded = Loaded(analysis_bytes=0)
-        index, precision = self.folder / "added.index", self.options.precision
-        return loaded.voice(self.folder / "voice.pth", choose_device("cpu"), index, precision=precision)
+        cache, precision = ModelCache(analysis_bytes=0), self.options.precision
+        voice, index = self.folder / "voice.pth", self.folder / "added.index"
+        return load_converter(voice, index, choose_device("cpu"), cache=cache, precision=precision)
 
     def convert(self, converter: Any, *names: str) -> None:
         """Convert files of the folder one after the other, as the command line does."""
@@ -185,7 +186,7 @@ def generator_alone(place: Place) -> Measured:
         for name, dtype in NUMBER_TYPES.items():
             if dtype == "int8" and not has_fast_int8(torch.device("cpu")):
                 continue
-            generator = network.dec.copy_in(getattr(torch, dtype))
+            generator = network.dec.cast(getattr(torch, dtype))
             args = (latent.to(generator.conv_pre.weight.dtype), f0, speaker.to(generator.conv_pre.weight.dtype))
             found[f"{name} factor"] = place.least(3, partial(generator.in_blocks, *args)) / seconds
             a, b = ((10 * torch.randn(GEMM_SIZE, GEMM_SIZE)).to(getattr(torch, dtype)) for _ in range(2))
@@ -223,14 +224,14 @@ def lite_memory(seconds: int) -> Callable[[Place], Measured]:
 
     def measure(place: Place) -> Measured:
         from infer.batch import Job, convert_file
-        from infer.model_cache import Loaded
+        from infer.load import load_converter
         from infer.options import ConvertOptions
         from lib.devices import choose_device
         from lib.voice.library import find_voice
 
         start = place.now()
         job = Job(place.folder / f"{seconds}.wav", place.folder / "out/lite.wav")
-        converter = Loaded().voice(find_voice("ljspeech").path, choose_device("cpu"))
+        converter = load_converter(find_voice("ljspeech").path, "auto", choose_device("cpu"))
         outcome = convert_file(converter, job, ConvertOptions())
         assert outcome.error is None, outcome.error
         return {"seconds": place.now() - start}

@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from infer.options import ConvertOptions
 from lib.errors import RevoiceError
+from lib.messages import Message
 from lib.models.memory import KEPT_CONVOLUTIONS
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
 
@@ -58,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return run(parse(args))
     except KeyboardInterrupt:
-        print("Stopped. What was finished stays; nothing half-written is left.", file=sys.stderr)
+        print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
         return INTERRUPTED
     except RevoiceError as error:
         print(error, file=sys.stderr)
@@ -66,23 +67,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def parse(args: Sequence[str] | None) -> Arguments:
-    """Turn the command line into checked arguments; on a mistake say in one sentence which, and exit."""
-    told = io.StringIO()
+    """Parse and check the command line; report a mistake in one sentence, and exit."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(Arguments, prog=PROGRAM, args=args)
-    except SystemExit as leaving:
-        if not leaving.code:
+    except SystemExit as exit_:
+        if not exit_.code:
             raise  # --help
-        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        print(f"{usage_error(exit_, output.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
 
 
 def run(arguments: Arguments) -> int:
-    """Convert what the arguments name, and say what was written."""
+    """Convert the recordings that the arguments name, and print the results."""
     from lib.voice.library import find_voice
 
-    found = find_voice(arguments.voice)  # before torch is imported: a wrong name is told at once
+    found = find_voice(arguments.voice)  # before torch is imported, so that a wrong name is reported at once
 
     from infer.batch import convert_files, plan_jobs, with_f0_files
 
@@ -90,7 +91,7 @@ def run(arguments: Arguments) -> int:
     if not jobs:
         return _report(failures, "")
     jobs = with_f0_files(jobs, arguments.f0_file, arguments.f0_out)
-    with terminal("loading the voice", whole_steps=False) as progress:
+    with terminal(Message("loading the voice"), whole_steps=False) as progress:
         converter = _load(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
     device = f"{converter.device.device} ({converter.device.reason})"
@@ -101,7 +102,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
-    """Print figures of every result and draw it."""
+    """Print the metrics of every result and draw it."""
     from infer.report import compare_files
     from lib.devices import choose_device
     from lib.pitch import load_pitch_extractor
@@ -109,25 +110,25 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
     device = choose_device(arguments.device).device
     pitch = load_pitch_extractor(arguments.pitch_method, device, arguments.crepe_hop_length)
     for outcome in outcomes:
-        figures, picture = compare_files(
+        comparison, picture = compare_files(
             outcome.path, outcome.output, pitch, pitch_shift=arguments.pitch_shift, target=arguments.target
         )
-        print(f"{outcome.path.name}: {figures}; {picture}")
+        print(f"{outcome.path.name}: {comparison}; {picture}")
 
 
 def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
     """Load the voice and the index that the arguments name."""
-    from infer.model_cache import Loaded
+    from infer.load import load_converter
     from lib.devices import choose_device
 
     index: Path | Literal["auto"] | None = None
     if arguments.index != "none" and arguments.index_rate > 0:
         index = "auto" if arguments.index == "auto" else Path(arguments.index)
-    return Loaded().voice(path, choose_device(arguments.device), index, precision=arguments.precision)
+    return load_converter(path, index, choose_device(arguments.device), precision=arguments.precision)
 
 
-def _report(outcomes: "Sequence[Outcome]", how: str) -> int:
-    """Print one line per recording and one for all of them, ending in `how`; return the exit status."""
+def _report(outcomes: "Sequence[Outcome]", summary: str) -> int:
+    """Print one line per recording and one for all of them, which ends in `summary`; return the exit status."""
     done = [outcome for outcome in outcomes if outcome.error is None]
     for outcome in outcomes:
         if outcome.error is not None:
@@ -139,7 +140,7 @@ def _report(outcomes: "Sequence[Outcome]", how: str) -> int:
             f"{outcome.elapsed_seconds:.2f} s ({factor:.2f} x real time)"
         )
     if done:
-        print(f"pitch: {done[0].pitch_method or 'not used by this voice'}, {how}")
+        print(f"pitch: {done[0].pitch_method or 'not used by this voice'}, {summary}")
     if len(outcomes) > 1:
         print(f"{len(done)} of {len(outcomes)} converted.")
     return 0 if len(done) == len(outcomes) else FAILED

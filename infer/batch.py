@@ -9,21 +9,19 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from infer.convert import Converted, VoiceConverter
-from infer.disk_buffer import Spool, gather
-from infer.input_audio import listen
+from infer.convert import Conversion, VoiceConverter
+from infer.disk_buffer import DiskBuffer, collect_blocks
+from infer.input_audio import prepare_input
 from infer.options import ConvertOptions
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import Recording, list_recordings
 from lib.audio.encode import AUDIO_FORMATS, save_blocks
-from lib.audio.filters import ANALYSIS_RATE, resample_blocks, resampled_length
+from lib.audio.filters import resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.messages import Message
 from lib.pitch.curve_file import CURVE_SUFFIXES, read_curve, write_curve
 from lib.progress import Progress, no_progress
-
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
 DEFAULT_FORMAT = "wav"
 STEPS_PER_FILE = 1000  # of the progress shown for one file
@@ -35,13 +33,13 @@ class Job:
 
     path: Path
     output: Path
-    f0_file: Path | None = None  # curve to sing instead of the recording's
-    f0_out: Path | None = None  # where to write the F0 that was sung
+    f0_file: Path | None = None  # F0 to use instead of the recording's
+    f0_out: Path | None = None  # where to write the target F0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recording; `error` is the sentence to show, None if all went well."""
+    """The result of one job; `error` is the message to show, None after a success."""
 
     path: Path
     output: Path
@@ -60,7 +58,7 @@ def plan_jobs(
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
     `song.wav` becomes `song_<voice>.wav` beside it, and a folder `songs` becomes a folder `songs_<voice>`. All names
     differ, also where upper and lower case do not count, and none is that of an input. The second list holds folders
-    in which there is nothing to convert.
+    without recordings.
     """
     if not inputs:
         raise ConfigError("There is nothing to convert: name at least one recording or folder.")
@@ -76,22 +74,30 @@ def plan_jobs(
         try:
             wanted += [(recording, folder / recording.stem) for recording in list_recordings(path)]
         except RevoiceError as error:
-            failures.append(Outcome(path, folder, error=str(error)))
+            failures.append(Outcome(path, folder, error=error.message))
     return _unique_names(wanted, voice, f".{audio_format or DEFAULT_FORMAT}"), failures
 
 
 def _single(inputs: Sequence[Path], output: Path, audio_format: str | None) -> Job:
     if len(inputs) > 1 or inputs[0].is_dir():
-        raise ConfigError(f"{output} is the name of one file, but there may be several results. Name a folder.")
+        raise ConfigError(
+            "{path} is the name of one file, but there may be several results. Name a folder.", path=output
+        )
     if audio_format and output.suffix.lower() != f".{audio_format}":
-        raise ConfigError(f"{output} does not end in .{audio_format}. Leave out the format, or change the name.")
+        raise ConfigError(
+            "{path} does not end in .{format}. Leave out the format, or change the name.",
+            path=output,
+            format=audio_format,
+        )
     if output.resolve() == inputs[0].resolve():
-        raise ConfigError(f"{output} is the recording itself, which is never overwritten. Choose another name.")
+        raise ConfigError(
+            "{path} is the recording itself, which is never overwritten. Choose another name.", path=output
+        )
     return Job(inputs[0], output)
 
 
 def _unique_names(wanted: list[tuple[Path, Path]], voice: str, suffix: str) -> list[Job]:
-    """Give every result the suffix and, where names collide, what tells it from the others."""
+    """Give every result the suffix, and a distinct name where names collide."""
     taken = {_key(path) for path, _ in wanted}  # a result must not replace a recording that is still to be read
     stems = Counter(_key(stem) for _, stem in wanted)
     jobs = []
@@ -111,18 +117,28 @@ def _key(path: Path) -> str:
 
 
 def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None) -> list[Job]:
-    """Tell the jobs which F0 to sing and where to write it.
+    """Add to the jobs the F0 to use and where to write it.
 
     `f0_file` belongs to one recording. `f0_out` is a file (for one recording, ending in .csv or .txt) or a folder, in
     which each result has a `.csv` of its name.
     """
     if f0_file and len(jobs) > 1:
-        raise ConfigError(f"{f0_file} is the F0 of one recording, but there are {len(jobs)}. Convert them one by one.")
+        raise ConfigError(
+            "{path} is the F0 of one recording, but there are {count}. Convert them one by one.",
+            path=f0_file,
+            count=len(jobs),
+        )
     is_file = f0_out is not None and not f0_out.is_dir() and f0_out.suffix.lower() in CURVE_SUFFIXES
     if is_file and len(jobs) > 1:
-        raise ConfigError(f"{f0_out} is the name of one file, but there are {len(jobs)} recordings. Name a folder.")
+        raise ConfigError(
+            "{path} is the name of one file, but there are {count} recordings. Name a folder.",
+            path=f0_out,
+            count=len(jobs),
+        )
     if is_file and f0_out in {path for job in jobs for path in (job.path, job.output)}:
-        raise ConfigError(f"{f0_out} is already the name of the recording or of the result. Choose another name.")
+        raise ConfigError(
+            "{path} is already the name of the recording or of the result. Choose another name.", path=f0_out
+        )
     seen: Counter[str] = Counter()
     planned = []
     for job in jobs:
@@ -136,64 +152,64 @@ def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None
 
 
 @dataclass
-class _Heard:
-    """A recording that was read, and how long that took."""
+class _Input:
+    """A recording, prepared for conversion."""
 
-    song: Spool
-    audio_seconds: float
-    seconds: float
-    wanted: Callable[[int], int]  # output rate -> number of samples of the result
+    audio: DiskBuffer  # (T,) at 16 kHz
+    audio_seconds: float  # its length
+    elapsed_seconds: float  # time it took to read
+    output_length: Callable[[int], int]  # output rate in Hz -> samples of the result
 
 
 def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
     """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
-    heard = _read(job)
-    converted, seconds = _convert(converter, job, heard, options, progress)
-    return _write(job, heard, converted, seconds, converter.pitch_method(options))
+    source = _read(job)
+    conversion, seconds = _convert(converter, job, source, options, progress)
+    return _write(job, source, conversion, seconds, converter.pitch_method(options))
 
 
-def _read(job: Job) -> _Heard:
+def _read(job: Job) -> _Input:
     start = time.perf_counter()
     recording = Recording(job.path)
     rate = recording.sample_rate
-    with gather(resample_blocks(recording.blocks, rate, ANALYSIS_RATE)) as audio:
+    with collect_blocks(resample_blocks(recording.blocks, rate, ANALYSIS_RATE)) as audio:
         try:
-            song = listen(audio)
+            prepared = prepare_input(audio)
         except AudioError as error:
-            raise AudioError(f"{job.path} cannot be converted. {error}") from error
+            raise AudioError("{path} cannot be converted. {reason}", path=job.path, reason=error.message) from error
     samples = recording.samples
-    return _Heard(
-        song, samples / rate, time.perf_counter() - start, lambda to_rate: resampled_length(samples, rate, to_rate)
+    return _Input(
+        prepared, samples / rate, time.perf_counter() - start, lambda to_rate: resampled_length(samples, rate, to_rate)
     )
 
 
 def _convert(
-    converter: VoiceConverter, job: Job, heard: _Heard, options: ConvertOptions, progress: Progress
-) -> tuple[Converted, float]:
-    """Convert and tell how long it took; the song is no longer needed then."""
+    converter: VoiceConverter, job: Job, source: _Input, options: ConvertOptions, progress: Progress
+) -> tuple[Conversion, float]:
+    """Convert, and return the seconds it took too. Closes the input audio."""
     start = time.perf_counter()
-    with heard.song as song:
+    with source.audio as audio:
         if job.f0_out and converter.pitch_method(options) is None:
             raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
         curve = read_curve(job.f0_file) if job.f0_file else None
-        converted = converter.convert_song(song, options, progress, curve)
-    return converted, time.perf_counter() - start
+        conversion = converter.convert_prepared(audio, options, progress, curve)
+    return conversion, time.perf_counter() - start
 
 
-def _write(job: Job, heard: _Heard, converted: Converted, seconds: float, pitch_method: str | None) -> Outcome:
-    start = time.perf_counter()
-    with converted:
+def _write(job: Job, source: _Input, conversion: Conversion, seconds: float, pitch_method: str | None) -> Outcome:
+    start, rate = time.perf_counter(), conversion.sample_rate
+    with conversion:
         # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
-        save_blocks(job.output, _first(converted.blocks(), heard.wanted(converted.sample_rate)), converted.sample_rate)
-        if job.f0_out and converted.f0 is not None:
-            write_curve(job.f0_out, converted.f0)
-    seconds += heard.seconds + time.perf_counter() - start
-    return Outcome(job.path, job.output, heard.audio_seconds, seconds, converted.sample_rate, pitch_method)
+        save_blocks(job.output, _first(conversion.blocks(), source.output_length(rate)), rate)
+        if job.f0_out and conversion.f0 is not None:
+            write_curve(job.f0_out, conversion.f0)
+    seconds += source.elapsed_seconds + time.perf_counter() - start
+    return Outcome(job.path, job.output, source.audio_seconds, seconds, rate, pitch_method)
 
 
-def _first(blocks: Iterable[Floats], samples: int) -> Iterator[Floats]:
+def _first(blocks: Iterable[FloatArray], samples: int) -> Iterator[FloatArray]:
     for block in blocks:
         yield block[:samples]
         samples = max(samples - len(block), 0)
@@ -202,9 +218,9 @@ def _first(blocks: Iterable[Floats], samples: int) -> Iterator[Floats]:
 def convert_files(
     converter: VoiceConverter, jobs: Sequence[Job], options: ConvertOptions, progress: Progress = no_progress
 ) -> list[Outcome]:
-    """Convert one file after the other; what fails is reported in its Outcome and does not stop the rest.
+    """Convert one file after another. A failure is reported in its Outcome and does not stop the rest.
 
-    While one is converted, the next one is read and the last one written.
+    While one file is converted, the next one is read and the previous one written.
     """
     outcomes: list[Outcome | Future[Outcome]] = []
     with (
@@ -214,27 +230,27 @@ def convert_files(
     ):
         for i, (job, reading) in enumerate(zip(jobs, recordings, strict=True)):
             try:
-                heard = reading.result()
+                source = reading.result()
                 report = _within(progress, i, len(jobs), job.path.name)
-                converted, seconds = _convert(converter, job, heard, options, report)
+                conversion, seconds = _convert(converter, job, source, options, report)
                 method = converter.pitch_method(options)
-                outcomes.append(writer.submit(_write, job, heard, converted, seconds, method))
+                outcomes.append(writer.submit(_write, job, source, conversion, seconds, method))
             except (RevoiceError, OSError) as error:
                 outcomes.append(_failed(job, error))
     return [_outcome(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
 
-def _read_ahead(reader: ThreadPoolExecutor, jobs: Sequence[Job]) -> Generator[Future[_Heard], None, None]:
-    """Read the recordings in order, always one more than was asked for."""
-    following: Future[_Heard] | None = None
+def _read_ahead(reader: ThreadPoolExecutor, jobs: Sequence[Job]) -> Generator[Future[_Input], None, None]:
+    """Read the recordings in order, always one ahead."""
+    following: Future[_Input] | None = None
     try:
         for i, job in enumerate(jobs):
             reading = following or reader.submit(_read, job)
             following = reader.submit(_read, jobs[i + 1]) if i + 1 < len(jobs) else None
             yield reading
-    finally:  # it is not asked for when the user cancels
+    finally:  # a recording read ahead is left over when the user cancels
         if following is not None and not following.cancel() and following.exception() is None:
-            following.result().song.close()
+            following.result().audio.close()
 
 
 def _outcome(job: Job, outcome: Outcome | Future[Outcome]) -> Outcome:
@@ -247,9 +263,12 @@ def _outcome(job: Job, outcome: Outcome | Future[Outcome]) -> Outcome:
 
 
 def _failed(job: Job, error: RevoiceError | OSError) -> Outcome:
-    """Say what went wrong; an OSError is a name too long, a folder that may not be read, a full disk, ..."""
-    told = f"{job.path}: {error.strerror or error}." if isinstance(error, OSError) else str(error)
-    return Outcome(job.path, job.output, error=told)
+    """The outcome of a job that failed. An OSError is a name too long, missing permission, a full disk, ..."""
+    if isinstance(error, OSError):
+        return Outcome(
+            job.path, job.output, error=Message("{path}: {reason}.", path=job.path, reason=error.strerror or error)
+        )
+    return Outcome(job.path, job.output, error=error.message)
 
 
 def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:
@@ -257,6 +276,8 @@ def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress
 
     def report(done: int, total: int, what: str) -> None:
         step = STEPS_PER_FILE * done // max(total, 1)
-        progress(index * STEPS_PER_FILE + step, n_files * STEPS_PER_FILE, f"{name}: {what}")
+        progress(
+            index * STEPS_PER_FILE + step, n_files * STEPS_PER_FILE, Message("{file}: {step}", file=name, step=what)
+        )
 
     return report

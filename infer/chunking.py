@@ -1,14 +1,14 @@
-"""Cut long audio at quiet points, convert piece by piece, join without losing a frame (pure).
+"""Cut long audio at quiet points into chunks, and join the converted chunks without losing a frame (pure).
 
-Every piece is heard with `pad_seconds` of its surroundings and of what it yields only its own part is used:
+Every chunk is converted with `pad` seconds of context on both sides, and only its own part of the result is used:
 
-    padded song   |--pad--|.......... song ..........|--pad--|
-    piece 1       [--pad--|=========|--pad--]
-    piece 2                 [--pad--|================|--pad--]
+    padded audio  |--pad--|......... audio ..........|--pad--|
+    chunk 1       [--pad--|=========|--pad--]
+    chunk 2                 [--pad--|================|--pad--]
     joined                |=========X================|          X: cross-fade of two frames
 
-Content encoders drop up to two frames at the end of what they hear; these frames are in the padding, so nothing of the
-song is missing.
+Content encoders drop up to two frames at the end of their input; these frames are in the padding, so that no frame of
+the audio is missing.
 """
 
 import math
@@ -21,48 +21,47 @@ import numpy as np
 import numpy.typing as npt
 
 from infer.disk_buffer import Samples
+from lib.audio import ANALYSIS_RATE
+from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
+from lib.typing import FloatArray
 
-Floats = npt.NDArray[np.float32]
 EnergyRule = Literal["magnitude", "signed"]
 
-SAMPLE_RATE = 16_000  # Hz, of the analysed audio
-HOP_LENGTH = 160  # samples of a frame, 10 ms
-FRAME_RATE = SAMPLE_RATE // HOP_LENGTH  # frames per second
 FADE_FRAMES = 1  # frames on either side of a join
 
 
 @dataclass(frozen=True)
 class ChunkLimits:
-    """Where long audio is cut, in seconds; the defaults are the ecosystem's for float32.
+    """Where long audio is cut, in seconds; the defaults are RVC's for float32.
 
-    `pad` is the surroundings a piece is heard with and influences the result, the others only where joins lie.
+    `pad` is the context of a chunk and influences the result; the others only decide where chunks end.
     """
 
     pad: float = 1.0
-    query: float = 6.0  # a cut is looked for this far to either side of ...
+    query: float = 6.0  # a cut is searched for this far to either side of ...
     center: float = 38.0  # ... every multiple of this
     longest: float = 41.0  # audio up to this length is not cut
 
     def __post_init__(self) -> None:
-        assert self.pad * FRAME_RATE >= 4, "the padding must hold what encoders drop and a cross-fade"
-        assert self.center - 2 * self.query >= 4 / FRAME_RATE, "neighbouring cuts must keep their distance"
+        assert self.pad * FRAMES_PER_SECOND >= 4, "the padding must cover frames that encoders drop, and a cross-fade"
+        assert self.center - 2 * self.query >= 4 / FRAMES_PER_SECOND, "neighbouring cuts must keep their distance"
 
     @property
     def pad_frames(self) -> int:
         """The padding in frames of 10 ms."""
-        return round(self.pad * FRAME_RATE)
+        return round(self.pad * FRAMES_PER_SECOND)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of the song, frames [start, stop); counted in frames of 10 ms."""
+    """Frames [start, stop) of the audio, counted in frames of 10 ms."""
 
     start: int
     stop: int
     is_last: bool
 
     def padded_audio(self, padded: Samples, pad_frames: int) -> npt.NDArray[np.floating]:
-        """Its samples with their surroundings: a part of `padded`, the song with pad_frames at both ends.
+        """Its samples with their context: a slice of `padded`, the audio with pad_frames at both ends.
 
         One frame more than needed, because content encoders have none at the very end.
         """
@@ -71,7 +70,7 @@ class Chunk:
         return padded[self.start * HOP_LENGTH : (self.stop + 2 * pad_frames + 1) * HOP_LENGTH]
 
     def padded_frames(self, pad_frames: int) -> slice:
-        """Which frames of a track over the padded song (F0) belong to `padded_audio`."""
+        """The frames of a curve over the padded audio (F0) that belong to `padded_audio`."""
         return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
 
     def with_fade(self) -> tuple[int, int]:
@@ -91,9 +90,9 @@ def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnit
     of magnitudes, or with "signed" (as programs of 2023 did) the magnitude of the sum.
     """
     half = HOP_LENGTH // 2
-    if len(audio) + 2 * half <= limits.longest * SAMPLE_RATE:
+    if len(audio) + 2 * half <= limits.longest * ANALYSIS_RATE:
         return []
-    center, query = round(limits.center * SAMPLE_RATE), round(limits.query * SAMPLE_RATE)
+    center, query = round(limits.center * ANALYSIS_RATE), round(limits.query * ANALYSIS_RATE)
     cuts = []
     for middle in range(center, len(audio), center):
         first, last = middle - query, min(middle + query, len(audio))
@@ -109,22 +108,21 @@ def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnit
 
 
 def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[Chunk]:
-    """Divide audio (T,) at 16 kHz into pieces: in order, without gap or overlap, all ceil(T / 160) frames."""
+    """Divide audio (T,) at 16 kHz into chunks: in order, without gap or overlap, all ceil(T / 160) frames."""
     n_frames = math.ceil(len(audio) / HOP_LENGTH)
     bounds = [0, *(cut // HOP_LENGTH for cut in quiet_points(audio, limits, rule)), n_frames]
     return [Chunk(a, b, b == n_frames) for a, b in pairwise(bounds)]
 
 
-def join(parts: Iterable[tuple[Chunk, Floats]], n_samples: int, hop_length: int) -> Iterator[Floats]:
-    """Put the parts (the samples of `with_fade()`, in order) together, cross-fading neighbours: blocks of (n_samples,).
+def join(parts: Iterable[tuple[Chunk, FloatArray]], n_samples: int, hop_length: int) -> Iterator[FloatArray]:
+    """Join the parts (the samples of `with_fade()`, in order) with cross-fades: blocks of (n_samples,).
 
-    Takes an iterator and gives one, so that only one part need exist at a time; samples beyond the last frame's end are
-    dropped.
+    Only one part need exist at a time. Samples beyond the end of the last frame are dropped.
     """
     fade = 2 * FADE_FRAMES * hop_length
     rising = (np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade) ** 2).astype(np.float32)
     room = n_samples
-    before: Floats = np.zeros(0, np.float32)  # the end of the part before, which the next one fades into
+    before: FloatArray = np.zeros(0, np.float32)  # the end of the previous part, which the next one fades into
     for chunk, part in parts:
         if chunk.start:
             # before + w * (part - before): where both agree the result is exactly their value

@@ -1,4 +1,4 @@
-"""Long signals out of the way: written block by block, read in parts, on disk from a few megabytes on."""
+"""Long signals on disk: written block by block, read in parts, in memory up to a few megabytes."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -8,29 +8,29 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
-IN_MEMORY = 4 << 20  # bytes; a minute of what the networks hear
-BLOCK = 1 << 18  # samples read at a time, 16 s of what the networks hear
-WIDTH = 4  # bytes of a sample
+IN_MEMORY = 4 << 20  # bytes; a minute at 16 kHz
+BLOCK = 1 << 18  # samples read at a time, 16 s at 16 kHz
+SAMPLE_BYTES = 4
 
 
 class Samples(Protocol):
-    """What has a length and parts: an array (T,), or a Spool."""
+    """A signal (T,) with a length and slices: an array, a DiskBuffer, a ReflectionPadding."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice, /) -> npt.NDArray[np.floating]: ...
 
 
-class Spool:
-    """A signal (T,) in float32 that grows; close it, or use it in a `with` statement, to free its place."""
+class DiskBuffer:
+    """A signal (T,) in float32 that can grow. Close it, or use it in a `with` statement, to free its space."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed by close)
         self._length = 0
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "DiskBuffer":
         return self
 
     def __exit__(
@@ -42,20 +42,20 @@ class Spool:
         """Free memory and disk."""
         self._file.close()
 
-    def append(self, block: Floats) -> None:
-        """Write samples (N,) after the last one."""
-        self._file.seek(WIDTH * self._length)
+    def append(self, block: FloatArray) -> None:
+        """Append samples (N,)."""
+        self._file.seek(SAMPLE_BYTES * self._length)
         self._file.write(np.ascontiguousarray(block, np.float32).data)
         self._length += len(block)
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, part: slice, /) -> Floats:
-        """Samples of a part without step, as an array of their own."""
+    def __getitem__(self, part: slice, /) -> FloatArray:
+        """A slice without step, as a new array."""
         start, stop, _ = part.indices(self._length)
-        self._file.seek(WIDTH * start)
-        return np.frombuffer(bytearray(self._file.read(WIDTH * max(stop - start, 0))), np.float32)
+        self._file.seek(SAMPLE_BYTES * start)
+        return np.frombuffer(bytearray(self._file.read(SAMPLE_BYTES * max(stop - start, 0))), np.float32)
 
 
 def in_blocks(samples: Samples, size: int = BLOCK) -> Iterator[npt.NDArray[np.floating]]:
@@ -64,13 +64,13 @@ def in_blocks(samples: Samples, size: int = BLOCK) -> Iterator[npt.NDArray[np.fl
         yield samples[start : start + size]
 
 
-def gather(blocks: Iterable[Floats]) -> Spool:
-    """Write blocks (N,) one after the other into a spool; if that fails, nothing of it stays."""
-    spool = Spool()
+def collect_blocks(blocks: Iterable[FloatArray]) -> DiskBuffer:
+    """Write blocks (N,) one after another into a DiskBuffer, which is closed if that fails."""
+    buffer = DiskBuffer()
     try:
         for block in blocks:
-            spool.append(block)
+            buffer.append(block)
     except BaseException:
-        spool.close()
+        buffer.close()
         raise
-    return spool
+    return buffer

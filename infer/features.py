@@ -1,20 +1,19 @@
 """Content features between encoder and synthesizer: blend retrieved ones, 50 to 100 frames/s, protect consonants."""
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
 UNVOICED_BELOW = 1.0  # Hz; an F0 below this counts as unvoiced
-PROTECT_OFF = 0.5  # from this value on, protecting is switched off altogether
+PROTECT_OFF = 0.5  # from this value on, protection is off
 
 
-def blend_retrieved(content: Floats, retrieved: Floats, index_rate: float) -> Floats:
+def blend_retrieved(content: FloatArray, retrieved: FloatArray, index_rate: float) -> FloatArray:
     """Mix (N, C) content features with the (N, C) retrieved ones; index_rate is the share of the latter."""
     return np.float32(index_rate) * retrieved + np.float32(1.0 - index_rate) * content
 
 
-def to_pitch_rate(content: Floats, frames: int) -> Floats:
+def to_pitch_rate(content: FloatArray, frames: int) -> FloatArray:
     """Repeat content (N, C) at 50 frames/s to 100 frames/s and cut it: (min(frames, 2 * N), C).
 
     This is the only place that reconciles the two clocks: whatever goes with the result (F0, pitch bins) is cut to
@@ -23,8 +22,8 @@ def to_pitch_rate(content: Floats, frames: int) -> Floats:
     return np.repeat(content, 2, axis=0)[:frames]  # [F, C]
 
 
-def protect_consonants(content: Floats, original: Floats, f0: Floats, protect: float) -> Floats:
-    """Undo a part of the retrieval where nothing is voiced, so that consonants and breaths stay clear.
+def protect_consonants(content: FloatArray, original: FloatArray, f0: FloatArray, protect: float) -> FloatArray:
+    """Undo a part of the retrieval on unvoiced frames, so that consonants and breaths stay clear.
 
     content, original (F, C): with and without retrieved features; f0 (F,) in Hz, before unvoiced frames are filled.
     On unvoiced frames `protect` is the share of `content` that stays; from 0.5 on nothing is undone.

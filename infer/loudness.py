@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infer.disk_buffer import Samples, in_blocks
-
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
 ENVELOPE_RATE = 2  # values per second; each is the RMS of one second around it
 RMS_FLOOR = 1e-6  # below this the output counts as silent and is not raised further
@@ -29,7 +28,7 @@ def rms_envelope(audio: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
 
 def follow_envelope(
     audio: Samples, sample_rate: int, source: Samples, source_rate: int, rms_mix_rate: float
-) -> Iterator[Floats]:
+) -> Iterator[FloatArray]:
     """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 wholly, 1 not at all.
 
     Both envelopes are stretched to the T samples, so that the two may have different rates; yields blocks of (T,).
@@ -48,11 +47,11 @@ def follow_envelope(
         start += len(block)
 
 
-def peak_of(block: Floats) -> float:
+def peak_of(block: FloatArray) -> float:
     """The largest magnitude in (N,)."""
     return max(float(block.max()), -float(block.min())) if len(block) else 0.0
 
 
 def limiting_gain(peak: float) -> np.float32:
-    """By what a signal of that peak is to be multiplied so that no sample exceeds 99 % of full scale; never above 1."""
+    """The gain that brings a signal with this peak to at most 99 % of full scale; never above 1."""
     return np.float32(PEAK_CEILING / peak if peak > PEAK_CEILING else 1.0)

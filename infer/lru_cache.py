@@ -1,4 +1,4 @@
-"""What took time to make, kept as long as it fits into so many bytes; what was used longest ago goes first."""
+"""A cache bounded in bytes that drops the least recently used values first."""
 
 import threading
 from collections import OrderedDict
@@ -8,18 +8,21 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
-class Kept:
-    """Values by key. The newest stays even if it is too large alone; while one thread makes a value the others wait."""
+class LruCache:
+    """Values by key. The newest value stays even if it exceeds the bound alone.
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # oldest use first
+    A thread that asks for a value while another one makes it waits for it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # least recently used first
         self._lock = threading.RLock()  # making one value may ask for another
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """The value of `key`; if there is none it is made, and others give way to its `size` in bytes.
+        """The value of `key`; a missing one is made, and the least recently used ones make room for its `size`.
 
-        A key says everything that the value depends on, so what is kept is never out of date.
+        A key must name everything that the value depends on, so that a cached value is never out of date.
         """
         with self._lock:
             if key in self._entries:
@@ -28,11 +31,11 @@ class Kept:
                 return found
             value = make()
             self._entries[key] = (value, size(value))
-            while self.bytes_kept > self._most_bytes and len(self._entries) > 1:
+            while self.n_bytes > self._max_bytes and len(self._entries) > 1:
                 self._entries.popitem(last=False)
             return value
 
     @property
-    def bytes_kept(self) -> int:
+    def n_bytes(self) -> int:
         """Sum of the sizes."""
         return sum(size for _, size in self._entries.values())

@@ -1,75 +1,46 @@
-"""Nothing is read or computed twice: networks, indexes and voices stay loaded, F0 and features of a source stay known.
+"""The cache of a process: loaded networks, indexes and voices, and F0 and content features of recent recordings.
 
-One `Loaded` serves a whole process, whichever voices and recordings it is asked for. Voices and indexes are read again
-when their files change; F0 and features go by the content of the audio and by what they were computed with.
+A key names everything that its value depends on. Files are loaded again when they change; F0 and features belong to the
+content of the audio and to the settings of the network that computed them.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from infer.lru_cache import Kept
+from infer.lru_cache import LruCache
 from lib.content import ContentEncoder, load_content_encoder
-from lib.devices import Device
 from lib.index import FeatureIndex
-from lib.models.memory import give_back
+from lib.models.memory import trim_memory
 from lib.pitch import WITH_HOP_LENGTH, ExactExtractor, load_pitch_extractor
-from lib.pitch.rmvpe import is_there as rmvpe_is_there
-from lib.voice.library import find_index
+from lib.pitch.rmvpe import is_installed as rmvpe_is_installed
+from lib.typing import FloatArray
 
-if TYPE_CHECKING:
-    from infer.convert import VoiceConverter
-
-Floats = npt.NDArray[np.float32]
+Value = TypeVar("Value")
 
 NETWORK_BYTES = 2_000_000_000  # e.g. encoder and F0 network of v2, and five voices with their indexes
-ANALYSIS_BYTES = 64_000_000  # of v2 seven minutes, of lite twenty
-ENCODER_BYTES, PITCH_BYTES = 400_000_000, 200_000_000  # the largest there are; what they hold is not for us to look at
+ANALYSIS_BYTES = 64_000_000  # seven minutes of v2, twenty of lite
+ENCODER_BYTES, PITCH_BYTES = 400_000_000, 200_000_000  # of the largest networks; each one counts as much
 
 
-class Loaded:
-    """Content encoders, F0 methods, indexes and voices; F0 and features by the content of the audio."""
+class ModelCache:
+    """Networks, indexes and voices by file; F0 and content features by the content of the audio."""
 
     def __init__(self, network_bytes: int = NETWORK_BYTES, analysis_bytes: int = ANALYSIS_BYTES) -> None:
-        self._networks = Kept(network_bytes)
-        self._analyses = Kept(analysis_bytes)
+        self._networks = LruCache(network_bytes)
+        self._analyses = LruCache(analysis_bytes)
 
-    def voice(
-        self,
-        path: Path,
-        device: Device,
-        index: Path | Literal["auto"] | None = "auto",
-        where: str = "",
-        precision: str = "auto",
-    ) -> "VoiceConverter":
-        """A voice ready to convert, with an index: "auto" takes the one that belongs to it. `where` names it.
-
-        It can be asked to convert in any precision; `precision` is the one that the content encoder is read for.
-        """
-        near = find_index(path) if index == "auto" else index
-        key = ("voice", _stamp(path), near and _stamp(near), index == "auto", str(device.device))
-
-        def load() -> "VoiceConverter":
-            from infer.convert import VoiceConverter
-            from lib.voice.model_file import read_voice_model
-
-            model = read_voice_model(path)
-            chosen = find_index(path, model.family) if index == "auto" else index
-            ready = VoiceConverter.from_voice(model, chosen, device, where or str(path), self, precision, path)
-            del model
-            give_back()
-            return ready
-
-        return self._networks.get(key, load, lambda converter: converter.n_bytes)
+    def get(self, key: Hashable, load: Callable[[], Value], size: Callable[[Value], int]) -> Value:
+        """The value of `key`; `load` makes a missing one, `size` tells its memory in bytes."""
+        return self._networks.get(key, load, size)
 
     def encoder(self, family: str, device: torch.device, name: str | None, dtype: torch.dtype) -> ContentEncoder:
-        """The content encoder of a family, or the one called `name`, that multiplies in `dtype`."""
-        return self._networks.get(
+        """The content encoder of a family, or the one called `name`, computing in `dtype`."""
+        return self.get(
             ("encoder", family, name, str(device), dtype),
             lambda: load_content_encoder(family, device, name, dtype),
             lambda _: ENCODER_BYTES * dtype.itemsize // 4,
@@ -77,34 +48,34 @@ class Loaded:
 
     def index(self, path: Path) -> FeatureIndex:
         """An index file."""
-        return self._networks.get(
-            ("index", _stamp(path)), lambda: FeatureIndex.load(path), lambda index: 4 * index.width * len(index)
+        return self.get(
+            ("index", file_stamp(path)), lambda: FeatureIndex.load(path), lambda index: 4 * index.width * len(index)
         )
 
     def pitch(self, method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> ExactExtractor:
-        """A pitch method, in `dtype` if it has the choice."""
+        """A pitch method; `dtype` counts for the methods that can be cast."""
         hop_length = crepe_hop_length if any(name in method for name in WITH_HOP_LENGTH) else 0
-        best = rmvpe_is_there() if method == "auto" else None  # it may have been downloaded since
-        return self._networks.get(
+        best = rmvpe_is_installed() if method == "auto" else None  # it may have been downloaded since
+        return self.get(
             ("pitch", method, best, hop_length, str(device), dtype),
             lambda: load_pitch_extractor(method, device, crepe_hop_length, dtype),
             lambda _: PITCH_BYTES,
         )
 
-    def analysed(self, audio: Floats, recipe: str, analyse: Callable[[Floats], Floats]) -> Floats:
-        """What `analyse` makes of audio (T,); `recipe` names it and all that it depends on. Not to be written into."""
+    def analysis(self, audio: FloatArray, key: str, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """`compute(audio)` for audio (T,), computed once per content of the audio and `key`. It is read-only."""
 
-        def make() -> Floats:
-            made = analyse(audio)
-            give_back()
-            made.flags.writeable = False
-            return made
+        def make() -> FloatArray:
+            result = compute(audio)
+            trim_memory()
+            result.flags.writeable = False
+            return result
 
-        key = (recipe, hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=16).digest())
-        return self._analyses.get(key, make, lambda made: made.nbytes)
+        digest = hashlib.blake2b(np.ascontiguousarray(audio).data, digest_size=16).digest()
+        return self._analyses.get((key, digest), make, lambda result: result.nbytes)
 
 
-def _stamp(path: Path) -> tuple[Path, int, int]:
-    """What changes when the file does."""
-    about = path.stat() if path.is_file() else None
-    return path.absolute(), about.st_mtime_ns if about else 0, about.st_size if about else 0
+def file_stamp(path: Path) -> tuple[Path, int, int]:
+    """Path, time and size of a file: another stamp means another content."""
+    stat = path.stat() if path.is_file() else None
+    return path.absolute(), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0

@@ -1,4 +1,4 @@
-"""How a conversion is done: one checked model, from which command line and page are made. Imports no torch."""
+"""The options of a conversion, from which command line and page are made. Imports no torch."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from lib.pitch import CREPE_HOP_LENGTH, PITCH_METHODS, PitchMethod
 
-LOWEST_RATE, HIGHEST_RATE = 16_000, 48_000  # Hz, of resampled output
+MIN_RATE, MAX_RATE = 16_000, 48_000  # Hz, of resampled output
 
 
 class ConvertOptions(BaseModel, frozen=True):
@@ -32,7 +32,7 @@ class ConvertOptions(BaseModel, frozen=True):
         0.25, ge=0, le=1, description="0 = loudness of the input, 1 = loudness of the model's output"
     )
     resample_rate: int = Field(
-        0, ge=0, le=HIGHEST_RATE, description="output sample rate, 16000 to 48000 Hz; 0 = same as the voice"
+        0, ge=0, le=MAX_RATE, description="output sample rate, 16000 to 48000 Hz; 0 = same as the voice"
     )
     speaker_id: int = Field(0, ge=0, examples=[0], description="speaker number, for voices with several speakers")
     seed: int = Field(0, ge=0, lt=2**63, description="random seed; the same seed gives identical output")
@@ -49,6 +49,6 @@ class ConvertOptions(BaseModel, frozen=True):
     @field_validator("resample_rate")
     @classmethod
     def _rate_is_useful(cls, value: int) -> int:
-        if 0 < value < LOWEST_RATE:
-            raise ValueError(f"it must be 0 or between {LOWEST_RATE} and {HIGHEST_RATE} Hz")
+        if 0 < value < MIN_RATE:
+            raise ValueError(f"it must be 0 or between {MIN_RATE} and {MAX_RATE} Hz")
         return value

@@ -1,21 +1,20 @@
-"""Compare a conversion with its source, in figures and as a picture: is the melody kept, is the timbre the voice's?"""
+"""Compare a conversion with its source, in metrics and as a picture: F0, timbre, level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import list_recordings, load_audio, load_audio_native
-from lib.audio.filters import ANALYSIS_RATE, resample
+from lib.audio.filters import resample
 from lib.audio.mel import linear_spectrogram, log_mel
 from lib.config import AudioConfig
 from lib.files import replacing
 from lib.pitch import PitchExtractor
-
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
 ENVELOPE = AudioConfig(sample_rate=ANALYSIS_RATE, n_fft=1024, hop_length=160, n_mels=80, fmin=80.0, fmax=7600.0)
 DB_PER_NEPER = 20 / np.log(10)
@@ -25,7 +24,7 @@ FULL_SCALE = 0.999
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of one conversion; F0 and envelopes are measured at 16 kHz."""
+    """Metrics of one conversion; F0 and envelopes are measured at 16 kHz."""
 
     seconds_in: float
     seconds_out: float
@@ -49,18 +48,18 @@ class Comparison:
 
 
 def compare(
-    source: Floats,
-    output: Floats,
+    source: FloatArray,
+    output: FloatArray,
     pitch: PitchExtractor,
     *,
     pitch_shift: float = 0.0,
-    target: Sequence[Floats] = (),
+    target: Sequence[FloatArray] = (),
     seconds: tuple[float, float] | None = None,
 ) -> Comparison:
     """Compare source and output, both (T,) at 16 kHz, and recordings of the target voice at the same rate.
 
-    `pitch_shift` is what was asked for, in semitones. `seconds` are the exact lengths in and out, where resampling to
-    16 kHz would hide them.
+    `pitch_shift` is what was asked for, in semitones. `seconds` are the exact lengths in and out,
+    which resampling to 16 kHz would hide.
     """
     f0_in, f0_out = pitch(source), pitch(output)
     frames = min(len(f0_in), len(f0_out))
@@ -85,7 +84,7 @@ def compare_files(
 ) -> tuple[Comparison, Path]:
     """Compare two files; `target` is a recording or a folder of recordings of the voice.
 
-    Returns the figures and the picture, a PNG written beside the output. AudioError or MissingFileError for files that
+    Returns the metrics and the picture, a PNG written beside the output. AudioError or MissingFileError for files that
     cannot be read.
     """
     decoded = [load_audio_native(path) for path in (source, output)]
@@ -98,7 +97,7 @@ def compare_files(
     return compare(a, b, pitch, pitch_shift=pitch_shift, target=voice, seconds=seconds), picture
 
 
-def _compare_f0(wanted: Floats, got: Floats) -> tuple[float, float]:
+def _compare_f0(wanted: FloatArray, got: FloatArray) -> tuple[float, float]:
     """Correlation of log F0 and median |error| in cents over the frames voiced in both (F,)."""
     both = (wanted > 0) & (got > 0)
     if both.sum() < 2:
@@ -108,7 +107,7 @@ def _compare_f0(wanted: Floats, got: Floats) -> tuple[float, float]:
     return correlation, float(np.median(np.abs(a - b)))
 
 
-def mel_envelope(recordings: Sequence[Floats]) -> Floats:
+def mel_envelope(recordings: Sequence[FloatArray]) -> FloatArray:
     """Mean log-mel spectrum (80,) in dB of the active frames of recordings (T,) at 16 kHz, its own mean removed."""
     frames = []
     for audio in recordings:
@@ -118,20 +117,20 @@ def mel_envelope(recordings: Sequence[Floats]) -> Floats:
             frames.append(mel[:, loudness > loudness.max() - ACTIVE_DB])
     if not frames:
         return np.full(ENVELOPE.n_mels, np.nan, np.float32)
-    mean: Floats = np.concatenate(frames, 1).mean(1)
-    centred: Floats = mean - mean.mean()
+    mean: FloatArray = np.concatenate(frames, 1).mean(1)
+    centred: FloatArray = mean - mean.mean()
     return centred
 
 
-def envelope_distance(a: Floats, b: Floats) -> float:
+def envelope_distance(a: FloatArray, b: FloatArray) -> float:
     """Root mean square difference of two mel envelopes in dB."""
     return float(np.sqrt(np.mean(np.square(a - b))))
 
 
 def draw(
     path: Path,
-    source: Floats,
-    output: Floats,
+    source: FloatArray,
+    output: FloatArray,
     pitch: PitchExtractor,
     titles: tuple[str, str] = ("source", "converted"),
 ) -> None:

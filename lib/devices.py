@@ -1,10 +1,11 @@
-"""Which device and precision to compute on, decided once and with the reason. torch is imported when it is needed."""
+"""Which device and which dtypes to compute with, decided once per call. torch is imported when it is needed."""
 
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lib.errors import ConfigError
+from lib.messages import Message
 
 if TYPE_CHECKING:
     import torch
@@ -12,26 +13,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute, in which number type, and why."""
+    """Where to compute, and why there."""
 
     device: "torch.device"
-    dtype: "torch.dtype"
     reason: str
 
 
-def choose_device(wanted: str = "auto") -> Device:
-    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps". ConfigError if it is not there.
+@dataclass(frozen=True)
+class Precision:
+    """The dtypes of one conversion or extraction.
 
-    Precision is float32 everywhere for now: it is what the golden data were made in.
+    generator   the synthesizer's generator; int8 quantizes only its residual blocks
+    analysis    the pitch network, and the synthesizer's prior and flow
+    encoder     the content encoder
     """
+
+    generator: "torch.dtype"
+    analysis: "torch.dtype"
+    encoder: "torch.dtype"
+
+
+def choose_device(wanted: str = "auto") -> Device:
+    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps". ConfigError if it is not available."""
     import torch
 
     if wanted == "auto":
         if torch.cuda.is_available():
-            return Device(torch.device("cuda"), torch.float32, f"CUDA device found: {torch.cuda.get_device_name()}")
+            return Device(torch.device("cuda"), Message("CUDA device found: {name}", name=torch.cuda.get_device_name()))
         if torch.backends.mps.is_available():
-            return Device(torch.device("mps"), torch.float32, "Apple GPU found")
-        return Device(torch.device("cpu"), torch.float32, "no GPU found")
+            return Device(torch.device("mps"), Message("Apple GPU found"))
+        return Device(torch.device("cpu"), Message("no GPU found"))
     try:
         device = torch.device(wanted)
         if device.type not in ("cpu", "cuda", "mps"):
@@ -40,48 +51,41 @@ def choose_device(wanted: str = "auto") -> Device:
     except (RuntimeError, AssertionError) as error:
         others = ["mps"] if torch.backends.mps.is_available() else []
         found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *others])
-        raise ConfigError(f"The device {wanted!r} cannot be used here; available: {found}.") from error
-    return Device(device, torch.float32, "asked for")
+        raise ConfigError(
+            "The device {name!r} cannot be used here; available: {found}.", name=wanted, found=found
+        ) from error
+    return Device(device, Message("asked for"))
 
 
-def generator_dtype(wanted: str, device: "torch.device", *, bears_int8: bool) -> "torch.dtype":
-    """The number type for a voice's generator: what is wanted, or for "auto" the fastest, int8 only if it bears that.
+def choose_precision(
+    wanted: str, device: "torch.device", *, supports_int8: bool = False, casts_encoder: bool = True
+) -> Precision:
+    """Turn the option `precision` (auto, fp32, bf16, fp16, int8) into dtypes.
 
-    It is told by what the processor says of itself, not by a clock, so that a machine always gives the same samples.
-    ConfigError for a type that the device has no fast instructions for.
+    "auto" takes the fastest dtypes that the hardware supports. The decision rests on the reported instruction sets
+    and not on a measurement, so that a machine always computes the same samples. `supports_int8` says whether the
+    voice can be quantized, `casts_encoder` whether the content encoder can compute in another dtype than float32.
+    ConfigError for a dtype that is not fast on the device.
     """
     import torch
 
-    _check_precision(wanted, device)
-    if wanted != "auto":
-        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-        return types[wanted]
-    if bears_int8 and has_fast_int8(device):
-        return torch.int8
-    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-
-
-def analysis_dtype(wanted: str, device: "torch.device") -> "torch.dtype":
-    """What HuBERT, RMVPE, prior and flow multiply in: bfloat16 if wanted or fast, else float32, also with "fp16"."""
-    import torch
-
-    _check_precision(wanted, device)
-    if wanted == "bf16" or (wanted in ("auto", "int8") and has_fast_bfloat16(device)):
-        return torch.bfloat16
-    return torch.float32
-
-
-def _check_precision(wanted: str, device: "torch.device") -> None:
     if wanted == "fp16" and device.type == "cpu":
         raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
     if wanted == "int8" and not has_fast_int8(device):
         raise ConfigError(
-            f"The device {device} has no fast instructions for int8 (VNNI). Choose the precision bf16, fp32 or auto."
+            "The device {device} has no fast instructions for int8 (VNNI). Choose the precision bf16, fp32 or auto.",
+            device=device,
         )
+    use_bfloat16 = wanted == "bf16" or (wanted in ("auto", "int8") and has_fast_bfloat16(device))
+    analysis = torch.bfloat16 if use_bfloat16 else torch.float32
+    generator = {"fp16": torch.float16, "int8": torch.int8}.get(wanted, analysis)
+    if wanted == "auto" and supports_int8 and has_fast_int8(device):
+        generator = torch.int8
+    return Precision(generator, analysis, analysis if casts_encoder else torch.float32)
 
 
 def has_fast_bfloat16(device: "torch.device") -> bool:
-    """Whether the hardware says that it computes in bfloat16 itself."""
+    """Whether the hardware reports instructions for bfloat16."""
     import torch
 
     if device.type == "cuda":
@@ -91,7 +95,7 @@ def has_fast_bfloat16(device: "torch.device") -> bool:
 
 
 def has_fast_int8(device: "torch.device") -> bool:
-    """Whether the processor says that it sums products of eight bits itself (AVX-VNNI, AVX512-VNNI or AMX)."""
+    """Whether the processor reports instructions for int8 dot products (AVX-VNNI, AVX512-VNNI or AMX)."""
     import torch
 
     has_kernels = "onednn" in torch.backends.quantized.supported_engines
@@ -100,14 +104,15 @@ def has_fast_int8(device: "torch.device") -> bool:
 
 
 def list_devices() -> list[tuple[str, str]]:
-    """Every device that can be asked for, and what it is: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
+    """Every device that can be chosen, with a description: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
     import torch
 
-    found = [("auto", "the best there is")]
+    found: list[tuple[str, str]] = [("auto", Message("the best there is"))]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
-        found.append((f"cuda:{number}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"))
+        text = Message("{name}, {free:.1f} of {total:.1f} GB free", name=name, free=free / 1e9, total=total / 1e9)
+        found.append((f"cuda:{number}", text))
     if torch.backends.mps.is_available():
         found.append(("mps", "Apple GPU"))
-    return [*found, ("cpu", f"{os.cpu_count()} cores")]
+    return [*found, ("cpu", Message("{count} cores", count=os.cpu_count()))]

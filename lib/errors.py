@@ -16,7 +16,7 @@ in the user's language.
 import copyreg
 from pathlib import Path
 
-from lib.messages import fill
+from lib.messages import Message, fill
 
 
 class RevoiceError(Exception):
@@ -29,6 +29,11 @@ class RevoiceError(Exception):
         super().__init__(fill(template, values))
         self.template = template
         self.values = values
+
+    @property
+    def message(self) -> Message:
+        """The message, with its template and values."""
+        return Message(self.template, **self.values)
 
     def __reduce__(self) -> tuple[object, ...]:
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]

@@ -11,15 +11,14 @@ import numpy.typing as npt
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import replacing
 from lib.index_check import check_structure
+from lib.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import faiss
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 NEIGHBOURS = 8  # stored features mixed for each frame
 SCORE_FLOOR = 1e-12  # squared distance; an exact hit outweighs all other neighbours and divides by no zero
@@ -43,14 +42,14 @@ def count_cells(n_vectors: int) -> int:
     return max(1, min(int(16 * n_vectors**0.5), n_vectors // VECTORS_PER_CELL))
 
 
-def neighbour_weights(scores: Floats, ids: Ints) -> Floats:
+def neighbour_weights(scores: FloatArray, ids: IntArray) -> FloatArray:
     """Weights of neighbours from squared distances (N, K) and ids (N, K), -1 = none: (N, K), each row's sum 1.
 
     A row without any neighbour is all zero.
     """
     weights: Doubles = np.where(ids >= 0, 1.0 / np.maximum(scores.astype(np.float64), SCORE_FLOOR) ** 2, 0.0)
     total = weights.sum(axis=1, keepdims=True)
-    normalised: Floats = (weights / np.where(total > 0, total, 1.0)).astype(np.float32)
+    normalised: FloatArray = (weights / np.where(total > 0, total, 1.0)).astype(np.float32)
     return normalised
 
 
@@ -66,14 +65,14 @@ class FeatureIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def vectors(self) -> Iterator[Floats]:
+    def vectors(self) -> Iterator[FloatArray]:
         """The stored vectors in order, some (N, C) at a time."""
         for start in range(0, len(self), ADD_BATCH):
-            block: Floats = self._index.reconstruct_n(start, min(ADD_BATCH, len(self) - start))
+            block: FloatArray = self._index.reconstruct_n(start, min(ADD_BATCH, len(self) - start))
             yield block
 
     @classmethod
-    def build(cls, features: Iterable[Floats], seed: int = 0, most: int | None = None) -> "FeatureIndex":
+    def build(cls, features: Iterable[FloatArray], seed: int = 0, most: int | None = None) -> "FeatureIndex":
         """Build from arrays (N, C) of content features, taken one after the other; same input and seed, same index.
 
         At most MAX_VECTORS vectors are held: of more, a random choice of so many is reduced to N_CENTRES centres. With
@@ -137,7 +136,7 @@ class FeatureIndex:
         with replacing(path) as temporary:
             faiss.serialize_index(empty).tofile(temporary)
 
-    def search(self, content: Floats) -> Floats:
+    def search(self, content: FloatArray) -> FloatArray:
         """Replace every frame of content (N, C) by a mixture of its nearest stored vectors: (N, C).
 
         A frame that finds none keeps its own features. CheckpointError if the widths differ.
@@ -158,11 +157,11 @@ class FeatureIndex:
         return retrieved
 
 
-def _collect(features: Iterable[Floats], seed: int) -> tuple[Floats, int]:
+def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int]:
     """Stack arrays (N, C) to (M, C) and count the vectors; of more than MAX_VECTORS a uniform random choice is kept."""
     rng = np.random.default_rng(seed)
-    parts: list[Floats] = []
-    kept: Floats | None = None
+    parts: list[FloatArray] = []
+    kept: FloatArray | None = None
     seen = 0
     for block in features:
         vectors = _checked(block, parts[0].shape[1] if parts else None)
@@ -172,7 +171,7 @@ def _collect(features: Iterable[Floats], seed: int) -> tuple[Floats, int]:
         rest = vectors[room:]
         if len(rest):
             # Reservoir sampling: the i-th vector stays with probability MAX_VECTORS / i, in a random place.
-            held: Floats = np.concatenate(parts) if kept is None else kept
+            held: FloatArray = np.concatenate(parts) if kept is None else kept
             place = rng.integers(0, np.arange(len(vectors) - len(rest), len(vectors)) + seen + 1)
             held[place[place < MAX_VECTORS]] = rest[place < MAX_VECTORS]
             kept = held
@@ -182,7 +181,7 @@ def _collect(features: Iterable[Floats], seed: int) -> tuple[Floats, int]:
     return np.concatenate(parts) if kept is None else kept, seen
 
 
-def _checked(block: Floats, width: int | None) -> Floats:
+def _checked(block: FloatArray, width: int | None) -> FloatArray:
     """Return the block (N, C) as contiguous float32; CheckpointError if it does not fit the ones before."""
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise CheckpointError(
@@ -194,11 +193,11 @@ def _checked(block: Floats, width: int | None) -> Floats:
     return np.ascontiguousarray(block, np.float32)
 
 
-def _reduce(vectors: Floats, n_centres: int, seed: int) -> Floats:
+def _reduce(vectors: FloatArray, n_centres: int, seed: int) -> FloatArray:
     """Replace vectors (N, C) by the centres of a k-means clustering: (n_centres, C)."""
     import faiss
 
     kmeans: Any = faiss.Kmeans(vectors.shape[1], n_centres, niter=KMEANS_ROUNDS, seed=seed, min_points_per_centroid=1)
     kmeans.train(vectors)
-    centres: Floats = kmeans.centroids
+    centres: FloatArray = kmeans.centroids
     return centres

@@ -23,11 +23,13 @@ import numpy.typing as npt
 import torch
 
 from infer.convert import VoiceConverter
+from infer.load import load_converter
 from infer.options import ConvertOptions
 from infer.report import ENVELOPE, compare, draw
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import list_recordings, load_audio
 from lib.audio.encode import save_audio
-from lib.audio.filters import ANALYSIS_RATE, resample
+from lib.audio.filters import resample
 from lib.audio.mel import log_mel
 from lib.paths import ROOT
 from lib.pitch import load_pitch_extractor
@@ -311,7 +313,7 @@ def main() -> None:
     judges, voice = Judges(), find_voice(options.voice)
     embeddings = [judges.speaker(load_audio(path, ANALYSIS_RATE)) for path in options.held_back]
     trial = Trial(
-        VoiceConverter.load(voice.path, find_index(voice.path)),
+        load_converter(voice.path, find_index(voice.path)),
         judges,
         ConvertOptions(pitch_method="swift", index_rate=options.index_rate),
         target=np.mean(embeddings, axis=0) / np.linalg.norm(np.mean(embeddings, axis=0)),

@@ -11,12 +11,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.audio import decode, filters
+from lib.audio import ANALYSIS_RATE, decode, filters
 from lib.audio import encode as audio_module
 from lib.audio.decode import Recording, is_audio_file, list_recordings, load_audio, load_audio_native
 from lib.audio.encode import AUDIO_FORMATS, save_audio
 from lib.audio.filters import (
-    ANALYSIS_RATE,
     highpass,
     highpass_blocks,
     highpass_causal,

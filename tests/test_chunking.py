@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, plan_chunks, quiet_points
-from infer.input_audio import Reflected
+from infer.input_audio import ReflectionPadding
 from lib.audio.filters import highpass
 from tests.helpers import Floats, closed_form_f64
 
@@ -57,7 +57,7 @@ def test_golden_pieces_of_a_long_signal(golden: Path, signal: npt.NDArray[np.flo
         limits = ChunkLimits(pad, query, center, longest)
         rule = VARIANTS[case["variant"]]
         chunks = plan_chunks(heard[rule], limits, rule)
-        padded = Reflected(signal.astype(np.float32), limits.pad_frames * 160)
+        padded = ReflectionPadding(signal.astype(np.float32), limits.pad_frames * 160)
         track = np.arange(len(padded) // 160)
         got = [
             {
@@ -75,7 +75,7 @@ def test_golden_pieces_of_a_long_signal(golden: Path, signal: npt.NDArray[np.flo
 def convert_identically(audio: Floats, limits: ChunkLimits, rule: EnergyRule) -> tuple[list[Chunk], Floats]:
     """Cut, return every piece as it is, less the two frames an encoder may drop, and join."""
     chunks = plan_chunks(audio, limits, rule)
-    padded = Reflected(audio, limits.pad_frames * 160)
+    padded = ReflectionPadding(audio, limits.pad_frames * 160)
     pieces = ((chunk, chunk.padded_audio(padded, limits.pad_frames)) for chunk in chunks)
     parts = []
     for chunk, piece in pieces:

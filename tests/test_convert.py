@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from infer import model_cache as loaded_module
 from infer.chunking import ChunkLimits
-from infer.convert import VoiceConverter, check_encoder
+from infer.convert import VoiceConverter, VoiceParts
+from infer.load import check_encoder, load_converter
 from infer.loudness import follow_envelope, limiting_gain, peak_of
 from infer.options import ConvertOptions
 from lib.audio.decode import load_audio
@@ -228,7 +229,7 @@ def test_loading_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     write_voice_model(tmp_path / "v.pth", lite_voice(ContentEncoderId("tiny", "ab" * 32)))
     FeatureIndex.build([np.ones((50, WIDTH), np.float32)]).save(tmp_path / "added.index")
-    converter = VoiceConverter.load(tmp_path / "v.pth", tmp_path / "added.index")
+    converter = load_converter(tmp_path / "v.pth", tmp_path / "added.index")
     assert converter.index is not None
     assert len(converter.convert(voice_like(0.5), PM)) == 12_000
 
@@ -318,7 +319,7 @@ def test_golden_conversion_with_index(golden: Path, hubert: HubertEncoder) -> No
     index = FeatureIndex.load(golden / recipe["index"])
     synthesizer = golden_voice(golden, recipe)
     sample_rate, hop = synthesizer.config.sample_rate, synthesizer.config.hop_length
-    converter = VoiceConverter(synthesizer, hubert, index, temperature=0.0)
+    converter = VoiceConverter(VoiceParts(synthesizer, hubert, index), temperature=0.0)
     options = ConvertOptions(
         precision="fp32", pitch_shift=int(recipe["shift"]), pitch_method="pm",
         index_rate=float(recipe["index_rate"]), rms_mix_rate=1,
@@ -344,7 +345,7 @@ def test_golden_conversion_without_f0_resampled(golden: Path, hubert: HubertEnco
     recipe = golden_recipe(golden, "nof0_resampled")
     synthesizer, rate = golden_voice(golden, recipe), int(recipe["rate"])
     own_rate = synthesizer.config.sample_rate
-    converter = VoiceConverter(synthesizer, hubert, temperature=0.0)
+    converter = VoiceConverter(VoiceParts(synthesizer, hubert), temperature=0.0)
     assert recipe["rms"] == "1" and "index" not in recipe
     options = ConvertOptions(
         precision="fp32", rms_mix_rate=1, protect=0.5, speaker_id=int(recipe["speaker"]), resample_rate=rate

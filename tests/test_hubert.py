@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from infer.convert import VoiceConverter, recorded_encoder
+from infer.load import load_converter, recorded_encoder
 from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, Family, FamilyConfig, load_family
 from lib.content import hubert, load_content_encoder
@@ -63,12 +63,12 @@ def test_clips_heard_at_once_are_heard_as_alone(family: Family, other_kind: bool
     shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
     encoder = build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny"))
     clips = [noise(samples, seed) for seed, samples in enumerate((9000, 399, 16000, 9000, 0, 401, 12345))]
-    for clip, content in zip(clips, encoder.many(clips), strict=True):
+    for clip, content in zip(clips, encoder.batch(clips), strict=True):
         alone = encoder(clip)
         assert content.shape == alone.shape and content.dtype == np.float32
         assert not len(alone) or error(content, alone) < 1e-5
-    equal = encoder.many(clips[:1] * 3)
-    assert all(error(content, encoder(clips[0])) < 1e-5 for content in equal) and encoder.many([]) == []
+    equal = encoder.batch(clips[:1] * 3)
+    assert all(error(content, encoder(clips[0])) < 1e-5 for content in equal) and encoder.batch([]) == []
 
 
 @pytest.mark.parametrize("norm_every_conv", [False, True])
@@ -86,10 +86,10 @@ def test_long_audio_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.MonkeyP
 def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_gone(family: Family, other_kind: bool) -> None:
     shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
     exact, narrow = (build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny")) for _ in "ab")
-    narrow.narrow(torch.bfloat16)
+    narrow.cast(torch.bfloat16)
     assert narrow.sha256 == exact.sha256  # it is the same encoder, for a voice that names it
     clips = [noise(16_000), noise(50_000, 1)]  # the second is longer than a block of the convolutions
-    for clip, content in zip(clips, narrow.many(clips), strict=True):
+    for clip, content in zip(clips, narrow.batch(clips), strict=True):
         for got in (content, narrow(clip)):
             assert got.dtype == np.float32 and 1e-5 < error(got, exact(clip)) < 0.05
     weights = dict(narrow._network.named_parameters())
@@ -225,16 +225,16 @@ def test_recordings_become_a_voice_that_converts(
     options = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
     report = fit(experiment, FitOptions.model_validate(options))
     assert len(list(experiment.folder.glob(f"added_*_{family}.index"))) == 1
-    converter = VoiceConverter.load(report.voice, next(experiment.folder.glob("added_*.index")))
+    converter = load_converter(report.voice, next(experiment.folder.glob("added_*.index")))
     converted = converter.convert(noise(8000) + tone(220.0, 0.5), ConvertOptions(pitch_method="pm", device="cpu"))
     assert len(converted) == 20_000 and bool(np.isfinite(converted).all())
     if family == "v1":  # another encoder in the same place is noticed, and so is that there is none
         install(family, pretrained, seed=1)
         with pytest.raises(CheckpointError, match="another version of the content encoder 'contentvec'"):
-            VoiceConverter.load(report.voice)
+            load_converter(report.voice)
         (pretrained / "hubert_base.pt").unlink()
         with pytest.raises(MissingFileError, match="download hubert_base"):
-            VoiceConverter.load(report.voice)
+            load_converter(report.voice)
 
 
 def test_encoder_of_the_wrong_width_is_refused_before_anything_is_computed(
@@ -260,14 +260,15 @@ def test_training_takes_an_encoder_by_name_and_the_voice_remembers_it(
         extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
     extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", content_encoder="spin"))
     options = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
-    voice = read_voice_model(fit(experiment, FitOptions.model_validate(options)).voice)
+    path = fit(experiment, FitOptions.model_validate(options)).voice
+    voice = read_voice_model(path)
     assert voice.content_encoder is not None and voice.content_encoder.name == "spin"
     assert (tmp_path / "logs/mute/3_feature_spin/mute.npy").is_file()
     assert not (tmp_path / "logs/mute/3_feature256").exists()
-    VoiceConverter.from_voice(voice)  # finds spin by the name in the voice
+    load_converter(path)  # finds spin by the name in the voice
     (pretrained / "spin").rename(pretrained / "hubert_base")
     with pytest.raises(MissingFileError, match="'spin'"):
-        VoiceConverter.from_voice(voice)
+        load_converter(path)
 
 
 def test_lite_has_one_encoder() -> None:

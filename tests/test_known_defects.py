@@ -13,7 +13,7 @@ import torch
 
 from infer.batch import plan_jobs
 from lib.config import load_family
-from lib.devices import analysis_dtype, choose_device, generator_dtype
+from lib.devices import Precision, choose_device, choose_precision
 from lib.errors import ConfigError
 from lib.files import replacing
 from lib.progress import Cancelled
@@ -243,5 +243,5 @@ def test_the_name_of_a_gpu_decides_nothing(monkeypatch: pytest.MonkeyPatch, prod
     assert device.type == "cuda"
     for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)
-        assert generator_dtype("auto", device, bears_int8=True) == analysis_dtype("auto", device) == dtype
-        assert generator_dtype("fp32", device, bears_int8=True) == analysis_dtype("fp32", device) == torch.float32
+        assert choose_precision("auto", device, supports_int8=True) == Precision(dtype, dtype, dtype)
+        assert choose_precision("fp32", device, supports_int8=True) == Precision(*[torch.float32] * 3)

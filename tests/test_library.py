@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from infer.convert import VoiceConverter
+from infer.load import load_converter
 from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
 from lib.paths import PRETRAINED
@@ -133,7 +133,7 @@ def test_the_shipped_voice_opens_with_the_shipped_encoder_and_index() -> None:
     index = find_index(voice.path, "lite", [folder])
     assert index is not None
     assert sum(path.stat().st_size for path in (voice.path, index)) <= 15_000_000
-    converter = VoiceConverter.load(voice.path, index)  # refuses another encoder than the one it was trained on
+    converter = load_converter(voice.path, index)  # refuses another encoder than the one it was trained on
     source, _ = soundfile.read(PRETRAINED / "lite" / "demo" / "source.flac", dtype="float32")
     converted = converter.convert(source[:32_000], ConvertOptions(pitch_method="pm"))
     assert len(converted) == 48_000 and np.abs(converted).max() > 0.05

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from infer.convert import VoiceConverter
+from infer.load import load_converter
 from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
 from lib.errors import CheckpointError, ConfigError, MissingFileError
@@ -88,7 +88,7 @@ def test_recordings_become_a_voice_that_converts(experiment: Experiment, recordi
     index = next(experiment.folder.glob("added_*.index"))
     assert len(FeatureIndex.load(index)) > 100
     source, rate = soundfile.read(recordings / "take 0.wav", dtype="float32")
-    converter = VoiceConverter.load(report.voice, index)
+    converter = load_converter(report.voice, index)
     out = converter.convert(source[::3][:8000], ConvertOptions(pitch_method="pm", device="cpu"))
     assert rate == 24000 and len(out) == 12000 and bool(np.isfinite(out).all())
 
@@ -102,10 +102,10 @@ def test_a_voice_trained_without_unvoiced_gaps_is_converted_so(experiment: Exper
     sung = np.asarray(0.2 * sum(np.sin(h * phase) / h for h in range(1, 8)), np.float32)
     gap = np.concatenate([sung, np.zeros(4000, np.float32), sung])
     options = ConvertOptions(pitch_method="pm", device="cpu")
-    converter = VoiceConverter.load(report.voice)
+    converter = load_converter(report.voice)
     asked = converter.convert(gap, options.model_copy(update={"interpolate_unvoiced": True}))
     assert np.array_equal(converter.convert(gap, options), asked)
-    converter._interpolates = False
+    converter._interpolate_unvoiced = False
     assert not np.array_equal(converter.convert(gap, options), asked)
 
 

@@ -1,4 +1,4 @@
-"""Nothing is read or computed twice: what is kept, when it is read again, and what gives way."""
+"""The caches: nothing is loaded or computed twice, changed files are loaded again, old values are dropped first."""
 
 import os
 from collections import Counter
@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer import model_cache as loaded_module
+from infer import model_cache as cache_module
 from infer.convert import VoiceConverter
-from infer.lru_cache import Kept
-from infer.model_cache import Loaded
+from infer.load import load_converter
+from infer.lru_cache import LruCache
+from infer.model_cache import ModelCache
 from infer.options import ConvertOptions
 from lib.devices import choose_device
 from lib.index import FeatureIndex
@@ -55,10 +56,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counted["F0"] += 1
             return extractor(audio)
 
-        return ExactExtractor(extractor.method, extract, extractor.recipe)
+        return ExactExtractor(extractor.method, extract, extractor.cache_key)
 
-    monkeypatch.setattr(loaded_module, "load_content_encoder", load_encoder)
-    monkeypatch.setattr(loaded_module, "load_pitch_extractor", load_pitch)
+    monkeypatch.setattr(cache_module, "load_content_encoder", load_encoder)
+    monkeypatch.setattr(cache_module, "load_pitch_extractor", load_pitch)
     return counted
 
 
@@ -70,30 +71,30 @@ def voice(folder: Path, name: str, seed: int = 0) -> Path:
     return folder / f"{name}.pth"
 
 
-def load(loaded: Loaded, path: Path) -> VoiceConverter:
-    return loaded.voice(path, choose_device("cpu"))
+def load(cache: ModelCache, path: Path) -> VoiceConverter:
+    return load_converter(path, "auto", choose_device("cpu"), cache=cache)
 
 
-def test_another_voice_or_option_hears_the_recording_no_second_time(tmp_path: Path, calls: Counter[str]) -> None:
-    loaded, audio = Loaded(), voice_like(0.5)
+def test_another_voice_or_option_analyses_the_recording_no_second_time(tmp_path: Path, calls: Counter[str]) -> None:
+    cache, audio = ModelCache(), voice_like(0.5)
     alice, bob = voice(tmp_path, "alice"), voice(tmp_path, "bob", seed=1)
-    first = load(loaded, alice).convert(audio, PM)
+    first = load(cache, alice).convert(audio, PM)
     once = Counter({"encoder loaded": 1, "pitch loaded": 1, "F0": 1, "content": 1})
     assert calls == once
-    assert load(loaded, alice) is load(loaded, alice)
-    np.testing.assert_array_equal(load(loaded, alice).convert(audio, PM), first)
-    other = load(loaded, bob).convert(audio, PM)
-    higher = load(loaded, alice).convert(audio, ConvertOptions(pitch_method="pm", pitch_shift=3, protect=0.1, seed=4))
+    assert load(cache, alice) is load(cache, alice)
+    np.testing.assert_array_equal(load(cache, alice).convert(audio, PM), first)
+    other = load(cache, bob).convert(audio, PM)
+    higher = load(cache, alice).convert(audio, ConvertOptions(pitch_method="pm", pitch_shift=3, protect=0.1, seed=4))
     assert calls == once
     assert np.abs(other - first).max() > 1e-4 and np.abs(higher - first).max() > 1e-4
-    load(loaded, alice).convert(voice_like(0.5, seed=1), PM)
+    load(cache, alice).convert(voice_like(0.5, seed=1), PM)
     assert calls == once + Counter({"F0": 1, "content": 1})
-    load(loaded, alice).convert(audio, ConvertOptions(pitch_method="dio"))
+    load(cache, alice).convert(audio, ConvertOptions(pitch_method="dio"))
     assert calls == once + Counter({"F0": 2, "content": 1, "pitch loaded": 1})
 
 
-def test_one_number_type_of_the_generator_is_held_and_float32_comes_back(tmp_path: Path, calls: Counter[str]) -> None:
-    converter = load(Loaded(), voice(tmp_path, "alice"))
+def test_one_dtype_of_the_generator_is_held_and_float32_comes_back(tmp_path: Path, calls: Counter[str]) -> None:
+    converter = load(ModelCache(), voice(tmp_path, "alice"))
     exact, narrow = (PM.model_copy(update={"precision": precision}) for precision in ("fp32", "bf16"))
     first = converter.convert(voice_like(0.5), exact)
     bytes_exact = converter.n_bytes
@@ -103,49 +104,49 @@ def test_one_number_type_of_the_generator_is_held_and_float32_comes_back(tmp_pat
     assert converter.n_bytes == bytes_exact
 
 
-def test_what_is_known_gives_what_hearing_it_gives(tmp_path: Path, calls: Counter[str]) -> None:
-    loaded, path = Loaded(), voice(tmp_path, "alice")
+def test_cached_analyses_give_the_same_samples(tmp_path: Path, calls: Counter[str]) -> None:
+    cache, path = ModelCache(), voice(tmp_path, "alice")
     changed = PM.model_copy(update={"filter_radius": 3, "interpolate_unvoiced": True})
-    load(loaded, path).convert(voice_like(0.5), PM)
-    known = load(loaded, path).convert(voice_like(0.5), changed)
-    np.testing.assert_array_equal(known, load(Loaded(), path).convert(voice_like(0.5), changed))
+    load(cache, path).convert(voice_like(0.5), PM)
+    known = load(cache, path).convert(voice_like(0.5), changed)
+    np.testing.assert_array_equal(known, load(ModelCache(), path).convert(voice_like(0.5), changed))
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, calls: Counter[str]) -> None:
-    loaded, path = Loaded(), voice(tmp_path, "alice")
-    before = load(loaded, path)
+    cache, path = ModelCache(), voice(tmp_path, "alice")
+    before = load(cache, path)
     voice(tmp_path, "alice", seed=1)
     os.utime(path, ns=(1, 1))
-    again = load(loaded, path)
+    again = load(cache, path)
     assert again is not before and again.index is None
     FeatureIndex.build([np.ones((50, WIDTH), np.float32)]).save(tmp_path / "alice_added_1.index")
-    with_index = load(loaded, path)
+    with_index = load(cache, path)
     assert with_index.index is not None and calls["encoder loaded"] == 1
-    assert loaded.voice(path, choose_device("cpu"), None).index is None
-    assert loaded.index(Path(with_index.index.name)) is with_index.index
+    assert load_converter(path, None, choose_device("cpu"), cache=cache).index is None
+    assert cache.index(Path(with_index.index.name)) is with_index.index
 
 
-def test_what_is_kept_of_recordings_is_bounded(tmp_path: Path, calls: Counter[str]) -> None:
-    loaded, path = Loaded(analysis_bytes=16_000), voice(tmp_path, "alice")  # of two recordings
+def test_cached_analyses_are_bounded(tmp_path: Path, calls: Counter[str]) -> None:
+    cache, path = ModelCache(analysis_bytes=16_000), voice(tmp_path, "alice")  # of two recordings
     for seed in (0, 0, 1, 2, 0):
-        load(loaded, path).convert(voice_like(0.5, seed), PM)
+        load(cache, path).convert(voice_like(0.5, seed), PM)
     assert calls["F0"] == calls["content"] == 4
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=40))
-def test_kept_values_are_those_used_last(uses: list[tuple[int, int]]) -> None:
-    kept, sizes, order = Kept(100), dict[int, int](), list[int]()
+def test_cached_values_are_those_used_last(uses: list[tuple[int, int]]) -> None:
+    cache, sizes, order = LruCache(100), dict[int, int](), list[int]()
     for key, size in uses:
-        made: list[int] = kept.get(key, partial(list, [size]), lambda value: int(value[0]))
+        made: list[int] = cache.get(key, partial(list, [size]), lambda value: int(value[0]))
         assert made == [sizes.setdefault(key, size)]
         order = [*(other for other in order if other != key), key]
         while sum(sizes[other] for other in order) > 100:
             del sizes[order.pop(0)]
-        assert kept.bytes_kept == sum(sizes[other] for other in order) <= 100
+        assert cache.n_bytes == sum(sizes[other] for other in order) <= 100
 
 
 def test_one_value_may_be_larger_than_the_bound() -> None:
-    kept = Kept(10)
-    assert kept.get("a", lambda: "large", lambda _: 50) == "large"
-    assert kept.get("a", lambda: "made again", lambda _: 50) == "large"
-    assert kept.get("b", lambda: "small", lambda _: 5) == "small" and kept.bytes_kept == 5
+    cache = LruCache(10)
+    assert cache.get("a", lambda: "large", lambda _: 50) == "large"
+    assert cache.get("a", lambda: "made again", lambda _: 50) == "large"
+    assert cache.get("b", lambda: "small", lambda _: 5) == "small" and cache.n_bytes == 5

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from lib.models.attention import RelativeAttention, skew, unskew
 from lib.models.discriminators import Discriminator
 from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
-from lib.models.synthesizer import InferOutput, Synthesizer, slice_frames
+from lib.models.synthesizer import Synthesizer, slice_frames
 from lib.voice.model_file import VoiceModel, load_synthesizer, read_voice_model
 from lib.voice.weights import load_weights, rvc_state_dict
 from tests.helpers import (
@@ -38,20 +39,42 @@ FULL_MODELS = golden_names("synth/full_*.fill.json")
 FORWARD_FILES = golden_names("synth/G_*.forward.safetensors")
 
 
-def infer_golden(model: Synthesizer, given_: dict[str, Tensor], window: tuple[int, int] | None = None) -> InferOutput:
-    with torch.inference_mode():
-        return model.infer_window(
-            given_["in.phone"], given_["in.phone_lengths"], given_["in.sid"], given_.get("in.pitch"),
-            given_.get("in.nsff0"), temperature=0.0, window=window,
-        )  # fmt: skip
+class Inference(NamedTuple):
+    """What inference without noise computes step by step, for some of the frames."""
+
+    mean: Tensor  # [B, Z, F] of the prior, all frames
+    log_scale: Tensor  # [B, Z, F] of the prior, all frames
+    mask: Tensor  # [B, 1, W]
+    latent: Tensor  # [B, Z, W]
+    audio: Tensor  # [B, 1, W * hop]; the generator gets the frames of the window alone
+
+
+@torch.inference_mode()
+def infer_steps(
+    model: Synthesizer, content: Tensor, lengths: Tensor, speaker_id: Tensor, pitch_bins: Tensor | None,
+    f0: Tensor | None, window: tuple[int, int] | None = None,
+) -> Inference:  # fmt: skip
+    first, count = window or (0, content.shape[1])
+    speaker, part = model.speaker(speaker_id), slice(first, first + count)
+    mean, log_scale, mask = model.enc_p(content, pitch_bins, lengths)
+    latent = model.flow(mean * mask, mask, speaker, reverse=True)[..., part]
+    audio = model.dec.in_blocks(latent * mask[..., part], None if f0 is None else f0[:, part], speaker, None, 0.0)
+    return Inference(mean, log_scale, mask[..., part], latent, audio)
 
 
 def check_infer(model: Synthesizer, data: dict[str, Tensor], window: tuple[int, int] | None = None) -> None:
-    out = infer_golden(model, data, window)
-    for name, got in (("m_p", out.mean), ("logs_p", out.log_scale), ("z", out.latent)):
+    inputs = (
+        data["in.phone"], data["in.phone_lengths"], data["in.sid"], data.get("in.pitch"), data.get("in.nsff0"),
+    )  # fmt: skip
+    out = infer_steps(model, *inputs, window)
+    frames = data["out.m_p"].shape[2]  # a windowed reference gives the prior from some frame on
+    for name, got in (("m_p", out.mean[..., -frames:]), ("logs_p", out.log_scale[..., -frames:]), ("z", out.latent)):
         assert error(got, data[f"out.{name}"]) <= LATENT_TOLERANCE, name
     assert torch.equal(out.mask, data["out.x_mask"])
     assert error(out.audio, data["out.audio"]) <= AUDIO_TOLERANCE
+    if window is None:
+        with torch.inference_mode():
+            assert error(model.infer(*inputs, temperature=0.0), data["out.audio"]) <= AUDIO_TOLERANCE
     if "out.har_source" in data:
         assert model.dec.m_source is not None
         first, count = window or (0, data["in.nsff0"].shape[1])
@@ -130,17 +153,18 @@ def test_golden_functions_09_tiny_synthesizer(golden: Path, kind: str) -> None:
     )
     inputs = (data["phone"], data["lengths"], data["sid"], data.get("pitch"), data.get("pitchf"))
     with torch.no_grad():
-        out = model.infer_window(*inputs, temperature=0.0)
+        out, whole = infer_steps(model, *inputs), model.infer(*inputs, temperature=0.0)
         noisy = model.infer(*inputs, torch.Generator().manual_seed(int(seed)))
-        first = [None if x is None else x[:1] for x in inputs]
-        span = int(head), int(length)
-        window = model.infer_window(*first, temperature=0.0, window=span)  # type: ignore[misc, arg-type]
+        content, lengths, speaker_id, *rest = (None if x is None else x[:1] for x in inputs)
+        assert content is not None and lengths is not None and speaker_id is not None
+        window = infer_steps(model, content, lengths, speaker_id, rest[0], rest[1], (int(head), int(length)))
         torch.manual_seed(99)
         train = model(data["phone"], data.get("pitch"), data.get("pitchf"), data["y_lengths"], data["y"], data["sid"])
     assert error(out.mean, data["enc_m"]) <= LATENT_TOLERANCE
     assert error(out.log_scale, data["enc_logs"]) <= LATENT_TOLERANCE
     assert error(out.latent, data["zero_noise_z"]) <= LATENT_TOLERANCE
     assert error(out.audio, data["zero_noise_audio"]) <= AUDIO_TOLERANCE
+    assert error(whole, data["zero_noise_audio"]) <= AUDIO_TOLERANCE
     assert error(noisy, data[noisy_name]) <= AUDIO_TOLERANCE
     assert error(window.audio, data[window_name]) <= AUDIO_TOLERANCE
     assert torch.equal(train.starts, data["train_ids"])
@@ -335,7 +359,7 @@ def test_blocks_make_what_one_piece_makes(
 def test_a_generator_in_another_number_type_sounds_the_same() -> None:
     model = Synthesizer(tiny_config()).eval().fold_weight_norm()
     args = (torch.randn(1, 20, 12), torch.tensor([20]), torch.tensor([0]), torch.ones(1, 20).long(), torch.ones(1, 20))
-    other = model.copy_in(torch.bfloat16, torch.bfloat16)
+    other = model.cast(torch.bfloat16, torch.bfloat16)
     with torch.inference_mode():
         exact, rough = (network.infer(*args, temperature=0.0) for network in (model, other))
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}

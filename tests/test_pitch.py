@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lib import pitch
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import AudioError, ConfigError
 from lib.pitch import METHODS, PitchExtractor, load_pitch_extractor, swift
 from lib.pitch.scale import (

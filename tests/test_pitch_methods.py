@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter, ValidationError
 
 from infer.options import ConvertOptions
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch import (
     METHODS,
@@ -138,7 +138,7 @@ def test_mangio_crepe_listens_at_its_hop_length() -> None:
     coarse, fine = (load_pitch_extractor("mangio-crepe-tiny", CPU, hop) for hop in (512, 64))
     assert coarse(sound).shape == fine(sound).shape == (30,)
     assert not np.array_equal(coarse(sound), fine(sound))
-    assert (coarse.method, coarse.recipe) == ("mangio-crepe-tiny", "mangio-crepe-tiny every 512 samples")
+    assert (coarse.method, coarse.cache_key) == ("mangio-crepe-tiny", "mangio-crepe-tiny every 512 samples")
 
 
 @given(frames=st.integers(1, 60), n=st.integers(2, 40), seed=st.integers(0, 99))
@@ -205,7 +205,7 @@ def test_names_of_hybrids() -> None:
     assert split_method("hybrid[pm+crepe-tiny]") == ("pm", "crepe-tiny")
     assert load_pitch_extractor("hybrid[ pm + dio ]", CPU).method == "hybrid[pm+dio]"
     assert load_pitch_extractor("hybrid[dio]", CPU).method == "dio"
-    recipe = load_pitch_extractor("hybrid[pm+mangio-crepe-tiny]", CPU, 200).recipe
+    recipe = load_pitch_extractor("hybrid[pm+mangio-crepe-tiny]", CPU, 200).cache_key
     assert recipe == "hybrid[pm+mangio-crepe-tiny every 200 samples]"
 
 

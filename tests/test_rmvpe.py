@@ -53,12 +53,12 @@ def test_clips_heard_at_once_are_heard_as_alone(
     seconds = (1.0, 1.1, 0.001, 0.2, 1.05, 3.7, 3.7)
     clips = [(0.1 * rng.standard_normal(round(16000 * s))).astype(np.float32) for s in seconds]
     clips += [np.zeros(16000, np.float32)]
-    together = extractor.many(clips)
+    together = extractor.batch(clips)
     for clip, f0 in zip(clips, together, strict=True):
         alone = extractor(clip)
         assert f0.shape == (len(clip) // 160,) and np.array_equal(f0 > 0, alone > 0)
         assert np.allclose(f0, alone, rtol=1e-4)
-    assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.many([]) == []
+    assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.batch([]) == []
 
 
 def test_in_bfloat16_pitches_stay_and_halves_are_gone(
@@ -71,7 +71,7 @@ def test_in_bfloat16_pitches_stay_and_halves_are_gone(
     networks: list[Rmvpe] = []
     monkeypatch.setattr(rmvpe, "_RmvpePitch", lambda network, device: networks.append(network))
     exact, narrow = (load_pitch_extractor("rmvpe", CPU, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert exact.recipe == "rmvpe" and narrow.recipe == "rmvpe in torch.bfloat16" and narrow.method == "rmvpe"
+    assert exact.cache_key == "rmvpe" and narrow.cache_key == "rmvpe in torch.bfloat16" and narrow.method == "rmvpe"
     mel = torch.randn(1, 128, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         want, got = (network(mel) for network in networks)

@@ -1,4 +1,4 @@
-"""Long recordings in bounded memory: what is streamed is what is made at once."""
+"""Long recordings in bounded memory: a conversion block by block equals a conversion at once."""
 
 import threading
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer import batch
-from infer import disk_buffer as spool_module
-from infer import f0 as melody
+from infer import disk_buffer as buffer_module
+from infer import f0 as f0_module
 from infer.batch import Job, convert_file, convert_files
 from infer.chunking import ChunkLimits
-from infer.disk_buffer import Spool, gather, in_blocks
-from infer.f0 import estimate
-from infer.input_audio import Reflected, listen
+from infer.disk_buffer import DiskBuffer, collect_blocks, in_blocks
+from infer.f0 import estimate_f0
+from infer.input_audio import ReflectionPadding, prepare_input
 from infer.options import ConvertOptions
 from lib.audio.decode import load_audio_native
 from lib.audio.encode import save_audio
@@ -35,52 +35,52 @@ def noise(samples: int, seed: int = 0) -> Floats:
 
 
 @pytest.mark.parametrize("in_memory", [100, 1 << 20])
-def test_a_spool_gives_back_what_was_written(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "IN_MEMORY", in_memory)
+def test_a_disk_buffer_returns_what_was_written(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer_module, "IN_MEMORY", in_memory)
     signal = noise(10_000)
-    with gather(np.array_split(signal, 7)) as spool:
-        assert len(spool) == 10_000
-        np.testing.assert_array_equal(spool[:], signal)
-        np.testing.assert_array_equal(spool[123:4567], signal[123:4567])
-        np.testing.assert_array_equal(spool[9_990:20_000], signal[9_990:])
-        assert len(spool[50:20]) == 0
-        spool.append(signal[:5])
-        np.testing.assert_array_equal(np.concatenate([*in_blocks(spool, 999)]), np.append(signal, signal[:5]))
+    with collect_blocks(np.array_split(signal, 7)) as buffer:
+        assert len(buffer) == 10_000
+        np.testing.assert_array_equal(buffer[:], signal)
+        np.testing.assert_array_equal(buffer[123:4567], signal[123:4567])
+        np.testing.assert_array_equal(buffer[9_990:20_000], signal[9_990:])
+        assert len(buffer[50:20]) == 0
+        buffer.append(signal[:5])
+        np.testing.assert_array_equal(np.concatenate([*in_blocks(buffer, 999)]), np.append(signal, signal[:5]))
 
 
-def test_a_spool_whose_source_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[Spool] = []
-    close = Spool.close
+def test_a_disk_buffer_whose_source_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[DiskBuffer] = []
+    close = DiskBuffer.close
 
-    def closing(spool: Spool) -> None:
-        close(spool)
-        closed.append(spool)
+    def closing(buffer: DiskBuffer) -> None:
+        close(buffer)
+        closed.append(buffer)
 
-    monkeypatch.setattr(Spool, "close", closing)
+    monkeypatch.setattr(DiskBuffer, "close", closing)
 
     def failing() -> Iterator[Floats]:
         yield noise(10)
         raise AudioError("It breaks off.")
 
     with pytest.raises(AudioError):
-        gather(failing())
+        collect_blocks(failing())
     assert len(closed) == 1
 
 
 @settings(deadline=None, max_examples=60)
 @given(samples=st.integers(2, 300), pad=st.integers(0, 700), data=st.data())
-def test_every_part_of_a_reflected_song_is_that_of_numpys(samples: int, pad: int, data: st.DataObject) -> None:
+def test_every_part_of_reflection_padding_is_that_of_numpys(samples: int, pad: int, data: st.DataObject) -> None:
     signal = noise(samples)
-    reflected, want = Reflected(signal, pad), np.pad(signal, pad, mode="reflect")
+    reflected, want = ReflectionPadding(signal, pad), np.pad(signal, pad, mode="reflect")
     assert len(reflected) == len(want)
     start = data.draw(st.integers(0, len(want)))
     stop = data.draw(st.integers(start, len(want)))
     np.testing.assert_array_equal(reflected[start:stop], want[start:stop])
 
 
-def test_f0_of_a_long_song_is_that_of_the_whole_heard_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(melody, "CORE_FRAMES", 50)
-    monkeypatch.setattr(melody, "MARGIN_FRAMES", 4)
+def test_f0_in_windows_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f0_module, "CORE_FRAMES", 50)
+    monkeypatch.setattr(f0_module, "MARGIN_FRAMES", 4)
     signal, heard = noise(160 * 333 + 77), list[int]()
 
     def loudness(audio: Floats) -> Floats:  # looks 3 frames around each
@@ -88,7 +88,7 @@ def test_f0_of_a_long_song_is_that_of_the_whole_heard_in_windows(monkeypatch: py
         energy = np.square(audio[: len(audio) // 160 * 160]).reshape(-1, 160).sum(1)
         return np.convolve(energy, np.ones(7), "same").astype(np.float32)
 
-    windowed = estimate(signal, loudness)
+    windowed = estimate_f0(signal, loudness)
     assert len(heard) == 7 and max(heard) <= 58 * 160 + 77
     np.testing.assert_allclose(windowed, loudness(signal), rtol=1e-5)
 
@@ -100,19 +100,24 @@ def test_blocks_in_and_out_are_the_whole(options: ConvertOptions, monkeypatch: p
     at_once = converter.convert(audio, options)
     for module in ("infer.disk_buffer", "infer.input_audio", "infer.convert", "infer.loudness"):
         monkeypatch.setattr(f"{module}.in_blocks", partial(in_blocks, size=4_999))
-    monkeypatch.setattr(spool_module, "IN_MEMORY", 1000)
-    blocks = [*converter.convert_stream(np.array_split(audio, 11), options)]
+    monkeypatch.setattr(buffer_module, "IN_MEMORY", 1000)
+    with (
+        collect_blocks(np.array_split(audio, 11)) as source,
+        prepare_input(source) as prepared,
+        converter.convert_prepared(prepared, options) as conversion,
+    ):
+        blocks = [*conversion.blocks()]
     assert len(blocks) > 5
     np.testing.assert_allclose(np.concatenate(blocks), at_once, atol=1e-6)
 
 
-def test_a_recording_is_heard_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_is_prepared_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     audio = 3 * voice_like(4)
-    with listen(audio) as song:
-        at_once = song[:]
+    with prepare_input(audio) as prepared:
+        at_once = prepared[:]
     monkeypatch.setattr("infer.input_audio.in_blocks", partial(in_blocks, size=20_000))
-    with listen(audio) as song:
-        np.testing.assert_allclose(song[:], at_once, atol=1e-7)
+    with prepare_input(audio) as prepared:
+        np.testing.assert_allclose(prepared[:], at_once, atol=1e-7)
 
 
 def test_the_next_recording_is_read_while_one_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,11 +127,11 @@ def test_the_next_recording_is_read_while_one_is_converted(tmp_path: Path, monke
     read = {job.path: threading.Event() for job in jobs}
     plain = batch._read
 
-    def told(job: Job) -> batch._Heard:
+    def reading(job: Job) -> batch._Input:
         read[job.path].set()
         return plain(job)
 
-    monkeypatch.setattr(batch, "_read", told)
+    monkeypatch.setattr(batch, "_read", reading)
 
     def progress(done: int, total: int, what: str) -> None:
         number = int(what[0])
@@ -145,21 +150,21 @@ def test_cancelling_frees_what_was_read_ahead(tmp_path: Path, monkeypatch: pytes
     jobs = [Job(tmp_path / f"{i}.wav", tmp_path / f"{i}.flac") for i in range(3)]
     for job in jobs:
         save_audio(job.path, voice_like(0.2), 16_000)
-    opened: list[Spool] = []
-    open_spools: set[int] = set()
-    start, close = Spool.__init__, Spool.close
+    opened: list[DiskBuffer] = []
+    open_buffers: set[int] = set()
+    start, close = DiskBuffer.__init__, DiskBuffer.close
 
-    def starting(spool: Spool) -> None:
-        start(spool)
-        opened.append(spool)
-        open_spools.add(id(spool))
+    def starting(buffer: DiskBuffer) -> None:
+        start(buffer)
+        opened.append(buffer)
+        open_buffers.add(id(buffer))
 
-    def closing(spool: Spool) -> None:
-        close(spool)
-        open_spools.discard(id(spool))
+    def closing(buffer: DiskBuffer) -> None:
+        close(buffer)
+        open_buffers.discard(id(buffer))
 
-    monkeypatch.setattr(Spool, "__init__", starting)
-    monkeypatch.setattr(Spool, "close", closing)
+    monkeypatch.setattr(DiskBuffer, "__init__", starting)
+    monkeypatch.setattr(DiskBuffer, "close", closing)
 
     def cancel(done: int, total: int, what: str) -> None:
         if what.startswith("1"):
@@ -167,5 +172,5 @@ def test_cancelling_frees_what_was_read_ahead(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(Cancelled):
         convert_files(tiny_converter(), jobs, PM, cancel)
-    assert len(opened) >= 6 and not open_spools
+    assert len(opened) >= 6 and not open_buffers
     assert jobs[0].output.is_file() and not jobs[1].output.exists()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from infer.convert import VoiceConverter
+from infer.convert import VoiceConverter, VoiceParts
 from lib.models.synthesizer import Synthesizer
 from tests.helpers import Floats, tiny_config
 
@@ -36,7 +36,8 @@ def tiny_synthesizer(**changes: Any) -> Synthesizer:
 
 def tiny_converter(**parts: Any) -> VoiceConverter:
     """A converter of tiny parts."""
-    return VoiceConverter(parts.pop("synthesizer", None) or tiny_synthesizer(), TinyEncoder(), **parts)
+    synthesizer = parts.pop("synthesizer", None) or tiny_synthesizer()
+    return VoiceConverter(VoiceParts(synthesizer, TinyEncoder(), parts.pop("index", None)), **parts)
 
 
 def voice_like(seconds: float, seed: int = 0) -> Floats:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio_native
-from lib.audio.filters import ANALYSIS_RATE, resample
+from lib.audio.filters import resample
 from lib.errors import RevoiceError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import FRAMES_PER_SECOND

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.config import Family, FamilyConfig
 from lib.devices import choose_device
 from lib.errors import RevoiceError

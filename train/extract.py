@@ -14,13 +14,13 @@ import psutil
 import soundfile
 import torch
 
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
 from lib.audio.encode import save_audio
-from lib.audio.filters import ANALYSIS_RATE
 from lib.config import FamilyConfig
-from lib.content import CONTENTVEC, ContentEncoder, encode_clips, encoder_dtype, load_content_encoder
+from lib.content import CONTENTVEC, ContentEncoder, casts_encoder, encode_clips, load_content_encoder
 from lib.content.lite import LiteContentEncoder
-from lib.devices import analysis_dtype, choose_device
+from lib.devices import Precision, choose_device, choose_precision
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.pitch import ExactExtractor, load_pitch_extractor
@@ -74,16 +74,15 @@ def extract(
         )
     together = processes or Processes()
     device = together.device or choose_device(options.device).device
-    dtype = _number_type(experiment, options, device)
-    encoder, pitch = _networks(config, options, device, dtype)
-    method, recipe = (None, None) if pitch is None else (pitch.method, pitch.recipe)
-    narrow = encoder_dtype(config.family, dtype) != torch.float32
+    precision = _precision(experiment, options, config, device)
+    encoder, pitch = _networks(config, options, device, precision)
+    method, recipe = (None, None) if pitch is None else (pitch.method, pitch.cache_key)
     views = config.views if isinstance(encoder, LiteContentEncoder) else 0
     made_from = fingerprint(
         experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names,
-        *([views] if views else []), *(["bf16"] if narrow else []),
+        *([views] if views else []), *(["bf16"] if precision.encoder != torch.float32 else []),
     )  # fmt: skip
-    begun = {"content_encoder": encoder.name, "precision": "fp32" if dtype == torch.float32 else "bf16"}
+    begun = {"content_encoder": encoder.name, "precision": "fp32" if precision.analysis == torch.float32 else "bf16"}
     folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
     with lost_processes_told("The same command continues with the clips that are left."):
         with together.first_alone():
@@ -101,20 +100,21 @@ def extract(
     return report
 
 
-def _number_type(experiment: Experiment, options: ExtractOptions, device: torch.device) -> torch.dtype:
-    """What HuBERT and RMVPE multiply in. "auto" goes on as the experiment was begun: its features are all alike."""
+def _precision(
+    experiment: Experiment, options: ExtractOptions, config: FamilyConfig, device: torch.device
+) -> Precision:
+    """The dtypes of HuBERT and RMVPE. "auto" continues with those the experiment began with: all features are alike."""
     begun, wanted = experiment.stage("extract"), options.precision
     if wanted == "auto" and "made_from" in begun:
         wanted = begun.get("precision", "fp32")
-    return analysis_dtype(wanted, device)
+    return choose_precision(wanted, device, casts_encoder=casts_encoder(config.family))
 
 
 def _networks(
-    config: FamilyConfig, options: ExtractOptions, device: torch.device, dtype: torch.dtype
+    config: FamilyConfig, options: ExtractOptions, device: torch.device, precision: Precision
 ) -> tuple[ContentEncoder, ExactExtractor | None]:
     """The content encoder, and the pitch method for a voice with F0. ConfigError for an encoder that does not fit."""
-    own_dtype = encoder_dtype(config.family, dtype)
-    encoder = load_content_encoder(config.family, device, options.content_encoder, own_dtype)
+    encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:
         raise ConfigError(
             f"The content encoder {encoder.name!r} gives {encoder.width} content features, but {config.family} needs "
@@ -122,7 +122,7 @@ def _networks(
         )
     if not config.synthesizer.has_f0:
         return encoder, None
-    return encoder, load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length, dtype)
+    return encoder, load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length, precision.analysis)
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class _Clips:
     def _f0(self, audio: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         if self.pitch is None:
             return []
-        with contextlib.nullcontext() if self.pitch.hears_many else self.one_pitch:
-            curves = self.pitch.many(audio)
+        with contextlib.nullcontext() if self.pitch.supports_batch else self.one_pitch:
+            curves = self.pitch.batch(audio)
         return [fill_unvoiced(f0) for f0 in curves] if self.options.interpolate_unvoiced else curves
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import list_recordings, load_audio
 from lib.audio.encode import save_audio
-from lib.audio.filters import ANALYSIS_RATE, highpass_causal, resample
+from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
 from lib.errors import AudioError, MissingFileError
 from lib.progress import Progress, no_progress

@@ -26,7 +26,7 @@ from web.jobs.worker import Worker
 from web.presets import Presets
 
 if TYPE_CHECKING:
-    from infer.model_cache import Loaded as KeptInMemory
+    from infer.model_cache import ModelCache
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
@@ -109,7 +109,7 @@ def make_services(
 
 def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner]:
     """What each kind of job does with the voices of `roots`, which stay in memory."""
-    kept = _KeptVoices()
+    voices = _VoiceCache()
 
     def load(chosen: str, index: str, device: str) -> Loaded:
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
@@ -117,11 +117,11 @@ def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner
         if voice is None:
             raise ConfigError(f"There is no voice {chosen!r} any more. Choose one from the list.")
         if index in OWN_INDEX:
-            return kept.get(voice, OWN_INDEX[index], device)
+            return voices.get(voice, OWN_INDEX[index], device)
         indexes = list_indexes()
         if index not in indexes:
             raise ConfigError(f"There is no index {index!r} any more. Choose one from the list, or auto.")
-        return kept.get(voice, indexes[index], device)
+        return voices.get(voice, indexes[index], device)
 
     return make_runners(load)
 
@@ -156,17 +156,17 @@ def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
     return speaker_names(read_voice_model(find_voice(name, roots).path))
 
 
-class _KeptVoices:
-    """Keeps voices, encoders and what was heard of recordings; made when first asked for, for it imports torch."""
+class _VoiceCache:
+    """Voices, networks and features of recordings in memory; made at its first use, because it imports torch."""
 
     def __init__(self) -> None:
-        self._kept: KeptInMemory | None = None
+        self._cache: ModelCache | None = None
 
     def get(self, voice: Voice, index: Path | Literal["auto"] | None, device: str) -> Loaded:
         """Return the converter of a voice and the index it uses; "auto" takes the one that belongs to it."""
-        if self._kept is None:
-            from infer.model_cache import Loaded as KeptInMemory
+        from infer.load import load_converter
+        from infer.model_cache import ModelCache
 
-            self._kept = KeptInMemory()
-        converter = self._kept.voice(voice.path, choose_device(device), index, where=voice.name)
+        self._cache = self._cache or ModelCache()
+        converter = load_converter(voice.path, index, choose_device(device), cache=self._cache, label=voice.name)
         return Loaded(converter, Path(converter.index.name) if converter.index else None)

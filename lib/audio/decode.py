@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lib.audio.filters import resample
 from lib.errors import AudioError, MissingFileError
+from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 
 BLOCK = 1 << 20  # samples decoded at a time
 MP4_PADDING = 2048  # samples: an encoder pads by less than two AAC frames
@@ -29,7 +28,7 @@ RECORDING_SUFFIXES = {
 }  # fmt: skip
 
 
-def load_audio(path: Path, sample_rate: int) -> Floats:
+def load_audio(path: Path, sample_rate: int) -> FloatArray:
     """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of what the file holds.
 
     Raises MissingFileError or AudioError, see `load_audio_native`.
@@ -38,7 +37,7 @@ def load_audio(path: Path, sample_rate: int) -> Floats:
     return resample(audio, native_rate, sample_rate)
 
 
-def load_audio_native(path: Path) -> tuple[Floats, int]:
+def load_audio_native(path: Path) -> tuple[FloatArray, int]:
     """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.
@@ -65,18 +64,18 @@ class Recording:
         self.sample_rate = self._decoded.sample_rate
         self.blocks = self._count(chain([first], blocks))
 
-    def _count(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
+    def _count(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         for block in blocks:
             self.samples += len(block)
             yield block
 
-    def _decode(self) -> Iterator[Floats]:
+    def _decode(self) -> Iterator[FloatArray]:
         import av
 
         path, decoded = self._path, self._decoded
         _check_file(path)
         samples = 0
-        held: Floats = np.zeros(0, np.float32)  # what may turn out to be padding
+        held: FloatArray = np.zeros(0, np.float32)  # what may turn out to be padding
         try:
             with _open(path) as container:
                 if not container.streams.audio or container.streams.audio[0].codec_context is None:
@@ -108,9 +107,9 @@ class Recording:
         _warn_if_damaged(path, samples, decoded, expected)
 
 
-def _larger(blocks: Iterable[Floats]) -> Iterator[Floats]:
+def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
     """Decoded frames, some thousand samples each, put together to about BLOCK samples."""
-    parts: list[Floats] = []
+    parts: list[FloatArray] = []
     length = 0
     for block in blocks:
         parts.append(block)
@@ -188,7 +187,7 @@ class _Decoded:
     sample_rate: int = 0  # Hz; that of the first frame, which headers of some AAC files state wrongly
     damaged_packets: int = 0
 
-    def run(self, container: Any, stream: Any) -> Iterator[Floats]:
+    def run(self, container: Any, stream: Any) -> Iterator[FloatArray]:
         """Yield mono blocks (T,); packets that cannot be decoded are counted and left out."""
         import av
 
@@ -223,7 +222,7 @@ def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
             return
 
 
-def _mono(frame: Any) -> Floats:
+def _mono(frame: Any) -> FloatArray:
     """Mix the channels of one decoded frame down: (T,) float32, their sum divided by sqrt(channels).
 
     For stereo these are the weights of the ffmpeg command line, by which the ecosystem loads recordings; an average
@@ -236,7 +235,7 @@ def _mono(frame: Any) -> Floats:
         samples = (samples.astype(np.float32) - 128.0) / 128.0
     elif samples.dtype.kind == "i":
         samples = samples / np.float64(1 << (8 * samples.dtype.itemsize - 1))
-    mono: Floats = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
+    mono: FloatArray = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
     return mono
 
 

@@ -21,8 +21,7 @@ from lib.audio.filters import (
 )
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
-
-Floats = npt.NDArray[np.float32]
+from lib.typing import FloatArray
 
 BLOCK = 1 << 20  # samples encoded at a time
 SHORTEST_LOSSY = 64  # samples; an MP3 of fewer comes back a little longer
@@ -56,7 +55,7 @@ def save_audio(
 
 
 def save_blocks(
-    path: Path, blocks: Iterable[Floats], sample_rate: int, subtype: Literal["PCM_16", "FLOAT"] = "PCM_16"
+    path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: Literal["PCM_16", "FLOAT"] = "PCM_16"
 ) -> None:
     """Write mono blocks (N,) to `path` in the format its suffix names, atomically, and verify it by decoding it.
 
@@ -88,7 +87,7 @@ def save_blocks(
         raise AudioError(f"Cannot write {path}: {reason}. Check the folder and the free space.") from error
 
 
-def _finite(path: Path, blocks: Iterable[Floats]) -> Iterator[Floats]:
+def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
     for block in blocks:
         if not np.isfinite(block).all():
             raise AudioError(f"Cannot write {path}: the audio contains samples that are not numbers (NaN or infinite).")
@@ -98,12 +97,12 @@ def _finite(path: Path, blocks: Iterable[Floats]) -> Iterator[Floats]:
 class _Written:
     """Passes blocks on to be written to `path` and remembers what there was, to compare it with what is read back."""
 
-    def __init__(self, path: Path, blocks: Iterable[Floats]) -> None:
+    def __init__(self, path: Path, blocks: Iterable[FloatArray]) -> None:
         self._path = path
         self._blocks = blocks
         self._samples, self._peak = 0, 0.0
 
-    def blocks(self) -> Iterator[Floats]:
+    def blocks(self) -> Iterator[FloatArray]:
         """The blocks."""
         for block in self._blocks:
             self._samples += len(block)
@@ -125,11 +124,11 @@ class _Written:
             raise AudioError(f"Writing {self._path} failed: what was written is read back silent. Try another format.")
 
 
-def _peak(block: Floats) -> float:
+def _peak(block: FloatArray) -> float:
     return max(float(block.max()), -float(block.min())) if len(block) else 0.0
 
 
-def _write_pcm(path: Path, blocks: Iterable[Floats], sample_rate: int, subtype: str) -> None:
+def _write_pcm(path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: str) -> None:
     import soundfile
 
     try:
@@ -140,7 +139,7 @@ def _write_pcm(path: Path, blocks: Iterable[Floats], sample_rate: int, subtype: 
         raise OSError(error.error_string) from error
 
 
-def _write_encoded(path: Path, blocks: Iterable[Floats], sample_rate: int, encoder: _Encoder) -> None:
+def _write_encoded(path: Path, blocks: Iterable[FloatArray], sample_rate: int, encoder: _Encoder) -> None:
     import av
 
     # MP4 states the length in its own clock, by default milliseconds; only in samples is it exact.
@@ -155,7 +154,7 @@ def _write_encoded(path: Path, blocks: Iterable[Floats], sample_rate: int, encod
         raise OSError(error.strerror) from error
 
 
-def _encoder_frames(context: Any, blocks: Iterable[Floats], sample_rate: int) -> Iterator[Any]:
+def _encoder_frames(context: Any, blocks: Iterable[FloatArray], sample_rate: int) -> Iterator[Any]:
     """Yield blocks (N,) as frames of the size and number type the encoder wants, and None at the end to flush it."""
     import av
 

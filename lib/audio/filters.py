@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from lib.audio import ANALYSIS_RATE
+from lib.typing import FloatArray
+
 Doubles = npt.NDArray[np.float64]
 Complexes = npt.NDArray[np.complex128]
 
-ANALYSIS_RATE = 16_000  # Hz; F0 and content features are computed at this rate
 HIGHPASS_CUTOFF = 48.0  # Hz
 HIGHPASS_ORDER = 5
 EXTENSION = 18  # samples that a signal is extended by at both ends, three per coefficient
@@ -29,13 +30,13 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
     return -(-samples * to_rate // from_rate)
 
 
-def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> Floats:
+def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArray:
     """Resample (T,) with soxr's HQ filter to float32 of `resampled_length`; a new array even for equal rates."""
     audio = np.asarray(audio, dtype=np.float32)
     return audio.copy() if from_rate == to_rate else np.concatenate([*resample_blocks([audio], from_rate, to_rate)])
 
 
-def resample_blocks(blocks: Iterable[Floats], from_rate: int, to_rate: int) -> Iterator[Floats]:
+def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) -> Iterator[FloatArray]:
     """The same for a signal that comes in blocks (N,) and leaves in others."""
     if from_rate == to_rate:
         yield from blocks
@@ -45,7 +46,7 @@ def resample_blocks(blocks: Iterable[Floats], from_rate: int, to_rate: int) -> I
     stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
     came = left = 0
     for block in blocks:
-        out: Floats = stream.resample_chunk(block)
+        out: FloatArray = stream.resample_chunk(block)
         came, left = came + len(block), left + len(out)
         yield out
     room = resampled_length(came, from_rate, to_rate) - left
@@ -93,7 +94,7 @@ def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
     yield backwards(pending[::-1])[::-1][skip : len(pending) - padding]
 
 
-def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> Floats:
+def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
     """Remove what lies below 48 Hz from (T,) in one forward pass, as training data are filtered; (T,) float32."""
     forwards = _Highpass(sample_rate)
     out = np.empty(len(audio), np.float32)

@@ -1,17 +1,14 @@
-"""Content encoders: what is said, without who says it. One file per encoder, imported when asked for."""
+"""Content encoders: features of what is spoken, with little of the speaker. One file per encoder, imported lazily."""
 
 import importlib
 from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from lib.errors import ConfigError
+from lib.typing import FloatArray
 
-Floats = npt.NDArray[np.float32]
-SAMPLE_RATE = 16_000  # Hz
 HOP_LENGTH = 320  # samples, 20 ms: 50 frames per second
 WINDOW_LENGTH = 400  # samples, 25 ms
 
@@ -31,21 +28,21 @@ class ContentEncoder(Protocol):
         """SHA-256 that identifies the weights, in hexadecimal; a voice model records it."""
         ...
 
-    def __call__(self, audio: Floats) -> Floats: ...
+    def __call__(self, audio: FloatArray) -> FloatArray: ...
 
 
 @runtime_checkable
 class BatchEncoder(Protocol):
     """A ContentEncoder that is faster on several clips at once, with the same features."""
 
-    def many(self, clips: Sequence[Floats]) -> list[Floats]:
+    def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
         """The features of each clip."""
         ...
 
 
-def encode_clips(encoder: ContentEncoder, clips: Sequence[Floats]) -> list[Floats]:
+def encode_clips(encoder: ContentEncoder, clips: Sequence[FloatArray]) -> list[FloatArray]:
     """The features of several clips, at once where the encoder can."""
-    return encoder.many(clips) if isinstance(encoder, BatchEncoder) else [encoder(clip) for clip in clips]
+    return encoder.batch(clips) if isinstance(encoder, BatchEncoder) else [encoder(clip) for clip in clips]
 
 
 CONTENTVEC = "contentvec"  # what models of v1 and v2 are trained on, unless they say otherwise
@@ -63,9 +60,9 @@ def content_frames(samples: int) -> int:
     return max((samples - (WINDOW_LENGTH - HOP_LENGTH)) // HOP_LENGTH, 0)
 
 
-def encoder_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
-    """What the encoder of a family multiplies in where others do in `dtype`: lite's takes no time worth saving."""
-    return torch.float32 if family == "lite" else dtype
+def casts_encoder(family: str) -> bool:
+    """Whether the content encoder of a family can compute in another dtype than float32; lite's gains nothing by it."""
+    return family != "lite"
 
 
 def load_content_encoder(
@@ -74,7 +71,7 @@ def load_content_encoder(
     """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
 
     `name` chooses among the HuBERTs, of which v1 and v2 usually take ContentVec; lite has one encoder, in float32.
-    `dtype` is one of `encoder_dtype`.
+    `dtype` counts for the encoders that `casts_encoder` allows to be cast.
     """
     if family not in FAMILIES:
         raise ConfigError(f"The model family {family!r} does not exist. Choose one of {', '.join(FAMILIES)}.")

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lib.assets import how_to_get, known_name, sha256_of
@@ -17,13 +16,13 @@ from lib.content.fairseq_reader import read_fairseq
 from lib.content.hubert_weights import HubertWeights, read_cached, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
-from lib.models.memory import give_back
+from lib.models.memory import trim_memory
 from lib.paths import PRETRAINED, ROOT, check_name
+from lib.typing import FloatArray
 from lib.voice.weights import meta_device, unmap
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 DEPTH = {"v1": 9, "v2": 12}  # transformer layers, counted from 1; v1 projects the result
 PROJECTED = {"v1"}
 
@@ -45,15 +44,15 @@ class HubertContentEncoder:
             digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def narrow(self, dtype: torch.dtype) -> None:
+    def cast(self, dtype: torch.dtype) -> None:
         """Multiply in a shorter number type from now on. It stays the same encoder: features differ by rounding."""
         logger.info("content encoder %s (%s) multiplies in %s", self.name, self.sha256[:12], dtype)
-        self._network.narrow(dtype)
+        self._network.cast(dtype)
         unmap(self._network, dtype)
-        give_back()
+        trim_memory()
 
     @torch.inference_mode()
-    def __call__(self, audio: Floats) -> Floats:
+    def __call__(self, audio: FloatArray) -> FloatArray:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, width) float32; 0 frames below 400 samples."""
         if audio.ndim != 1:
             raise AudioError(f"The content encoder needs mono audio of shape (T,), not {audio.shape}. Mix it to mono.")
@@ -61,19 +60,19 @@ class HubertContentEncoder:
             return np.zeros((0, self.width), dtype=np.float32)
         device = next(self._network.parameters()).device
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(device)
-        content: Floats = self._network(samples[None])[0].cpu().numpy()
+        content: FloatArray = self._network(samples[None])[0].cpu().numpy()
         return content
 
     @torch.inference_mode()
-    def many(self, clips: Sequence[Floats]) -> list[Floats]:
+    def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
         """The same of several clips at once."""
-        found: list[Floats] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
+        found: list[FloatArray] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
         places = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
         if len(places) < 2:
             return [self(clip) for clip in clips]
         device = next(self._network.parameters()).device
         samples = [torch.from_numpy(np.ascontiguousarray(clips[i], dtype=np.float32)).to(device) for i in places]
-        for i, content in zip(places, self._network.many(samples), strict=True):
+        for i, content in zip(places, self._network.batch(samples), strict=True):
             found[i] = content.cpu().numpy()
         return found
 
@@ -92,7 +91,7 @@ def load(
     encoder = build(weights, family, device, name, path)
     if dtype != torch.float32:
         del weights
-        encoder.narrow(dtype)
+        encoder.cast(dtype)
     return encoder
 
 

@@ -1,6 +1,6 @@
 """The two encoders of the synthesizer: content -> prior (text encoder of VITS), spectrogram -> posterior.
 
-Spec: synthesizer, "Phone encoder" and "Posterior encoder". Attribute names are state-dict keys of the ecosystem.
+Spec: synthesizer, "Phone encoder" and "Posterior encoder". Attribute names are RVC's state-dict keys.
 """
 
 import math
@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two convolutions over time with a ReLU between; an even kernel looks one frame further ahead."""
+    """Two convolutions over time with a ReLU between; an even kernel sees one frame further ahead."""
 
     def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
         super().__init__()
@@ -88,20 +88,14 @@ class ContentPrior(nn.Module):
         self.encoder = Transformer(config)
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
-    def forward(
-        self, content: Tensor, pitch_bins: Tensor | None, lengths: Tensor, skip: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, F, C], [B, F] or None, [B] -> mean, log-scale [B, Z, F - skip], mask [B, 1, F - skip].
-
-        `skip` drops that many leading frames after the transformer has seen them (conversion while speaking).
-        """
+    def forward(self, content: Tensor, pitch_bins: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, F, C], [B, F] or None, [B] -> mean, log-scale [B, Z, F], mask [B, 1, F]."""
         x = self.emb_phone(content)
         if self.emb_pitch is not None:
             x = x + self.emb_pitch(pitch_bins)
         x = F.leaky_relu(x * math.sqrt(x.shape[2]), LRELU_SLOPE).transpose(1, 2)  # [B, C, F]
         mask = frame_mask(lengths, x.shape[2], x.dtype)
-        x, mask = self.encoder(x, mask)[..., skip:], mask[..., skip:]
-        mean, log_scale = (self.proj(x) * mask).chunk(2, dim=1)
+        mean, log_scale = (self.proj(self.encoder(x, mask)) * mask).chunk(2, dim=1)
         return mean, log_scale, mask
 
 

@@ -1,6 +1,6 @@
 """Volume-preserving residual coupling flow between posterior and prior.
 
-Spec: synthesizer, "Residual coupling flow". Attribute names are state-dict keys of the ecosystem.
+Spec: synthesizer, "Residual coupling flow". Attribute names are RVC's state-dict keys.
 """
 
 import torch
@@ -11,7 +11,6 @@ from lib.models.wavenet import WaveNet
 
 COUPLING_LAYERS = 3
 COUPLING_KERNEL = 5  # frames
-COUPLING_REACH = COUPLING_LAYERS * (COUPLING_KERNEL // 2)  # 6 frames to each side
 
 
 class Coupling(nn.Module):
@@ -46,7 +45,7 @@ class Flip(nn.Module):
 
 
 class Flow(nn.Module):
-    """Couplings (four in every published model), each followed by a flip; none of them leave everything as it is."""
+    """Couplings (four in every published model), each followed by a flip; without couplings it is the identity."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from lib.config import SynthesizerConfig
-from lib.models.eight_bit import LRELU_SLOPE, EightBitBlock
-from lib.models.memory import give_back
+from lib.models.int8 import LRELU_SLOPE, Int8Block
+from lib.models.memory import trim_memory
 from lib.models.source import SineSource
 
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
@@ -88,9 +88,9 @@ class ResidualBlock1(nn.Module):
             x = _plus(_convolve(plain, hidden), x)
         return x
 
-    def in_eight_bits(self) -> EightBitBlock:
+    def quantize(self) -> Int8Block:
         """The same for processors that multiply eight bits fastest."""
-        return EightBitBlock(self.convs1, self.convs2)
+        return Int8Block(self.convs1, self.convs2)
 
 
 class ResidualBlock2(nn.Module):
@@ -106,9 +106,9 @@ class ResidualBlock2(nn.Module):
             x = _plus(_convolve(conv, F.leaky_relu(x, LRELU_SLOPE)), x)
         return x
 
-    def in_eight_bits(self) -> EightBitBlock:
+    def quantize(self) -> Int8Block:
         """The same for processors that multiply eight bits fastest."""
-        return EightBitBlock(self.convs)
+        return Int8Block(self.convs)
 
 
 class Generator(nn.Module):
@@ -141,16 +141,16 @@ class Generator(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The number type it multiplies in; int8 if only its blocks do."""
-        return torch.int8 if isinstance(self.resblocks[0], EightBitBlock) else self.conv_pre.weight.dtype
+        return torch.int8 if isinstance(self.resblocks[0], Int8Block) else self.conv_pre.weight.dtype
 
-    def copy_in(self, dtype: torch.dtype) -> "Generator":
+    def cast(self, dtype: torch.dtype) -> "Generator":
         """A copy in another number type; of int8 there are only the residual blocks, the rest is shared."""
         if dtype != torch.int8:
             return copy.deepcopy(self).to(dtype)
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other.resblocks = nn.ModuleList(
-            block.in_eight_bits() for block in self.resblocks if isinstance(block, ResidualBlock1 | ResidualBlock2)
+            block.quantize() for block in self.resblocks if isinstance(block, ResidualBlock1 | ResidualBlock2)
         )
         return other
 
@@ -201,7 +201,7 @@ class Generator(nn.Module):
         frames, hop = latent.shape[2], self.hop_length
         begin, end = keep or (0, frames)
         block_frames = _block_length(end - begin, block_frames)
-        give_back()
+        trim_memory()
         parts = []
         for first in range(begin, end, block_frames):
             last = min(first + block_frames, end)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.models.memory import give_back
+from lib.models.memory import trim_memory
 
 BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
 ATTENTION_ROWS = 256  # of the square of scores that exist at a time
@@ -101,9 +101,9 @@ class FeatureExtractor(nn.Module):
         if frames <= BLOCK_FRAMES:
             return self._convolve(samples, None)
         measured = self._measure(samples)
-        give_back()
+        trim_memory()
         made = torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
-        give_back()
+        trim_memory()
         return made
 
     def _blocks(self, samples: Tensor, frames: int) -> Iterator[Tensor]:
@@ -295,7 +295,7 @@ class Hubert(nn.Module):
         features = self.feature_extractor(samples[:, None]).transpose(1, 2)  # [B, N, D]
         return self._project(self.encoder(self.feature_projection(features)))
 
-    def many(self, clips: Sequence[Tensor]) -> list[Tensor]:
+    def batch(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """What `forward` makes of each of several clips (T,): (N, W) each.
 
         The convolutions, which normalise over a clip, hear one at a time; the transformer hears them side by side.
@@ -316,7 +316,7 @@ class Hubert(nn.Module):
         projected: Tensor = self.final_proj(content.to(self.final_proj.weight.dtype))
         return projected.float()
 
-    def narrow(self, dtype: torch.dtype) -> None:
+    def cast(self, dtype: torch.dtype) -> None:
         """Multiply in a shorter number type from now on; the weights are kept in it alone.
 
         Not the first convolution, which hears samples, nor that of positions: both take little time.

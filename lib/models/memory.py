@@ -31,7 +31,7 @@ def _allocator() -> Any | None:
     return library
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Return free memory to the system; takes some milliseconds, and touching it again takes as long."""
     library = _allocator()
     if library is not None:

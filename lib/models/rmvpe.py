@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lib.models.memory import give_back
+from lib.models.memory import trim_memory
 
 N_MELS = 128
 N_PITCHES = 360  # classes of 20 cents
@@ -59,7 +59,7 @@ def _in_bands(work: Callable[[int, int], Tensor], frames: int) -> Tensor:
             out = made.new_empty(*made.shape[:2], frames, made.shape[3])
         out[:, :, first:last] = made
     assert out is not None, "there is no frame to compute"
-    give_back()
+    trim_memory()
     return out
 
 

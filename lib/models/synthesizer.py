@@ -11,24 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.config import SynthesizerConfig
-from lib.models.eight_bit import EightBitBlock
 from lib.models.encoders import ContentPrior, Posterior, frame_mask
-from lib.models.flow import COUPLING_REACH, Flow
+from lib.models.flow import Flow
 from lib.models.generator import Generator
-from lib.models.memory import give_back
+from lib.models.int8 import Int8Block
+from lib.models.memory import trim_memory
 
 NOISE_SCALE = 0.66666  # of the prior's standard deviation, at inference; five sixes, as in every published model
-PROBE_FRAMES = 20  # that number types are compared by
-
-
-class InferOutput(NamedTuple):
-    """What inference computes on the way; `audio` is the result."""
-
-    audio: Tensor  # [B, 1, F * hop]
-    mask: Tensor  # [B, 1, F]
-    latent: Tensor  # [B, Z, F] after the reversed flow
-    mean: Tensor  # [B, Z, F] of the prior
-    log_scale: Tensor  # [B, Z, F] of the prior
+PROBE_FRAMES = 20  # over which dtypes are compared
 
 
 class LatentOutput(NamedTuple):
@@ -59,21 +49,23 @@ def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int 
 
 
 @torch.inference_mode()
-def agreement_in_db(exact: "Synthesizer", other: "Synthesizer") -> float:
-    """How far below the sound the difference of two generators lies, for latents like a posterior's, a rising tone."""
+def snr_db(exact: "Synthesizer", cast: "Synthesizer") -> float:
+    """Signal-to-noise ratio in dB of a cast generator against the exact one, for random latents and a rising F0."""
     rng = torch.Generator().manual_seed(0)
     latent = torch.randn(1, exact.config.inter_channels, PROBE_FRAMES, generator=rng)
     f0 = torch.linspace(100.0, 400.0, PROBE_FRAMES)[None]
     speaker = exact.speaker(torch.tensor([0]))
-    wanted, made = (network.dec(latent, f0, speaker, None, 0.0).double() for network in (exact, other))
-    return float(10 * torch.log10(wanted.square().sum() / (made - wanted).square().sum()))
+    signal, approximation = (network.dec(latent, f0, speaker, None, 0.0).double() for network in (exact, cast))
+    return float(10 * torch.log10(signal.square().sum() / (approximation - signal).square().sum()))
 
 
 class Synthesizer(nn.Module):
-    """The attribute names enc_p, enc_q, flow, dec and emb_g are state-dict keys of the ecosystem and must stay.
+    """A VoiceSynthesizer. The attribute names enc_p, enc_q, flow, dec and emb_g are state-dict keys of RVC.
 
     `posterior` builds the posterior encoder, which only training needs and voice models do not contain.
     """
+
+    supports_int8 = True
 
     def __init__(self, config: SynthesizerConfig, *, posterior: bool = False) -> None:
         super().__init__()
@@ -102,13 +94,13 @@ class Synthesizer(nn.Module):
         """Training: content [B, F, C], pitch bins and F0 [B, F], lengths [B], spec [B, bins, F], speaker_id [B].
 
         Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
-        Without `spec` they are made as a conversion makes them, and the posterior is left aside.
+        Without `spec` the latent comes from the prior, as in a conversion, and the posterior is not used.
         """
         speaker = self.speaker(speaker_id)
         mean_prior, log_scale_prior, mask = self.enc_p(content, pitch_bins, lengths)
         latents = None
         if spec is None:
-            latent = self._converted_latent(mean_prior, log_scale_prior, mask, speaker, temperature)
+            latent = self._prior_latent(mean_prior, log_scale_prior, mask, speaker, temperature)
         else:
             assert self.enc_q is not None, "training needs a Synthesizer with posterior=True"
             mask = frame_mask(lengths, spec.shape[2], mean_prior.dtype)
@@ -119,16 +111,16 @@ class Synthesizer(nn.Module):
             latents = LatentOutput(mask, latent, latent_prior, mean_prior, log_scale_prior, mean, log_scale)
         frames = self.config.segment_frames
         if starts is None:
-            room = (lengths.cpu() - frames + 1).clamp(min=0)  # places stay on the CPU, which cuts the slices
+            room = (lengths.cpu() - frames + 1).clamp(min=0)  # on the CPU, which cuts the slices
             starts = (torch.rand(len(lengths)) * room).long()
         segment_f0 = None if f0 is None else slice_frames(f0, starts, frames)
         audio = self.dec(slice_frames(latent, starts, frames), segment_f0, speaker, None, temperature)
         return TrainOutput(audio, starts, latents)
 
-    def _converted_latent(
+    def _prior_latent(
         self, mean: Tensor, log_scale: Tensor, mask: Tensor, speaker: Tensor, temperature: float
     ) -> Tensor:
-        """Draw from the prior [B, Z, F] and take it back through the flow."""
+        """Sample the prior [B, Z, F] and apply the reversed flow."""
         prior = mean + log_scale.exp() * torch.randn_like(mean) * (NOISE_SCALE * temperature)
         return self.flow(prior * mask, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
@@ -146,37 +138,13 @@ class Synthesizer(nn.Module):
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
 
         `generator` makes the noise reproducible; `temperature` scales every random draw (0 = none). `keep` is
-        (first, last + 1) of the frames whose samples are wanted; they are the same samples.
+        (first, last + 1) of the frames whose samples are returned; it does not change them.
         """
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)
-        latent = self._infer_latent(mean, log_scale, mask, speaker, generator, temperature)
-        return self._generate(latent * mask, f0, speaker, generator, temperature, keep)
-
-    def infer_window(
-        self,
-        content: Tensor,
-        lengths: Tensor,
-        speaker_id: Tensor,
-        pitch_bins: Tensor | None = None,
-        f0: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-        window: tuple[int, int] | None = None,
-    ) -> InferOutput:
-        """Like `infer`, for the frames [first, first + count) of `window` only, and with what is computed on the way.
-
-        Everything before the window is seen by the prior's transformer, and as much of it by the flow as can reach in.
-        """
-        first, count = window or (0, content.shape[1])
-        skip = max(first - COUPLING_REACH * self.config.n_flows, 0)
-        speaker = self.speaker(speaker_id)
-        mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths, skip)
-        cut = slice(first - skip, first - skip + count)
-        latent = self._infer_latent(mean, log_scale, mask, speaker, generator, temperature)[..., cut]
-        window_f0 = None if f0 is None else f0[:, first : first + count]
-        audio = self._generate(latent * mask[..., cut], window_f0, speaker, generator, temperature)
-        return InferOutput(audio, mask[..., cut], latent, mean, log_scale)
+        latent = self._infer_latent(mean, log_scale, mask, speaker, generator, temperature) * mask
+        dtype = self.dec.conv_pre.weight.dtype
+        return self.dec.in_blocks(latent.to(dtype), f0, speaker.to(dtype), generator, temperature, keep).float()
 
     def _infer_latent(
         self,
@@ -187,44 +155,31 @@ class Synthesizer(nn.Module):
         generator: torch.Generator | None,
         temperature: float,
     ) -> Tensor:
-        """Draw from the prior [B, Z, F] with a generator of its own, and take it back through the flow."""
-        give_back()
+        """Sample the prior [B, Z, F] with `generator` and apply the reversed flow."""
+        trim_memory()
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         prior = (mean + log_scale.exp() * noise * (NOISE_SCALE * temperature)) * mask
         return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
-    def _generate(
-        self,
-        latent: Tensor,
-        f0: Tensor | None,
-        speaker: Tensor,
-        generator: torch.Generator | None,
-        temperature: float,
-        keep: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Latent [B, Z, F], F0 [B, F], speaker [B, gin, 1] -> [B, 1, F * hop] in float32, in the generator's type."""
-        dtype = self.dec.conv_pre.weight.dtype
-        return self.dec.in_blocks(latent.to(dtype), f0, speaker.to(dtype), generator, temperature, keep).float()
+    def cast(self, generator: torch.dtype, prior: torch.dtype) -> "Synthesizer":
+        """A copy whose generator computes in one dtype and whose prior and flow mostly compute in another.
 
-    def copy_in(self, dtype: torch.dtype, prior_dtype: torch.dtype) -> "Synthesizer":
-        """The same network with its generator in another number type, and most of prior and flow in theirs.
-
-        What decides where attention looks stays float32: scores in bfloat16 moved the prior of random weights by 3 %.
+        Attention stays in float32: scores in bfloat16 changed the prior of random weights by 3 %.
         """
         other = copy.copy(self)
         other._modules = dict(self._modules)
-        other.dec = self.dec.copy_in(dtype)
-        if prior_dtype != torch.float32:
+        other.dec = self.dec.cast(generator)
+        if prior != torch.float32:
             other.enc_p, other.flow = copy.deepcopy(self.enc_p), copy.deepcopy(self.flow)
             for module in (*other.enc_p.encoder.ffn_layers.modules(), *other.flow.modules()):
                 if isinstance(module, nn.Conv1d):
-                    module.to(prior_dtype)
+                    module.to(prior)
         return other
 
     @property
     def n_bytes(self) -> int:
         """Memory of all weights."""
-        blocks = (block for block in self.dec.resblocks if isinstance(block, EightBitBlock))
+        blocks = (block for block in self.dec.resblocks if isinstance(block, Int8Block))
         return sum(weight.nbytes for weight in self.parameters()) + sum(block.n_bytes for block in blocks)
 
     def fold_weight_norm(self) -> "Synthesizer":

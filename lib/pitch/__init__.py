@@ -12,9 +12,9 @@ from lib.errors import AudioError, ConfigError, MissingFileError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    import numpy.typing as npt
     import torch
+
+    from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 class PitchExtractor(Protocol):
     """Estimates F0 of 16 kHz mono audio: (T,) float32 -> (T // 160,) float32 Hz, 0.0 where unvoiced."""
 
-    def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]": ...
+    def __call__(self, audio: "FloatArray") -> "FloatArray": ...
 
 
 @runtime_checkable
 class BatchPitchExtractor(Protocol):
     """A PitchExtractor that is faster on several clips at once, with the same F0."""
 
-    def many(self, clips: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]": ...
+    def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]": ...
 
 
 # A module of this table has a function load(method, device), which returns the method's bare extractor: one that need
@@ -105,8 +105,8 @@ def load_pitch_extractor(
     if len(parts) > 1:
         combine = importlib.import_module("lib.pitch.hybrid").combine
         extractors = [load_pitch_extractor(part, device, crepe_hop_length, dtype) for part in parts]
-        recipe = f"hybrid[{'+'.join(extractor.recipe for extractor in extractors)}]"
-        return ExactExtractor(f"hybrid[{'+'.join(parts)}]", combine(extractors), recipe)
+        cache_key = f"hybrid[{'+'.join(extractor.cache_key for extractor in extractors)}]"
+        return ExactExtractor(f"hybrid[{'+'.join(parts)}]", combine(extractors), cache_key)
     if parts == ("auto",):
         return _load_best(device, dtype)
     name = parts[0]
@@ -134,25 +134,25 @@ def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExt
 class ExactExtractor:
     """Makes any method keep the contract: exact length, float32, zeros for silence, clips of every length.
 
-    `method` tells which one it is, also when "auto" was asked for; `recipe` tells the settings it depends on, too.
+    `method` tells which one it is, also when "auto" was asked for; `cache_key` tells the settings it depends on, too.
     """
 
-    def __init__(self, method: str, extract: PitchExtractor, recipe: str = "") -> None:
+    def __init__(self, method: str, extract: PitchExtractor, cache_key: str = "") -> None:
         self.method = method
-        self.recipe = recipe or method
+        self.cache_key = cache_key or method
         self._extract = extract
-        self.hears_many = isinstance(extract, BatchPitchExtractor)  # at once; also from several threads
+        self.supports_batch = isinstance(extract, BatchPitchExtractor)  # at once; also from several threads
 
-    def __call__(self, audio: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
-        return self.many([audio])[0]
+    def __call__(self, audio: "FloatArray") -> "FloatArray":
+        return self.batch([audio])[0]
 
-    def many(self, clips: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]":
+    def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]":
         """F0 of several clips, heard at once by the methods that can."""
         import numpy as np
 
         from lib.pitch.scale import HOP_LENGTH, fit_length
 
-        found: list[npt.NDArray[np.float32]] = [np.zeros(len(audio) // HOP_LENGTH, np.float32) for audio in clips]
+        found: list[FloatArray] = [np.zeros(len(audio) // HOP_LENGTH, np.float32) for audio in clips]
         padded = {}
         for i, audio in enumerate(clips):
             if audio.ndim != 1 or not np.isfinite(audio).all():
@@ -161,7 +161,7 @@ class ExactExtractor:
                 padded[i] = np.pad(audio.astype(np.float32), (0, max(0, SHORTEST - len(audio))))
         extract = self._extract
         if isinstance(extract, BatchPitchExtractor):
-            curves = extract.many(list(padded.values()))
+            curves = extract.batch(list(padded.values()))
         else:
             curves = [extract(audio) for audio in padded.values()]
         for i, f0 in zip(padded, curves, strict=True):

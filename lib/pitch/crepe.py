@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+from lib.typing import FloatArray, IntArray
 from lib.voice.safe_load import safe_load
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> "Pi
     """Return one of the four methods on `device`; `hop_length` in samples counts for mangio-crepe only."""
     network = _load_network(method, "tiny" if method.endswith("-tiny") else "full").to(device)
 
-    def crepe(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def crepe(audio: FloatArray) -> FloatArray:
         from torchcrepe import filter as smooth
 
         f0, periodicity = _predict(network, audio, HOP_LENGTH, BATCH_FRAMES, device)
@@ -38,7 +39,7 @@ def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> "Pi
         smoothed = torch.where(voiced, smooth.mean(f0[None], SMOOTHING)[0], 0.0).numpy()
         return np.where(_audible(audio, HOP_LENGTH, len(smoothed)), smoothed, 0.0).astype(np.float32)
 
-    def mangio(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def mangio(audio: FloatArray) -> FloatArray:
         loud = float(np.quantile(np.abs(audio), LOUDEST_SHARE))
         scaled = audio / np.float32(loud) if loud > SILENCE_PEAK else audio  # clicks in silence have a quantile of 0
         source = _predict(network, scaled, hop_length, 2 * hop_length, device)[0].numpy()
@@ -63,7 +64,7 @@ def _load_network(method: str, capacity: str) -> Any:
 
 @torch.inference_mode()
 def _predict(
-    network: Any, audio: npt.NDArray[np.float32], hop_length: int, batch: int, device: torch.device
+    network: Any, audio: FloatArray, hop_length: int, batch: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """F0 and periodicity every `hop_length` samples: (T,) -> (T // hop_length + 1,) Hz and 0..1.
 
@@ -84,7 +85,7 @@ def _predict(
     return torch.cat(pitches), torch.cat(periodicities)
 
 
-def _best_path(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def _best_path(probabilities: FloatArray) -> IntArray:
     """The likeliest sequence of pitches that moves less than REACH per frame (Viterbi): (N, F) -> (F,).
 
     A step of d pitches has the weight REACH - |d|, normalised over the steps possible from a pitch.
@@ -112,7 +113,7 @@ def _best_path(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return path
 
 
-def _audible(audio: npt.NDArray[np.float32], hop_length: int, frames: int) -> npt.NDArray[np.bool_]:
+def _audible(audio: FloatArray, hop_length: int, frames: int) -> npt.NDArray[np.bool_]:
     """Tell which frames have sound in the window that the network hears: (T,) -> (frames,)."""
     half = WINDOW_LENGTH // 2
     before = np.concatenate([[0], np.cumsum(np.abs(audio) > SILENCE_PEAK)])  # audible samples before each

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import HOP_LENGTH, frame_windows
+from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def load(method: str, device: torch.device) -> "PitchExtractor":
     network = _load_network(method).to(device)
 
     @torch.inference_mode()
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def extract(audio: FloatArray) -> FloatArray:
         audio = audio / np.float32(max(1.0, np.abs(audio).max()))  # the package prints about louder audio
         parts = []
         for window in frame_windows(len(audio) // HOP_LENGTH, CORE_FRAMES, MARGIN_FRAMES):

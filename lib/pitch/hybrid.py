@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     from lib.pitch import PitchExtractor
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
 def combine(extractors: Sequence["PitchExtractor"]) -> "PitchExtractor":
     """Make one method of several. They keep the promise of exact frames, so that the curves are aligned in time."""
 
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def extract(audio: FloatArray) -> FloatArray:
         return vote(np.stack([extractor(audio) for extractor in extractors]))
 
     return extract
 
 
-def vote(curves: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def vote(curves: FloatArray) -> FloatArray:
     """Combine the curves of M methods: (M, F) Hz -> (F,) Hz.
 
     A frame is voiced if more than half of the methods say so; its F0 is the median of theirs. Of two methods both have

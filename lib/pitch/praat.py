@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ def load(method: str, device: "torch.device") -> "PitchExtractor":
         remedy = "Install it (pip install praat-parselmouth) or choose another method."
         raise ConfigError(f"The pitch method {method!r} needs the package praat-parselmouth. {remedy}") from error
 
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def extract(audio: FloatArray) -> FloatArray:
         pitch = parselmouth.Sound(audio.astype(np.float64), ANALYSIS_RATE).to_pitch_ac(
             time_step=HOP_LENGTH / ANALYSIS_RATE,
             voicing_threshold=VOICING_THRESHOLD,

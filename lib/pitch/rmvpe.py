@@ -6,8 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.assets import how_to_get
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch.scale import HOP_LENGTH, frame_windows
+from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
 from lib.voice.weights import Weights, load_weights, meta_device, unmap
 
@@ -82,17 +81,17 @@ class _RmvpePitch:
         self._network = network
         self._device = device
 
-    def __call__(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return self.many([audio])[0]
+    def __call__(self, audio: FloatArray) -> FloatArray:
+        return self.batch([audio])[0]
 
-    def many(self, clips: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+    def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
         """The same of several clips: those that fill equally many frames are heard at once."""
         audio = [torch.from_numpy(clip).to(self._device) for clip in clips]
         alike: dict[int, list[int]] = {}
         for i, clip in enumerate(audio):
             total = network_frames(len(clip))
             alike.setdefault(total if total <= CORE_FRAMES else -i - 1, []).append(i)  # windows: one at a time
-        found: dict[int, npt.NDArray[np.float32]] = {}
+        found: dict[int, FloatArray] = {}
         for places in alike.values():
             strengths = salience_of_clips(self._network, [audio[i] for i in places])
             for i, strength in zip(places, strengths, strict=True):
@@ -122,7 +121,7 @@ def _is_half(table: Weights, name: str) -> bool:
     return weight is not None and weight.dtype == torch.float16
 
 
-def is_there() -> bool:
+def is_installed() -> bool:
     """Whether a file of weights is installed."""
     return any(path.is_file() for path in PLACES)
 

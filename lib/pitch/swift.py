@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, FRAMES_PER_SECOND, HOP_LENGTH, frame_windows
+from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def load(method: str, device: "torch.device") -> "PitchExtractor":
         raise ConfigError(f"The pitch method {method!r} needs the package swift-f0. {remedy}") from error
     detector = SwiftF0(threads=THREADS, spin=False)
 
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def extract(audio: FloatArray) -> FloatArray:
         steps, parts = len(audio) // STEP, []
         for window in frame_windows(steps, CORE_STEPS, MARGIN_STEPS):
             heard = audio[window.start * STEP : None if window.stop == steps else window.stop * STEP]
@@ -48,7 +49,7 @@ def _to_frames(
     f0: npt.NDArray[np.float64],
     confidence: npt.NDArray[np.float64],
     frames: int,
-) -> npt.NDArray[np.float32]:
+) -> FloatArray:
     """Bring the network's frames, which are 16 ms apart, to ours: (N,) seconds, Hz, 0..1 -> (frames,) Hz.
 
     The confidence is interpolated linearly and decides which frames are voiced; their F0 is interpolated between the

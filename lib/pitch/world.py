@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lib.audio.filters import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +27,10 @@ def load(method: str, device: "torch.device") -> "PitchExtractor":
         raise ConfigError(f"The pitch method {method!r} needs the package pyworld-prebuilt. {remedy}") from error
     estimate: Callable[..., Any] = pyworld.harvest if method == "harvest" else pyworld.dio
 
-    def extract(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def extract(audio: FloatArray) -> FloatArray:
         wide = audio.astype(np.float64)
         coarse, times = estimate(wide, ANALYSIS_RATE, f0_floor=F0_MIN, f0_ceil=F0_MAX, frame_period=FRAME_PERIOD)
-        f0: npt.NDArray[np.float32] = pyworld.stonemask(wide, coarse, times, ANALYSIS_RATE).astype(np.float32)
+        f0: FloatArray = pyworld.stonemask(wide, coarse, times, ANALYSIS_RATE).astype(np.float32)
         return f0
 
     return extract

@@ -9,8 +9,8 @@ import gradio as gr
 import numpy as np
 
 from infer.options import ConvertOptions
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.audio.filters import ANALYSIS_RATE
 from lib.errors import ConfigError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift

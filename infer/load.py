@@ -1,0 +1,108 @@
+"""Load a voice with its content encoder and index into a VoiceConverter."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from infer.convert import VoiceConverter, VoiceParts
+from infer.model_cache import ModelCache, file_stamp
+from lib.content import ContentEncoder, canonical_name, casts_encoder
+from lib.devices import Device, choose_device, choose_precision
+from lib.errors import CheckpointError
+from lib.models import VoiceSynthesizer
+from lib.models.memory import trim_memory
+from lib.voice.library import find_index
+from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
+
+logger = logging.getLogger(__name__)
+
+
+def load_converter(
+    path: Path,
+    index: Path | Literal["auto"] | None = None,
+    device: Device | None = None,
+    *,
+    cache: ModelCache | None = None,
+    precision: str = "auto",
+    label: str = "",
+) -> VoiceConverter:
+    """Load a voice model, ready to convert; a converter that `cache` holds is returned again.
+
+    The index "auto" is the one that belongs to the voice, None is no retrieval. The content encoder is loaded for
+    `precision`; each conversion may choose another. `label` names the voice in messages, instead of its path.
+    MissingFileError for a missing file, CheckpointError for one that is damaged or does not fit.
+    """
+    device, cache, label = device or choose_device(), cache or ModelCache(), label or str(path)
+    nearby = find_index(path) if index == "auto" else index
+    key = ("voice", file_stamp(path), nearby and file_stamp(nearby), index == "auto", str(device.device))
+
+    def load() -> VoiceConverter:
+        model = read_voice_model(path)
+        chosen = find_index(path, model.family) if index == "auto" else index
+        parts = _load_parts(model, path, chosen, device, cache, precision, label)
+        logger.info("%s: family %s, %s; device: %s (%s)", label, model.family, model.info, device.device, device.reason)
+        del model
+        trim_memory()
+        return VoiceConverter(parts, device, cache)
+
+    return cache.get(key, load, lambda converter: converter.n_bytes)
+
+
+def _load_parts(
+    model: VoiceModel, path: Path, index: Path | None, device: Device, cache: ModelCache, precision: str, label: str
+) -> VoiceParts:
+    synthesizer = load_synthesizer(model, label).fold_weight_norm()
+    recorded, casts = recorded_encoder(model), casts_encoder(model.family)
+    encoder_in = partial(cache.encoder, model.family, device.device, recorded.name if recorded else None)
+    encoder = encoder_in(choose_precision(precision, device.device, casts_encoder=casts).encoder)
+    check_encoder(model, encoder, label)
+    return VoiceParts(
+        synthesizer,
+        encoder,
+        cache.index(index) if index else None,
+        interpolate_unvoiced=bool(model.extra.get("interpolate_unvoiced")),
+        encoder_in=encoder_in if casts else None,
+        reload_synthesizer=partial(_reload_synthesizer, path),
+    )
+
+
+@torch.inference_mode(False)  # the folded weights must be parameters
+def _reload_synthesizer(path: Path) -> VoiceSynthesizer:
+    """The synthesizer of a voice model in float32."""
+    return load_synthesizer(read_voice_model(path), str(path)).fold_weight_norm()
+
+
+def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
+    """The content encoder that the voice file names, as written here or by Applio; None if it names none."""
+    if voice.content_encoder is not None:
+        return voice.content_encoder._replace(name=canonical_name(voice.content_encoder.name))
+    foreign = voice.extra.get("embedder_model")
+    return ContentEncoderId(canonical_name(foreign), "") if isinstance(foreign, str) and foreign else None
+
+
+def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> None:
+    """CheckpointError if the voice file names another content encoder than this one."""
+    wanted = recorded_encoder(voice)
+    if wanted is None:
+        return
+    if wanted.name != encoder.name:
+        raise CheckpointError(
+            "{voice} was trained on the content encoder {wanted!r}, but the one installed for the family {family} is "
+            "{installed!r}. Install {wanted!r}, or train the voice again.",
+            voice=label,
+            wanted=wanted.name,
+            family=voice.family,
+            installed=encoder.name,
+        )
+    if wanted.sha256 and wanted.sha256 != encoder.sha256:
+        raise CheckpointError(
+            "{voice} was trained on another version of the content encoder {name!r} (SHA-256 {wanted}..., installed is "
+            "{installed}...). Install that version, or train again.",
+            voice=label,
+            name=wanted.name,
+            wanted=wanted.sha256[:12],
+            installed=encoder.sha256[:12],
+        )
