@@ -35,6 +35,13 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="also run an MCP server, so that language models can call the page's functions",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name of this server, such as that of a proxy in front of it",
+    )
     return parser.parse_args()
 
 
@@ -65,7 +72,7 @@ def main() -> None:
         from lib.errors import RevoiceError
         from web.app import Address, build_app, is_loopback, serve_somewhere
         from web.bug_report import LogTail
-        from web.i18n.middleware import PageTexts
+        from web.i18n.placeholders import PageTexts
         from web.i18n.translator import check_language
         from web.jobs.worker import Worker
         from web.services import apart, converting_runners, make_services
@@ -81,7 +88,10 @@ def main() -> None:
             services = make_services(Path(folder), arguments.device, local=login is None, runners=apart(worker))
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
-            address = Address(arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp)
+            address = Address(
+                arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp,
+                hosts=tuple(arguments.allow_host),
+            )  # fmt: skip
             addresses = serve_somewhere(app, address, arguments.port, [services.files])
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")

@@ -14,7 +14,7 @@ from lib.errors import RevoiceError
 from lib.paths import ROOT, check_name
 from lib.voice.library import restore_voice
 from web.i18n.messages import PREFIX, translated
-from web.i18n.middleware import PageTexts, speak
+from web.i18n.placeholders import PageTexts, translate
 from web.i18n.translator import Translator, texts_of
 
 ENGLISH, GERMAN = Translator(), Translator("de")
@@ -62,7 +62,7 @@ def test_sentences_are_shown_in_the_language_of_the_user(said: str, shown: str) 
     assert translated(GERMAN, said) == shown
     assert translated(ENGLISH, said) == said
     marks = html.escape(translated(PageTexts(), said))
-    assert html.unescape(speak(marks, texts_of("de"))) == shown
+    assert html.unescape(translate(marks, texts_of("de"))) == shown
 
 
 def test_errors_that_users_meet_are_known(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
-from web.i18n.middleware import PageTexts, SpeakMiddleware
+from web.i18n.middleware import TranslateMiddleware
+from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
+from web.request_checks import RequestChecks, answer_invalid
 from web.services import Services
 from web.tabs.convert import build_convert_tab
 from web.tabs.jobs import JobApi
@@ -45,6 +48,7 @@ class Address:
     share: bool = False
     login: tuple[str, str] | None = None  # user, password
     language: str | None = None  # of users who have not chosen one; None: what their browser asks for
+    hosts: tuple[str, ...] = ()  # more names of the server, by which a page without a login may be called
     mcp: bool = False  # whether the actions are also tools for language models
 
 
@@ -86,7 +90,13 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         prevent_thread_lock=True,
         mcp_server=address.mcp,
         quiet=True,
-        app_kwargs={"middleware": [Middleware(SpeakMiddleware, default=address.language)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts]),
+                Middleware(TranslateMiddleware, default=address.language),
+            ],
+            "exception_handlers": {RequestValidationError: answer_invalid},
+        },
     )
     if app.mcp_error:
         raise ConfigError(f"The tools for language models (--mcp) cannot be served: {app.mcp_error}")

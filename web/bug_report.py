@@ -16,7 +16,7 @@ from pathlib import Path
 from lib.devices import list_devices
 from lib.files import replacing
 from lib.paths import ROOT
-from web.i18n.middleware import plain
+from web.i18n.placeholders import translate
 from web.jobs.registry import JobView
 
 LOG_LINES = 200
@@ -84,7 +84,7 @@ def describe_job(job: JobView) -> list[str]:
     """What a job was asked to do and how it ended; of recordings not even the names."""
     options = {name: value for name, value in job.request.items() if name in ("options", "format", "index_rates")}
     lines = [f"--- {job.kind}: {job.state}, {job.done} of {job.total} {job.what}", f"{options}"]
-    return [*lines, *([f"error: {plain(job.error)}"] if job.error else []), *job.log]
+    return [*lines, *([f"error: {translate(job.error)}"] if job.error else []), *job.log]
 
 
 def write_bug_report(jobs: Sequence[JobView], folder: Path) -> Path:

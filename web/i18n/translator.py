@@ -12,6 +12,8 @@ from lib.paths import ROOT
 LOCALES = ROOT / "i18n"
 MASTER = "en_US"  # the language in which every text exists
 COOKIE = "revoice-language"  # what the user chose on the page
+MAX_VALUE = 2000  # characters of a value in a text
+MAX_ACCEPTED = 1000  # characters of the header Accept-Language that are read
 LANGUAGES: Mapping[str, str] = {  # by their own names, in the order of the choice on the page
     "en_US": "English",
     "zh_CN": "简体中文",
@@ -36,11 +38,16 @@ class Translator:
 
     def __call__(self, key: str, **values: object) -> str:
         """Return the text; KeyError for an unknown id, which is a mistake in the program."""
-        return self.texts[key].format(**values)
+        return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def speaking(self, request: Any) -> "Translator":
         """The translator for texts made while answering a request (a gr.Request); this one knows one language."""
         return self
+
+
+def shorten(text: str, limit: int = MAX_VALUE) -> str:
+    """A text that may repeat what a request or a file contains, of at most `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 @cache
@@ -61,16 +68,25 @@ def check_language(name: str | None) -> str | None:
     raise ConfigError(f"There is no language {name!r}. These exist: {', '.join(LANGUAGES)}.")
 
 
-def choose_language(cookies: Mapping[str, str], accepted: str, default: str | None) -> str:
+def cookie_language(header: str) -> str | None:
+    """The language chosen on the page, from the header Cookie ("a=1; revoice-language=ja"), if there is one."""
+    for pair in header.split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == COOKIE and value in LANGUAGES:
+            return value
+    return None
+
+
+def choose_language(chosen: str | None, accepted: str, default: str | None) -> str:
     """The language to answer in: chosen on the page, else the server's default, else the browser's first known one.
 
     `accepted` is the header Accept-Language ("de-CH,de;q=0.9,en;q=0.8").
     """
-    if (chosen := cookies.get(COOKIE)) in LANGUAGES:
+    if chosen in LANGUAGES:
         return str(chosen)
     if default:
         return default
-    for word in sorted(accepted.split(","), key=_weight, reverse=True):
+    for word in sorted(accepted[:MAX_ACCEPTED].split(","), key=_weight, reverse=True):
         if found := _match(word.split(";")[0]):
             return found
     return MASTER

@@ -29,6 +29,7 @@ Kind = Literal["convert", "batch", "compare", "train"]
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 LANES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
+MAX_LINE = 1000  # characters of a line of the log, and of a title
 KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
 MOST_WAITING = 20  # per lane, against a page that is shared with too many
 UNEXPECTED = "Something unexpected happened ({}). The log of this window tells more."
@@ -149,7 +150,7 @@ class JobRegistry:
             shutil.copyfile(path, copy)
         with self._changed:
             complete = dict(request) | {"files": [str(copy) for copy in copies]}
-            self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
+            self._jobs[job_id] = JobView(job_id, kind, title[:MAX_LINE], complete, created=time.time())
             self._write(job_id)
             line.append(job_id)
             self._delete_old()
@@ -268,7 +269,7 @@ class JobRegistry:
         """Add to the job's log. Takes the lock by itself."""
         with self._changed:
             job = self._jobs[job_id]
-            self._jobs[job_id] = replace(job, log=(*job.log, text)[-LOG_LINES:])
+            self._jobs[job_id] = replace(job, log=(*job.log, text[:MAX_LINE])[-LOG_LINES:])
 
     def _set(self, job_id: str, **values: Any) -> None:
         self._jobs[job_id] = replace(self._jobs[job_id], **values)

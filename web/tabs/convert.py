@@ -192,7 +192,8 @@ def _wire_compare(
         voice, recording = _checked(t, services, values)
         options = _options(services, form, values)
         work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
-        title = t("convert.compare_title", name=recording.name)
+        say = t.speaking(request)
+        title = say("convert.compare_title", name=recording.name)
         return list(
             _follow(t, services, services.registry.submit("compare", title, work, [recording]), request, bar).results
         )
@@ -232,7 +233,8 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
             "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
         }  # fmt: skip
-        title = t("batch.job", count=len(uploads) + len(named), voice=voice)
+        say = t.speaking(request)
+        title = say("batch.job", count=len(uploads) + len(named), voice=voice)
         done = _follow(t, services, services.registry.submit("batch", title, work, uploads), request, bar)
         rows = [[name, translated(t, told)] for name, told in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)

@@ -15,6 +15,7 @@ from web.i18n.translator import Translator
 Options = TypeVar("Options", bound=BaseModel)
 UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
 COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
+MAX_ECHOED = 100  # characters of a wrong value that a message repeats
 MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
 
@@ -48,7 +49,7 @@ def checked(model: type[Options], values: Mapping[str, object]) -> Options:
         return model.model_validate({**values, **dict.fromkeys(empty)})
     except ValidationError as error:
         problems = "; ".join(
-            f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {problem['input']!r})"
+            f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {str(problem['input'])[:MAX_ECHOED]!r})"
             for problem in error.errors()
         )
         raise ConfigError(f"An option has a value that is not allowed: {problems}.") from error

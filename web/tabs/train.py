@@ -147,7 +147,9 @@ class _TrainTab:
             work["data"] = _recordings(self.t, self.services, work["name"], values["files"], values["folder"])
         if work["stage"] in ("run", "fit"):
             _check_unfinished(self.t, work["name"], work["options"]["epochs"])
-        self.services.registry.submit("train", self.t("train.job", name=work["name"]), work)
+        say = self.t.speaking(request)
+        title = say("train.job", name=work["name"])
+        self.services.registry.submit("train", title, work)
         return self.t("train.started", name=html.escape(work["name"])), None
 
     def _show_command(self, *given: Any) -> str:

@@ -10,7 +10,7 @@ import gradio as gr
 from lib.errors import ConfigError
 from train.ckpt import cli as ckpt
 from web.i18n.messages import translated
-from web.i18n.translator import Translator
+from web.i18n.translator import Translator, shorten
 from web.services import Services
 from web.tabs.handlers import guarded
 
@@ -111,7 +111,7 @@ class _Tools:
             from train.ckpt.tools import describe, voice_path
 
             facts = describe(voice_path(self._named(voice)))
-            return "\n".join(f"{self._said(name)}: {self._said(str(fact))}" for name, fact in facts.items())
+            return "\n".join(f"{self._said(name)}: {self._said(shorten(str(fact)))}" for name, fact in facts.items())
 
     def _said(self, text: str) -> str:
         return translated(self._t, text)

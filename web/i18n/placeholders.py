@@ -1,0 +1,140 @@
+"""Placeholders for the texts of the page, which become words when an answer leaves the server.
+
+Gradio builds a page once for all users. So `PageTexts` returns, instead of a text, a placeholder that holds the id of
+the text and its values, and `translate` puts in the words of one language. A placeholder is made of delimiters that
+contain a random token of this process: text from outside can never be one. They are ASCII, so JSON and HTML leave them
+alone, except for the backslash in the first one: JSON doubles it, and so it tells how deep the text lies in JSON.
+"""
+
+import html
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from functools import lru_cache
+from string import Formatter
+from typing import Any
+
+from web.i18n.translator import MASTER, Translator, choose_language, cookie_language, shorten, texts_of
+
+_TOKEN = secrets.token_hex(8)
+BEGIN, NAME, VALUE, END = f"{_TOKEN}b\\:", f"{_TOKEN}n", f"{_TOKEN}v", f"{_TOKEN}e"
+_DELIMITER = re.compile(rf"{_TOKEN}(?:b(\\*):|([nve]))")
+MAX_NESTED = 8  # placeholders within placeholders; deeper ones are dropped
+
+
+class PageTexts(Translator):
+    """A Translator that returns placeholders, so that each user reads the page in a language of their choice."""
+
+    def __init__(self, default: str | None = None) -> None:
+        super().__init__(default or MASTER)
+        self.default = default
+
+    def __call__(self, key: str, **values: object) -> str:
+        """Return the placeholder of a text; KeyError for an unknown id or a missing value, as in any language."""
+        if missing := {name for _, name in _parts(self.texts[key]) if name is not None} - values.keys():
+            raise KeyError(f"{key}: {', '.join(missing)}")
+        return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{_value(value)}" for name, value in values.items()) + END
+
+    def speaking(self, request: Any) -> Translator:
+        """A translator into the language of a gr.Request, for texts that do not go to the browser as text."""
+        return Translator(request_language(request.headers, self.default))
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    return text if _TOKEN in text else shorten(text)  # a placeholder is not cut: its values are short
+
+
+def request_language(headers: Mapping[str, str], default: str | None) -> str:
+    """The language of a request, from its cookie or what its browser accepts."""
+    return choose_language(cookie_language(headers.get("cookie", "")), headers.get("accept-language", ""), default)
+
+
+def may_contain_placeholders(body: bytes) -> bool:
+    """Whether an encoded text contains the token of this process."""
+    return _TOKEN.encode() in body
+
+
+class _Open:
+    """A placeholder whose end has not been reached."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth  # in JSON
+        self.parts: list[str] = []  # of what is being read: the key, a name or a value
+        self.key: str | None = None
+        self.name: str | None = None
+        self.values: dict[str, str] = {}
+
+    def finish_part(self) -> None:
+        """Take what was read as the key, or as the value of the latest name."""
+        text = "".join(self.parts)
+        self.parts = []
+        if self.key is None:
+            self.key = text
+        elif self.name is not None:
+            self.values[self.name] = text
+            self.name = None
+
+
+def translate(text: str, texts: Mapping[str, str] | None = None, *, in_html: bool = False) -> str:
+    """Replace every placeholder in plain text, JSON or HTML that holds JSON, in one pass; without `texts` in English.
+
+    `in_html` escapes words for HTML where they do not stand in JSON.
+    """
+    texts = texts_of(MASTER) if texts is None else texts
+    output: list[str] = []
+    stack: list[_Open] = []
+    position = skipped = 0
+    for match in _DELIMITER.finditer(text):
+        current = stack[-1].parts if stack else output
+        current.append(text[position : match.start()])
+        position = match.end()
+        kind = match[2] or "b"
+        if kind == "b" and (skipped or len(stack) == MAX_NESTED):
+            skipped += 1
+        elif kind == "b":
+            stack.append(_Open(len(match[1]).bit_length() - 1))
+        elif skipped:
+            skipped -= kind == "e"
+        elif stack:
+            _continue(stack, kind, output, texts, in_html)
+    output.append(text[position:])
+    return "".join(output)
+
+
+def _continue(stack: list[_Open], kind: str, output: list[str], texts: Mapping[str, str], in_html: bool) -> None:
+    """Handle a delimiter within the innermost placeholder."""
+    opened = stack[-1]
+    if kind == "v":
+        opened.name, opened.parts = "".join(opened.parts), []
+        return
+    opened.finish_part()
+    if kind == "e":
+        stack.pop()
+        (stack[-1].parts if stack else output).append(_words(opened, texts, in_html))
+
+
+def _words(placeholder: _Open, texts: Mapping[str, str], in_html: bool) -> str:
+    """The words of a placeholder, escaped as the text around it is; its values are already."""
+    text = texts.get(placeholder.key or "")
+    if text is None:
+        return placeholder.key or ""
+    escaped = [(_escape(words, placeholder.depth, in_html), name) for words, name in _parts(text)]
+    return "".join(words + (placeholder.values.get(name, "") if name else "") for words, name in escaped)
+
+
+@lru_cache(4096)
+def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
+    """A text as pairs of words and the name of the value that follows them, if one does."""
+    return tuple((words, name) for words, name, _, _ in Formatter().parse(text))
+
+
+@lru_cache(4096)
+def _escape(text: str, depth: int, in_html: bool) -> str:
+    """Escape for the inside of a string that lies `depth` levels deep in JSON, which may stand in a page of HTML."""
+    if depth <= 0:
+        return html.escape(text) if in_html else text
+    for _ in range(depth):
+        text = json.dumps(text, ensure_ascii=False)[1:-1]
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026") if depth == 1 else text
