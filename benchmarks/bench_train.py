@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from train.dataset import Batch
-    from train.state import Trainer
+    from train.state import TrainState
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Clock = Literal["wall", "cpu"]
@@ -150,7 +150,7 @@ def without_chance(batch: "Batch") -> "tuple[Tensor, float]":
     return torch.zeros(len(batch.lengths), dtype=torch.int64), 0.0
 
 
-def raise_level(trainer: "Trainer", batch: "Batch") -> None:
+def raise_level(state: "TrainState", batch: "Batch") -> None:
     """Bring the untrained generator's near silence to the level of speech.
 
     Its logarithm is what the mel loss compares, and of near silence it would be that of rounding errors.
@@ -158,16 +158,16 @@ def raise_level(trainer: "Trainer", batch: "Batch") -> None:
     import torch
 
     with torch.no_grad():
-        bins, f0 = (batch.pitch_bins, batch.f0) if trainer.config.synthesizer.has_f0 else (None, None)
-        audio = trainer.synthesizer.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, temperature=0.0)
-        trainer.synthesizer.dec.conv_post.weight.mul_(0.1 / float(audio.std()))
+        bins, f0 = (batch.pitch_bins, batch.f0) if state.config.synthesizer.has_f0 else (None, None)
+        audio = state.plain_generator.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, temperature=0.0)
+        state.plain_generator.dec.conv_post.weight.mul_(0.1 / float(audio.std()))
 
 
-def plain_optimizers(trainer: "Trainer") -> "tuple[Optimizer, Optimizer]":
+def plain_optimizers(state: "TrainState") -> "tuple[Optimizer, Optimizer]":
     """For generator and discriminator, one operation per tensor."""
     import torch
 
-    networks, train = (trainer.synthesizer, trainer.plain_discriminator), trainer.config.train
+    networks, train = (state.plain_generator, state.plain_discriminator), state.config.train
     generator, discriminator = (
         torch.optim.AdamW(net.parameters(), train.learning_rate, train.betas, train.eps, foreach=False)
         for net in networks
@@ -175,7 +175,7 @@ def plain_optimizers(trainer: "Trainer") -> "tuple[Optimizer, Optimizer]":
     return generator, discriminator
 
 
-def plain_step(trainer: "Trainer", batch: "Batch", optimizers: "tuple[Optimizer, Optimizer]") -> dict[str, float]:
+def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer, Optimizer]") -> dict[str, float]:
     """The step as the specification writes it down, without what makes ours faster."""
     import torch
 
@@ -183,10 +183,10 @@ def plain_step(trainer: "Trainer", batch: "Batch", optimizers: "tuple[Optimizer,
     from lib.models.synthesizer import slice_frames
     from train import losses
 
-    config, judge, (optimizer_g, optimizer_d) = trainer.config, trainer.plain_discriminator, optimizers
+    config, judge, (optimizer_g, optimizer_d) = state.config, state.plain_discriminator, optimizers
     pitch = (batch.pitch_bins, batch.f0) if config.synthesizer.has_f0 else (None, None)
     spec = None if config.prior.only else batch.spec
-    out = trainer.synthesizer(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *without_chance(batch))
+    out = state.plain_generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *without_chance(batch))
     hop, frames = config.audio.hop_length, config.synthesizer.segment_frames
     real = slice_frames(batch.audio, out.starts, frames, hop)
     parts = losses.discriminator_parts(judge(real), judge(out.audio.detach()))
@@ -220,19 +220,20 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
 
     from lib.config import load_family
     from lib.devices import choose_device
-    from train.state import Trainer, make_accelerator
+    from train.state import make_accelerator, make_state
+    from train.step import train_step
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device).device
     batch = random_batch(settings).to(device)
     torch.manual_seed(0)
-    trainer = Trainer(load_family(settings.family), make_accelerator(precision, device))
-    raise_level(trainer, batch)
-    optimizers = plain_optimizers(trainer)
+    state = make_state(load_family(settings.family), make_accelerator(precision, device))
+    raise_level(state, batch)
+    optimizers = plain_optimizers(state)
 
     def once() -> dict[str, float]:
-        return plain_step(trainer, batch, optimizers) if plain else trainer.train_step(batch, *without_chance(batch))
+        return plain_step(state, batch, optimizers) if plain else train_step(state, batch, *without_chance(batch))
 
     first = once()
     seconds = min(timed(once, settings.clock) for _ in range(settings.steps))

@@ -13,7 +13,8 @@ from lib.errors import CheckpointError
 from lib.voice.model_file import read_voice_model
 from tests.hostile import Change, Content, import_everything, open_voice, refused
 from tests.tiny_files import save_voice, small_voice, tiny_family
-from train.state import Trainer
+from train.checkpoints import resume_pair, save_pair
+from train.state import TrainState, make_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,21 +113,21 @@ def test_claimed_rates_are_bounded(tmp_path: Path, rates: tuple[int, ...]) -> No
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pair of checkpoints of a tiny training."""
     folder = tmp_path_factory.mktemp("pair")
-    trainer = Trainer(tiny_family("v2", "40k"), Accelerator(cpu=True))
+    state = make_state(tiny_family("v2", "40k"), Accelerator(cpu=True))
     for network, optimizer in (
-        (trainer.synthesizer, trainer.optimizer_g), (trainer.plain_discriminator, trainer.optimizer_d),
+        (state.plain_generator, state.optimizer_g), (state.plain_discriminator, state.optimizer_d),
     ):  # fmt: skip
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    trainer.save(folder / "G.pth", folder / "D.pth")
+    save_pair(state, folder / "G.pth", folder / "D.pth")
     return folder
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Trainer:
-    """A trainer that nothing resumes in; what a refusal leaves of it does not matter to the next."""
-    return Trainer(tiny_family("v2", "40k"), Accelerator(cpu=True))
+def state() -> TrainState:
+    """A state that nothing resumes in; what a refusal leaves of it does not matter to the next."""
+    return make_state(tiny_family("v2", "40k"), Accelerator(cpu=True))
 
 
 def in_optimizer(**entries: Any) -> Change:
@@ -171,11 +172,11 @@ DAMAGED_STATES: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("change", "says"), DAMAGED_STATES)
 def test_damaged_training_states_do_not_resume(
-    pair: Path, trainer: Trainer, tmp_path: Path, change: Change, says: str
+    pair: Path, state: TrainState, tmp_path: Path, change: Change, says: str
 ) -> None:
     content = torch.load(pair / "G.pth", weights_only=True)
     change(content)
     torch.save(content, tmp_path / "G.pth")
     shutil.copy(pair / "D.pth", tmp_path / "D.pth")
     with refused(tmp_path, says):
-        trainer.resume(tmp_path / "G.pth", tmp_path / "D.pth")
+        resume_pair(state, tmp_path / "G.pth", tmp_path / "D.pth")

@@ -14,18 +14,19 @@ from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex
-from lib.progress import Cancelled, no_progress
+from lib.progress import Cancelled
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
 from tests.helpers import Floats
-from train import loop as fit_module
+from train import loop, metrics
 from train.experiment import Experiment, list_samples
 from train.extract import batches_by_length, extract
 from train.index import index_stage
-from train.loop import _Run, fit
+from train.loop import fit, train
 from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
+from train.setup import set_up
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
 
@@ -206,7 +207,7 @@ def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
     ready(experiment, recordings)
     steps = len(list(experiment.gt_wavs.glob("*.wav"))) + 2  # clips and mute clips, one per step
     one = FAST | {"batch_size": 1}
-    monkeypatch.setattr(_Run, "_time_is_up", lambda run: run.trainer.position.step >= steps)
+    monkeypatch.setattr(loop, "_time_is_up", lambda training: training.state.progress.step >= steps)
     report = fit(experiment, FitOptions.model_validate(one | {"epochs": 2}))
     assert (report.epochs, report.steps, report.finished) == (1, steps, False)
     monkeypatch.undo()
@@ -223,7 +224,7 @@ def test_a_finished_training_is_skipped_and_changed_clips_are_told(
     assert fit(experiment, options).skipped and "changed" not in caplog.text
     (recordings / "take 2.wav").unlink()
     assert fit(ready(experiment, recordings), options).skipped
-    assert "the voice has not learnt them" in caplog.text
+    assert "the voice was not trained on the new ones" in caplog.text
     assert experiment.voice.stat().st_mtime_ns == written
 
 
@@ -240,10 +241,11 @@ def test_a_broken_network_never_replaces_a_good_checkpoint(experiment: Experimen
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
     good = experiment.voice.read_bytes()
-    run = _Run(experiment, FitOptions.model_validate(FAST | {"epochs": 2}), None)
-    torch.nn.init.constant_(run.trainer.synthesizer.enc_p.proj.weight, float("nan"))
-    with pytest.raises(ConfigError, match="no longer numbers"):
-        run.train(no_progress)
+    training = set_up(experiment, FitOptions.model_validate(FAST | {"epochs": 2}))
+    torch.nn.init.constant_(training.state.plain_generator.enc_p.proj.weight, float("nan"))
+    with pytest.raises(ConfigError, match="no longer finite"):
+        train(training)
+    training.metrics.close()
     assert experiment.voice.read_bytes() == good
     newest = experiment.newest_pair()
     assert newest is not None and read_training_state(newest[0]).epoch == 1
@@ -270,7 +272,7 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
 def test_on_a_slow_machine_every_step_tells_its_losses(
     experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "LOG_SECONDS", -1.0)
+    monkeypatch.setattr(metrics, "LOG_SECONDS", -1.0)
     report = fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
     assert [event["done"] for event in Events(experiment.events).read("fit")] == [*range(1, report.steps + 1)]
 
@@ -367,4 +369,4 @@ def test_a_sample_that_cannot_be_written_does_not_stop_the_training(
     ready(experiment, recordings)
     (experiment.folder / "samples").write_text("in the way", encoding="utf-8")
     report = fit(experiment, FitOptions(epochs=1, **FAST))
-    assert report.checkpoint.is_file() and "listening sample" in caplog.text
+    assert report.checkpoint.is_file() and "validation sample" in caplog.text

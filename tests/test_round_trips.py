@@ -20,9 +20,11 @@ from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, rvc_key, rvc_state_dict
 from tests.helpers import SPECIFICATION
 from tests.tiny_files import small_voice, tiny_family
+from train.checkpoints import resume_pair, save_pair
 from train.ckpt.tools import extract
 from train.dataset import Batch
-from train.state import Trainer
+from train.state import TrainState, begin_epoch, make_state
+from train.step import train_step
 
 LISTINGS = SPECIFICATION / "state_dict"
 KINDS = [f"{v}_{rate}_{f0}" for v in ("v1", "v2") for rate in ("32k", "40k", "48k") for f0 in ("f0", "nof0")]
@@ -156,19 +158,19 @@ def batch_of(seed: int, frames: int = 36) -> Batch:
     )
 
 
-def new_trainer(seed: int) -> Trainer:
+def new_state(seed: int) -> TrainState:
     torch.manual_seed(seed)
-    return Trainer(tiny_family("v2", "40k"), Accelerator(cpu=True))
+    return make_state(tiny_family("v2", "40k"), Accelerator(cpu=True))
 
 
-def next_step(trainer: Trainer) -> tuple[Weights, Weights]:
+def next_step(state: TrainState) -> tuple[Weights, Weights]:
     """Both networks after one step with noise that does not depend on what happened before."""
     torch.manual_seed(5)
-    trainer.begin_epoch()
-    trainer.train_step(batch_of(3))
+    begin_epoch(state)
+    train_step(state, batch_of(3))
     return tuple(  # type: ignore[return-value]
         {name: value.clone() for name, value in rvc_state_dict(network).items()}
-        for network in (trainer.synthesizer, trainer.plain_discriminator)
+        for network in (state.plain_generator, state.plain_discriminator)
     )
 
 
@@ -183,13 +185,13 @@ def rewrite(source: Path, target: Path, order: Sequence[str]) -> None:
 
 
 def test_checkpoints_of_2023_and_2026_resume_to_the_same_next_step(tmp_path: Path) -> None:
-    trainer = new_trainer(1)
-    trainer.begin_epoch()
+    state = new_state(1)
+    begin_epoch(state)
     for seed in range(2):
-        trainer.train_step(batch_of(seed))
-    trainer.position.epoch = 2
-    trainer.save(tmp_path / "G.pth", tmp_path / "D.pth")
-    wanted = next_step(trainer)
+        train_step(state, batch_of(seed))
+    state.progress.epoch = 2
+    save_pair(state, tmp_path / "G.pth", tmp_path / "D.pth")
+    wanted = next_step(state)
 
     order_2023 = list(read_training_state(tmp_path / "G.pth").weights)
     order_2026 = sorted(order_2023, key=lambda name: ORDER_2026.index(name.split(".")[0]))
@@ -198,39 +200,39 @@ def test_checkpoints_of_2023_and_2026_resume_to_the_same_next_step(tmp_path: Pat
     for seed, order, reverse_d in ((7, order_2023, False), (8, order_2026, True)):
         rewrite(tmp_path / "G.pth", tmp_path / "G_x.pth", order)
         rewrite(tmp_path / "D.pth", tmp_path / "D_x.pth", order_d[::-1] if reverse_d else order_d)
-        resumed = new_trainer(seed)
-        resumed.resume(tmp_path / "G_x.pth", tmp_path / "D_x.pth")
-        assert resumed.position.epoch == 2
+        resumed = new_state(seed)
+        resume_pair(resumed, tmp_path / "G_x.pth", tmp_path / "D_x.pth")
+        assert resumed.progress.epoch == 2
         for got, want in zip(next_step(resumed), wanted, strict=True):
             assert all(torch.equal(got[name], want[name]) for name in want)
 
 
 def test_an_optimiser_mapped_by_position_would_take_another_step(tmp_path: Path) -> None:
     """The trap that the mapping by name avoids: two biases of one shape change places unnoticed."""
-    trainer = new_trainer(1)
-    trainer.begin_epoch()
-    trainer.train_step(batch_of(0))
-    trainer.save(tmp_path / "G.pth", tmp_path / "D.pth")
-    wanted = next_step(trainer)[0]
+    state = new_state(1)
+    begin_epoch(state)
+    train_step(state, batch_of(0))
+    save_pair(state, tmp_path / "G.pth", tmp_path / "D.pth")
+    wanted = next_step(state)[0]
     names = list(wanted)
     first, second = (names.index(f"enc_p.encoder.norm_layers_{i}.0.beta") for i in (1, 2))
     content = torch.load(tmp_path / "G.pth", weights_only=True)
     state = content["optimizer"]["state"]
     state[first], state[second] = state[second], state[first]
     torch.save(content, tmp_path / "G.pth")
-    resumed = new_trainer(2)
-    resumed.resume(tmp_path / "G.pth", tmp_path / "D.pth")
+    resumed = new_state(2)
+    resume_pair(resumed, tmp_path / "G.pth", tmp_path / "D.pth")
     got = next_step(resumed)[0]
     assert {name for name in names if not torch.equal(got[name], wanted[name])} == {names[first], names[second]}
 
 
 def test_our_checkpoints_are_what_the_references_resume(tmp_path: Path) -> None:
-    trainer = new_trainer(1)
-    trainer.begin_epoch()
-    trainer.train_step(batch_of(0))
-    trainer.save(tmp_path / "G.pth", tmp_path / "D.pth")
+    state = new_state(1)
+    begin_epoch(state)
+    train_step(state, batch_of(0))
+    save_pair(state, tmp_path / "G.pth", tmp_path / "D.pth")
     spec = listing("v2_40k_f0")
-    for name, network in (("G.pth", trainer.synthesizer), ("D.pth", trainer.plain_discriminator)):
+    for name, network in (("G.pth", state.plain_generator), ("D.pth", state.plain_discriminator)):
         content = torch.load(tmp_path / name, weights_only=True)
         assert list(content)[:4] == ["model", "iteration", "optimizer", "learning_rate"]
         assert (type(content["iteration"]), type(content["learning_rate"])) == (int, float)

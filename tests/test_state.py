@@ -15,8 +15,11 @@ from lib.voice.training_state import read_training_state
 from lib.voice.weights import rvc_state_dict
 from tests.helpers import closed_form, error, golden_training_model, read_golden, tiny_config
 from train import losses
+from train.checkpoints import load_base, resume_pair, save_pair
 from train.dataset import Batch
-from train.state import SpectrumConstants, Trainer
+from train.objective import SpectrumConstants, VitsObjective
+from train.state import TrainState, make_state
+from train.step import train_step
 
 GOLDEN_SPECTRUM = SpectrumConstants(epsilon=2e-7, floor=2e-6)  # the golden steps were made by the 2026 reference
 
@@ -49,10 +52,10 @@ def tiny_batch(seed: int, frames: int = 30) -> Batch:
     )
 
 
-def new_trainer(seed: int = 1, average: float = 0.0, **source: float) -> Trainer:
+def new_state(seed: int = 1, average: float = 0.0, **source: float) -> TrainState:
     torch.manual_seed(seed)
     family = tiny_family(**source).model_copy(update={"average": average})
-    return Trainer(family, Accelerator(cpu=True))
+    return make_state(family, Accelerator(cpu=True))
 
 
 @pytest.mark.slow
@@ -63,15 +66,15 @@ def test_golden_three_training_steps(golden: Path) -> None:
     weights = {key: closed_form(key, shape, rest[0], rest[1], spec["salt"]) for key, shape, *rest in spec["tensors"]}
     model = golden_training_model(golden, "G_v2_40k_f0")
     config = load_family("v2", "40k").model_copy(update={"synthesizer": model.config})
-    trainer = Trainer(config, Accelerator(cpu=True), spectrum=GOLDEN_SPECTRUM)
-    trainer.load_base(rvc_state_dict(model), weights, "the golden data")
-    before = {key: value.clone() for key, value in rvc_state_dict(trainer.synthesizer).items()}
+    state = make_state(config, Accelerator(cpu=True), objective=VitsObjective(config, GOLDEN_SPECTRUM))
+    load_base(state, rvc_state_dict(model), weights, "the golden data")
+    before = {key: value.clone() for key, value in rvc_state_dict(state.plain_generator).items()}
     batch = Batch(
         data["in.phone"], data["in.pitch"], data["in.nsff0"], data["in.spec"], data["in.wave"],
         data["in.spec_lengths"], data["in.sid"],
     )  # fmt: skip
     for want in steps["steps"]:
-        got = trainer.train_step(batch, starts=data["in.ids_slice"], temperature=0.0)
+        got = train_step(state, batch, starts=data["in.ids_slice"], temperature=0.0)
         named = {"disc": "loss/d/total", "gen": "loss/g/gen", "fm": "loss/g/fm"}
         named |= {"mel": "loss/g/mel", "kl": "loss/g/kl", "gen_all": "loss/g/total"}
         for key, name in named.items():
@@ -85,12 +88,12 @@ def test_golden_three_training_steps(golden: Path) -> None:
             assert got["grad_norm_d" if "d" in key.replace("grad", "").replace("norm", "") else "grad_norm_g"] == (
                 pytest.approx(value, rel=5e-3)
             )
-    after = rvc_state_dict(trainer.synthesizer)
+    after = rvc_state_dict(state.plain_generator)
     for name, (_, norm, _, change) in steps["generator_after_3_steps"].items():
         if "conv_k.bias" not in name:  # their true gradient is zero, so AdamW turns rounding into whole steps
             assert float(after[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
             assert float((after[name] - before[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
-    judges = rvc_state_dict(trainer.plain_discriminator)
+    judges = rvc_state_dict(state.plain_discriminator)
     for name, (_, norm, _, change) in steps["discriminator_after_3_steps"].items():
         assert float(judges[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
         assert float((judges[name] - weights[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
@@ -100,7 +103,7 @@ def test_golden_three_training_steps(golden: Path) -> None:
             corner = tuple(slice(size) for size in value.shape)  # of large tensors only a corner is stored
             assert error(after[name.removeprefix("out.")][corner], value) <= 1e-4, name
     with torch.inference_mode():
-        audio = trainer.synthesizer.infer(
+        audio = state.plain_generator.infer(
             data["in.phone"][:1], data["in.phone_lengths"][:1], data["in.sid"][:1], data["in.pitch"][:1],
             data["in.nsff0"][:1], temperature=0.0,
         )  # fmt: skip
@@ -144,20 +147,20 @@ def test_golden_functions_11_losses(golden: Path) -> None:
 
 
 def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
-    straight = new_trainer()
+    straight = new_state()
     for seed in range(4):
-        straight.train_step(tiny_batch(seed))
-    first = new_trainer()
+        train_step(straight, tiny_batch(seed))
+    first = new_state()
     for seed in range(2):
-        first.train_step(tiny_batch(seed))
-    first.save(tmp_path / "G_2.pth", tmp_path / "D_2.pth")
-    second = new_trainer(seed=99)
-    second.resume(tmp_path / "G_2.pth", tmp_path / "D_2.pth")
+        train_step(first, tiny_batch(seed))
+    save_pair(first, tmp_path / "G_2.pth", tmp_path / "D_2.pth")
+    second = new_state(seed=99)
+    resume_pair(second, tmp_path / "G_2.pth", tmp_path / "D_2.pth")
     for seed in range(2, 4):
-        second.train_step(tiny_batch(seed))
-    assert second.position.step == 4
+        train_step(second, tiny_batch(seed))
+    assert second.progress.step == 4
     for a, b in (
-        (straight.synthesizer, second.synthesizer),
+        (straight.plain_generator, second.plain_generator),
         (straight.plain_discriminator, second.plain_discriminator),
     ):
         want, got = rvc_state_dict(a), rvc_state_dict(b)
@@ -165,54 +168,54 @@ def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
 
 
 def test_the_voice_is_the_mean_of_the_last_steps_and_is_saved_with_them(tmp_path: Path) -> None:
-    trainer = new_trainer(average=0.3)
+    state = new_state(average=0.3)
     mean: dict[str, torch.Tensor] = {}
     for seed, share in enumerate((1.0, 0.8, 0.7, 0.7)):  # 4/4, 4/5, 4/6 and less would be slower than 1 - 0.3
-        trainer.train_step(tiny_batch(seed))
-        now = rvc_state_dict(trainer.synthesizer)
+        train_step(state, tiny_batch(seed))
+        now = rvc_state_dict(state.plain_generator)
         mean = {key: mean.get(key, new) + share * (new - mean.get(key, new)) for key, new in now.items()}
     files = tmp_path / "G_4.pth", tmp_path / "D_4.pth"
-    trainer.save(*files)
-    resumed = new_trainer(seed=99, average=0.3)
-    resumed.resume(*files)
+    save_pair(state, *files)
+    resumed = new_state(seed=99, average=0.3)
+    resume_pair(resumed, *files)
     for key, want in mean.items():
-        torch.testing.assert_close(rvc_state_dict(trainer.voice)[key], want)
-        torch.testing.assert_close(rvc_state_dict(resumed.voice)[key], rvc_state_dict(trainer.voice)[key])
-    assert any(not torch.equal(rvc_state_dict(resumed.synthesizer)[key], want) for key, want in mean.items())
+        torch.testing.assert_close(rvc_state_dict(state.voice)[key], want)
+        torch.testing.assert_close(rvc_state_dict(resumed.voice)[key], rvc_state_dict(state.voice)[key])
+    assert any(not torch.equal(rvc_state_dict(resumed.plain_generator)[key], want) for key, want in mean.items())
 
 
 def test_without_averaging_the_voice_is_the_last_step(tmp_path: Path) -> None:
-    trainer = new_trainer()
-    assert trainer.voice is trainer.synthesizer
-    trainer.train_step(tiny_batch(0))
-    trainer.save(tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+    state = new_state()
+    assert state.voice is state.plain_generator
+    train_step(state, tiny_batch(0))
+    save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
     assert read_training_state(tmp_path / "G_1.pth").average is None
-    later = new_trainer(average=0.9)
-    later.resume(tmp_path / "G_1.pth", tmp_path / "D_1.pth")  # a training that began before
-    for a, b in zip(later.voice.parameters(), later.synthesizer.parameters(), strict=True):
+    later = new_state(average=0.9)
+    resume_pair(later, tmp_path / "G_1.pth", tmp_path / "D_1.pth")  # a training that began before
+    for a, b in zip(later.voice.parameters(), later.plain_generator.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_resume_refuses_a_pair_of_different_moments(tmp_path: Path) -> None:
-    trainer = new_trainer()
-    trainer.save(tmp_path / "G_0.pth", tmp_path / "D_0.pth")
-    trainer.train_step(tiny_batch(0))
-    trainer.save(tmp_path / "G_1.pth", tmp_path / "D_1.pth")
-    with pytest.raises(CheckpointError, match="different moments"):
-        new_trainer().resume(tmp_path / "G_1.pth", tmp_path / "D_0.pth")
+    state = new_state()
+    save_pair(state, tmp_path / "G_0.pth", tmp_path / "D_0.pth")
+    train_step(state, tiny_batch(0))
+    save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+    with pytest.raises(CheckpointError, match="different steps"):
+        resume_pair(new_state(), tmp_path / "G_1.pth", tmp_path / "D_0.pth")
 
 
 def test_the_sine_source_of_a_fixed_weight_survives_training() -> None:
-    trainer = new_trainer(weight=10.0, c_harmonic=0.5)
-    losses_found = [trainer.train_step(tiny_batch(seed)) for seed in range(3)]
-    source = trainer.synthesizer.dec.m_source
+    state = new_state(weight=10.0, c_harmonic=0.5)
+    losses_found = [train_step(state, tiny_batch(seed)) for seed in range(3)]
+    source = state.plain_generator.dec.m_source
     assert source is not None
     assert float(source.l_linear.weight) == 10.0
     assert all(found["loss/g/harmonic"] > 0 for found in losses_found)
 
 
 def test_training_lowers_the_mel_loss() -> None:
-    trainer = new_trainer()
+    state = new_state()
     batch = tiny_batch(0)
-    found = [trainer.train_step(batch)["loss/g/mel"] for _ in range(60)]
+    found = [train_step(state, batch)["loss/g/mel"] for _ in range(60)]
     assert np.mean(found[-10:]) < 0.9 * np.mean(found[:10])

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lib.errors import ConfigError
-from tests.test_state import new_trainer, tiny_batch
+from tests.test_state import new_state, tiny_batch
 from train.dataset import Batch
-from train.state import Trainer
+from train.state import TrainState
+from train.step import train_step
 
 STARTS = torch.tensor([3, 1, 0, 2])
 
@@ -35,9 +37,9 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, network: nn.Module, call: i
     monkeypatch.setattr(network, "forward", failing)
 
 
-def gradients(trainer: Trainer) -> dict[str, Tensor]:
+def gradients(state: TrainState) -> dict[str, Tensor]:
     """The gradients of both networks by name."""
-    networks = (trainer.synthesizer, trainer.plain_discriminator)
+    networks = (state.plain_generator, state.plain_discriminator)
     named = [(f"{i}.{name}", p.grad) for i, net in enumerate(networks) for name, p in net.named_parameters()]
     return {name: gradient for name, gradient in named if gradient is not None}
 
@@ -45,19 +47,19 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 # The generator's forward runs once for a whole batch; the discriminator's once in its own half, twice in the other.
 @pytest.mark.parametrize(
     ("network", "call"),
-    [("synthesizer", 1), ("plain_discriminator", 1), ("plain_discriminator", 2), ("plain_discriminator", 3)],
+    [("plain_generator", 1), ("plain_discriminator", 1), ("plain_discriminator", 2), ("plain_discriminator", 3)],
 )
 def test_out_of_memory_halves_the_batch_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, network: str, call: int
 ) -> None:
-    whole, short = new_trainer(), new_trainer()
+    whole, short = new_state(), new_state()
     short_of_memory(monkeypatch, getattr(short, network), call)
     with caplog.at_level(logging.WARNING):
-        want = whole.train_step(four_clips(), STARTS, temperature=0.0)
-        got = short.train_step(four_clips(), STARTS, temperature=0.0)
-    assert short.part_rows == 2 and short.position.step == 1
+        want = train_step(whole, four_clips(), STARTS, temperature=0.0)
+        got = train_step(short, four_clips(), STARTS, temperature=0.0)
+    assert short.micro_batch == 2 and short.progress.step == 1
     assert [record.message for record in caplog.records] == [
-        "memory ran out on cpu: the batch of 4 clips is computed in parts of 2 from here on, with equal results"
+        "out of memory on cpu: from now on, the batch of 4 clips is computed in micro-batches of 2, with equal results"
     ]
     assert list(got) == list(want)
     for name, value in want.items():
@@ -71,9 +73,9 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
 
 
 def test_further_steps_stay_in_parts(caplog: pytest.LogCaptureFixture) -> None:
-    whole, parts = new_trainer(), new_trainer()
-    parts.part_rows = 3  # 3 clips and 1
-    want, got = ([t.train_step(four_clips(), STARTS, 0.0) for _ in range(2)] for t in (whole, parts))
+    whole, parts = new_state(), new_state()
+    parts.micro_batch = 3  # 3 clips and 1
+    want, got = ([train_step(t, four_clips(), STARTS, 0.0) for _ in range(2)] for t in (whole, parts))
     assert not caplog.records
     for name, value in want[0].items():
         assert got[0][name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
@@ -81,17 +83,17 @@ def test_further_steps_stay_in_parts(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_both_halves_of_a_step_in_parts_hear_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = new_trainer()
-    trainer.part_rows = 2
-    forward, made = trainer.synthesizer.forward, []
+    state = new_state()
+    state.micro_batch = 2
+    forward, made = state.plain_generator.forward, []
 
     def listening(*values: Any) -> Any:
         out = forward(*values)
         made.append((out.audio.detach(), out.starts, out.audio.requires_grad))
         return out
 
-    monkeypatch.setattr(trainer.synthesizer, "forward", listening)
-    trainer.train_step(four_clips())
+    monkeypatch.setattr(state.plain_generator, "forward", listening)
+    train_step(state, four_clips())
     assert [with_graph for *_, with_graph in made] == [False, False, True, True]
     for first, second in ((0, 2), (1, 3)):
         assert torch.equal(made[first][1], made[second][1])
@@ -102,47 +104,46 @@ def test_both_halves_of_a_step_in_parts_hear_the_same_noise(monkeypatch: pytest.
 
 
 def test_what_does_not_fit_in_single_clips_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = new_trainer()
+    state = new_state()
 
     def failing(*values: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(trainer.plain_discriminator, "forward", failing)
+    monkeypatch.setattr(state.plain_discriminator, "forward", failing)
     with pytest.raises(ConfigError, match="Not even one clip at a time fits into the memory of cpu"):
-        trainer.train_step(four_clips())
-    assert trainer.part_rows == 1 and trainer.position.step == 0
+        train_step(state, four_clips())
+    assert state.micro_batch == 1 and state.progress.step == 0
 
 
 def test_several_processes_are_told_the_batch_size_to_continue_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = new_trainer()
-    short_of_memory(monkeypatch, trainer.synthesizer, 1)
-    monkeypatch.setattr(trainer.processes, "mean", lambda values: values)
-    trainer.processes.count = 2
+    state = new_state()
+    short_of_memory(monkeypatch, state.plain_generator, 1)
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
     with pytest.raises(ConfigError, match=r"process 1 of 2\)\. Continue with --batch-size 2\."):
-        trainer.train_step(four_clips())
+        train_step(state, four_clips())
 
 
 def test_the_scaler_of_fp16_is_updated_once_per_step() -> None:
-    trainer = new_trainer()
-    plain = new_trainer()
-    trainer.accelerator.scaler = GradScaler("cpu", init_scale=2.0, growth_interval=1)
+    state = new_state()
+    plain = new_state()
+    state.accelerator.scaler = GradScaler("cpu", init_scale=2.0, growth_interval=1)
     try:
         for step in range(1, 4):
-            got = trainer.train_step(four_clips(), STARTS, 0.0)
-            assert trainer.accelerator.scaler.get_scale() == 2.0 * 2.0**step
-            trainer.accelerator.scaler, scaler = None, trainer.accelerator.scaler
-            want = plain.train_step(four_clips(), STARTS, 0.0)
-            trainer.accelerator.scaler = scaler
+            got = train_step(state, four_clips(), STARTS, 0.0)
+            assert state.accelerator.scaler.get_scale() == 2.0 * 2.0**step
+            state.accelerator.scaler, scaler = None, state.accelerator.scaler
+            want = train_step(plain, four_clips(), STARTS, 0.0)
+            state.accelerator.scaler = scaler
             assert got["grad_norm_g"] == pytest.approx(want["grad_norm_g"], rel=1e-2)
             assert got["loss/g/mel"] == pytest.approx(want["loss/g/mel"], rel=1e-3)
     finally:
-        trainer.accelerator.scaler = None
+        state.accelerator.scaler = None
 
 
 def test_an_overflow_in_fp16_skips_the_update_and_lowers_the_scale() -> None:
-    trainer = new_trainer()
-    scaler = trainer.accelerator.scaler = GradScaler("cpu", init_scale=2.0**127)
-    before = {name: value.clone() for name, value in trainer.synthesizer.state_dict().items()}
-    trainer.train_step(four_clips(), STARTS, 0.0)
+    state = new_state()
+    scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=2.0**127)
+    before = {name: value.clone() for name, value in state.plain_generator.state_dict().items()}
+    train_step(state, four_clips(), STARTS, 0.0)
     assert scaler.get_scale() == 2.0**126
-    assert all(torch.equal(before[name], value) for name, value in trainer.synthesizer.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in state.plain_generator.state_dict().items())

@@ -17,12 +17,10 @@ from tyro.conf import Positional
 from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, reporting, terminal, usage_error
-from train import launch
 from train.ckpt import cli as ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
-    from train.distributed import Processes
     from train.experiment import Experiment
     from train.extract import ExtractReport
     from train.index import IndexReport
@@ -96,9 +94,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     status = _main(args)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from train.distributed import leave
+        from train.distributed import disconnect
 
-        leave()  # here, where no exception holds on to what the other processes are connected with
+        disconnect()  # here, where no exception refers to the connection any more
     return status
 
 
@@ -113,8 +111,10 @@ def _main(args: Sequence[str] | None) -> int:
         command = _parse(words[for_program:], COMMANDS, PROGRAM)
         if isinstance(command, Check):
             return _check(command.data)
-        if (count := launch.wanted_processes(os.environ)) > 1:
-            return launch.start_processes([sys.executable, "-m", "train", *words], count, os.environ)
+        if "ACCELERATE_USE_CPU" in os.environ:
+            from train.distributed import check_launcher
+
+            check_launcher(os.environ)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _run_together(command, for_program)
         return _run(command, for_program)
@@ -178,7 +178,7 @@ def _run(command: Command, for_program: bool) -> int:
 def _run_together(command: Command, for_program: bool) -> int:
     """Do one command as one of several processes. The first one holds the experiment, tells and writes."""
     from lib.devices import choose_device
-    from train import distributed as processes
+    from train.distributed import connect, deferring_signals, describe_process
     from train.experiment import Experiment
 
     experiment = Experiment(command.name)
@@ -190,20 +190,20 @@ def _run_together(command: Command, for_program: bool) -> int:
         raise ConfigError(f"--device {command.device} names one GPU, but each process takes its own. Leave it out.")
     if os.environ.get("ACCELERATE_USE_CPU") == "True":
         command = command.model_copy(update={"device": "cpu"})
-    together = processes.join(cpu=choose_device(command.device).device.type == "cpu")
-    first = together.first
-    shown = _worker(str(together))
-    if first:
+    processes = connect(cpu=choose_device(command.device).device.type == "cpu")
+    is_main = processes.is_main_process
+    shown = _worker(describe_process(processes))
+    if is_main:
         shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
-    holding = experiment.locked() if first else contextlib.nullcontext()
+    lock = experiment.locked() if is_main else contextlib.nullcontext()
     try:
-        with shown as plain, launch.stopping_together(plain) as progress, holding:
-            for sentence in _stages(command, experiment, progress, together):
-                if first:
+        with shown as plain, deferring_signals(plain) as progress, lock:
+            for sentence in _stages(command, experiment, progress):
+                if is_main:
                     print(sentence)
-            together.wait()
+            processes.wait_for_everyone()
     finally:
-        if first:
+        if is_main:
             _tell_files(experiment)
     return 0
 
@@ -243,10 +243,8 @@ def _tell_files(experiment: "Experiment") -> None:
             print(f"  {path}")
 
 
-def _stages(
-    command: Command, experiment: "Experiment", progress: Progress, processes: "Processes | None" = None
-) -> Iterator[str]:
-    """Do the stages of a command; yields one sentence after each. `processes`: those that share the work."""
+def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
+    """Do the stages of a command; yields one sentence after each."""
     from lib.config import load_family
     from train.extract import extract
     from train.index import index_stage
@@ -257,7 +255,7 @@ def _stages(
         config = load_family(command.family, command.sample_rate, has_f0=command.pitch)
         yield _tell_prepared(prepare_stage(experiment, command.data, config, command, progress))
     if isinstance(command, Extract | Run):
-        yield _tell_extracted(extract(experiment, command, progress, processes))
+        yield _tell_extracted(extract(experiment, command, progress))
     if isinstance(command, Index | Run):
         yield _tell_index(index_stage(experiment, command, progress))
     if isinstance(command, Fit | Run):

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
-from lib.models.discriminators import Discriminator
 from lib.paths import ROOT
 from lib.voice.infer_config import Kind, check_network, kind_of
 from lib.voice.safe_load import read_weights
 from lib.voice.weights import Weights, check_finite, check_shapes, meta_device, shapes_of
+from train.networks import build_networks
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
             f"{path} is no base discriminator of {config.family}: it has {found} parts instead of {wanted}. {REMEDY}"
         )
     with meta_device():
-        network = Discriminator(config.discriminator)
+        network = build_networks(config).discriminator
     check_shapes(shapes_of(network), weights, str(path))
     check_finite(weights, str(path))
     return weights

@@ -1,17 +1,27 @@
-"""What a training leaves on disk: pairs of checkpoints, the voice, a listening sample. The first process writes."""
+"""What a training writes: pairs of checkpoints, the exported voice, a validation sample; from the main process only."""
 
 import logging
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
 
 from lib.audio.encode import save_audio
+from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
-from lib.errors import RevoiceError
+from lib.errors import CheckpointError, RevoiceError
 from lib.files import replacing
 from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
+from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
+from lib.voice.weights import Weights, load_weights, rvc_state_dict
+from train.dataset import ClipDataset, collate
 from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
+from train.networks import fix_source
 from train.options import FitOptions
+from train.state import TrainProgress, TrainState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,17 +29,135 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from train.dataset import ClipDataset
-    from train.state import Trainer
-
 logger = logging.getLogger(__name__)
 
-PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # Accelerate's to ours
+PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # Accelerate's -> ours
 MAX_SAMPLES = 20  # files; the oldest are deleted
 
 
-class Keeper:
-    """Saves what a run has reached; knows what it saved last."""
+# --- a pair of training states ----------------------------------------------------------------------------------------
+
+
+def load_base(state: TrainState, generator: Weights | None, discriminator: Weights | None, where: str) -> None:
+    """Load the weights of base models, strictly; a fixed sine source keeps its weight."""
+    if generator is not None:
+        load_weights(state.plain_generator, generator, f"The base generator in {where}")
+        fix_source(state.plain_generator, state.config)
+    if discriminator is not None:
+        load_weights(state.plain_discriminator, discriminator, f"The base discriminator in {where}")
+
+
+def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
+    """Write both training states with the same progress and random state.
+
+    Every process calls this, because each has a random state of its own; the main process writes.
+    """
+    own = {**vars(state.progress), **_random_states(state)}
+    if not state.accelerator.is_main_process:
+        return
+    networks = (
+        (generator, state.plain_generator, state.optimizer_g, state.averaged),
+        (discriminator, state.plain_discriminator, state.optimizer_d, None),
+    )
+    for path, network, optimizer, averaged in networks:
+        stored = TrainingState(
+            weights=rvc_state_dict(network),
+            epoch=state.progress.epoch,
+            optimizer=optimizer.state_dict(),
+            learning_rate=state.learning_rate,
+            average=None if averaged is None else rvc_state_dict(averaged),
+            extra={"revoice": own},
+        )
+        write_training_state(path, stored)
+
+
+def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
+    """Continue from a pair of training states. CheckpointError if they do not belong together or do not fit."""
+    paths = (generator, discriminator)
+    stored = [read_training_state(path) for path in paths]
+    own, other = (_own_entry(item, path) for item, path in zip(stored, paths, strict=True))
+    if stored[0].epoch != stored[1].epoch or own.get("step") != other.get("step"):
+        raise CheckpointError(
+            "{generator} and {discriminator} are from different steps of the training. Move the older of them out of "
+            "the folder.",
+            generator=generator.name, discriminator=discriminator.name,
+        )  # fmt: skip
+    networks = (
+        (generator, stored[0], state.plain_generator, state.optimizer_g),
+        (discriminator, stored[1], state.plain_discriminator, state.optimizer_d),
+    )
+    for path, item, network, optimizer in networks:
+        load_weights(network, item.weights, path.name)
+        if item.optimizer:
+            optimizer.load_state_dict(optimizer_for(network, item, path.name))
+    if state.averaged is not None:
+        load_weights(state.averaged, stored[0].voice, generator.name)
+    if not own:  # written by another program, at the end of an epoch
+        state.progress = TrainProgress(epoch=stored[0].epoch)
+        return
+    state.progress = TrainProgress(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
+    try:
+        _restore_random_state(state, own)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            "{path} has a damaged random state. Go back to an earlier checkpoint.", path=generator
+        ) from error
+
+
+def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
+    """What `save_pair` added to a training state; empty in files of other programs. CheckpointError if damaged."""
+    own = stored.extra.get("revoice")
+    if own is None:
+        return {}
+    numbers = [own.get(name) for name in ("epoch", "batch", "step", "seconds")] if isinstance(own, dict) else []
+    counts = all(type(number) is int and number >= 0 for number in numbers[:3])
+    if not (numbers and counts and isinstance(numbers[3], int | float) and 0 <= numbers[3] < float("inf")):
+        raise CheckpointError(
+            "{path} has a damaged entry 'revoice': it does not say how far the training is. Go back to an earlier "
+            "checkpoint.",
+            path=path,
+        )
+    return dict(own)
+
+
+def _random_states(state: TrainState) -> dict[str, Any]:
+    """The random states of all processes, as checkpoints store them."""
+    device, states = state.accelerator.device, {}
+    kinds = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        kinds["cuda_rng"] = torch.cuda.get_rng_state(device)
+    for name, own in kinds.items():
+        of_all = gather(own[None].to(device)).cpu()  # [processes, bytes]
+        states[name] = of_all[0].clone()
+        if len(of_all) > 1:
+            states[f"{name}_of_others"] = of_all[1:].clone()
+    return states
+
+
+def _restore_random_state(state: TrainState, own: dict[str, Any]) -> None:
+    """Continue with the random numbers of this process; one that the checkpoint does not know starts new ones."""
+    index, device = state.accelerator.process_index, state.accelerator.device
+
+    def of_this_process(name: str) -> Tensor | None:
+        others = own.get(f"{name}_of_others", [])
+        if index == 0:
+            return cast(Tensor | None, own.get(name))
+        return cast(Tensor, others[index - 1]) if index <= len(others) else None
+
+    cpu, cuda = of_this_process("rng"), of_this_process("cuda_rng")
+    if index == 0 or cpu is not None:
+        torch.set_rng_state(cast(Tensor, cpu))
+    else:
+        torch.manual_seed(state.progress.step * state.accelerator.num_processes + index)
+    if cuda is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(cuda, device)
+
+
+# --- the files of an experiment ---------------------------------------------------------------------------------------
+
+
+class CheckpointManager:
+    """Saves the state of a run into its experiment, exports the voice, and deletes old checkpoints of our own."""
 
     def __init__(
         self, experiment: Experiment, options: FitOptions, config: FamilyConfig, encoder: ContentEncoderId
@@ -38,42 +166,42 @@ class Keeper:
         self.options = options
         self.config = config
         self.encoder = encoder
-        self.saved: Path | None = None  # the last generator checkpoint of this run
+        self.newest: Path | None = None  # the last generator checkpoint of this run
         self._saved_step = -1
 
-    def save(self, trainer: "Trainer", dataset: "ClipDataset") -> None:
-        """Write the pair of checkpoints and the voice, then remove the oldest of our own checkpoints."""
-        position, folder = trainer.position, self.experiment.folder
-        if position.step in (0, self._saved_step):
+    def save(self, state: TrainState, dataset: ClipDataset) -> None:
+        """Write the pair of checkpoints, the voice and a sample, if there was a step since the last call."""
+        step, folder = state.progress.step, self.experiment.folder
+        if step in (0, self._saved_step):
             return
-        generator, discriminator = (folder / f"{letter}_{position.step}.pth" for letter in "GD")
-        trainer.save(generator, discriminator)
-        self.saved, self._saved_step = generator, position.step
-        if not trainer.processes.first:
+        generator, discriminator = (folder / f"{letter}_{step}.pth" for letter in "GD")
+        save_pair(state, generator, discriminator)
+        self.newest, self._saved_step = generator, step
+        if not state.accelerator.is_main_process:
             return
-        known = [step for step in self.experiment.stage("fit").get("checkpoints", []) if step != position.step]
-        kept = [*known, position.step][-self.options.keep_checkpoints :]
+        known = [number for number in self.experiment.stage("fit").get("checkpoints", []) if number != step]
+        kept = [*known, step][-self.options.keep_checkpoints :]
         self.experiment.record_stage(
             "fit",
             voice=str(self.experiment.voice),
             checkpoints=kept,
-            precision=PRECISION_NAMES[trainer.accelerator.mixed_precision],
+            precision=PRECISION_NAMES[state.accelerator.mixed_precision],
             batch_size=self.config.train.batch_size,
             made_from=self.experiment.stage("extract").get("made_from"),
         )
-        self._save_voice(trainer)
-        for step in set(known) - set(kept):
+        self._export_voice(state)
+        for number in set(known) - set(kept):
             for letter in "GD":
-                (folder / f"{letter}_{step}.pth").unlink(missing_ok=True)
+                (folder / f"{letter}_{number}.pth").unlink(missing_ok=True)
         try:
-            write_sample(trainer, dataset, folder)
-        except (RevoiceError, OSError) as error:  # it is only for listening
-            logger.warning("no listening sample was written: %s", error)
+            write_sample(state, dataset, folder)
+        except (RevoiceError, OSError) as error:  # training does not depend on it
+            logger.warning("no validation sample was written: %s", error)
 
-    def _save_voice(self, trainer: "Trainer") -> None:
-        position = trainer.position
-        voice = extract_voice_model(trainer.voice, self.config.family, f"{position.epoch}epoch", self.encoder)
-        facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
+    def _export_voice(self, state: TrainState) -> None:
+        progress = state.progress
+        voice = extract_voice_model(state.voice, self.config.family, f"{progress.epoch}epoch", self.encoder)
+        facts: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step}
         facts[SPEAKER_NAMES] = {str(self.options.speaker_id): self.experiment.name}
         extracted = self.experiment.stage("extract")
         facts |= {"training_f0": extracted.get("f0_range")}
@@ -84,25 +212,20 @@ class Keeper:
         voice.extra.update({key: value for key, value in facts.items() if value is not None})
         write_voice_model(self.experiment.voice, voice)
         if self.options.save_every_voice:
-            name = f"{self.experiment.name}_e{position.epoch}_s{position.step}.pth"
+            name = f"{self.experiment.name}_e{progress.epoch}_s{progress.step}.pth"
             write_voice_model(self.experiment.voice.with_name(name), voice)
 
 
-def write_sample(trainer: "Trainer", dataset: "ClipDataset", folder: Path) -> Path:
+def write_sample(state: TrainState, dataset: ClipDataset, folder: Path) -> Path:
     """Convert the dataset's first clip into folder/samples/step_NNNNNNN.flac and return the file.
 
     A .png of that name shows the mel spectrograms of the clip and, below it, of the sample.
 
-    The randomness of the training is not touched.
+    The random state of the training does not change.
     """
-    import torch
-
-    from lib.audio.mel import log_mel
-    from train.dataset import collate
-
     clip = collate([dataset[0]], dataset.config)
-    real, batch = clip.audio[0], clip.to(trainer.accelerator.device)
-    network, rng = trainer.voice, torch.Generator(trainer.accelerator.device).manual_seed(0)
+    real, batch = clip.audio[0], clip.to(state.accelerator.device)
+    network, rng = state.voice, torch.Generator(state.accelerator.device).manual_seed(0)
     bins, f0 = (batch.pitch_bins, batch.f0) if dataset.config.synthesizer.has_f0 else (None, None)
     training = network.training
     network.eval()
@@ -111,11 +234,11 @@ def write_sample(trainer: "Trainer", dataset: "ClipDataset", folder: Path) -> Pa
             audio = network.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, rng)
     finally:
         network.train(training)
-    path = folder / SAMPLES_FOLDER / f"step_{trainer.position.step:07d}.flac"
+    path = folder / SAMPLES_FOLDER / f"step_{state.progress.step:07d}.flac"
     path.parent.mkdir(exist_ok=True)
-    made = audio[0].float().clamp(-1, 1).cpu()
-    save_audio(path, made[0].numpy(), dataset.config.audio.sample_rate)
-    _draw(path.with_suffix(".png"), [log_mel(sound, dataset.config.audio)[0].numpy() for sound in (real, made)])
+    sample = audio[0].float().clamp(-1, 1).cpu()
+    save_audio(path, sample[0].numpy(), dataset.config.audio.sample_rate)
+    _draw(path.with_suffix(".png"), [log_mel(sound, dataset.config.audio)[0].numpy() for sound in (real, sample)])
     for old in list_samples(folder)[:-MAX_SAMPLES]:
         old.unlink()
         old.with_suffix(".png").unlink(missing_ok=True)

@@ -1,24 +1,29 @@
-"""Training clips -> batches: a dataset, its collation, and a length-bucketed sampler that knows nothing of processes.
+"""Training clips -> batches: a dataset, its collation, a length-bucketed sampler, and the loader of a training.
 
 Spec: training, "Dataset item" and "Bucketing, batching", without the defects: real lengths instead of estimates, no
-clip discarded, and the batch size is per device (Accelerate deals the batches out).
+clip discarded, and the batch size is per device (Accelerate distributes the batches).
 """
 
+import functools
 import logging
+import signal
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib.audio.mel import linear_spectrogram
 from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
 from train.experiment import Clip
 from train.feature_augment import choose_view
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ class Batch(NamedTuple):
 
 
 class ClipDataset(Dataset[Item]):
-    """Reads clips from disk; longer ones are cropped at a place drawn from (seed, epoch, clip)."""
+    """Reads clips from disk; longer ones are cropped at an offset drawn from (seed, epoch, clip)."""
 
     def __init__(self, clips: Sequence[Clip], config: FamilyConfig, seed: int) -> None:
         self.config = config
@@ -60,34 +65,38 @@ class ClipDataset(Dataset[Item]):
         self.epoch = 0
         counted = [(clip, self._count_frames(clip)) for clip in clips]
         if short := [clip.name for clip, frames in counted if frames < 1]:
-            logger.warning("%d clips are too short to train on and are left out: %s", len(short), ", ".join(short))
+            logger.warning("%d clips are too short to train on and are skipped: %s", len(short), ", ".join(short))
         self.clips = [clip for clip, frames in counted if frames > 0]
         self.frames = [frames for _, frames in counted if frames > 0]  # of the whole clips
         if not self.clips:
             raise ConfigError("All clips are shorter than one frame. Prepare longer recordings.")
 
     def _count_frames(self, clip: Clip) -> int:
-        """Frames that audio, content and F0 all have."""
+        """Frames that audio, content and F0 all have. AudioError if one of the files is damaged."""
         try:
-            return self._least_frames(clip)
+            return self._min_frames(clip)
         except (OSError, ValueError, EOFError, soundfile.LibsndfileError) as error:
             raise AudioError(
-                f"The clip {clip.audio} or its features are damaged ({error}). Delete its files under "
-                f"{clip.audio.parents[1]} and prepare the recordings again."
-            ) from error
+                "The clip {path} or its features are damaged ({detail}). Delete its files under {folder} and prepare "
+                "the recordings again.",
+                path=clip.audio, detail=error, folder=clip.audio.parents[1],
+            ) from error  # fmt: skip
 
-    def _least_frames(self, clip: Clip) -> int:
+    def _min_frames(self, clip: Clip) -> int:
         info = soundfile.info(clip.audio)
         rate = self.config.audio.sample_rate
         if info.samplerate != rate:
-            raise ConfigError(f"{clip.audio} has {info.samplerate} Hz, not {rate} Hz. Prepare the recordings again.")
+            raise ConfigError(
+                "{path} has a sample rate of {found} Hz instead of {rate} Hz. Prepare the recordings again.",
+                path=clip.audio, found=info.samplerate, rate=rate,
+            )  # fmt: skip
         counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
         counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
         counts += [] if clip.views is None else [2 * np.load(clip.views, mmap_mode="r").shape[1]]
         return min(counts)
 
     def lengths(self) -> list[int]:
-        """Frames of every item as it is served."""
+        """Frames of every item after cropping."""
         return [min(frames, self.config.max_frames) for frames in self.frames]
 
     def __len__(self) -> int:
@@ -105,7 +114,7 @@ class ClipDataset(Dataset[Item]):
         bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]
         f0 = np.zeros(frames, np.float32) if clip.f0 is None else np.load(clip.f0)[places]
         return Item(
-            content=torch.from_numpy(np.asarray(content[places // 2], np.float32)),  # each row serves two frames
+            content=torch.from_numpy(np.asarray(content[places // 2], np.float32)),  # one row per two frames
             pitch_bins=torch.from_numpy(bins.astype(np.int64)),
             f0=torch.from_numpy(f0.astype(np.float32)),
             audio=torch.from_numpy(audio.mean(1)),
@@ -150,7 +159,7 @@ class BucketSampler(Sampler[list[int]]):
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:
         self.batch_size = batch_size
         self.epoch = 0
-        self.skip = 0  # batches to leave out at the start of the epoch, because an earlier run did them
+        self.skip = 0  # batches to skip at the start of the epoch, because an earlier run did them
         buckets: list[list[int]] = [[] for _ in boundaries[1:]]
         for index, length in enumerate(lengths):
             place = int(np.searchsorted(boundaries, length, side="left")) - 1
@@ -170,3 +179,46 @@ class BucketSampler(Sampler[list[int]]):
             filled = (shuffled * (wanted // len(shuffled) + 1))[:wanted]
             batches += [filled[i : i + self.batch_size] for i in range(0, wanted, self.batch_size)]
         yield from (batches[place] for place in torch.randperm(len(batches), generator=rng).tolist()[self.skip :])
+
+
+class TrainBatches:
+    """The batches of a training, epoch by epoch; an epoch can be resumed at any batch.
+
+    The batch size of `dataset.config` is per process.
+    """
+
+    def __init__(self, dataset: ClipDataset, accelerator: "Accelerator", workers: int | None = None) -> None:
+        on_gpu = accelerator.device.type == "cuda"
+        self.dataset = dataset
+        self.sampler = BucketSampler(dataset.lengths(), dataset.config.train.batch_size * accelerator.num_processes)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            collate_fn=functools.partial(collate, config=dataset.config),
+            num_workers=(2 if on_gpu else 0) if workers is None else workers,
+            pin_memory=on_gpu,
+            worker_init_fn=_ignore_interrupt,
+            generator=torch.Generator(),  # or every epoch would draw from the generator of the noise
+        )
+        self._loader = accelerator.prepare(loader)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.sampler)
+
+    def of_epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (counted from 0) after the first `skip`, on the device of the training."""
+        self.sampler.epoch = self.dataset.epoch = epoch + 1  # RVC counts epochs from 1
+        self.sampler.skip = skip
+        state = torch.get_rng_state()
+        for number, batch in enumerate(self._loader):
+            if number == 0:
+                torch.set_rng_state(
+                    state
+                )  # starting a loader may draw numbers; the noise of a resumed run must not change
+            yield Batch(*batch)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Let Ctrl-C reach only the training itself, which saves; a loader process that ended would look like an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

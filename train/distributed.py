@@ -1,134 +1,132 @@
-"""The processes of one training or extraction: who is first, what all agree on, and what to say when one is lost.
+"""Several processes of one training or extraction: connect them, agree on a decision, explain the loss of one.
 
-`accelerate launch` starts the same command several times; Accelerate connects the processes. Everything that a process
-decides by itself (Ctrl-C, the time, a file) goes through `Processes.any` before anybody acts on it, so that no process
-waits for one that has left. Only the first process writes.
+A launcher (`python -m torch.distributed.run`, `accelerate launch`) starts the same command several times; Accelerate
+connects the processes. A decision that a process takes alone (Ctrl-C, a clock, a file) goes through `any_process`
+before it takes effect, so that no process waits for one that has left. Only the main process writes files.
 """
 
 import contextlib
 import gc
 import re
+import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from lib.errors import ConfigError, ProcessLostError
+from lib.messages import Message
+from lib.progress import Cancelled, Progress
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from accelerate.state import PartialState
 
-Item = TypeVar("Item")
-
-PATIENCE = timedelta(minutes=15)  # longest wait for another process, above the time that a checkpoint takes to write
-# How gloo and NCCL say that another process is gone; both raise a plain RuntimeError.
+TIMEOUT = timedelta(minutes=15)  # longest wait for another process; writing a checkpoint takes less
+# In the messages of gloo and NCCL about a lost process; both raise a plain RuntimeError.
 _LOST = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|socket|timed out|timeout", re.IGNORECASE
 )
 
 
-class Processes:
-    """This process among those of the run; alone if it was not started by a launcher."""
+def connect(*, cpu: bool) -> "PartialState":
+    """Connect this process to those that a launcher started with it. ConfigError if that fails."""
+    from accelerate.state import PartialState
 
-    def __init__(self, state: "PartialState | None" = None) -> None:
-        self.count: int = 1 if state is None else state.num_processes
-        self.index: int = 0 if state is None else state.process_index
-        self.device: torch.device | None = None if state is None else state.device
-        self.first = self.index == 0
+    # Concerns weight-normed convolutions with one input channel; at most a matter of speed, logged by every process.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    try:
+        return PartialState(cpu=cpu, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            "The processes could not be connected ({detail}). Start all of them with one command, on a free port "
+            "(accelerate launch --main_process_port).",
+            detail=str(error).splitlines()[0],
+        ) from error
 
-    def __str__(self) -> str:
-        return f"process {self.index + 1} of {self.count}"
 
-    def any(self, *wishes: bool) -> tuple[bool, ...]:
-        """For each wish whether some process has it; the same answer in every process, and none goes on before."""
-        if self.count == 1:
-            return wishes
-        told = torch.tensor([float(wish) for wish in wishes], device=self.device)
-        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        return tuple(value > 0 for value in told.tolist())
+def disconnect() -> None:
+    """Disconnect from the other processes; does nothing if there are none.
 
-    def wait(self) -> None:
-        """Go on when every process has come here."""
-        self.any(False)
+    Networks wrapped for several processes are collected first: they hold threads of the connection, and such a thread
+    aborts the process if it outlives the interpreter.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes of a tensor that has the same shape in each."""
-        if self.count == 1:
-            return values
-        mean = values.detach().clone().to(self.device)
-        torch.distributed.all_reduce(mean)
-        return mean / self.count
 
-    def least(self, number: int) -> int:
-        """The least of the processes' numbers."""
-        if self.count == 1:
-            return number
-        least = torch.tensor([number], device=self.device)
-        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-        return int(least)
+def check_launcher(environment: Mapping[str, str]) -> None:
+    """ConfigError if `accelerate launch --cpu` was asked for several processes: it starts only one.
 
-    def gather(self, values: Tensor) -> list[Tensor]:
-        """Every process's tensor (all of one shape), in their order, on the CPU."""
-        if self.count == 1:
-            return [values]
-        own = values.to(self.device)
-        found = [torch.empty_like(own) for _ in range(self.count)]
-        torch.distributed.all_gather(found, own)
-        return [tensor.cpu() for tensor in found]
+    It then sets the address of a meeting point, but no rank.
+    """
+    if environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment and "RANK" not in environment:
+        raise ConfigError(
+            "On a CPU, accelerate launch starts only one process. Start them with: "
+            "python -m torch.distributed.run --standalone --nproc_per_node N -m train …"
+        )
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part of what all have to do together; neighbours go to different processes."""
-        return items[self.index :: self.count]
 
-    @contextlib.contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """Let the first process do the body while the others wait before it: it may write, they find it done."""
-        if not self.first:
-            self.wait()
-        yield
-        if self.first:
-            self.wait()
+def describe_process(state: "PartialState | Accelerator") -> Message:
+    """Which process this is, as in "process 1 of 2"."""
+    return Message("process {number} of {count}", number=state.process_index + 1, count=state.num_processes)
+
+
+def any_process(*conditions: bool) -> tuple[bool, ...]:
+    """For each condition, whether it holds in some process; equal in all, and none continues before all have called."""
+    from accelerate.state import PartialState
+    from accelerate.utils import reduce
+
+    flags = torch.tensor([float(condition) for condition in conditions], device=PartialState().device)
+    return tuple(value > 0 for value in reduce(flags, "max").tolist())
+
+
+def minimum(number: int) -> int:
+    """The smallest of the processes' numbers."""
+    from accelerate.state import PartialState
+    from accelerate.utils import reduce
+
+    return -int(reduce(torch.tensor([-number], device=PartialState().device), "max"))
 
 
 @contextlib.contextmanager
-def lost_processes_told(what_now: str) -> Iterator[None]:
-    """Tell in one sentence, ending with `what_now`, that another process was lost while the body ran."""
+def explaining_lost_processes(remedy: str) -> Iterator[None]:
+    """Turn the errors of a lost process in the body into a ProcessLostError that ends with `remedy`."""
     try:
         yield
     except RuntimeError as error:
         connected = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not connected or isinstance(error, torch.OutOfMemoryError) or not _LOST.search(str(error)):
             raise
-        count = torch.distributed.get_world_size()
         raise ProcessLostError(
-            f"Another of the {count} processes has ended, so this one ends, too. {what_now}"
-        ) from error
+            "Another of the {count} processes has ended, so this one ends, too. {remedy}",
+            count=torch.distributed.get_world_size(), remedy=remedy,
+        ) from error  # fmt: skip
 
 
-def join(*, cpu: bool) -> Processes:
-    """Connect this process with those that a launcher started beside it. ConfigError if that fails."""
-    from accelerate.state import PartialState
+@contextlib.contextmanager
+def deferring_signals(shown: Progress) -> Iterator[Progress]:
+    """A Progress for one of several processes: it raises Cancelled after SIGINT or SIGTERM, however many arrive.
 
-    # Of weight-normed convolutions with one input channel; a matter of speed at most, and told by every process.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    try:
-        return Processes(PartialState(cpu=cpu, timeout=PATIENCE))
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"The processes could not be connected ({str(error).splitlines()[0]}). Start all of them with one command, "
-            "on a port that is free (accelerate launch --main_process_port)."
-        ) from error
-
-
-def leave() -> None:
-    """Take leave of the other processes; nothing happens where there are none.
-
-    Networks that are connected are collected first: they keep the threads of the connection alive, and such a thread
-    aborts the process if it outlives the interpreter.
+    Ctrl-C sends a signal from the terminal and another from the launcher; a process that raised at once would leave
+    the others waiting for it.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()
-        torch.distributed.destroy_process_group()
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def progress(done: int, total: int, what: str) -> None:
+        shown(done, total, what)
+        if received:
+            raise Cancelled
+
+    try:
+        yield progress
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

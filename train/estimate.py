@@ -96,16 +96,12 @@ def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: fl
 
 def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     """Parameters of a voice, and of what only its training needs: posterior encoder and discriminator."""
-    from lib.models.discriminators import Discriminator
-    from lib.models.synthesizer import Synthesizer
     from lib.voice.weights import meta_device
+    from train.networks import build_generator, build_networks
 
     with meta_device():
-        voice, whole = (
-            Synthesizer(config.synthesizer, posterior=posterior) for posterior in (False, config.has_posterior)
-        )
-        judge = Discriminator(config.discriminator)
-    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (voice, whole, judge)]
+        networks = (build_generator(config, posterior=False), *build_networks(config))
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     return sizes[0], sizes[1] - sizes[0] + sizes[2]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,17 @@ from lib.content.lite import LiteContentEncoder
 from lib.devices import Precision, choose_device, choose_precision
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
+from lib.messages import Message
 from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
 from lib.progress import Cancelled, Progress, no_progress
-from train.distributed import Processes, lost_processes_told
+from train.distributed import any_process, connect, explaining_lost_processes, minimum
 from train.experiment import Clip, Experiment, fingerprint, list_clips
 from train.feature_augment import make_views
 from train.options import ExtractOptions
+
+if TYPE_CHECKING:
+    from accelerate.state import PartialState
 
 logger = logging.getLogger(__name__)
 
@@ -59,42 +64,44 @@ def extract(
     experiment: Experiment,
     options: ExtractOptions,
     progress: Progress = no_progress,
-    processes: Processes | None = None,
 ) -> ExtractReport:
     """Compute the features of every clip that lacks them; several processes share the clips.
 
-    Features made with other settings, another encoder or other clips are made anew. Raises ConfigError when there are
-    no clips, AudioError for a clip that cannot be read or gives features that are not finite.
+    Features made with other settings, another encoder or other clips are replaced. Raises ConfigError when there are
+    no clips, AudioError for a clip that cannot be read or whose features are not finite.
     """
     config = experiment.config()
     names = [path.name for path in list_clips(experiment.wavs_16k)]
     if not names:
         raise ConfigError(
-            f"The experiment {experiment.name!r} has no clips in {experiment.wavs_16k}. Prepare the recordings first."
-        )
-    together = processes or Processes()
-    device = together.device or choose_device(options.device).device
+            "The experiment {name!r} has no clips in {folder}. Prepare the recordings first.",
+            name=experiment.name, folder=experiment.wavs_16k,
+        )  # fmt: skip
+    device = choose_device(options.device).device
+    processes = connect(cpu=device.type == "cpu")
+    if processes.num_processes > 1:
+        device = processes.device
     precision = _precision(experiment, options, config, device)
     encoder, pitch = _networks(config, options, device, precision)
-    method, recipe = (None, None) if pitch is None else (pitch.method, pitch.cache_key)
+    method, cache_key = (None, None) if pitch is None else (pitch.method, pitch.cache_key)
     views = config.views if isinstance(encoder, LiteContentEncoder) else 0
     made_from = fingerprint(
-        experiment.stage("prepare").get("made_from"), encoder.sha256, recipe, options.interpolate_unvoiced, names,
+        experiment.stage("prepare").get("made_from"), encoder.sha256, cache_key, options.interpolate_unvoiced, names,
         *([views] if views else []), *(["bf16"] if precision.encoder != torch.float32 else []),
     )  # fmt: skip
     begun = {"content_encoder": encoder.name, "precision": "fp32" if precision.analysis == torch.float32 else "bf16"}
     folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
-    with lost_processes_told("The same command continues with the clips that are left."):
-        with together.first_alone():
-            if together.first and experiment.stage("extract").get("made_from") != made_from:
+    with explaining_lost_processes("The same command continues with the clips that are left."):
+        with processes.main_process_first():
+            if processes.is_main_process and experiment.stage("extract").get("made_from") != made_from:
                 experiment.claim(folders, clear=True)
                 experiment.record_stage("extract", made_from=made_from, **begun)
         clips = _Clips(experiment, encoder, pitch, options, views)
         missing = [name for name in names if not clips.complete(name)]
-        together.wait()  # nobody writes before all have seen what is missing
-        _share_clips(clips, missing, device, progress, together)
+        processes.wait_for_everyone()  # no process writes before all have listed what is missing
+        _extract_missing(clips, missing, device, progress, processes)
     report = _report(experiment, names, method, skipped=not missing)
-    if together.first and (missing or "f0_range" not in experiment.stage("extract")):
+    if processes.is_main_process and (missing or "f0_range" not in experiment.stage("extract")):
         facts = {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
         experiment.record_stage("extract", made_from=made_from, **begun, **facts)
     return report
@@ -103,7 +110,7 @@ def extract(
 def _precision(
     experiment: Experiment, options: ExtractOptions, config: FamilyConfig, device: torch.device
 ) -> Precision:
-    """The dtypes of HuBERT and RMVPE. "auto" continues with those the experiment began with: all features are alike."""
+    """The dtypes of HuBERT and RMVPE. "auto" keeps those of the features the experiment has already."""
     begun, wanted = experiment.stage("extract"), options.precision
     if wanted == "auto" and "made_from" in begun:
         wanted = begun.get("precision", "fp32")
@@ -117,9 +124,10 @@ def _networks(
     encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:
         raise ConfigError(
-            f"The content encoder {encoder.name!r} gives {encoder.width} content features, but {config.family} needs "
-            f"{config.synthesizer.content_width}. Use the encoder that the family {config.family} was made for."
-        )
+            "The content encoder {encoder!r} computes {width} features per frame, but the family {family} needs "
+            "{wanted}. Use the encoder that this family was trained with.",
+            encoder=encoder.name, width=encoder.width, family=config.family, wanted=config.synthesizer.content_width,
+        )  # fmt: skip
     if not config.synthesizer.has_f0:
         return encoder, None
     return encoder, load_pitch_extractor(options.pitch_method, device, options.crepe_hop_length, precision.analysis)
@@ -150,7 +158,8 @@ class _Clips:
                 save_array(self.experiment.views / f"{Path(name).stem}.npy", made)
         for name, content in zip(names, encode_clips(self.encoder, audio), strict=True):
             if not np.isfinite(content).all():
-                raise AudioError(f"{experiment.wavs_16k / name} gives features that are not numbers. Remove the clip.")
+                path = experiment.wavs_16k / name
+                raise AudioError("The content features of {path} are not finite. Remove the clip.", path=path)
             folder = experiment.content_folder(self.encoder.width)
             save_array(folder / f"{Path(name).stem}.npy", content.astype(np.float32))
 
@@ -171,24 +180,25 @@ class _Clips:
         return [fill_unvoiced(f0) for f0 in curves] if self.options.interpolate_unvoiced else curves
 
 
-def _share_clips(
-    clips: _Clips, missing: Sequence[str], device: torch.device, progress: Progress, together: Processes
+def _extract_missing(
+    clips: _Clips, missing: Sequence[str], device: torch.device, progress: Progress, processes: "PartialState"
 ) -> None:
-    """Extract the missing clips in batches, with every process and thread that there is."""
+    """Extract the missing clips in batches, with all processes and threads."""
     on_cpu = device.type == "cpu"
     batches = batches_by_length(clips.experiment.wavs_16k, missing, CPU_SECONDS if on_cpu else GPU_SECONDS)
     before = torch.get_num_threads()
-    workers = cpu_workers(before, psutil.virtual_memory().available) if on_cpu else 1
-    at_once, done = workers * together.count, 0
+    workers = minimum(cpu_workers(before, psutil.virtual_memory().available)) if on_cpu else 1
+    at_once, done = workers * processes.num_processes, 0
     try:
         if workers > 1:
             torch.set_num_threads(1)  # a clip is too short to keep several threads busy
         with ThreadPoolExecutor(workers) as pool:
             for i in range(0, len(batches), at_once):
-                _check_cancelled(progress, done, len(missing), together)
-                list(pool.map(clips.extract, together.share(batches[i : i + at_once])))
+                _check_cancelled(progress, done, len(missing))
+                with processes.split_between_processes(batches[i : i + at_once]) as own:
+                    list(pool.map(clips.extract, own))
                 done += sum(map(len, batches[i : i + at_once]))
-        _check_cancelled(progress, len(missing), len(missing), together)
+        _check_cancelled(progress, len(missing), len(missing))
     finally:
         torch.set_num_threads(before)
 
@@ -198,14 +208,14 @@ def cpu_workers(threads: int, memory: float) -> int:
     return max(1, min(threads, int(memory / BYTES_PER_WORKER)))
 
 
-def _check_cancelled(progress: Progress, done: int, total: int, together: Processes) -> None:
-    """Tell how far the work is; Cancelled in every process if one of them is to stop."""
-    wish = False
+def _check_cancelled(progress: Progress, done: int, total: int) -> None:
+    """Report the progress; Cancelled in every process if one of them is to stop."""
+    stop = False
     try:
-        progress(done, total, "F0 and content")
+        progress(done, total, Message("F0 and content"))
     except Cancelled:
-        wish = True
-    if together.any(wish)[0]:
+        stop = True
+    if any_process(stop)[0]:
         raise Cancelled
 
 
@@ -221,7 +231,7 @@ def batches_by_length(folder: Path, names: Sequence[str], seconds: float) -> lis
 
 
 def _seconds(path: Path) -> float:
-    """The length of a clip; 0 for a damaged one, which reading it will tell."""
+    """The length of a clip; 0 for a damaged one, which fails when it is read."""
     try:
         return float(soundfile.info(path).duration)
     except soundfile.LibsndfileError:

@@ -16,14 +16,14 @@ def discriminator_parts(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Per sub-discriminator: mean (1 - D(real))^2 and mean D(generated)^2."""
     return (
-        [(1 - judgement.score.float()).square().mean() for judgement in real],
-        [judgement.score.float().square().mean() for judgement in generated],
+        [(1 - output.score.float()).square().mean() for output in real],
+        [output.score.float().square().mean() for output in generated],
     )
 
 
 def generator_loss(generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Least-squares loss of the generator: sum over sub-discriminators of mean (1 - D(generated))^2."""
-    return torch.stack([(1 - judgement.score.float()).square().mean() for judgement in generated]).sum()
+    return torch.stack([(1 - output.score.float()).square().mean() for output in generated]).sum()
 
 
 def feature_loss(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:

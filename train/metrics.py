@@ -1,17 +1,23 @@
-"""Where the figures of a training go: TensorBoard and `events.jsonl` behind one protocol, and a plot of the losses."""
+"""Metrics of a training: means and speed of a run, TensorBoard, `events.jsonl`, and a plot of the losses."""
 
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lib.files import replacing
 
+LOG_SECONDS = 15.0  # after which metrics are written on a slow machine, whatever the step
+WARM_UP_STEPS = 3  # not counted in the speed
+SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
+PLOT_NAME = "losses.png"
+
 
 class MetricLogger(Protocol):
-    """Takes figures by their `group/name`."""
+    """Takes metrics by their `group/name`."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -19,7 +25,7 @@ class MetricLogger(Protocol):
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the experiment's own folder as the ecosystem does."""
+    """Scalars for TensorBoard, in the experiment's own folder as in RVC."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -37,7 +43,7 @@ class TensorBoard:
 
 
 class Events:
-    """`events.jsonl`: one JSON object per line, which the page and scripts can follow."""
+    """`events.jsonl`: one JSON object per line, for the web UI and for scripts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,13 +56,72 @@ class Events:
             file.write((("\n" if torn else "") + json.dumps(event) + "\n").encode())
 
     def read(self, stage: str) -> list[dict[str, Any]]:
-        """All events of a stage so far; torn lines are left out."""
+        """All events of a stage so far; torn lines are skipped."""
         events = []
         if self._path.is_file():
             for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(json.JSONDecodeError):
                     events.append(json.loads(line))
         return [event for event in events if isinstance(event, dict) and event.get("stage") == stage]
+
+
+class RunMetrics:
+    """Metrics of one run: speed, means of the mel loss, and what goes to the logger and into `events.jsonl`."""
+
+    def __init__(self, events: Events, log_interval: int, first_step: int) -> None:
+        self.events = events
+        self.logger: MetricLogger | None = None  # of the main process while it trains
+        self._log_interval = log_interval  # steps
+        self._mel: deque[float] = deque(maxlen=max(SHOWN_STEPS, log_interval))
+        self._first_step, self._last_step = first_step, first_step
+        self._warm: tuple[float, int] | None = None  # time and step from which speed is measured
+        self._last_log = time.monotonic()
+
+    @property
+    def speed(self) -> float:
+        """Steps per second of this run, 0 while unknown."""
+        if self._warm is None or self._last_step == self._warm[1]:
+            return 0.0
+        return (self._last_step - self._warm[1]) / (time.monotonic() - self._warm[0])
+
+    @property
+    def shown_mel_loss(self) -> float | None:
+        """Mean of the mel loss over the steps before, None before the first."""
+        return _mean(list(self._mel)[-SHOWN_STEPS:])
+
+    @property
+    def logged_mel_loss(self) -> float | None:
+        """Mean of the mel loss over a log interval, None before the first step."""
+        return _mean(list(self._mel)[-self._log_interval :])
+
+    def add(self, step: int, epoch: int, losses: Mapping[str, float], learning_rate: float) -> None:
+        """Take the losses of a step; log them every so many steps, and on a slow machine also in between."""
+        self._last_step = step
+        if "loss/g/mel" in losses:
+            self._mel.append(losses["loss/g/mel"])
+        if self._warm is None and step >= self._first_step + WARM_UP_STEPS:
+            self._warm = time.monotonic(), step
+        slow = time.monotonic() - self._last_log > LOG_SECONDS
+        if self.logger is not None and (slow or step % self._log_interval == 0):
+            self._log(self.logger, step, epoch, {**losses, "learning_rate": learning_rate})
+
+    def _log(self, logger: MetricLogger, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        self._last_log = time.monotonic()
+        logger.log(step, values)
+        parts = ("loss/d_r/", "loss/d_g/")
+        named = {name: round(value, 5) for name, value in values.items() if not name.startswith(parts)}
+        if (mel := self.logged_mel_loss) is not None:
+            named["loss/g/mel"] = round(mel, 4)
+        self.events.write("fit", step, 0, epoch=epoch, losses=named, steps_per_second=round(self.speed, 3))
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+        if self.logger is not None:
+            self.logger.close()
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -67,7 +132,7 @@ def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = ("loss/g/mel", "loss/g/fm", "loss/g/gen", "loss/g/kl", "loss/d/total", "steps_per_second")
     for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
         points = [(event["done"], event["losses"].get(name, event.get(name))) for event in events if "losses" in event]
-        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True))  # lite has no KL
+        axes.plot(*zip(*[point for point in points if point[1] is not None], strict=True))  # a family may lack one
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)

@@ -1,211 +1,207 @@
-"""One adversarial step on one batch: the discriminator's half, then the generator's, in parts where memory is short.
+"""One training step on one batch: update the discriminator, then the generator, in micro-batches if memory is short.
 
-Spec: training, "Training step". When memory runs out, the half that was being computed begins anew on parts of the
-batch, whose gradients add up to those of the whole batch; no update is lost or done twice.
+Spec: training, "Training step". When memory runs out, the update being computed restarts with smaller micro-batches,
+whose gradients add up to those of the whole batch; no update is lost or done twice.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from lib.audio import mel
 from lib.errors import ConfigError
-from lib.models.discriminators import DiscriminatorOutput
-from lib.models.synthesizer import TrainOutput, slice_frames
-from train import losses
 from train.dataset import Batch
-
-if TYPE_CHECKING:
-    from train.state import Trainer
+from train.distributed import describe_process
+from train.objective import Discriminate, Losses
+from train.state import TrainState, update_average
 
 logger = logging.getLogger(__name__)
 
-Found = dict[str, Tensor]
 
-
-class _Part(NamedTuple):
-    """Some rows of the batch."""
+class _MicroBatch(NamedTuple):
+    """Some clips of the batch."""
 
     batch: Batch
     starts: Tensor | None  # given first frames of the segments
-    share: float  # of the batch's rows
-    last: bool
+    share: float  # of the clips of the batch
+    is_last: bool
+
+    @property
+    def is_whole(self) -> bool:
+        return self.is_last and self.share == 1
 
 
-class Step:
-    """The batch of one step and what its two halves share."""
+def train_step(
+    state: TrainState, batch: Batch, starts: Tensor | None = None, temperature: float = 1.0
+) -> dict[str, float]:
+    """Update both networks -> losses and gradient norms by their TensorBoard names, means over the processes.
 
-    def __init__(self, trainer: "Trainer", batch: Batch, starts: Tensor | None, temperature: float) -> None:
-        self.trainer = trainer
+    `starts` [B] fixes the segments and `temperature` 0 removes the noise. ConfigError if not even one clip fits into
+    memory, or if the batch does not fit and several processes train.
+    """
+    work = _Step(state, batch, starts, temperature)
+    values: Losses = {}
+    try:
+        if work.is_adversarial:
+            values |= work.compute_gradients(work.discriminator_losses, state.discriminator)
+            values["grad_norm_d"] = _apply_gradients(state, state.optimizer_d, state.discriminator)
+            # The generator's losses need gradients through the discriminator, not of its weights.
+            state.plain_discriminator.requires_grad_(False)
+        values |= work.compute_gradients(work.generator_losses, state.generator)
+        values["grad_norm_g"] = _apply_gradients(state, state.optimizer_g, state.generator)
+    finally:
+        state.plain_discriminator.requires_grad_(True)
+    if state.accelerator.scaler is not None:
+        state.accelerator.scaler.update()  # once per step, for both optimisers
+    means = reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
+    numbers = means.tolist()  # the only wait for the device
+    state.progress.step += 1
+    update_average(state)
+    return dict(zip(values, numbers, strict=True))
+
+
+def _apply_gradients(state: TrainState, optimizer: Any, network: nn.Module) -> Tensor:
+    """Update the weights and return the 2-norm of the gradients. They are not clipped."""
+    scaler = state.accelerator.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer.optimizer)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer.optimizer)  # Accelerate's step would also update the scaler: twice per batch
+    return norm
+
+
+class _Step:
+    """What the two updates of one step share: the batch, its random numbers, and the output of the generator."""
+
+    def __init__(self, state: TrainState, batch: Batch, starts: Tensor | None, temperature: float) -> None:
+        self.state = state
         self.batch = batch
         self.starts = starts
         self.temperature = temperature
-        self.rows = len(batch.lengths)
-        # KL is a mean over the frames of the whole batch, which parts and processes only see a share of.
-        self.frames = trainer.processes.mean(batch.lengths.sum().float())
-        self.random = _random_state(trainer.accelerator.device)
-        self.made: TrainOutput | None = None  # of the whole batch, with its graph
+        self.clips = len(batch.lengths)
+        self.number = state.progress.step
+        self.is_adversarial = state.objective.uses_discriminator(self.number)
+        # A mean over frames is one over those of the whole batch, of which micro-batches and processes have a part.
+        self.frames = reduce(batch.lengths.sum().float().to(state.accelerator.device), "mean")
+        self.random = _random_state(state.accelerator.device)
+        self.output: Any = None  # of the generator for the whole batch, with its graph
 
-    def run(self) -> dict[str, float]:
-        """Update both networks -> losses and gradient norms by their TensorBoard names."""
-        trainer = self.trainer
-        try:
-            found = self._half(self._judge, trainer.discriminator)
-            found |= {"grad_norm_d": trainer.update(trainer.optimizer_d, trainer.discriminator)}
-            # The discriminator only passes gradients on in this half: its own would be thrown away.
-            trainer.plain_discriminator.requires_grad_(False)
-            found |= self._half(self._make, trainer.generator)
-            found |= {"grad_norm_g": trainer.update(trainer.optimizer_g, trainer.generator)}
-        finally:
-            trainer.plain_discriminator.requires_grad_(True)
-        if trainer.accelerator.scaler is not None:
-            trainer.accelerator.scaler.update()  # once per step, for both optimisers
-        values = torch.stack([value.detach().float() for value in found.values()])
-        numbers = trainer.processes.mean(values).tolist()  # the one wait for the device
-        return dict(zip(found, numbers, strict=True))
+    # --- micro-batches -----------------------------------------------------------------------------------------------
 
-    # --- parts -----------------------------------------------------------------------------------------------------
-
-    def _half(self, work: Callable[[_Part], Found], network: nn.Module) -> Found:
-        """Gradients of one half for `network`, and its losses; begins anew on smaller parts when memory runs out."""
+    def compute_gradients(self, losses_of: Callable[[_MicroBatch], Losses], network: nn.Module) -> Losses:
+        """Compute the gradients of `network` and return the losses; restart with smaller micro-batches if needed."""
         while True:
             try:
-                return self._all_parts(work, network)
+                return self._all_micro_batches(losses_of, network)
             except torch.OutOfMemoryError:
-                pass  # dealt with outside, because the exception holds what is to be freed
-            self.made = None
+                pass  # handled below, because the exception refers to the tensors to be freed
+            self.output = None
             network.zero_grad(set_to_none=True)
-            if self.trainer.accelerator.device.type == "cuda":
+            if self.state.accelerator.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._use_smaller_parts()
+            self._use_smaller_micro_batches()
 
-    def _all_parts(self, work: Callable[[_Part], Found], network: nn.Module) -> Found:
+    def _all_micro_batches(self, losses_of: Callable[[_MicroBatch], Losses], network: nn.Module) -> Losses:
         network.zero_grad(set_to_none=True)
-        if self.made is None:
-            _set_random_state(self.random, self.trainer.accelerator.device)  # both halves hear the same noise
-        found: Found = {}
-        for part in self._parts():
-            alone = contextlib.nullcontext() if part.last else self.trainer.accelerator.no_sync(network)
-            with alone:
-                for name, value in work(part).items():
-                    found[name] = found.get(name, 0) + part.share * value.detach()
-        return found
+        if self.output is None:
+            _set_random_state(self.random, self.state.accelerator.device)  # both updates use the same noise
+        values: Losses = {}
+        for part in self._micro_batches():
+            unsynchronised = contextlib.nullcontext() if part.is_last else self.state.accelerator.no_sync(network)
+            with unsynchronised:
+                for name, value in losses_of(part).items():
+                    values[name] = values.get(name, torch.zeros((), device=value.device)) + part.share * value.detach()
+        return values
 
-    def _parts(self) -> Iterator[_Part]:
-        size = min(self.trainer.part_rows or self.rows, self.rows)
-        for first in range(0, self.rows, size):
-            rows = slice(first, min(first + size, self.rows))
+    def _micro_batches(self) -> Iterator[_MicroBatch]:
+        size = min(self.state.micro_batch or self.clips, self.clips)
+        for first in range(0, self.clips, size):
+            rows = slice(first, min(first + size, self.clips))
             starts = None if self.starts is None else self.starts[rows]
-            batch = self.batch if size == self.rows else Batch(*(tensor[rows] for tensor in self.batch))
-            yield _Part(batch, starts, (rows.stop - first) / self.rows, rows.stop == self.rows)
+            batch = self.batch if size == self.clips else Batch(*(tensor[rows] for tensor in self.batch))
+            yield _MicroBatch(batch, starts, (rows.stop - first) / self.clips, rows.stop == self.clips)
 
-    def _use_smaller_parts(self) -> None:
-        """Halve the number of clips that are computed at once, for the rest of the run. ConfigError if it is one."""
-        trainer = self.trainer
-        size = min(trainer.part_rows or self.rows, self.rows)
-        where, fewer = trainer.accelerator.device, max(1, size // 2)
-        if trainer.processes.count > 1:
+    def _use_smaller_micro_batches(self) -> None:
+        """Halve the number of clips computed at once, for the rest of the run. ConfigError if it is one."""
+        state = self.state
+        size = min(state.micro_batch or self.clips, self.clips)
+        device = state.accelerator.device
+        if state.accelerator.num_processes > 1:
             raise ConfigError(
-                f"A batch of {self.rows} clips does not fit into the memory of {where} ({trainer.processes}). "
-                f"Continue with --batch-size {fewer}."
-            )
+                "A batch of {clips} clips does not fit into the memory of {device} ({process}). Continue with "
+                "--batch-size {fewer}.",
+                clips=self.clips, device=device, process=describe_process(state.accelerator), fewer=max(1, size // 2),
+            )  # fmt: skip
         if size == 1:
             raise ConfigError(
-                f"Not even one clip at a time fits into the memory of {where}. Close other programs, or train a "
-                "smaller family (lite) or on another device."
+                "Not even one clip at a time fits into the memory of {device}. Close other programs, or train a "
+                "smaller family (lite) or on another device.",
+                device=device,
             )
-        trainer.part_rows = -(-size // 2)
+        state.micro_batch = -(-size // 2)
         logger.warning(
-            "memory ran out on %s: the batch of %d clips is computed in parts of %d from here on, with equal results",
-            where, self.rows, trainer.part_rows,
+            "out of memory on %s: from now on, the batch of %d clips is computed in micro-batches of %d, with equal "
+            "results", device, self.clips, state.micro_batch,
         )  # fmt: skip
 
-    # --- the halves ------------------------------------------------------------------------------------------------
+    # --- the two updates ---------------------------------------------------------------------------------------------
 
-    def _generated(self, part: _Part, *, with_graph: bool) -> TrainOutput:
-        """What the generator makes of a part; of a whole batch it is made once and kept for both halves."""
-        if self.made is not None:
-            return self.made
-        trainer, batch, whole = self.trainer, part.batch, part.last and part.share == 1
-        pitch = (batch.pitch_bins, batch.f0) if trainer.config.synthesizer.has_f0 else (None, None)
-        spec = None if trainer.config.prior.only else batch.spec
-        network = trainer.generator if with_graph or whole else trainer.synthesizer
-        with torch.set_grad_enabled(with_graph or whole), trainer.accelerator.autocast():
-            out: TrainOutput = network(
-                batch.content, *pitch, batch.lengths, spec, batch.speaker_id, part.starts, self.temperature
-            )
-        if whole:
-            self.made = out
-        return out
+    def discriminator_losses(self, part: _MicroBatch) -> Losses:
+        """Losses of the discriminator; computes its gradients."""
+        output = self._forward(part, with_graph=False)
+        parts = self.state.objective.discriminator_losses(
+            self._discriminate(self.state.discriminator), part.batch, output
+        )
+        total = self._backward(parts, part.share)
+        return {"loss/d/total": total} | {f"loss/{name}": value for name, value in parts.items()}
 
-    def _real(self, part: _Part, out: TrainOutput) -> Tensor:
-        """The recordings of the segments: [B, 1, S * hop]."""
-        frames, hop = self.trainer.config.synthesizer.segment_frames, self.trainer.config.audio.hop_length
-        return slice_frames(part.batch.audio, out.starts, frames, hop)
-
-    def _judge(self, part: _Part) -> Found:
-        """The discriminator's losses and gradients; real and generated go through it as one batch."""
-        trainer = self.trainer
-        out = self._generated(part, with_graph=False)
-        real = self._real(part, out)
-        with trainer.accelerator.autocast():
-            both = trainer.discriminator(torch.cat([real, out.audio.detach().to(real.dtype)]))
-        judged = [_rows(judgement, slice(None, len(real))) for judgement in both]
-        doubted = [_rows(judgement, slice(len(real), None)) for judgement in both]
-        parts_real, parts_generated = losses.discriminator_parts(judged, doubted)
-        total = torch.stack([*parts_real, *parts_generated]).sum()
-        trainer.accelerator.backward(total * part.share)
-        named = {f"loss/d_r/{i}": loss for i, loss in enumerate(parts_real)}
-        return {"loss/d/total": total} | named | {f"loss/d_g/{i}": loss for i, loss in enumerate(parts_generated)}
-
-    def _make(self, part: _Part) -> Found:
-        """The generator's losses and gradients."""
-        trainer, config = self.trainer, self.trainer.config
-        out = self._generated(part, with_graph=True)
-        real = self._real(part, out)
-        with trainer.accelerator.autocast():
-            generated = trainer.plain_discriminator(out.audio)
-            with torch.no_grad():
-                judged = trainer.plain_discriminator(real)
-        spec = slice_frames(part.batch.spec, out.starts, config.synthesizer.segment_frames)
-        audio, hop = out.audio.float().squeeze(1), config.audio.hop_length
-        made = mel.linear_spectrogram(audio, config.audio.n_fft, hop, trainer.spectrum.epsilon)
-        parts = {
-            "gen": losses.generator_loss(generated),
-            "fm": losses.feature_loss(judged, generated),
-            "mel": config.train.c_mel * self._mel_distance(spec, made),
-        }
-        if (z := out.latents) is not None:
-            kl = losses.kl_sum(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
-            parts["kl"] = config.train.c_kl * kl / (self.frames * part.share)
-        if config.source.c_harmonic:
-            bins = round(config.source.harmonic_max * config.audio.n_fft / config.audio.sample_rate)
-            parts["harmonic"] = config.source.c_harmonic * losses.spectral_l1(spec, made, bins)
-        total = torch.stack(list(parts.values())).sum()
-        trainer.accelerator.backward(total * part.share)
+    def generator_losses(self, part: _MicroBatch) -> Losses:
+        """Losses of the generator; computes its gradients."""
+        output = self._forward(part, with_graph=True)
+        discriminate = self._discriminate(self.state.plain_discriminator) if self.is_adversarial else None
+        parts = self.state.objective.generator_losses(discriminate, part.batch, output, self.frames * part.share)
+        total = self._backward(parts, part.share)
         return {"loss/g/total": total} | {f"loss/g/{name}": value for name, value in parts.items()}
 
-    def _mel_distance(self, spec: Tensor, made: Tensor) -> Tensor:
-        """Mean |log-mel difference| of two linear spectrograms [B, bins, S]."""
-        audio, floor = self.trainer.config.audio, self.trainer.spectrum.floor
-        real_mel, made_mel = (mel.mel_from_linear(x, audio, floor) for x in (spec, made))
-        return (real_mel - made_mel).abs().mean()
+    def _forward(self, part: _MicroBatch, *, with_graph: bool) -> Any:
+        """The generator's output for a micro-batch; that of a whole batch is computed once, for both updates."""
+        if self.output is not None:
+            return self.output
+        state, with_graph = self.state, with_graph or part.is_whole
+        network = state.generator if with_graph else state.plain_generator
+        with torch.set_grad_enabled(with_graph), state.accelerator.autocast():
+            output = state.objective.forward(network, part.batch, part.starts, self.temperature, self.number)
+        if part.is_whole:
+            self.output = output
+        return output
 
+    def _discriminate(self, network: nn.Module) -> Discriminate:
+        def discriminate(audio: Tensor) -> Any:
+            with self.state.accelerator.autocast():
+                return network(audio)
 
-def _rows(judgement: DiscriminatorOutput, rows: slice) -> DiscriminatorOutput:
-    return DiscriminatorOutput(judgement.score[rows], [features[rows] for features in judgement.features])
+        return discriminate
+
+    def _backward(self, parts: Losses, share: float) -> Tensor:
+        """Add the gradients of the sum of some losses, weighted by `share`; returns the sum."""
+        total = torch.stack(list(parts.values())).sum()
+        self.state.accelerator.backward(total * share)
+        return total
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The random state of the CPU, and of the GPU where one is used."""
+    """The random state of the CPU, and of the GPU if one is used."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _set_random_state(state: tuple[Tensor, Any], device: torch.device) -> None:
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)

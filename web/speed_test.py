@@ -87,7 +87,8 @@ def _synthesis(where: torch.device) -> float:
 
 def _step(where: torch.device) -> float:
     from train.dataset import Batch
-    from train.state import Trainer, make_accelerator
+    from train.state import make_accelerator, make_state
+    from train.step import train_step
 
     config = load_family(FAMILY)
     rows = config.train.batch_size
@@ -101,5 +102,5 @@ def _step(where: torch.device) -> float:
         lengths=torch.full((rows,), FRAMES),
         speaker_id=torch.zeros(rows, dtype=torch.int64),
     ).to(where)
-    trainer = Trainer(config, make_accelerator("auto", where))
-    return _per_second(lambda: trainer.train_step(batch))
+    state = make_state(config, make_accelerator("auto", where))
+    return _per_second(lambda: train_step(state, batch))

@@ -1,0 +1,138 @@
+"""What the networks of a family are trained on: the output of the generator and the losses of both networks.
+
+`train_step` knows no losses: it calls the objective of the family, sums the losses, and updates the networks. A new
+kind of network adds a class here and a line in `make_objective`. Spec: training, "Training step".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lib.audio import mel
+from lib.config import FamilyConfig
+from lib.models.discriminators import DiscriminatorOutput
+from lib.models.synthesizer import TrainOutput, slice_frames
+from train import losses
+from train.dataset import Batch
+
+Losses = dict[str, Tensor]  # weighted scalars by name; gradients are computed of their sum
+Discriminate = Callable[[Tensor], list[DiscriminatorOutput]]  # audio [B, 1, T] -> one output per sub-discriminator
+
+
+class Objective(Protocol):
+    """The losses of one model family.
+
+    A step calls `forward` and `discriminator_losses`, updates the discriminator, calls `generator_losses`, and updates
+    the generator; where memory is short, for one micro-batch after the other. What `forward` returns is passed to the
+    other two unchanged; nothing else reads it.
+    """
+
+    has_phases: bool  # whether some steps compute gradients for a part of the generator only
+
+    def uses_discriminator(self, step: int) -> bool:
+        """Whether a step (counted from 0) is adversarial; otherwise it updates only the generator."""
+        ...
+
+    def forward(self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int) -> Any:
+        """Run the generator. `starts` [B] are the segments' first frames, drawn if None; `temperature` 0: no noise."""
+        ...
+
+    def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: Any) -> Losses:
+        """Losses of the discriminator; must not compute gradients for the generator."""
+        ...
+
+    def generator_losses(self, discriminate: Discriminate | None, batch: Batch, output: Any, frames: Tensor) -> Losses:
+        """Losses of the generator; `discriminate` is None in a step that is not adversarial.
+
+        `frames` is the divisor of a mean over all frames: the frames of the whole batch times the share of this part.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SpectrumConstants:
+    """Guards of the mel spectrogram; the published base models were trained with these (spec: README, decisions)."""
+
+    epsilon: float = mel.MAGNITUDE_EPSILON
+    floor: float = mel.MEL_FLOOR
+
+
+class VitsObjective:
+    """Adversarial, feature-matching, mel and KL losses of VITS, and an optional loss on harmonics (v1, v2, lite)."""
+
+    has_phases = False
+
+    def __init__(self, config: FamilyConfig, spectrum: SpectrumConstants | None = None) -> None:
+        self.config = config
+        self.spectrum = spectrum or SpectrumConstants()
+
+    def uses_discriminator(self, step: int) -> bool:
+        """Every step is adversarial."""
+        return True
+
+    def forward(
+        self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int
+    ) -> TrainOutput:
+        """Run the generator on the batch."""
+        pitch = (batch.pitch_bins, batch.f0) if self.config.synthesizer.has_f0 else (None, None)
+        spec = None if self.config.prior.only else batch.spec
+        out: TrainOutput = generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, starts, temperature)
+        return out
+
+    def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: TrainOutput) -> Losses:
+        """Least-squares losses per sub-discriminator; real and generated audio pass through it as one batch."""
+        real = self._real(batch, output)
+        both = discriminate(torch.cat([real, output.audio.detach().to(real.dtype)]))
+        of_real = [_rows(out, slice(None, len(real))) for out in both]
+        of_generated = [_rows(out, slice(len(real), None)) for out in both]
+        parts_real, parts_generated = losses.discriminator_parts(of_real, of_generated)
+        named = {f"d_r/{i}": loss for i, loss in enumerate(parts_real)}
+        return named | {f"d_g/{i}": loss for i, loss in enumerate(parts_generated)}
+
+    def generator_losses(
+        self, discriminate: Discriminate | None, batch: Batch, output: TrainOutput, frames: Tensor
+    ) -> Losses:
+        """Adversarial, feature-matching, mel, KL and harmonic losses, as far as the family has them."""
+        assert discriminate is not None
+        config = self.config
+        of_generated = discriminate(output.audio)
+        with torch.no_grad():
+            of_real = discriminate(self._real(batch, output))
+        spec = slice_frames(batch.spec, output.starts, config.synthesizer.segment_frames)
+        audio, hop = output.audio.float().squeeze(1), config.audio.hop_length
+        generated = mel.linear_spectrogram(audio, config.audio.n_fft, hop, self.spectrum.epsilon)
+        parts = {
+            "gen": losses.generator_loss(of_generated),
+            "fm": losses.feature_loss(of_real, of_generated),
+            "mel": config.train.c_mel * self._mel_distance(spec, generated),
+        }
+        if (z := output.latents) is not None:
+            kl = losses.kl_sum(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
+            parts["kl"] = config.train.c_kl * kl / frames
+        if config.source.c_harmonic:
+            bins = round(config.source.harmonic_max * config.audio.n_fft / config.audio.sample_rate)
+            parts["harmonic"] = config.source.c_harmonic * losses.spectral_l1(spec, generated, bins)
+        return parts
+
+    def _real(self, batch: Batch, output: TrainOutput) -> Tensor:
+        """The recordings of the generated segments: [B, 1, S * hop]."""
+        frames, hop = self.config.synthesizer.segment_frames, self.config.audio.hop_length
+        return slice_frames(batch.audio, output.starts, frames, hop)
+
+    def _mel_distance(self, spec: Tensor, generated: Tensor) -> Tensor:
+        """Mean |log-mel difference| of two linear spectrograms [B, bins, S]."""
+        audio, floor = self.config.audio, self.spectrum.floor
+        real_mel, generated_mel = (mel.mel_from_linear(x, audio, floor) for x in (spec, generated))
+        return (real_mel - generated_mel).abs().mean()
+
+
+def make_objective(config: FamilyConfig) -> Objective:
+    """The objective of a family."""
+    return VitsObjective(config)
+
+
+def _rows(output: DiscriminatorOutput, rows: slice) -> DiscriminatorOutput:
+    return DiscriminatorOutput(output.score[rows], [features[rows] for features in output.features])

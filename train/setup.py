@@ -1,0 +1,139 @@
+"""From an experiment and its options to a training that is ready to run: device, state, clips, start weights."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from accelerate.utils import set_seed
+
+from lib.config import FamilyConfig
+from lib.content import ContentEncoder, load_content_encoder
+from lib.devices import choose_device
+from lib.errors import ConfigError
+from lib.voice.model_file import ContentEncoderId
+from train.base_models import find_base
+from train.checkpoints import CheckpointManager, load_base, resume_pair
+from train.dataset import ClipDataset, TrainBatches
+from train.distributed import minimum
+from train.estimate import MUTE_CLIPS, default_batch_size
+from train.experiment import Clip, Experiment
+from train.extract import make_mute_clip, mute_clip
+from train.metrics import Events, RunMetrics
+from train.options import FitOptions
+from train.state import TrainState, make_accelerator, make_state
+
+logger = logging.getLogger(__name__)
+
+LATEST_NUMBER = 2333333  # in file names of RVC: "the latest", not a count
+
+
+@dataclass
+class Training:
+    """One run of `fit`: the state it changes, its batches, and where results go."""
+
+    experiment: Experiment
+    options: FitOptions
+    state: TrainState
+    batches: TrainBatches
+    checkpoints: CheckpointManager
+    metrics: RunMetrics
+    began: float = field(default_factory=time.monotonic)
+    last_save: float = field(default_factory=time.monotonic)
+
+    def save(self) -> None:
+        """Write checkpoints, voice and sample if there was a step since the last call; every process calls this."""
+        self.last_save = time.monotonic()
+        self.checkpoints.save(self.state, self.batches.dataset)
+
+
+def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | None = None) -> Training:
+    """Load everything for a run, and resume from the newest checkpoint if there is one.
+
+    `clips` None takes the experiment's own. ConfigError, CheckpointError, AudioError or MissingFileError if the
+    training cannot start; no checkpoint and no voice has changed then.
+    """
+    config = experiment.config()
+    _check_speaker(config, options.speaker_id)
+    _check_voice_is_ours(experiment)
+    device = choose_device(options.device)
+    logger.info("device: %s (%s)", device.device, device.reason)
+    earlier = experiment.stage("fit").get("precision", "auto") if options.precision == "auto" else options.precision
+    accelerator = make_accelerator(earlier, device.device)
+    size = options.batch_size or experiment.stage("fit").get("batch_size")
+    size = size or minimum(default_batch_size(config, accelerator.device))
+    logger.info("batch size: %d clips per step on each of %d device(s)", size, accelerator.num_processes)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
+    set_seed(options.seed + accelerator.process_index)  # own noise for each process; the weights are the main one's
+    encoder_name = experiment.stage("extract").get("content_encoder")
+    encoder = load_content_encoder(config.family, accelerator.device, encoder_name)
+    state = make_state(config, accelerator, options.learning_rate)
+    _load_start_weights(state, experiment, options)
+    dataset = ClipDataset(_all_clips(experiment, options, state, encoder, clips), config, options.seed)
+    batches = TrainBatches(dataset, accelerator, options.workers)
+    _number_steps(state, experiment, len(batches))
+    encoder_id = ContentEncoderId(encoder.name, encoder.sha256)
+    checkpoints = CheckpointManager(experiment, options, config, encoder_id)
+    metrics = RunMetrics(Events(experiment.events), config.train.log_interval, state.progress.step)
+    return Training(experiment, options, state, batches, checkpoints, metrics)
+
+
+def _check_speaker(config: FamilyConfig, speaker_id: int) -> None:
+    count = config.synthesizer.n_speakers
+    if speaker_id >= count:
+        raise ConfigError(
+            "The speaker id {speaker} does not exist in the family {family}; it has {count} speakers, 0 to {last}.",
+            speaker=speaker_id, family=config.family, count=count, last=count - 1,
+        )  # fmt: skip
+
+
+def _check_voice_is_ours(experiment: Experiment) -> None:
+    """Refuse to replace a voice that this experiment did not make."""
+    if experiment.voice.exists() and not experiment.stage("fit").get("voice"):
+        raise ConfigError(
+            "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment name.",
+            path=experiment.voice, name=experiment.name,
+        )  # fmt: skip
+
+
+def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> None:
+    """Load the newest checkpoint, else the base models, else keep the fresh weights."""
+    newest = experiment.newest_pair()
+    if newest is not None:
+        resume_pair(state, *newest)
+        progress = state.progress
+        logger.info("resuming from %s: epoch %d, step %d", newest[0].name, progress.epoch, progress.step)
+        return
+    base = find_base(state.config) if options.base else None
+    if base is None:
+        logger.info("training from scratch%s", ": no base models found" if options.base else "")
+    else:
+        load_base(state, base.generator, base.discriminator, where=str(base.folder))
+        logger.info("starting from the base models in %s", base.folder)
+
+
+def _all_clips(
+    experiment: Experiment,
+    options: FitOptions,
+    state: TrainState,
+    encoder: ContentEncoder,
+    given: Sequence[Clip] | None,
+) -> list[Clip]:
+    """The clips to train on, silent ones included; the main process writes the file list and the silent clip."""
+    clips = experiment.clips(speaker_id=options.speaker_id) if given is None else list(given)
+    mute = mute_clip(experiment.folder.parent, state.config, encoder, options.speaker_id)
+    clips += [mute] * MUTE_CLIPS
+    with state.accelerator.main_process_first():
+        if state.accelerator.is_main_process:
+            make_mute_clip(mute, state.config, encoder)
+            experiment.write_file_list(clips)
+    return clips
+
+
+def _number_steps(state: TrainState, experiment: Experiment, batches_per_epoch: int) -> None:
+    """Count the steps of another program's training from above its checkpoints, so that none is replaced."""
+    progress = state.progress
+    if progress.step == 0 and progress.epoch > 0:
+        names = [path.stem[2:] for path in experiment.folder.glob("G_*.pth")]
+        numbers = [int(name) for name in names if name.isdecimal() and int(name) != LATEST_NUMBER]
+        progress.step = max([progress.epoch * batches_per_epoch, *numbers])
