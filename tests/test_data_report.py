@@ -37,8 +37,8 @@ def test_good_recordings_are_only_short_in_all(tmp_path: Path) -> None:
     assert report.minutes == pytest.approx(5 / 60)
     assert report.f0 is not None and report.f0[1] == pytest.approx(150, rel=0.03)
     assert sample_rates(report) == "44100 Hz: 2"
-    assert sum(seconds for _, seconds in report.melody) == pytest.approx(5, abs=0.3)
-    assert max(report.melody, key=lambda note: note[1])[0] in range(145, 156)
+    assert sum(seconds for _, seconds in report.f0_histogram) == pytest.approx(5, abs=0.3)
+    assert max(report.f0_histogram, key=lambda note: note[1])[0] in range(145, 156)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from lib.config import load_family
 from lib.models.synthesizer import Synthesizer
 from train.dataset import BucketSampler
-from train.estimate import GOOD_STEPS, count_parameters, forecast, known_speed, suggested_epochs
+from train.estimate import GOOD_STEPS, count_parameters, estimate_training, known_speed, suggested_epochs
 from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
@@ -20,13 +20,17 @@ def test_steps_are_those_of_the_sampler(tmp_path: Path, seconds: float, batch_si
     options = RunOptions(device="cpu", epochs=3, batch_size=batch_size)
     clips = -(-seconds // options.slice_seconds) + 2
     sampler = BucketSampler([128] * int(clips), batch_size or LITE.train.batch_size)
-    assert forecast(LITE, options, seconds, tmp_path).steps == 3 * len(sampler)
+    assert estimate_training(LITE, options, seconds, tmp_path).steps == 3 * len(sampler)
 
 
 def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
     for seconds in (30.0, 203.0, 3000.0):
         options = RunOptions(device="cpu", epochs=suggested_epochs(LITE, RunOptions(), seconds))
-        assert 0 <= forecast(LITE, options, seconds, tmp_path).steps - GOOD_STEPS["lite"] < GOOD_STEPS["lite"] / 10
+        assert (
+            0
+            <= estimate_training(LITE, options, seconds, tmp_path).steps - GOOD_STEPS["lite"]
+            < GOOD_STEPS["lite"] / 10
+        )
     assert suggested_epochs(load_family("v2"), RunOptions(), 203.0) == RunOptions().epochs
 
 
@@ -38,14 +42,14 @@ def test_parameters_are_those_of_the_networks() -> None:
 
 def test_time_is_known_from_the_newest_training_of_the_kind(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    assert forecast(LITE, RunOptions(device="cpu"), 60.0, logs).minutes is None
+    assert estimate_training(LITE, RunOptions(device="cpu"), 60.0, logs).minutes is None
     for name, speed in (("first", 1.0), ("second", 2.0)):
         experiment = Experiment(name, logs)
         experiment.create(LITE)
         Events(experiment.events).write("fit", 50, 0, steps_per_second=speed)
-    found = forecast(LITE, RunOptions(device="cpu"), 60.0, logs)
+    found = estimate_training(LITE, RunOptions(device="cpu"), 60.0, logs)
     assert found.minutes == pytest.approx(found.steps / 2.0 / 60)
-    assert forecast(LITE, RunOptions(device="cpu", max_minutes=1.0), 60.0, logs).minutes == 1.0
+    assert estimate_training(LITE, RunOptions(device="cpu", max_minutes=1.0), 60.0, logs).minutes == 1.0
     assert known_speed("v2", LITE.train.batch_size, logs) is None
     assert known_speed("lite", LITE.train.batch_size + 1, logs) is None
     (logs / "second" / "config.json").write_text("{", encoding="utf-8")
@@ -53,12 +57,12 @@ def test_time_is_known_from_the_newest_training_of_the_kind(tmp_path: Path) -> N
 
 
 def test_what_is_kept_takes_space(tmp_path: Path) -> None:
-    few = forecast(LITE, RunOptions(device="cpu", keep_checkpoints=1), 60.0, tmp_path)
-    many = forecast(LITE, RunOptions(device="cpu", keep_checkpoints=11), 60.0, tmp_path)
+    few = estimate_training(LITE, RunOptions(device="cpu", keep_checkpoints=1), 60.0, tmp_path)
+    many = estimate_training(LITE, RunOptions(device="cpu", keep_checkpoints=11), 60.0, tmp_path)
     voice, others = count_parameters(LITE)
     assert LITE.average  # a third set of the voice in every checkpoint
     assert many.disk - few.disk == 10 * (12 * (voice + others) + 4 * voice)
-    voices = forecast(
+    voices = estimate_training(
         LITE, RunOptions(device="cpu", keep_checkpoints=1, save_every_voice=True, save_every_epochs=20), 60.0, tmp_path
     )
     assert voices.disk - few.disk == 10 * 2 * voice

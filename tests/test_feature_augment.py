@@ -13,7 +13,7 @@ from tests.test_loop import recordings as recordings
 from train.dataset import ClipDataset
 from train.experiment import Experiment
 from train.extract import extract
-from train.feature_augment import choose_view, make_views
+from train.feature_augment import augment_features, choose_features
 from train.options import ExtractOptions, PrepareOptions
 from train.preprocess import prepare_stage
 
@@ -33,22 +33,22 @@ def encoder() -> LiteContentEncoder:
 def test_views_have_the_frames_of_the_features_and_depend_on_the_name_only() -> None:
     for samples in (32_000, 31_999, 24_123, 16_250, 400, 320, 0):
         audio = voice()[:samples]
-        views = make_views(encoder(), audio, 3, "a.wav")
+        views = augment_features(encoder(), audio, 3, "a.wav")
         assert views.shape == (3, *encoder()(audio).shape) and views.dtype == np.float16
         assert np.isfinite(views).all()
-        np.testing.assert_array_equal(views, make_views(encoder(), audio, 3, "a.wav"))
+        np.testing.assert_array_equal(views, augment_features(encoder(), audio, 3, "a.wav"))
         if views.shape[1] > 1:
-            assert not np.array_equal(views, make_views(encoder(), audio, 3, "b.wav"))
+            assert not np.array_equal(views, augment_features(encoder(), audio, 3, "b.wav"))
             assert not np.array_equal(views[0], views[1])
 
 
 def test_own_features_are_served_as_often_as_two_views() -> None:
     own, views = np.zeros((4, 2), np.float32), np.arange(1, 7, dtype=np.float16)[:, None, None] * np.ones((4, 2))
     rng = np.random.default_rng(0)
-    drawn = [float(choose_view(own, views.astype(np.float16), rng)[0, 0]) for _ in range(4000)]
+    drawn = [float(choose_features(own, views.astype(np.float16), rng)[0, 0]) for _ in range(4000)]
     shares = [drawn.count(float(i)) / 4000 for i in range(7)]
     np.testing.assert_allclose(shares, [2 / 8, *[1 / 8] * 6], atol=0.03)
-    assert choose_view(own, None, rng) is own
+    assert choose_features(own, None, rng) is own
 
 
 def test_extraction_makes_views_and_training_hears_them(tmp_path: Path, recordings: Path) -> None:

@@ -21,7 +21,7 @@ from lib.errors import AudioError, MissingFileError
 from lib.progress import Cancelled
 from tests.helpers import Floats, golden_metadata, read_golden
 from train.options import PrepareOptions
-from train.preprocess import PrepareReport, cut_pieces, normalise, prepare
+from train.preprocess import PrepareReport, cut_clips, normalise, prepare
 
 Tone = Callable[..., Floats]
 OPTIONS = PrepareOptions()
@@ -46,7 +46,7 @@ def reference_numbers(slices: list[int], rate: int, seconds: float) -> list[int]
     numbers: list[int] = []
     number = 0
     for length in slices:
-        full = len(cut_pieces(length, rate, seconds)) - 1
+        full = len(cut_clips(length, rate, seconds)) - 1
         numbers.extend(range(number, number + full))
         number += full + 1
         numbers.append(number)
@@ -56,7 +56,7 @@ def reference_numbers(slices: list[int], rate: int, seconds: float) -> list[int]
 def test_golden_piece_cutting(golden: Path) -> None:
     for case in json.loads((golden / "functions/03_piece_naming.json").read_text())["cases"]:
         slices = [int(seconds * 40000) for seconds in case["slices"]]
-        pieces = [piece for length in slices for piece in cut_pieces(length, 40000, case["per"])]
+        pieces = [piece for length in slices for piece in cut_clips(length, 40000, case["per"])]
         numbers = reference_numbers(slices, 40000, case["per"])
         assert [[n, *piece] for n, piece in zip(numbers, pieces, strict=True)] == case["writes"]
 
@@ -111,7 +111,7 @@ def test_golden_samples(golden: Path, tmp_path: Path) -> None:
 
 @given(length=st.integers(1, 2_000_000), rate=st.sampled_from([24000, 32000, 40000, 48000]), seconds=st.floats(1, 8))
 def test_pieces_cover_a_slice_with_overlap(length: int, rate: int, seconds: float) -> None:
-    pieces = cut_pieces(length, rate, seconds)
+    pieces = cut_clips(length, rate, seconds)
     assert pieces[0][0] == 0
     assert pieces[-1][1] == length
     assert all(0 < end - start <= (seconds + 0.3) * rate for start, end in pieces)

@@ -22,10 +22,6 @@ from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptio
 
 if TYPE_CHECKING:
     from train.experiment import Experiment
-    from train.extract import ExtractReport
-    from train.index import IndexReport
-    from train.loop import FitReport
-    from train.preprocess import PrepareReport
 
 PROGRAM = "python -m train"
 FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a training with
@@ -119,30 +115,30 @@ def _main(args: Sequence[str] | None) -> int:
             return _run_together(command, for_program)
         return _run(command, for_program)
     except (Cancelled, KeyboardInterrupt):
-        if _is_first():
+        if _is_main_process():
             print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
     except RevoiceError as error:
-        print("" if _is_first() else f"process {int(os.environ['RANK']) + 1}: ", error, sep="", file=sys.stderr)
+        print("" if _is_main_process() else f"process {int(os.environ['RANK']) + 1}: ", error, sep="", file=sys.stderr)
         return FAILED
 
 
-def _is_first() -> bool:
-    """Whether this is the process that tells, if a launcher started several."""
+def _is_main_process() -> bool:
+    """Whether this process prints the results, if a launcher started several."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
-    """Turn the command line into a checked command; on a mistake say in one sentence which, and exit."""
-    told = io.StringIO()
+    """Turn the command line into a checked command; print a mistake as one sentence, and exit."""
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(messages):
             markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
             return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers)
     except SystemExit as leaving:
         if not leaving.code:
             raise  # --help
-        print(f"{usage_error(leaving, told.getvalue())} See {program} --help.", file=sys.stderr)
+        print(f"{usage_error(leaving, messages.getvalue())} See {program} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
 
 
@@ -155,14 +151,14 @@ def _use(tool: ckpt.Tool) -> int:
 
 
 def _run(command: Command, for_program: bool) -> int:
-    """Do one command while holding the experiment, and tell what it made."""
+    """Run one command with the experiment locked, and print what it made."""
     from train.experiment import Experiment
 
     experiment = Experiment(command.name)
     if isinstance(command, Prepare | Run) and command.data is not None:
-        _check_data(command.data)  # before torch is imported and a folder is made: a wrong path is told at once
+        _check_data(command.data)  # before torch is imported and a folder is created: a wrong path is an error at once
     elif not experiment.folder.is_dir():
-        _refuse(experiment)
+        _raise_missing(experiment)
     shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
     with shown as progress, experiment.locked():
         began = time.monotonic()
@@ -170,24 +166,26 @@ def _run(command: Command, for_program: bool) -> int:
             for sentence in _stages(command, experiment, progress):
                 print(f"{sentence} ({time.monotonic() - began:.1f} s)")
                 began = time.monotonic()
-        finally:  # also after Ctrl-C: what is there can be used
-            _tell_files(experiment)
+        finally:  # also after Ctrl-C: what was written can be used
+            _print_files(experiment)
     return 0
 
 
 def _run_together(command: Command, for_program: bool) -> int:
-    """Do one command as one of several processes. The first one holds the experiment, tells and writes."""
+    """Run one command as one of several processes. The main process locks the experiment, prints and writes."""
     from lib.devices import choose_device
     from train.distributed import connect, deferring_signals, describe_process
     from train.experiment import Experiment
 
     experiment = Experiment(command.name)
     if not isinstance(command, Extract | Fit):
-        raise ConfigError("Only extract and fit work in several processes. Do the other stages without a launcher.")
+        raise ConfigError("Only extract and fit work in several processes. Run the other stages without a launcher.")
     if not experiment.folder.is_dir():
-        _refuse(experiment)
+        _raise_missing(experiment)
     if ":" in command.device:
-        raise ConfigError(f"--device {command.device} names one GPU, but each process takes its own. Leave it out.")
+        raise ConfigError(
+            "--device {device} names one GPU, but each process takes its own. Leave it out.", device=command.device
+        )
     if os.environ.get("ACCELERATE_USE_CPU") == "True":
         command = command.model_copy(update={"device": "cpu"})
     processes = connect(cpu=choose_device(command.device).device.type == "cpu")
@@ -204,19 +202,19 @@ def _run_together(command: Command, for_program: bool) -> int:
             processes.wait_for_everyone()
     finally:
         if is_main:
-            _tell_files(experiment)
+            _print_files(experiment)
     return 0
 
 
 @contextlib.contextmanager
 def _worker(name: str) -> Iterator[Progress]:
-    """What a process other than the first shows: warnings, with its name."""
+    """Log only warnings, with the name of the process: for all but the main process."""
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(levelname)s: %(message)s")
     yield no_progress
 
 
 def _check(data: Path) -> int:
-    """Tell what recordings are worth."""
+    """Print a report on recordings."""
     from lib.audio.decode import list_recordings
     from train.data_report import ADVICE, check_recordings, sample_rates
 
@@ -236,7 +234,7 @@ def _check(data: Path) -> int:
     return 0
 
 
-def _tell_files(experiment: "Experiment") -> None:
+def _print_files(experiment: "Experiment") -> None:
     if experiment.config_file.is_file():
         print("Files:")
         for path in experiment.products():
@@ -244,22 +242,16 @@ def _tell_files(experiment: "Experiment") -> None:
 
 
 def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
-    """Do the stages of a command; yields one sentence after each."""
-    from lib.config import load_family
-    from train.extract import extract
-    from train.index import index_stage
-    from train.loop import fit
-    from train.preprocess import prepare_stage
+    """Run the stages of a command in order; yields one sentence after each."""
+    from train.pipeline import STAGES
 
-    if isinstance(command, Prepare | Run) and command.data is not None:
-        config = load_family(command.family, command.sample_rate, has_f0=command.pitch)
-        yield _tell_prepared(prepare_stage(experiment, command.data, config, command, progress))
-    if isinstance(command, Extract | Run):
-        yield _tell_extracted(extract(experiment, command, progress))
-    if isinstance(command, Index | Run):
-        yield _tell_index(index_stage(experiment, command, progress))
-    if isinstance(command, Fit | Run):
-        yield _tell_fitted(fit(experiment, command, progress))
+    stages: dict[str, Callable[[Any, Experiment, Progress], str]] = {
+        "prepare": _prepare, "extract": _extract, "index": _index, "fit": _fit,
+    }  # fmt: skip
+    wanted = STAGES if isinstance(command, Run) else (type(command).__name__.lower(),)
+    for stage in wanted:
+        if stage != "prepare" or getattr(command, "data", None) is not None:
+            yield stages[stage](command, experiment, progress)
 
 
 def _check_data(data: Path) -> None:
@@ -269,45 +261,63 @@ def _check_data(data: Path) -> None:
         list_recordings(data)
 
 
-def _refuse(experiment: "Experiment") -> None:
+def _raise_missing(experiment: "Experiment") -> None:
     from lib.errors import MissingFileError
 
     raise MissingFileError(
-        experiment.folder, f"Make the experiment first: {PROGRAM} run {experiment.name!r} --data FOLDER"
+        experiment.folder,
+        "Create the experiment first: python -m train run {name!r} --data FOLDER",
+        name=experiment.name,
     )
 
 
-def _tell_prepared(report: "PrepareReport | None") -> str:
+def _prepare(command: Prepare | Run, experiment: "Experiment", progress: Progress) -> str:
+    from lib.config import load_family
+    from train.preprocess import prepare_stage
+
+    assert command.data is not None
+    config = load_family(command.family, command.sample_rate, has_f0=command.pitch)
+    report = prepare_stage(experiment, command.data, config, command, progress)
     if report is None:
         return "prepare: unchanged, skipped"
     for _, reason in report.failures:
         print(reason, file=sys.stderr)
     return (
         f"prepare: {report.clips} clips, {report.seconds / 60:.1f} min, from {report.recordings} recordings, "
-        f"{report.skipped_silent} silent clips left out"
+        f"{report.skipped_silent} silent clips skipped"
     )
 
 
-def _tell_extracted(report: "ExtractReport") -> str:
+def _extract(command: Extract | Run, experiment: "Experiment", progress: Progress) -> str:
+    from train.extract import extract
+
+    report = extract(experiment, command, progress)
     if report.skipped:
         return "extract: unchanged, skipped"
-    told = f"extract: {report.clips} clips, pitch method {report.pitch_method or 'none'}"
+    sentence = f"extract: {report.clips} clips, pitch method {report.pitch_method or 'none'}"
     if report.f0_range is None:
-        return told
+        return sentence
     low, middle, high = report.f0_range
-    return f"{told}, F0 {low:.0f} to {high:.0f} Hz, median {middle:.0f} Hz"
+    return f"{sentence}, F0 {low:.0f} to {high:.0f} Hz, median {middle:.0f} Hz"
 
 
-def _tell_index(report: "IndexReport") -> str:
+def _index(command: Index | Run, experiment: "Experiment", progress: Progress) -> str:
+    from train.index import index_stage
+
+    report = index_stage(experiment, command, progress)
     return "index: unchanged, skipped" if report.skipped else f"index: {report.vectors} vectors"
 
 
-def _tell_fitted(report: "FitReport") -> str:
+def _fit(command: Fit | Run, experiment: "Experiment", progress: Progress) -> str:
+    from train.loop import fit
+
+    report = fit(experiment, command, progress)
     if report.skipped:
-        return f"fit: all {report.epochs} epochs are done, skipped (more --epochs go on)"
+        return f"fit: all {report.epochs} epochs are done, skipped (increase --epochs to continue)"
     mel = "" if report.mel_loss is None else f", mel loss {report.mel_loss:.2f}"
-    more = "" if report.finished else "; the same command goes on"
-    return f"fit: {report.epochs} epochs, {report.steps} steps in all{mel}, {report.steps_per_second:.2f} steps/s{more}"
+    more = "" if report.finished else "; the same command continues"
+    speed = f"{report.steps_per_second:.2f} steps/s"
+    return f"fit: {report.epochs} epochs, {report.steps} steps in total{mel}, {speed}{more}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Making one synthetic voice sound like many: changes of the spectrum that leave the phones as they are.
+"""Audio augmentation: simulated speakers, rooms, noise and bandwidth that leave the phones unchanged.
 
 Spectra are split into envelope and fine structure by their cepstrum, so that formants and pitch move independently
 of each other. Every function takes its randomness from a generator and returns a new tensor.
@@ -15,7 +15,7 @@ from lib.models.lite_encoder import N_FFT, SAMPLE_RATE, normalised_log_mel, powe
 BINS = N_FFT // 2 + 1
 _LIFTER = 30  # cepstral coefficients that count as envelope: structure wider than 530 Hz
 _SPECTRUM_FLOOR = 1e-7
-_FORMANTS = (0.80, 1.22)  # a child's to a large man's vocal tract, around an average one
+_FORMANTS = (0.80, 1.22)  # vocal tracts from a child's to a large man's, relative to the average
 _PITCH = (0.70, 1.45)
 _REVERB_SECONDS = (0.08, 0.5)  # until the sound has decayed by 60 dB
 
@@ -80,7 +80,7 @@ def warp_frequency(spectrum: Tensor, factor: Tensor) -> Tensor:
 
 
 def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, M, BINS) power of other speakers saying the same: other formants, melody, breathiness, colour and stress."""
+    """(B, M, BINS) power with another simulated speaker: formants, F0 contour, breathiness, colour and stress."""
     count, frames, _ = power.shape
     log_power = torch.log(power + _SPECTRUM_FLOOR)
     cepstrum = torch.fft.irfft(log_power, N_FFT)
@@ -88,9 +88,9 @@ def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
     envelope = torch.fft.rfft(cepstrum).real
     fine = log_power - envelope
     envelope = warp_frequency(envelope, log_uniform(count, *_FORMANTS, rng)[:, None])
-    # The melody changes too, or it would be what two views of a crop have in common.
-    melody = log_uniform(count, *_PITCH, rng)[:, None] * wander(count, frames, frames // 30 + 2, 0.3, rng).exp()
-    fine = warp_frequency(fine, melody.clamp(0.5, 2.0))
+    # The F0 contour changes too, or it would be common to two augmented versions of a crop.
+    contour = log_uniform(count, *_PITCH, rng)[:, None] * wander(count, frames, frames // 30 + 2, 0.3, rng).exp()
+    fine = warp_frequency(fine, contour.clamp(0.5, 2.0))
     depth = torch.where(chance(count, 0.1, rng), uniform(count, 0.0, 0.4, rng), uniform(count, 0.7, 1.1, rng))
     colour = wander(count, BINS, 9, 1.2, rng)[:, None]  # natural logarithm of power: about 5 dB
     stress = wander(count, frames, frames // 40 + 2, 0.8, rng)[:, :, None]
@@ -98,7 +98,7 @@ def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.7) -> Tensor:
-    """(B, M, N_MELS) mel power with coloured noise, or with another item of the batch talking quietly behind it."""
+    """(B, M, N_MELS) mel power with coloured noise, or with another item of the batch as background speech."""
     count, frames, bands = mel.shape
     level = mel.mean(dim=(1, 2), keepdim=True)
     knots = torch.randn(count, 1, 4, generator=rng) * 1.5
@@ -138,7 +138,7 @@ def kept_places(count: int, size: int, widest: int, rng: torch.Generator) -> Ten
 
 
 def changed_mel(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, T) audio and (BINS, N_MELS) filters -> (B, N_MELS, M) log mel of other speakers in other rooms."""
+    """(B, T) audio and (BINS, N_MELS) filters -> (B, N_MELS, M) log mel with simulated speakers and rooms."""
     audio = reverberate(distort(audio, rng), rng)
     mel = revoice(power_spectrum(audio), rng) @ filters
     return normalised_log_mel(limit_band(add_noise(mel, rng), rng))

@@ -1,6 +1,6 @@
-"""Base models: where the weights that a training starts from may lie, and whether they are what their names say.
+"""Base models: finds the weights a training starts from, and checks that they are what their names say.
 
-Spec: file-formats, "Pretrained base models"; README, "Folder layout". The classical places are accepted too.
+Spec: file-formats, "Pretrained base models"; README, "Folder layout". The folders of older programs are searched too.
 """
 
 import logging
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 CLASSICAL_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}
 SUFFIXES = (".pth", ".safetensors")
-REMEDY = "`python -m lib.assets list` shows the files there are; `--no-base` trains without."
 
 
 class BaseModels(NamedTuple):
@@ -31,7 +30,7 @@ class BaseModels(NamedTuple):
 
 
 def base_folders(family: str, root: Path = ROOT) -> list[Path]:
-    """The folders in which base models of a family may lie, the project's own first."""
+    """The folders searched for base models of a family, the project's own first."""
     own = root / "pretrained" / family
     if family not in CLASSICAL_FOLDERS:
         return [own]
@@ -48,7 +47,7 @@ def base_names(config: FamilyConfig) -> tuple[str, str]:
 
 
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
-    """The base models of a family, strictly checked; None where there are none.
+    """The base models of a family, strictly checked; None if there are none.
 
     MissingFileError if only one of the two is there; CheckpointError if a file is not what its name says.
     """
@@ -61,7 +60,11 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
             continue
         for name, file in zip(names, files, strict=True):
             if file is None:
-                raise MissingFileError(folder / f"{name}.pth", f"The other base model is there. {REMEDY}")
+                raise MissingFileError(
+                    folder / f"{name}.pth",
+                    "The other base model is there. `python -m lib.assets list` shows the files that exist; "
+                    "`--no-base` trains without.",
+                )
         generator, discriminator = (file for file in files if file is not None)
         logger.info("base models: %s and %s", generator, discriminator)
         return BaseModels(_read_generator(generator, config), _read_discriminator(discriminator, config), folder)
@@ -78,7 +81,11 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
     wanted = Kind(config.family, config.audio.sample_rate, config.synthesizer.has_f0)
     found = kind_of(weights, str(path))
     if found != wanted:
-        raise CheckpointError(f"{path} is a base generator of {found}, but this training is of {wanted}. {REMEDY}")
+        raise CheckpointError(
+            "{path} is a base generator of {found}, but this training needs one of {wanted}. "
+            "`python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
+            path=path, found=found, wanted=wanted,
+        )  # fmt: skip
     check_network(weights, config.synthesizer, str(path), posterior=config.has_posterior)
     return weights
 
@@ -90,8 +97,10 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
     wanted = 1 + len(config.discriminator.periods)  # v1 and v2 differ in the periods
     if found != wanted:
         raise CheckpointError(
-            f"{path} is no base discriminator of {config.family}: it has {found} parts instead of {wanted}. {REMEDY}"
-        )
+            "{path} is not a base discriminator of the family {family}: it has {found} sub-discriminators instead of "
+            "{wanted}. `python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
+            path=path, family=config.family, found=found, wanted=wanted,
+        )  # fmt: skip
     with meta_device():
         network = build_networks(config).discriminator
     check_shapes(shapes_of(network), weights, str(path))

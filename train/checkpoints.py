@@ -21,6 +21,7 @@ from train.dataset import ClipDataset, collate
 from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
 from train.networks import fix_source
 from train.options import FitOptions
+from train.pipeline import record
 from train.state import TrainProgress, TrainState
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ class CheckpointManager:
             return
         known = [number for number in self.experiment.stage("fit").get("checkpoints", []) if number != step]
         kept = [*known, step][-self.options.keep_checkpoints :]
-        self.experiment.record_stage(
+        record(
+            self.experiment,
             "fit",
             voice=str(self.experiment.voice),
             checkpoints=kept,

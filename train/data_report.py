@@ -1,7 +1,7 @@
-"""What a set of recordings is worth as training data, before any time is spent on it: figures and advice.
+"""Checks recordings before training: length, silence, loudness, clipping, duplicates, F0, and advice.
 
-The limits follow the experience that the spec's user-interface chapter collects: 10 to 50 minutes of clean speech or
-song of one person, evenly loud, without other voices.
+The limits follow the spec's chapter on the user interface: 10 to 50 minutes of clean speech or singing by one person,
+at an even level, without other voices.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio_native
 from lib.audio.filters import resample
 from lib.errors import RevoiceError
+from lib.messages import Message
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import FRAMES_PER_SECOND
 from lib.progress import Progress, no_progress
@@ -26,10 +27,10 @@ FRAME = 0.05  # seconds, for loudness and silence
 SILENCE_DB = -45.0  # below full scale; quieter frames are pauses
 FULL_SCALE = 0.999
 SHORT_SECONDS = 1.0
-PITCH_SECONDS = 30.0  # of every recording that are looked at for F0
-LITTLE_MINUTES, ENOUGH_MINUTES, MUCH_MINUTES = 3.0, 10.0, 50.0
-MOST_CLIPPED = 1e-4  # share of samples
-QUIET_DB, MOST_SPREAD_DB, MOST_SILENCE = -32.0, 9.0, 0.5
+PITCH_SECONDS = 30.0  # of every recording that F0 is estimated on
+SHORT_MINUTES, ENOUGH_MINUTES, LONG_MINUTES = 3.0, 10.0, 50.0
+MAX_CLIPPED = 1e-4  # share of samples
+QUIET_DB, MAX_SPREAD_DB, MAX_SILENCE = -32.0, 9.0, 0.5
 LOW_RATE = 24_000  # Hz
 ADVICE = {  # by the ids of `DataReport.advice`
     "very_little": "Less than 3 minutes of voice. The result will be rough; aim for at least 10 minutes.",
@@ -53,10 +54,10 @@ class RecordingReport:
     name: str
     seconds: float
     sample_rate: int  # Hz
-    loudness: float  # dB below full scale, of what is not silent
+    loudness: float  # dB relative to full scale, of the frames that are not silent
     silent: float  # share of the frames
     clipped: float  # share of the samples
-    digest: str  # equal for equal sound
+    digest: str  # equal for equal samples
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class DataReport:
     """All recordings together."""
 
     recordings: tuple[RecordingReport, ...]
-    failures: tuple[str, ...] = ()  # sentences
+    failures: tuple[str, ...] = ()  # messages about recordings that could not be read
     f0: tuple[float, float, float] | None = None  # Hz: 5th, 50th and 95th percentile
-    melody: tuple[tuple[int, float], ...] = ()  # each semitone, as its F0 in Hz, and for how many seconds it is heard
+    f0_histogram: tuple[tuple[int, float], ...] = ()  # F0 in Hz of each semitone, and its seconds
 
     @property
     def minutes(self) -> float:
-        """Minutes in all."""
+        """Minutes in total."""
         return sum(item.seconds for item in self.recordings) / 60
 
     @property
@@ -80,24 +81,24 @@ class DataReport:
 
     @property
     def duplicates(self) -> list[str]:
-        """Names of recordings that sound exactly like an earlier one."""
+        """Names of recordings with exactly the samples of an earlier one."""
         seen: set[str] = set()
         return [item.name for item in self.recordings if item.digest in seen or seen.add(item.digest)]  # type: ignore[func-returns-value]
 
     def advice(self) -> list[str]:
-        """Ids of what should be told about the data, the most important first; empty if all is well."""
+        """Keys of ADVICE that apply, the most important first; empty if there is no problem."""
         items = self.recordings
         loudness = [item.loudness for item in items if np.isfinite(item.loudness)]
         minutes = self.speaking_minutes
         checks = {
-            "very_little": minutes < LITTLE_MINUTES,
-            "little": LITTLE_MINUTES <= minutes < ENOUGH_MINUTES,
-            "much": minutes > MUCH_MINUTES,
+            "very_little": minutes < SHORT_MINUTES,
+            "little": SHORT_MINUTES <= minutes < ENOUGH_MINUTES,
+            "much": minutes > LONG_MINUTES,
             "duplicates": bool(self.duplicates),
-            "clipped": any(item.clipped > MOST_CLIPPED for item in items),
+            "clipped": any(item.clipped > MAX_CLIPPED for item in items),
             "quiet": bool(loudness) and float(np.median(loudness)) < QUIET_DB,
-            "uneven": len(loudness) > 1 and float(np.std(loudness)) * 2 > MOST_SPREAD_DB,
-            "silent": bool(items) and minutes < (1 - MOST_SILENCE) * self.minutes,
+            "uneven": len(loudness) > 1 and float(np.std(loudness)) * 2 > MAX_SPREAD_DB,
+            "silent": bool(items) and minutes < (1 - MAX_SILENCE) * self.minutes,
             "low_rate": any(item.sample_rate < LOW_RATE for item in items),
             "short": any(item.seconds < SHORT_SECONDS for item in items),
             "no_pitch": self.f0 is None,
@@ -106,25 +107,31 @@ class DataReport:
 
 
 def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) -> DataReport:
-    """Look at every recording; what cannot be read is told in `failures`."""
+    """Check every recording; those that cannot be read are listed in `failures`."""
     import torch
 
     extractor = load_pitch_extractor("swift", torch.device("cpu"))
     items, failures, voiced = [], [], []
     for number, path in enumerate(paths):
-        progress(number, len(paths), f"checking {path.name}")
+        progress(number, len(paths), Message("checking {file}", file=path.name))
         try:
             audio, sample_rate = load_audio_native(path)
         except RevoiceError as error:
-            failures.append(str(error).replace(str(path), path.name))
+            failures.append(_without_folder(error, path))
             continue
         items.append(_report(path.name, audio, sample_rate))
         start = resample(audio[: int(PITCH_SECONDS * sample_rate)], sample_rate, ANALYSIS_RATE)
         if len(start) >= ANALYSIS_RATE // 10:
             f0 = extractor(start)
             voiced.append(f0[f0 > 0])
-    progress(len(paths), len(paths), "checked")
-    return DataReport(tuple(items), tuple(failures), _percentiles(voiced), _melody(voiced))
+    progress(len(paths), len(paths), Message("checked"))
+    return DataReport(tuple(items), tuple(failures), _percentiles(voiced), _f0_histogram(voiced))
+
+
+def _without_folder(error: RevoiceError, path: Path) -> str:
+    """The message of an error with the name of the recording instead of its path."""
+    values = {key: path.name if str(value) == str(path) else value for key, value in error.values.items()}
+    return Message(error.template, **values) if values else str(error).replace(str(path), path.name)
 
 
 def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
@@ -135,8 +142,8 @@ def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
     return low, middle, high
 
 
-def _melody(voiced: Sequence[Floats]) -> tuple[tuple[int, float], ...]:
-    """F0 in whole Hz and seconds of every semitone from the lowest to the highest that is heard."""
+def _f0_histogram(voiced: Sequence[Floats]) -> tuple[tuple[int, float], ...]:
+    """F0 in Hz and seconds of every semitone from the lowest to the highest."""
     together = np.concatenate(voiced) if voiced else np.zeros(0)
     if len(together) == 0:
         return ()
@@ -151,20 +158,20 @@ def _report(name: str, audio: Floats, sample_rate: int) -> RecordingReport:
     size = max(1, int(FRAME * sample_rate))
     frames = audio[: len(audio) // size * size].reshape(-1, size) if len(audio) >= size else audio[None]
     level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
-    sounding = level > SILENCE_DB
-    power = float(np.mean(frames[sounding] ** 2)) if sounding.any() else 0.0
+    is_sound = level > SILENCE_DB
+    power = float(np.mean(frames[is_sound] ** 2)) if is_sound.any() else 0.0
     return RecordingReport(
         name=name,
         seconds=len(audio) / sample_rate,
         sample_rate=sample_rate,
         loudness=10 * float(np.log10(power)) if power else float("-inf"),
-        silent=float(1 - sounding.mean()),
+        silent=float(1 - is_sound.mean()),
         clipped=float(np.mean(np.abs(audio) >= FULL_SCALE)),
         digest=hashlib.sha256(np.round(audio * 32767).astype(np.int16).tobytes()).hexdigest(),
     )
 
 
 def sample_rates(report: DataReport) -> str:
-    """How many recordings have which rate, such as "22050 Hz: 32"."""
+    """The number of recordings per sample rate, such as "22050 Hz: 32"."""
     counts = Counter(item.sample_rate for item in report.recordings)
     return ", ".join(f"{rate} Hz: {count}" for rate, count in sorted(counts.items()))

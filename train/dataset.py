@@ -20,7 +20,7 @@ from lib.audio.mel import linear_spectrogram
 from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
 from train.experiment import Clip
-from train.feature_augment import choose_view
+from train.feature_augment import choose_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -108,8 +108,8 @@ class ClipDataset(Dataset[Item]):
         start = int(rng.integers(self.frames[index] - frames + 1))
         hop = self.config.audio.hop_length
         audio, _ = soundfile.read(clip.audio, frames * hop, start * hop, dtype="float32", always_2d=True)
-        views = None if clip.views is None else np.load(clip.views, mmap_mode="r")
-        content = choose_view(np.load(clip.content, mmap_mode="r"), views, rng)
+        augmented = None if clip.views is None else np.load(clip.views, mmap_mode="r")
+        content = choose_features(np.load(clip.content, mmap_mode="r"), augmented, rng)
         places = np.arange(start, start + frames)
         bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]
         f0 = np.zeros(frames, np.float32) if clip.f0 is None else np.load(clip.f0)[places]

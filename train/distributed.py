@@ -93,7 +93,7 @@ def minimum(number: int) -> int:
 
 
 @contextlib.contextmanager
-def explaining_lost_processes(remedy: str) -> Iterator[None]:
+def explaining_lost_processes(remedy: Message) -> Iterator[None]:
     """Turn the errors of a lost process in the body into a ProcessLostError that ends with `remedy`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a training will take before it is begun: optimiser steps, time on this machine, space on the disk."""
+"""Estimates before a training: steps, time on this machine, disk space, and the default batch size."""
 
 import math
 import shutil
@@ -19,27 +19,27 @@ from train.options import RunOptions
 if TYPE_CHECKING:
     import torch
 
-GOOD_STEPS = {"lite": 3500}  # after which the curves of a family flatten; others take the usual number of epochs
-MUTE_CLIPS = 2  # silent clips added to every training, as the ecosystem does
+GOOD_STEPS = {"lite": 3500}  # after which the loss curves of a family flatten; others use the default epochs
+MUTE_CLIPS = 2  # silent clips added to every training, as in RVC
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
 AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
 VOICE_BYTES = 2  # per parameter of a voice, in float16
-BYTES_PER_CLIP = 2e9  # the ecosystem's rule: half the number of gigabytes
-MAX_BATCH = 40  # the ecosystem's largest batch; beyond it a small set of clips only repeats itself
+BYTES_PER_CLIP = 2e9  # RVC's rule: half the number of gigabytes
+MAX_BATCH = 40  # RVC's limit; a larger batch would only repeat the clips of a small set
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a training from nothing will take."""
+class Estimate:
+    """What a training from the start will need."""
 
     steps: int
-    minutes: float | None  # None: no training of the family on this machine tells how fast it is
-    disk: int  # bytes that it will use
-    free: int  # bytes that are free now
+    minutes: float | None  # None: no comparable training on this machine
+    disk: int  # bytes it will write
+    free: int  # bytes free now
 
 
-def forecast(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Forecast:
-    """Foretell the training of a voice on so many seconds of recordings. ConfigError for a device that is not there."""
+def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Estimate:
+    """Estimate the training of a voice on `seconds` of recordings. ConfigError for a device that does not exist."""
     batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device)
     clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
     steps = options.epochs * math.ceil(clips / batch_size)
@@ -48,11 +48,11 @@ def forecast(config: FamilyConfig, options: RunOptions, seconds: float, logs: Pa
     if options.max_minutes is not None:
         minutes = options.max_minutes if minutes is None else min(minutes, options.max_minutes)
     free = shutil.disk_usage(next(folder for folder in (logs, *logs.parents) if folder.is_dir())).free
-    return Forecast(steps, minutes, _disk(config, options, seconds, minutes), free)
+    return Estimate(steps, minutes, _disk(config, options, seconds, minutes), free)
 
 
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) -> int:
-    """Passes over so many seconds of recordings that make a good voice of the family."""
+    """Number of epochs on `seconds` of recordings that trains a good voice of the family."""
     wanted = GOOD_STEPS.get(config.family)
     if wanted is None:
         return options.epochs
@@ -61,7 +61,7 @@ def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) 
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:
-    """Steps per second that the newest training of the family with that batch size told last; None without one."""
+    """Last steps per second of the newest training of the family with that batch size; None if there is none."""
     paths = [path for path in logs.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         experiment = Experiment(path.parent.name, logs)
@@ -78,7 +78,7 @@ def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | N
 
 
 def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: float | None) -> int:
-    """Bytes of clips, features, checkpoints (one more than is kept, while saving) and voices."""
+    """Bytes of clips, features, checkpoints (one more than kept, while saving) and voices."""
     voice, others = count_parameters(config)
     pairs = BYTES_PER_PARAMETER * (voice + others) * (options.keep_checkpoints + 1)
     pairs += AVERAGE_BYTES * voice * (options.keep_checkpoints + 1) if config.average else 0
@@ -95,7 +95,7 @@ def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: fl
 
 
 def count_parameters(config: FamilyConfig) -> tuple[int, int]:
-    """Parameters of a voice, and of what only its training needs: posterior encoder and discriminator."""
+    """Parameters of a voice, and of the networks that only training needs: posterior encoder and discriminator."""
     from lib.voice.weights import meta_device
     from train.networks import build_generator, build_networks
 
@@ -115,5 +115,5 @@ def default_batch_size(config: FamilyConfig, device: "torch.device") -> int:
 
 
 def clips_for(memory: float) -> int:
-    """Clips per step for a GPU with so many bytes free."""
+    """Clips per step for a GPU with `memory` bytes free."""
     return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH)

@@ -1,14 +1,13 @@
-"""One training run on disk: every path under `logs/<name>/`, its clips, and which stages are done.
+"""One training on disk: every path below `logs/<name>/`, its clips and checkpoints, and the record of its stages.
 
-The folder names are the ecosystem's (spec: README, "Folder layout"; training, "File list"), so that other programs can
-continue where we stop and the other way round. `revoice.json` holds what only we know: what each stage was made from.
+The folder names are RVC's (spec: README, "Folder layout"; training, "File list"), so that other programs can continue
+our trainings and the other way round. `revoice.json` holds what is only ours: what each stage was made from.
 """
 
 import glob
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,18 +21,18 @@ from lib.files import write_json, write_text
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
-SAMPLES_FOLDER = "samples"  # listening samples, written with the checkpoints
-STAGES = ("prepare", "extract", "index", "fit")
+PLOT_NAME = "losses.png"
+SAMPLES_FOLDER = "samples"  # validation samples, written with the checkpoints
 
 
 def list_clips(folder: Path) -> list[Path]:
-    """The WAV files of a folder by name, without what a killed run left half-written."""
+    """The WAV files of a folder by name, without the temporary files of a killed run."""
     return sorted(path for path in folder.glob("*.wav") if not path.name.startswith("."))
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One training clip: where its audio and features lie."""
+    """The files of one training clip."""
 
     name: str
     audio: Path  # float32 WAV at the voice's rate
@@ -41,26 +40,21 @@ class Clip:
     pitch_bins: Path | None  # (F,) integer, 100 frames/s
     f0: Path | None  # (F,) Hz
     speaker_id: int = 0
-    views: Path | None = None  # (K, N, C) float16, see train/feature_augment.py
+    views: Path | None = None  # (K, N, C) float16 augmented features, see train/feature_augment.py
 
 
 def _kind(config: FamilyConfig) -> tuple[Any, ...]:
-    """What clips, features and voices of one experiment have in common."""
+    """What all clips, features and voices of an experiment have in common."""
     return config.family, config.audio, config.synthesizer.content_width, config.synthesizer.has_f0
 
 
-def fingerprint(*parts: Any) -> str:
-    """A short hash of JSON-able values: equal inputs, equal text."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 class Experiment:
-    """The folder `logs/<name>/` and the voice `weights/<name>.pth` that comes out of it."""
+    """The folder `logs/<name>/` and the voice `weights/<name>.pth` that is trained in it."""
 
     def __init__(self, name: str, logs: Path = LOGS, weights: Path = WEIGHTS) -> None:
         check_name(name, "experiment")
         if name.lower() in RESERVED_NAMES:
-            raise ConfigError(f"The experiment name {name!r} is reserved. Choose another name.")
+            raise ConfigError("The experiment name {name!r} is reserved. Choose another name.", name=name)
         self.name = name
         self.folder = inside(logs, name, "experiment")
         self.gt_wavs = self.folder / "0_gt_wavs"
@@ -82,29 +76,33 @@ class Experiment:
     # --- configuration -------------------------------------------------------------------------------------------
 
     def config(self) -> FamilyConfig:
-        """The configuration this experiment was created with."""
+        """The configuration this experiment was created with. MissingFileError if it was not created yet."""
         if not self.config_file.is_file():
             raise MissingFileError(
-                self.config_file, f"Prepare the recordings first: python -m train prepare {self.name!r} --data FOLDER"
+                self.config_file,
+                "Prepare the recordings first: python -m train prepare {name!r} --data FOLDER",
+                name=self.name,
             )
         return read_config(self.config_file, self._foreign_family)
 
     def _foreign_family(self) -> FamilyConfig:
-        """The family of an experiment that another program made, told by its folders."""
+        """The family of another program's experiment, inferred from its folders."""
         return load_family("v2" if self.content_folder(768).is_dir() else "v1", has_f0=self.pitch_bins.is_dir())
 
     def create(self, config: FamilyConfig) -> None:
-        """Make the folder with its configuration; ConfigError if it exists with another kind of voice.
+        """Write the configuration; ConfigError if the experiment exists with another kind of voice.
 
-        A training that has begun keeps its network, whatever the family has become since.
+        A training that has started keeps its network sizes, even if those of the family have changed since.
         """
         if self.config_file.is_file():
             old = self.config()
             if _kind(old) != _kind(config):
                 raise ConfigError(
-                    f"The experiment {self.name!r} exists with family {old.family}, {old.audio.sample_rate} Hz and "
-                    f"F0 {'on' if old.synthesizer.has_f0 else 'off'}; choose the same or another name."
-                )
+                    "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; choose the same or "
+                    "another name.",
+                    name=self.name, family=old.family, rate=old.audio.sample_rate,
+                    f0="on" if old.synthesizer.has_f0 else "off",
+                )  # fmt: skip
             if old.synthesizer == config.synthesizer or any(self.folder.glob("G_*.pth")):
                 return
         write_json(self.config_file, config.to_json())
@@ -118,38 +116,36 @@ class Experiment:
             state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{self._state_file} is damaged ({error}). Choose another name, or delete {self.folder} and "
-                f"{self.voice} to start anew."
-            ) from error
+                "{path} is damaged ({detail}). Choose another name, or delete {folder} and {voice} to start again.",
+                path=self._state_file, detail=error, folder=self.folder, voice=self.voice,
+            ) from error  # fmt: skip
         return state
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What is recorded of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""
-        found: dict[str, Any] = self._state().get(name, {})
-        return found
+        """The record of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""
+        record: dict[str, Any] = self._state().get(name, {})
+        return record
 
-    def record_stage(self, name: str, **facts: Any) -> None:
-        """Record that a stage is done and forget the later ones that were made from it (never the training)."""
-        state = self._state()
-        state[name] = facts
-        for later in STAGES[STAGES.index(name) + 1 : -1]:
-            state.pop(later, None)
-        write_json(self._state_file, state)
+    def update_record(self, entries: Mapping[str, Any], discard: Sequence[str] = ()) -> None:
+        """Replace some entries of the record and discard others; `train.pipeline` decides which."""
+        state = {name: entry for name, entry in self._state().items() if name not in discard}
+        write_json(self._state_file, state | dict(entries))
 
-    def claim(self, folders: Sequence[Path], *, clear: bool = False) -> None:
-        """Record that the folders are made by this program, before anything is written into them.
+    def mark_owned(self, folders: Sequence[Path], *, clear: bool = False) -> None:
+        """Record that this program writes the folders, before it writes into them.
 
-        `clear` removes what an earlier, different run of a stage left in them. ConfigError if a folder holds files and
-        no record says that they are ours: they are another program's work, and stay.
+        `clear` deletes what an earlier run of the stage left in them. ConfigError if a folder has files and is not
+        recorded as ours: another program wrote them, and they stay.
         """
         state = self._state()
         ours = set(state.get("made", []))
         for folder in folders:
             if folder.name not in ours and folder.is_dir() and any(folder.iterdir()):
                 raise ConfigError(
-                    f"{folder} holds files that another program made. Go on with them as they are (python -m train fit "
-                    f"{self.name!r}), or choose another name."
-                )
+                    "{folder} contains files of another program. Train on them as they are (python -m train fit "
+                    "{name!r}), or choose another name.",
+                    folder=folder, name=self.name,
+                )  # fmt: skip
         if not {folder.name for folder in folders} <= ours:
             write_json(self._state_file, state | {"made": sorted(ours | {folder.name for folder in folders})})
         for folder in folders if clear else ():
@@ -172,14 +168,15 @@ class Experiment:
                 found.append(replace(clip, views=views) if views.is_file() else clip)
         if not found:
             raise ConfigError(
-                f"The experiment {self.name!r} has no clips with features. Run: python -m train extract {self.name!r}"
+                "The experiment {name!r} has no clips with features. Run: python -m train extract {name!r}",
+                name=self.name,
             )
         return found
 
     def write_file_list(self, clips: Sequence[Clip]) -> None:
-        """Write the classic `filelist.txt` for other programs; we read the folders themselves.
+        """Write RVC's `filelist.txt` for other programs; we read the folders themselves.
 
-        A path that contains `|` cannot be expressed in that format and is left out.
+        That format cannot express a path that contains `|`; such clips are skipped.
         """
         lines = []
         for clip in clips:
@@ -192,30 +189,31 @@ class Experiment:
     # --- checkpoints and indices -----------------------------------------------------------------------------------
 
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
-        """Every generator checkpoint with its discriminator. CheckpointError if there are only halves of pairs."""
+        """Every generator checkpoint with its discriminator. CheckpointError if no pair is complete."""
         halves = sorted(path for letter in "GD" for path in self.folder.glob(f"{letter}_*.pth"))
         pairs = [(path, path.with_name("D" + path.name[1:])) for path in halves if path.name.startswith("G")]
         whole = [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
         if halves and not whole:
             raise CheckpointError(
-                f"{halves[0]} lacks its other half (G_*.pth and D_*.pth of one number belong together). Put it back, "
-                f"or move {halves[0].name} away to start anew."
-            )
+                "{path} lacks its other half (G_*.pth and D_*.pth of one number belong together). Put it back, or move "
+                "{name} away to start again.",
+                path=halves[0], name=halves[0].name,
+            )  # fmt: skip
         return whole
 
     def newest_pair(self) -> tuple[Path, Path] | None:
-        """The pair that is furthest, by what the files say; None where no training has been saved."""
+        """The pair with the most progress according to its content; None if nothing was saved."""
         from lib.voice.training_state import peek_progress
 
         return max(self.checkpoint_pairs(), key=lambda pair: peek_progress(pair[0]), default=None)
 
     def products(self) -> list[Path]:
-        """What the stages have made so far, the voice last; folders stand for the clips in them."""
+        """The files and folders that the stages have written so far, the voice last."""
         width = self.config().synthesizer.content_width
         found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.views]
         found += [self.config_file]
         found += [self.file_list, self.events, *sorted(self.folder.glob("events.out.tfevents.*"))]
-        found += [self.folder / "losses.png"]
+        found += [self.folder / PLOT_NAME]
         found += [
             self.folder / f"{letter}_{step}.pth" for step in self.stage("fit").get("checkpoints", []) for letter in "GD"
         ]
@@ -225,21 +223,21 @@ class Experiment:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the experiment for one job. ConfigError if another one works on it."""
+        """Lock the experiment for one job. ConfigError if another job holds the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
             raise ConfigError(
-                f"Another job is working on the experiment {self.name!r}. Wait for it or stop it."
+                "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name
             ) from error
         try:
             yield
         finally:
             lock.release()
             if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
-                shutil.rmtree(self.folder)  # nothing was made
+                shutil.rmtree(self.folder)  # nothing was written
 
 
 def list_samples(folder: Path) -> list[Path]:

@@ -29,9 +29,10 @@ from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.pitch.scale import HOP_LENGTH, fill_unvoiced, hz_to_bins
 from lib.progress import Cancelled, Progress, no_progress
 from train.distributed import any_process, connect, explaining_lost_processes, minimum
-from train.experiment import Clip, Experiment, fingerprint, list_clips
-from train.feature_augment import make_views
+from train.experiment import Clip, Experiment, list_clips
+from train.feature_augment import augment_features
 from train.options import ExtractOptions
+from train.pipeline import fingerprint, is_done, record
 
 if TYPE_CHECKING:
     from accelerate.state import PartialState
@@ -91,11 +92,11 @@ def extract(
     )  # fmt: skip
     begun = {"content_encoder": encoder.name, "precision": "fp32" if precision.analysis == torch.float32 else "bf16"}
     folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
-    with explaining_lost_processes("The same command continues with the clips that are left."):
+    with explaining_lost_processes(Message("The same command continues with the remaining clips.")):
         with processes.main_process_first():
-            if processes.is_main_process and experiment.stage("extract").get("made_from") != made_from:
-                experiment.claim(folders, clear=True)
-                experiment.record_stage("extract", made_from=made_from, **begun)
+            if processes.is_main_process and not is_done(experiment, "extract", made_from):
+                experiment.mark_owned(folders, clear=True)
+                record(experiment, "extract", made_from=made_from, **begun)
         clips = _Clips(experiment, encoder, pitch, options, views)
         missing = [name for name in names if not clips.complete(name)]
         processes.wait_for_everyone()  # no process writes before all have listed what is missing
@@ -103,7 +104,7 @@ def extract(
     report = _report(experiment, names, method, skipped=not missing)
     if processes.is_main_process and (missing or "f0_range" not in experiment.stage("extract")):
         facts = {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
-        experiment.record_stage("extract", made_from=made_from, **begun, **facts)
+        record(experiment, "extract", made_from=made_from, **begun, **facts)
     return report
 
 
@@ -135,7 +136,7 @@ def _networks(
 
 @dataclass(frozen=True)
 class _Clips:
-    """What is needed to extract a clip."""
+    """Extracts clips of one experiment with the same networks and options."""
 
     experiment: Experiment
     encoder: ContentEncoder
@@ -154,7 +155,7 @@ class _Clips:
             save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
         if isinstance(self.encoder, LiteContentEncoder) and self.views:
             for name, samples in zip(names, audio, strict=True):
-                made = make_views(self.encoder, samples, self.views, name)
+                made = augment_features(self.encoder, samples, self.views, name)
                 save_array(self.experiment.views / f"{Path(name).stem}.npy", made)
         for name, content in zip(names, encode_clips(self.encoder, audio), strict=True):
             if not np.isfinite(content).all():
@@ -164,7 +165,7 @@ class _Clips:
             save_array(folder / f"{Path(name).stem}.npy", content.astype(np.float32))
 
     def complete(self, name: str) -> bool:
-        """Whether everything is there that `extract` writes for a clip."""
+        """Whether all output files of a clip exist."""
         folders = [self.experiment.content_folder(self.encoder.width)]
         folders += [self.experiment.views] if self.views else []
         files = [folder / f"{Path(name).stem}.npy" for folder in folders]
@@ -204,7 +205,7 @@ def _extract_missing(
 
 
 def cpu_workers(threads: int, memory: float) -> int:
-    """Batches computed at once on a CPU: one per thread, as far as the memory in bytes suffices."""
+    """Batches computed at once on a CPU: one per thread, limited by the free memory in bytes."""
     return max(1, min(threads, int(memory / BYTES_PER_WORKER)))
 
 
@@ -220,7 +221,7 @@ def _check_cancelled(progress: Progress, done: int, total: int) -> None:
 
 
 def batches_by_length(folder: Path, names: Sequence[str], seconds: float) -> list[list[str]]:
-    """Clips of similar length together, the longest first, at most so many seconds at once; each clip once."""
+    """Group clips by length, the longest first, with at most `seconds` of audio per batch; each clip occurs once."""
     lengths = {name: _seconds(folder / name) for name in names}
     batches: list[list[str]] = []
     for name in sorted(names, key=lambda name: (-lengths[name], name)):
@@ -251,10 +252,10 @@ def _report(experiment: Experiment, names: list[str], method: str | None, *, ski
 
 
 def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker_id: int) -> Clip:
-    """The ecosystem's silent clip in `logs/mute`; training on it keeps pauses quiet. `make_mute_clip` makes it.
+    """RVC's silent clip in `logs/mute`; training on it keeps pauses quiet. `make_mute_clip` writes it.
 
-    Folder names follow the feature width; encoders other than the usual one have their own, because equally wide
-    features need not be the same.
+    Folder names follow the feature width; encoders other than ContentVec have their own, because features of equal
+    width can differ.
     """
     folder, rate = logs / "mute", config.audio.sample_rate
     content_name = f"3_feature{encoder.width}" if encoder.name == CONTENTVEC else f"3_feature_{encoder.name}"
@@ -269,10 +270,10 @@ def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker
 
 
 def make_mute_clip(clip: Clip, config: FamilyConfig, encoder: ContentEncoder) -> None:
-    """Write what is absent of the files of `mute_clip`."""
+    """Write the missing files of `mute_clip`."""
     rate = config.audio.sample_rate
     silence = np.zeros(round(MUTE_SECONDS * ANALYSIS_RATE), np.float32)
-    frames = len(silence) // HOP_LENGTH + 1  # the ecosystem's mute clip has one frame more than the audio
+    frames = len(silence) // HOP_LENGTH + 1  # RVC's mute clip has one frame more than the audio
     if not clip.audio.is_file() or soundfile.info(clip.audio).samplerate != rate:
         save_audio(clip.audio, np.zeros(round(MUTE_SECONDS * rate), np.float32), rate)
     if config.family == "lite" or not clip.content.is_file():  # our encoder may have changed since

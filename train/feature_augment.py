@@ -1,7 +1,7 @@
-"""Content features of a clip as other speakers in other rooms would have given it: what a small voice must not hear.
+"""Feature augmentation: content features of a clip with simulated changes of speaker and room.
 
-A small encoder leaves some of the speaker in its features. A voice that has heard only its own takes the rest for
-content, and stumbles over every other speaker's; one that has heard its clips in many guises does not.
+The features of a small encoder keep some information about the speaker. A small voice trained only on the features of
+its own speaker depends on it and fails for other speakers; one trained on augmented features does not.
 """
 
 import zlib
@@ -14,31 +14,30 @@ from lib.content import content_frames
 from lib.content.lite import LiteContentEncoder
 from train.augment import changed_mel
 
-ORIGINALS = 2  # the features themselves are served as often as so many views
+ORIGINALS = 2  # the original features are chosen as often as this many augmented versions
 
 
 @torch.inference_mode()
-def make_views(
+def augment_features(
     encoder: LiteContentEncoder, audio: npt.NDArray[np.float32], count: int, name: str
 ) -> npt.NDArray[np.float16]:
-    """(T,) at 16 kHz -> (count, (T - 80) // 320, 256), drawn from the clip's name: the same for each extraction."""
+    """(T,) at 16 kHz -> (count, (T - 80) // 320, 256); seeded by the clip's name, so that extractions are repeatable."""
     if content_frames(len(audio)) == 0:
         return np.zeros((count, 0, encoder.width), np.float16)
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     network = encoder.network
     clip = torch.from_numpy(np.ascontiguousarray(audio, np.float32))[None].expand(count, -1)
     log_mel = changed_mel(clip, network.filters.cpu(), rng)
-    views: npt.NDArray[np.float16] = (
-        network.features(log_mel.to(network.filters.device)).cpu().numpy().astype(np.float16)
-    )
-    return views
+    features = network.features(log_mel.to(network.filters.device))
+    augmented: npt.NDArray[np.float16] = features.cpu().numpy().astype(np.float16)
+    return augmented
 
 
-def choose_view(
-    own: npt.NDArray[np.float32], views: npt.NDArray[np.float16] | None, rng: np.random.Generator
+def choose_features(
+    original: npt.NDArray[np.float32], augmented: npt.NDArray[np.float16] | None, rng: np.random.Generator
 ) -> npt.NDArray[np.floating]:
-    """The clip's own features (N, C), or one of its views (K, N, C)."""
-    if views is None:
-        return own
-    chosen = int(rng.integers(len(views) + ORIGINALS))
-    return views[chosen] if chosen < len(views) else own
+    """The original features (N, C) of a clip, or one of its augmented versions (K, N, C)."""
+    if augmented is None:
+        return original
+    chosen = int(rng.integers(len(augmented) + ORIGINALS))
+    return augmented[chosen] if chosen < len(augmented) else original

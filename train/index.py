@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from lib.index import FeatureIndex, index_names
+from lib.messages import Message
 from lib.progress import Progress, no_progress
-from train.experiment import Experiment, fingerprint
+from train.experiment import Experiment
 from train.options import IndexOptions
+from train.pipeline import fingerprint, is_done, record
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """The index of a voice."""
+    """The index that was built, or that exists already."""
 
     path: Path
     vectors: int
@@ -30,16 +32,16 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     )  # fmt: skip
     known = experiment.stage("index")
     path = experiment.folder / known.get("file", "")
-    if known.get("made_from") == made_from and path.is_file():
+    if "file" in known and is_done(experiment, "index", made_from, path):
         return IndexReport(path, known["vectors"], skipped=True)
-    progress(0, 1, "index")
+    progress(0, 1, Message("index"))
     index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed, options.most_vectors)
     empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
     if path.is_file() and path.name != full:
-        path.unlink()  # our own, made from other features
+        path.unlink()  # our own, built from other features
         path.with_name(path.name.replace("added_", "trained_", 1)).unlink(missing_ok=True)
-    experiment.record_stage("index", made_from=made_from, file=full, vectors=len(index))
-    progress(1, 1, "index")
+    record(experiment, "index", made_from=made_from, file=full, vectors=len(index))
+    progress(1, 1, Message("index"))
     return IndexReport(experiment.folder / full, len(index), skipped=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.progress import Cancelled, Progress, no_progress
-from lib.voice.training_state import peek_progress
 from train.distributed import any_process, explaining_lost_processes
-from train.experiment import Clip, Experiment
-from train.metrics import PLOT_NAME, TensorBoard, plot_losses
+from train.experiment import PLOT_NAME, Clip, Experiment
+from train.metrics import TensorBoard, plot_losses
 from train.options import FitOptions
+from train.pipeline import clips_have_changed, finished_training
 from train.setup import Training, set_up
 from train.state import begin_epoch
 from train.step import train_step
@@ -56,7 +56,7 @@ def fit(
     """
     if (done := _finished(experiment, options)) is not None:
         return done
-    with explaining_lost_processes("The same command continues from the last checkpoint."):
+    with explaining_lost_processes(Message("The same command continues from the last checkpoint.")):
         training = set_up(experiment, options, clips)
         try:
             train(training, progress)
@@ -141,13 +141,14 @@ def _check_finite(training: Training, losses: dict[str, float]) -> None:
 def _describe(training: Training) -> tuple[int, int, str]:
     """The arguments of the Progress: seconds if time is limited, else steps."""
     done, mel, options = training.state.progress, training.metrics.shown_mel_loss, training.options
-    values = {"epoch": done.epoch + 1, "step": done.step, "speed": f"{training.metrics.speed:.2f}"}
+    epoch, step, speed = done.epoch + 1, done.step, f"{training.metrics.speed:.2f}"
     if mel is None:
-        what = Message("training: epoch {epoch}, step {step}, {speed} steps/s", **values)
+        what = Message("training: epoch {epoch}, step {step}, {speed} steps/s", epoch=epoch, step=step, speed=speed)
     else:
         what = Message(
-            "training: epoch {epoch}, step {step}, mel loss {mel}, {speed} steps/s", **values, mel=f"{mel:.1f}"
-        )
+            "training: epoch {epoch}, step {step}, mel loss {mel}, {speed} steps/s",
+            epoch=epoch, step=step, mel=f"{mel:.1f}", speed=speed,
+        )  # fmt: skip
     if options.max_minutes is not None:
         total = round(60 * options.max_minutes)
         return min(round(time.monotonic() - training.began), total), total, what
@@ -157,19 +158,16 @@ def _describe(training: Training) -> tuple[int, int, str]:
 
 def _finished(experiment: Experiment, options: FitOptions) -> FitReport | None:
     """The report of a training whose epochs are all done, else None."""
-    newest = experiment.newest_pair()
-    if newest is None or not experiment.voice.is_file():
+    if (finished := finished_training(experiment, options.epochs)) is None:
         return None
-    epochs, steps = peek_progress(newest[0])
-    if epochs < options.epochs:
-        return None
-    if experiment.stage("fit").get("made_from") != experiment.stage("extract").get("made_from"):
+    epochs, steps, checkpoint = finished
+    if clips_have_changed(experiment):
         logger.warning(
             "The clips have changed since all %d epochs were done, so the voice was not trained on the new ones. Train "
             "it for more epochs, for example with --epochs %d.", epochs, 2 * epochs,
         )  # fmt: skip
     plot = experiment.folder / PLOT_NAME
-    return FitReport(epochs, steps, 0.0, None, experiment.voice, newest[0], plot, finished=True, skipped=True)
+    return FitReport(epochs, steps, 0.0, None, experiment.voice, checkpoint, plot, finished=True, skipped=True)
 
 
 def _report(training: Training) -> FitReport:

@@ -13,7 +13,6 @@ from lib.files import replacing
 LOG_SECONDS = 15.0  # after which metrics are written on a slow machine, whatever the step
 WARM_UP_STEPS = 3  # not counted in the speed
 SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
-PLOT_NAME = "losses.png"
 
 
 class MetricLogger(Protocol):

@@ -19,9 +19,11 @@ from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
 from lib.errors import AudioError, MissingFileError
+from lib.messages import Message
 from lib.progress import Progress, no_progress
-from train.experiment import Experiment, fingerprint
+from train.experiment import Experiment, list_clips
 from train.options import PrepareOptions
+from train.pipeline import fingerprint, is_done, record
 from train.slicer import SliceRule, slice_audio
 
 logger = logging.getLogger(__name__)
@@ -29,33 +31,33 @@ logger = logging.getLogger(__name__)
 OVERLAP_SECONDS = 0.3  # s shared by neighbouring clips of one slice
 TARGET_PEAK = 0.9 * 0.75  # what a clip's peak contributes: three quarters of every clip are brought to 0.9 ...
 ORIGINAL_SHARE = 0.25  # ... and a quarter keeps its level, so that whispers stay softer than shouts
-LOUDEST_PEAK = 2.5  # times full scale; beyond it the recording is broken
-SHORT_SECONDS = 0.32  # s; a training segment has 32 frames of 10 ms
+MAX_PEAK = 2.5  # times full scale; beyond it the recording is broken
+MIN_SECONDS = 0.32  # s; a training segment has 32 frames of 10 ms
 SILENCE_PEAK = 10.0 ** (SliceRule().threshold_db / 20.0)  # a clip that never reaches the slicer's threshold is silent
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What became of a set of recordings."""
+    """What was made of a set of recordings."""
 
     recordings: int  # files that gave at least one clip
     clips: int
     seconds: float  # total length of the clips
     skipped_silent: int  # clips
     short: int  # clips among `clips` too short to be trained on
-    failures: tuple[tuple[Path, str], ...]  # files of which nothing or not everything could be used, and why
+    failures: tuple[tuple[Path, Message], ...]  # files that could not be used, or only in part, and why
 
 
 @dataclass
 class _Tally:
-    """A PrepareReport in the making."""
+    """Counts for a PrepareReport."""
 
     recordings: int = 0
     clips: int = 0
     seconds: float = 0.0
     skipped_silent: int = 0
     short: int = 0
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[tuple[Path, Message]] = field(default_factory=list)
 
     def report(self) -> PrepareReport:
         return PrepareReport(
@@ -82,27 +84,27 @@ def prepare(
     tally = _Tally()
     with _replacing_folders(gt_folder, folder_16k) as (gt, small):
         for number, path in enumerate(recordings):
-            progress(number, len(recordings), "prepare")
+            progress(number, len(recordings), Message("prepare"))
             writer = _ClipWriter(gt, small, number, sample_rate)
             for _ in _prepare_one(path, writer, options, tally):
-                progress(number, len(recordings), "prepare")  # lets a job be cancelled within a long recording
+                progress(number, len(recordings), Message("prepare"))  # lets a job be cancelled within a long recording
         if tally.clips == tally.short:
-            raise AudioError(_nothing_usable(data, tally))
-    progress(len(recordings), len(recordings), "prepare")
+            raise _nothing_usable(data, tally)
+    progress(len(recordings), len(recordings), Message("prepare"))
     return tally.report()
 
 
-def cut_pieces(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
+def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
     """Cut a slice of `length` samples into overlapping ranges [start, end) of `seconds`.
 
     The last range takes what is left, which is up to 0.3 s more.
     """
-    pieces: list[tuple[int, int]] = []
+    clips: list[tuple[int, int]] = []
     start = 0
     while length - start > (seconds + OVERLAP_SECONDS) * sample_rate:
-        pieces.append((start, start + int(seconds * sample_rate)))
-        start = int(sample_rate * (seconds - OVERLAP_SECONDS) * len(pieces))
-    return [*pieces, (start, length)]
+        clips.append((start, start + int(seconds * sample_rate)))
+        start = int(sample_rate * (seconds - OVERLAP_SECONDS) * len(clips))
+    return [*clips, (start, length)]
 
 
 def normalise(clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -136,43 +138,53 @@ def _prepare_one(path: Path, writer: _ClipWriter, options: PrepareOptions, tally
         audio = highpass_causal(load_audio(path, writer.sample_rate), writer.sample_rate)
     except (AudioError, MissingFileError) as error:
         logger.warning("recording skipped: %s", error)
-        tally.failures.append((path, str(error)))
+        tally.failures.append((path, Message(error.template, **error.values)))
         return
     for clip in _clips(audio, writer.sample_rate, options.slice_seconds):
         peak = np.abs(clip).max()
         if peak < SILENCE_PEAK:
             tally.skipped_silent += 1
-        elif peak > LOUDEST_PEAK:
+        elif peak > MAX_PEAK:
             too_loud += 1
         else:
             writer.write(normalise(clip))
             tally.seconds += len(clip) / writer.sample_rate
-            tally.short += len(clip) < SHORT_SECONDS * writer.sample_rate
+            tally.short += len(clip) < MIN_SECONDS * writer.sample_rate
         yield
     tally.clips += writer.count
     tally.recordings += writer.count > 0
     if too_loud:
-        reason = f"{path}: {too_loud} clips peak above {LOUDEST_PEAK} times full scale. Lower its volume."
+        reason = Message(
+            "{path}: {count} clips have a peak above {limit} times full scale. Lower the volume of the recording.",
+            path=path, count=too_loud, limit=MAX_PEAK,
+        )  # fmt: skip
         tally.failures.append((path, reason))
     elif writer.count == 0:
-        tally.failures.append((path, f"{path} holds only silence. Remove it, or record it louder."))
+        tally.failures.append((path, Message("{path} holds only silence. Remove it, or record it louder.", path=path)))
 
 
 def _clips(audio: npt.NDArray[np.float32], sample_rate: int, seconds: float) -> Iterator[npt.NDArray[np.float32]]:
     for slice_start, slice_end in slice_audio(audio, sample_rate):
-        for start, end in cut_pieces(slice_end - slice_start, sample_rate, seconds):
+        for start, end in cut_clips(slice_end - slice_start, sample_rate, seconds):
             yield audio[slice_start + start : slice_start + end]
 
 
-def _nothing_usable(data: Path, tally: _Tally) -> str:
+def _nothing_usable(data: Path, tally: _Tally) -> AudioError:
+    """The error for a set of recordings without a usable clip."""
     if tally.clips:
-        return f"All {tally.clips} clips from {data} are shorter than {SHORT_SECONDS} s. Give longer recordings."
+        return AudioError(
+            "All {count} clips from {folder} are shorter than {least} s. Give longer recordings.",
+            count=tally.clips, folder=data, least=MIN_SECONDS,
+        )  # fmt: skip
     if not tally.failures:
-        return f"{data} holds only silence. Give recordings of a voice."
+        return AudioError("{folder} holds only silence. Give recordings of a voice.", folder=data)
     first = tally.failures[0][1]
     if len(tally.failures) == 1:
-        return first
-    return f"None of the {len(tally.failures)} recordings in {data} can be used. The first: {first}"
+        return AudioError(first.template, **first.values)
+    return AudioError(
+        "None of the {count} recordings in {folder} can be used. The first: {reason}",
+        count=len(tally.failures), folder=data, reason=first,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -211,22 +223,22 @@ def prepare_stage(
     options: PrepareOptions,
     progress: Progress = no_progress,
 ) -> PrepareReport | None:
-    """Cut the recordings in `data` into clips; None if that was done from the same recordings and options."""
+    """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
     if experiment.config_file.is_file():
-        experiment.create(config)  # compares, so that a wrong family or rate is told before anything is made
+        experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
     made_from = fingerprint(_listing(data), config.audio.sample_rate, options.slice_seconds)
-    if experiment.stage("prepare").get("made_from") == made_from and any(experiment.wavs_16k.glob("*.wav")):
-        logger.info("prepare: nothing changed, %s is kept", experiment.gt_wavs)
+    if is_done(experiment, "prepare", made_from) and list_clips(experiment.wavs_16k):
+        logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)
         return None
-    experiment.claim([experiment.gt_wavs, experiment.wavs_16k])
+    experiment.mark_owned([experiment.gt_wavs, experiment.wavs_16k])
     report = prepare(data, experiment.gt_wavs, experiment.wavs_16k, config.audio.sample_rate, options, progress)
     experiment.create(config)
-    experiment.record_stage("prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))
+    record(experiment, "prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))
     return report
 
 
 def _listing(data: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every file that prepare may read."""
+    """Name, size and modification time of every file that `prepare` may read."""
     files = sorted(path for path in data.iterdir() if path.is_file()) if data.is_dir() else [data]
     stats = [(path.name, path.stat()) for path in files if path.exists()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

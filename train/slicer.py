@@ -19,7 +19,7 @@ FRAMES_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class SliceRule:
-    """When to cut. The values are the ecosystem's."""
+    """When to cut. The values are RVC's."""
 
     threshold_db: float = -42.0  # dB of full scale; a frame below is silent
     min_length_ms: int = 1500  # between two cuts
@@ -62,7 +62,7 @@ def slice_audio(audio: npt.NDArray[Any], sample_rate: int, rule: SliceRule | Non
     No pause means one range, silence throughout may mean none.
     """
     frames = _Frames.of(rule or SliceRule(), sample_rate)
-    if len(audio) <= frames.min_length:  # a clip of some milliseconds; the ecosystem compares samples with frames here
+    if len(audio) <= frames.min_length:  # a clip of some milliseconds; RVC compares samples with frames here
         return [(0, len(audio))]
     rms = frame_rms(audio, frames.window, frames.hop)
     cuts = _find_cuts(rms, frames)
@@ -70,8 +70,8 @@ def slice_audio(audio: npt.NDArray[Any], sample_rate: int, rule: SliceRule | Non
         return [(0, len(audio))]
     starts = [0, *(end for _, end in cuts)]
     ends = [*(start for start, _ in cuts), len(rms)]
-    pieces = [(start * frames.hop, min(end * frames.hop, len(audio))) for start, end in zip(starts, ends, strict=True)]
-    return [(start, end) for start, end in pieces if start < end]
+    slices = [(start * frames.hop, min(end * frames.hop, len(audio))) for start, end in zip(starts, ends, strict=True)]
+    return [(start, end) for start, end in slices if start < end]
 
 
 def frame_rms(audio: npt.NDArray[Any], window: int, hop: int) -> npt.NDArray[np.float64]:
@@ -90,7 +90,7 @@ def frame_rms(audio: npt.NDArray[Any], window: int, hop: int) -> npt.NDArray[np.
 def _find_cuts(rms: npt.NDArray[np.float64], frames: _Frames) -> list[Cut]:
     """Decide for every pause whether and where to cut; (F,) RMS -> cuts in order."""
     cuts: list[Cut] = []
-    clip_start = 0  # frame at which the current piece begins
+    clip_start = 0  # frame at which the current slice begins
     silence_end = len(rms)
     for start, end in _pauses(rms < frames.threshold):
         if end == silence_end:

@@ -20,7 +20,7 @@ from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.paths import LOGS, ROOT, check_name
 from train.data_report import DataReport
-from train.estimate import forecast, suggested_epochs
+from train.estimate import estimate_training, suggested_epochs
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
@@ -31,7 +31,7 @@ from web.tabs.device_choice import device_choice
 from web.tabs.form import UPLOADED, Form, checked
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
-from web.tabs.train_report import DataReportPanel, describe_forecast
+from web.tabs.train_report import DataReportPanel, describe_estimate
 
 REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: what was given to the page
@@ -123,7 +123,7 @@ class _TrainTab:
         changes = [field.change for field in inputs]
         gr.on(None, self._show_command, inputs, self.command, queue=False, **_QUIET)  # when the page opens, too
         gr.on(
-            [*changes, self.report.seconds.change], self._show_forecast, [self.report.seconds, *inputs], self.forecast,
+            [*changes, self.report.seconds.change], self._show_estimate, [self.report.seconds, *inputs], self.forecast,
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
         found, seconds = self.report.found, self.report.seconds
@@ -164,7 +164,7 @@ class _TrainTab:
         gpus = count_gpus(work["options"]["device"])
         return " && ".join(_typed([_python(), *words]) for words in train_commands(work, gpus))
 
-    def _show_forecast(self, seconds: float, *given: Any) -> str:
+    def _show_estimate(self, seconds: float, *given: Any) -> str:
         """What the training will take, once it is known how long the recordings are."""
         values = dict(zip(self.inputs, given, strict=True))
         if not seconds:
@@ -172,7 +172,7 @@ class _TrainTab:
         try:
             options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
             config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
-            return describe_forecast(self.t, forecast(config, options, seconds))
+            return describe_estimate(self.t, estimate_training(config, options, seconds))
         except ConfigError:  # what is wrong is told when the training is started
             return ""
 

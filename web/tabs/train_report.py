@@ -10,8 +10,8 @@ import pandas as pd
 
 from lib.audio.decode import list_recordings
 from lib.errors import ConfigError
-from train.data_report import MOST_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
-from train.estimate import Forecast
+from train.data_report import MAX_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
+from train.estimate import Estimate
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.services import Services
@@ -77,11 +77,11 @@ class DataReportPanel:
             return gr.update(visible=False), None, None
         names = (self.t("report.sound"), self.t("report.overdriven"))
         levels = [
-            (item.seconds, item.loudness, names[item.clipped > MOST_CLIPPED])
+            (item.seconds, item.loudness, names[item.clipped > MAX_CLIPPED])
             for item in found.recordings
             if math.isfinite(item.loudness)
         ]
-        melody = pd.DataFrame(found.melody, columns=["Hz", "s"])
+        melody = pd.DataFrame(found.f0_histogram, columns=["Hz", "s"])
         return gr.update(visible=True), melody, pd.DataFrame(levels, columns=["s", "dB", "recordings"])
 
 
@@ -113,7 +113,7 @@ def describe(t: Translator, report: DataReport) -> str:
     return text
 
 
-def describe_forecast(t: Translator, found: Forecast) -> str:
+def describe_estimate(t: Translator, found: Estimate) -> str:
     """What a training will take, as Markdown."""
     if found.minutes is None:
         time = t("forecast.unknown")

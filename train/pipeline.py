@@ -1,0 +1,50 @@
+"""The stages of a training, in order, and whether a stage is done. Importing this imports no torch.
+
+A stage is done when the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
+invalidates the stages after it, except the training, which continues with the new clips.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from train.experiment import Experiment
+
+STAGES = ("prepare", "extract", "index", "fit")
+SHARED_STAGES = ("extract", "fit")  # several processes can share their work
+
+
+def fingerprint(*inputs: Any) -> str:
+    """A short hash of JSON-able values: equal inputs give equal text."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def is_done(experiment: Experiment, stage: str, made_from: str, *outputs: Path) -> bool:
+    """Whether a stage was done with these inputs (a fingerprint) and its outputs still exist."""
+    return experiment.stage(stage).get("made_from") == made_from and all(path.exists() for path in outputs)
+
+
+def record(experiment: Experiment, stage: str, **facts: Any) -> None:
+    """Record a stage with at least `made_from`, and discard the records of the stages that depend on it."""
+    depending = STAGES[STAGES.index(stage) + 1 : STAGES.index("fit")]
+    experiment.update_record({stage: facts}, discard=depending)
+
+
+def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Path] | None:
+    """Epochs, steps and newest generator checkpoint of a training that has all its epochs, else None.
+
+    CheckpointError if the newest checkpoint is damaged.
+    """
+    from lib.voice.training_state import peek_progress
+
+    newest = experiment.newest_pair()
+    if newest is None or not experiment.voice.is_file():
+        return None
+    done, steps = peek_progress(newest[0])
+    return (done, steps, newest[0]) if done >= epochs else None
+
+
+def clips_have_changed(experiment: Experiment) -> bool:
+    """Whether the features were extracted again after the newest checkpoint of the training."""
+    return bool(experiment.stage("fit").get("made_from") != experiment.stage("extract").get("made_from"))
