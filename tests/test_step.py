@@ -1,18 +1,24 @@
-"""A step whose memory runs out is done in parts with equal results; fp16 updates its scaler once."""
+"""A step whose memory runs out is computed in micro-batches with equal results; fp16 updates its scaler once."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import PartialState
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lib.errors import ConfigError
-from tests.test_state import new_state, tiny_batch
+from lib.models.synthesizer import TrainOutput
+from lib.voice.weights import rvc_state_dict
+from tests.test_state import new_state, tiny_batch, tiny_family
+from train.checkpoints import resume_pair, save_pair
 from train.dataset import Batch
-from train.state import TrainState
+from train.objective import Discriminate, Losses, VitsObjective
+from train.state import TrainState, make_state
 from train.step import train_step
 
 STARTS = torch.tensor([3, 1, 0, 2])
@@ -147,3 +153,33 @@ def test_an_overflow_in_fp16_skips_the_update_and_lowers_the_scale() -> None:
     train_step(state, four_clips(), STARTS, 0.0)
     assert scaler.get_scale() == 2.0**126
     assert all(torch.equal(before[name], value) for name, value in state.plain_generator.state_dict().items())
+
+
+class GeneratorFirst(VitsObjective):
+    """Trains the generator without discriminator in the first step."""
+
+    def uses_discriminator(self, step: int) -> bool:
+        return step > 0
+
+    def generator_losses(
+        self, discriminate: Discriminate | None, batch: Batch, output: TrainOutput, frames: Tensor
+    ) -> Losses:
+        if discriminate is None:
+            return {"level": output.audio.square().mean()}
+        return super().generator_losses(discriminate, batch, output, frames)
+
+
+def test_an_objective_can_begin_without_discriminator(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    family = tiny_family()
+    state = make_state(family, Accelerator(cpu=True), objective=GeneratorFirst(family))
+    before = {key: value.clone() for key, value in rvc_state_dict(state.plain_discriminator).items()}
+    first = train_step(state, four_clips(), STARTS, temperature=0.0)
+    assert list(first) == ["loss/g/total", "loss/g/level", "grad_norm_g"]
+    assert all(torch.equal(value, before[key]) for key, value in rvc_state_dict(state.plain_discriminator).items())
+    files = tmp_path / "G_1.pth", tmp_path / "D_1.pth"
+    save_pair(state, *files)
+    resume_pair(state, *files)
+    second = train_step(state, four_clips(), STARTS, temperature=0.0)
+    assert {"loss/d/total", "loss/g/gen", "loss/g/mel"} <= second.keys()
+    assert any(not torch.equal(value, before[key]) for key, value in rvc_state_dict(state.plain_discriminator).items())

@@ -124,17 +124,17 @@ def limit_band(mel: Tensor, rng: torch.Generator, share: float = 0.3) -> Tensor:
 def mask(log_mel: Tensor, rng: torch.Generator) -> Tensor:
     """(B, N_MELS, M) normalised log mel with a few bands and two short stretches of time set to their mean, 0."""
     count, bands, frames = log_mel.shape
-    masked = log_mel * kept_places(count, bands, 10, rng)[:, :, None]
+    masked = log_mel * keep_mask(count, bands, 10, rng)[:, :, None]
     for _ in range(2):
-        masked = masked * kept_places(count, frames, 8, rng)[:, None]
+        masked = masked * keep_mask(count, frames, 8, rng)[:, None]
     return masked
 
 
-def kept_places(count: int, size: int, widest: int, rng: torch.Generator) -> Tensor:
-    """(count, size) booleans, false in one stretch of up to `widest` places."""
-    first = uniform(count, 0, size - widest, rng)[:, None]
+def keep_mask(count: int, size: int, max_width: int, rng: torch.Generator) -> Tensor:
+    """(count, size) booleans, false in one stretch of up to `max_width` places."""
+    first = uniform(count, 0, size - max_width, rng)[:, None]
     place = torch.arange(size)
-    return (place < first) | (place >= first + uniform(count, 0, widest, rng)[:, None])
+    return (place < first) | (place >= first + uniform(count, 0, max_width, rng)[:, None])
 
 
 def changed_mel(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:

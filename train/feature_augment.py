@@ -21,7 +21,7 @@ ORIGINALS = 2  # the original features are chosen as often as this many augmente
 def augment_features(
     encoder: LiteContentEncoder, audio: npt.NDArray[np.float32], count: int, name: str
 ) -> npt.NDArray[np.float16]:
-    """(T,) at 16 kHz -> (count, (T - 80) // 320, 256); seeded by the clip's name, so that extractions are repeatable."""
+    """(T,) at 16 kHz -> (count, (T - 80) // 320, 256); seeded by the clip's name, so repeatable."""
     if content_frames(len(audio)) == 0:
         return np.zeros((count, 0, encoder.width), np.float16)
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
