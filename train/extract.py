@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +61,7 @@ def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
-def extract(
-    experiment: Experiment,
-    options: ExtractOptions,
-    progress: Progress = no_progress,
-) -> ExtractReport:
+def extract(experiment: Experiment, options: ExtractOptions, progress: Progress = no_progress) -> ExtractReport:
     """Compute the features of every clip that lacks them; several processes share the clips.
 
     Features made with other settings, another encoder or other clips are replaced. Raises ConfigError when there are
@@ -90,21 +86,23 @@ def extract(
         experiment.stage("prepare").get("made_from"), encoder.sha256, cache_key, options.interpolate_unvoiced, names,
         *([views] if views else []), *(["bf16"] if precision.encoder != torch.float32 else []),
     )  # fmt: skip
-    begun = {"content_encoder": encoder.name, "precision": "fp32" if precision.analysis == torch.float32 else "bf16"}
-    folders = [experiment.content_folder(encoder.width), experiment.views, experiment.pitch_bins, experiment.f0]
+    facts: dict[str, Any] = {
+        "content_encoder": encoder.name,
+        "precision": "fp32" if precision.analysis == torch.float32 else "bf16",
+    }
+    clips = _Clips(experiment, encoder, pitch, options, views)
     with explaining_lost_processes(Message("The same command continues with the remaining clips.")):
         with processes.main_process_first():
             if processes.is_main_process and not is_done(experiment, "extract", made_from):
-                experiment.mark_owned(folders, clear=True)
-                record(experiment, "extract", made_from=made_from, **begun)
-        clips = _Clips(experiment, encoder, pitch, options, views)
-        missing = [name for name in names if not clips.complete(name)]
+                experiment.mark_owned(clips.folders, clear=True)
+                record(experiment, "extract", made_from=made_from, **facts)
+        missing = [name for name in names if not clips.is_complete(name)]
         processes.wait_for_everyone()  # no process writes before all have listed what is missing
         _extract_missing(clips, missing, device, progress, processes)
     report = _report(experiment, names, method, skipped=not missing)
     if processes.is_main_process and (missing or "f0_range" not in experiment.stage("extract")):
-        facts = {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
-        record(experiment, "extract", made_from=made_from, **begun, **facts)
+        facts |= {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
+        record(experiment, "extract", made_from=made_from, **facts)
     return report
 
 
@@ -112,9 +110,9 @@ def _precision(
     experiment: Experiment, options: ExtractOptions, config: FamilyConfig, device: torch.device
 ) -> Precision:
     """The dtypes of HuBERT and RMVPE. "auto" keeps those of the features the experiment has already."""
-    begun, wanted = experiment.stage("extract"), options.precision
-    if wanted == "auto" and "made_from" in begun:
-        wanted = begun.get("precision", "fp32")
+    earlier, wanted = experiment.stage("extract"), options.precision
+    if wanted == "auto" and "made_from" in earlier:
+        wanted = earlier.get("precision", "fp32")
     return choose_precision(wanted, device, casts_encoder=casts_encoder(config.family))
 
 
@@ -142,9 +140,16 @@ class _Clips:
     encoder: ContentEncoder
     pitch: ExactExtractor | None
     options: ExtractOptions
-    views: int  # of each clip's content features; only the lite encoder makes them
-    # The packages behind most methods say nothing about threads, and some use several of their own.
+    views: int  # augmented versions of each clip's content features; only for the lite encoder
+    # Most packages of pitch methods do not document whether they are thread-safe, and some use threads themselves.
     one_pitch: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that features are written to."""
+        experiment = self.experiment
+        content = experiment.content_folder(self.encoder.width)
+        return [content, experiment.views, experiment.pitch_bins, experiment.f0]
 
     def extract(self, names: Sequence[str]) -> None:
         """Write F0, bins and content of some clips; content last, because it marks completion."""
@@ -164,7 +169,7 @@ class _Clips:
             folder = experiment.content_folder(self.encoder.width)
             save_array(folder / f"{Path(name).stem}.npy", content.astype(np.float32))
 
-    def complete(self, name: str) -> bool:
+    def is_complete(self, name: str) -> bool:
         """Whether all output files of a clip exist."""
         folders = [self.experiment.content_folder(self.encoder.width)]
         folders += [self.experiment.views] if self.views else []
