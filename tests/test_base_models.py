@@ -46,7 +46,7 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
     [
         (
             tiny_family("v2", "32k"),
-            "is a base generator of v2 at 32k with F0, but this training is of v2 at 40k with F0",
+            "is a base generator of v2 at 32k with F0, but this training needs one of v2 at 40k with F0",
         ),
         (tiny_family("v1", "40k"), "is a base generator of v1 at 40k with F0, but"),
         (tiny_family("v2", "40k", has_f0=False), "is a base generator of v2 at 40k without F0, but"),
@@ -65,7 +65,7 @@ def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
     put(tmp_path / "v1", tiny_family("v1", "40k"))
     (tmp_path / "v1" / "f0D40k.pth").replace(tmp_path / "pretrained_v2" / "f0D40k.pth")
-    with pytest.raises(CheckpointError, match="no base discriminator of v2: it has 7 parts instead of 9"):
+    with pytest.raises(CheckpointError, match="of the family v2: it has 7 sub-discriminators instead of 9"):
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
