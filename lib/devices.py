@@ -74,7 +74,7 @@ def choose_precision(
     if wanted == "int8" and not has_fast_int8(device):
         raise ConfigError(
             "The device {device} has no fast instructions for int8 (VNNI). Choose the precision bf16, fp32 or auto.",
-            device=device,
+            device=str(device),
         )
     use_bfloat16 = wanted == "bf16" or (wanted in ("auto", "int8") and has_fast_bfloat16(device))
     analysis = torch.bfloat16 if use_bfloat16 else torch.float32

@@ -80,13 +80,14 @@ class Recording:
             with _open(path) as container:
                 if not container.streams.audio or container.streams.audio[0].codec_context is None:
                     raise AudioError(
-                        f"{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...)."
+                        "{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...).", path=path
                     )
                 stream = container.streams.audio[0]
                 for block in _larger(decoded.run(container, stream)):
                     if not np.isfinite(block).all():
                         raise AudioError(
-                            f"{path} contains samples that are not numbers (NaN or infinite). Export it again."
+                            "{path} contains samples that are not numbers (NaN or infinite). Export it again.",
+                            path=path,
                         )
                     held = np.concatenate([held, block])
                     samples += len(block)
@@ -97,10 +98,14 @@ class Recording:
                 is_mp4 = "mp4" in container.format.name
         except av.error.FFmpegError as error:
             raise AudioError(
-                f"{path} is not a recording or is damaged ({error.strerror}). Replace or remove it."
+                "{path} is not a recording or is damaged ({reason}). Replace or remove it.",
+                path=path,
+                reason=error.strerror,
             ) from error
         if samples == 0:
-            raise AudioError(f"{path} contains no sound: not one sample could be decoded. Replace or remove it.")
+            raise AudioError(
+                "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
+            )
         if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:
             held = held[: len(held) - (samples - expected)]  # an edit list marks it as the encoder's
         yield held
@@ -144,32 +149,40 @@ def list_recordings(folder: Path) -> list[Path]:
     if not folder.exists():
         raise MissingFileError(folder, "Give a folder of recordings.")
     if not folder.is_dir():
-        raise AudioError(f"{folder} is a file, not a folder. Give a folder of recordings.")
+        raise AudioError("{path} is a file, not a folder. Give a folder of recordings.", path=folder)
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if path.is_file()]
     found = [path for path in files if path.suffix.lower() in RECORDING_SUFFIXES or is_audio_file(path)]
     if not found:
-        raise AudioError(_nothing_found(folder, entries, files))
+        raise _no_recordings(folder, entries, files)
     return found
 
 
-def _nothing_found(folder: Path, entries: list[Path], files: list[Path]) -> str:
-    """Say why a folder has no recordings."""
+def _no_recordings(folder: Path, entries: list[Path], files: list[Path]) -> AudioError:
+    """The error of a folder without recordings, with the reason."""
     for sub in (path for path in entries if path.is_dir()):
         if any(path.suffix.lower() in RECORDING_SUFFIXES for path in sub.iterdir()):
-            return f"{folder} holds recordings only in sub-folders such as {sub.name!r}. Give one of these folders."
+            return AudioError(
+                "{path} holds recordings only in sub-folders such as {folder!r}. Give one of these folders.",
+                path=folder,
+                folder=sub.name,
+            )
     if not entries:
-        return f"{folder} is empty. Put recordings into it (WAV, FLAC, MP3, ...)."
-    return f"{folder} holds no recordings: none of its {len(files)} files is audio. Put WAV, FLAC or MP3 files into it."
+        return AudioError("{path} is empty. Put recordings into it (WAV, FLAC, MP3, ...).", path=folder)
+    return AudioError(
+        "{path} holds no recordings: none of its {count} files is audio. Put WAV, FLAC or MP3 files into it.",
+        path=folder,
+        count=len(files),
+    )
 
 
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise MissingFileError(path, "Give the path of a recording.")
     if not path.is_file():
-        raise AudioError(f"{path} is not a file. Give the path of a recording.")
+        raise AudioError("{path} is not a file. Give the path of a recording.", path=path)
     if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes). Replace or remove it.")
+        raise AudioError("{path} is empty (0 bytes). Replace or remove it.", path=path)
 
 
 def _open(path: Path) -> Any:

@@ -50,7 +50,9 @@ def save_audio(
     """Write mono (T,) to `path`, see `save_blocks`."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 1 or len(audio) == 0:
-        raise AudioError(f"Cannot write {path}: there is no mono audio to write (shape {audio.shape}).")
+        raise AudioError(
+            "Cannot write {path}: there is no mono audio to write (shape {shape}).", path=path, shape=audio.shape
+        )
     save_blocks(path, (audio[start : start + BLOCK] for start in range(0, len(audio), BLOCK)), sample_rate, subtype)
 
 
@@ -66,7 +68,11 @@ def save_blocks(
     """
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") not in AUDIO_FORMATS:
-        raise ConfigError(f"{path.name} has no known audio suffix; choose one of .{', .'.join(AUDIO_FORMATS)}.")
+        raise ConfigError(
+            "{name} has no known audio suffix; choose one of .{suffixes}.",
+            name=path.name,
+            suffixes=", .".join(AUDIO_FORMATS),
+        )
     encoder, blocks = _ENCODERS.get(suffix), _finite(path, blocks)
     if subtype != "FLOAT" or suffix != ".wav":
         blocks = (np.clip(block, -1.0, 1.0) for block in blocks)
@@ -84,13 +90,17 @@ def save_blocks(
             written.verify(temporary, sample_rate)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise AudioError(f"Cannot write {path}: {reason}. Check the folder and the free space.") from error
+        raise AudioError(
+            "Cannot write {path}: {reason}. Check the folder and the free space.", path=path, reason=reason
+        ) from error
 
 
 def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
     for block in blocks:
         if not np.isfinite(block).all():
-            raise AudioError(f"Cannot write {path}: the audio contains samples that are not numbers (NaN or infinite).")
+            raise AudioError(
+                "Cannot write {path}: the audio contains samples that are not numbers (NaN or infinite).", path=path
+            )
         yield block
 
 
@@ -117,11 +127,18 @@ class _Written:
         longest = max(self._samples, SHORTEST_LOSSY) if is_lossy else self._samples
         if recording.sample_rate != sample_rate or not self._samples <= recording.samples <= longest:
             raise AudioError(
-                f"Writing {self._path} failed: {self._samples} samples at {sample_rate} Hz were written but "
-                f"{recording.samples} at {recording.sample_rate} Hz are read back. Try another format."
+                "Writing {path} failed: {samples} samples at {sample_rate} Hz were written but {read_samples} at "
+                "{read_rate} Hz are read back. Try another format.",
+                path=self._path,
+                samples=self._samples,
+                sample_rate=sample_rate,
+                read_samples=recording.samples,
+                read_rate=recording.sample_rate,
             )
         if self._peak > PEAK_AUDIBLE and peak < 0.1 * self._peak:
-            raise AudioError(f"Writing {self._path} failed: what was written is read back silent. Try another format.")
+            raise AudioError(
+                "Writing {path} failed: what was written is read back silent. Try another format.", path=self._path
+            )
 
 
 def _peak(block: FloatArray) -> float:

@@ -24,7 +24,11 @@ def linear_spectrogram(audio: Tensor, n_fft: int, hop_length: int, epsilon: floa
     """
     padding = (n_fft - hop_length) // 2
     if audio.shape[-1] <= padding:
-        raise AudioError(f"A clip of {audio.shape[-1]} samples is too short for a spectrum; {padding + 1} are needed.")
+        raise AudioError(
+            "A clip of {samples} samples is too short for a spectrum; {needed} are needed.",
+            samples=audio.shape[-1],
+            needed=padding + 1,
+        )
     with torch.autocast(audio.device.type, enabled=False):
         padded = torch.nn.functional.pad(audio.float()[:, None], (padding, padding), mode="reflect")[:, 0]
         window = _hann(n_fft, audio.device)

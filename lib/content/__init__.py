@@ -74,9 +74,15 @@ def load_content_encoder(
     `dtype` counts for the encoders that `casts_encoder` allows to be cast.
     """
     if family not in FAMILIES:
-        raise ConfigError(f"The model family {family!r} does not exist. Choose one of {', '.join(FAMILIES)}.")
+        raise ConfigError(
+            "The model family {family!r} does not exist. Choose one of {families}.",
+            family=family,
+            families=", ".join(FAMILIES),
+        )
     if family == "lite" and name not in (None, "lite"):
-        raise ConfigError(f"Models of the family lite use its own content encoder, not {name!r}. Leave the name out.")
+        raise ConfigError(
+            "Models of the family lite use its own content encoder, not {name!r}. Leave the name out.", name=name
+        )
     module = importlib.import_module(FAMILIES[family])
     chosen: dict[str, object] = {} if family == "lite" else {"dtype": dtype} | ({} if name is None else {"name": name})
     return cast(ContentEncoder, module.load(family, device, **chosen))

@@ -90,12 +90,16 @@ def read_fairseq(path: Path) -> HubertWeights:
     with torch.serialization.safe_globals([(_Inert, name) for name in _FOREIGN]):
         content = safe_load(path)
     if not isinstance(content, dict) or "model" not in content:
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: it lacks the entry 'model'. Use hubert_base.pt.")
+        raise CheckpointError(
+            "{path} is not a fairseq checkpoint: it lacks the entry 'model'. Use hubert_base.pt.", path=path
+        )
     try:
         named = {name: hugging_face_name(name) for name in tensor_table(content["model"], path)}
     except KeyError as error:
         raise CheckpointError(
-            f"{path} holds the tensor {error}, which a HuBERT encoder does not have. Use hubert_base.pt."
+            "{path} holds the tensor {reason}, which a HuBERT encoder does not have. Use hubert_base.pt.",
+            path=path,
+            reason=str(error),
         ) from error
     settings = _look_up(content.get("cfg"), "model") or content.get("args")
     strides = _strides(_look_up(settings, "conv_feature_layers"), path)
@@ -128,6 +132,10 @@ def _strides(layers: Any, path: Path) -> tuple[int, ...]:
     for term in terms:
         match = _CONV_TERM.fullmatch(term)
         if match is None or len(match[3] or "") > 2 or len(strides) > _MOST_CONVS:
-            raise CheckpointError(f"{path} describes its convolutions as {layers!r:.60}, which cannot be understood.")
+            raise CheckpointError(
+                "{path} describes its convolutions as {layers!r:.60}, which cannot be understood.",
+                path=path,
+                layers=layers,
+            )
         strides += [int(match[2])] * int(match[3] or 1)
     return tuple(strides)

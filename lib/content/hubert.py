@@ -55,7 +55,9 @@ class HubertContentEncoder:
     def __call__(self, audio: FloatArray) -> FloatArray:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, width) float32; 0 frames below 400 samples."""
         if audio.ndim != 1:
-            raise AudioError(f"The content encoder needs mono audio of shape (T,), not {audio.shape}. Mix it to mono.")
+            raise AudioError(
+                "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
+            )
         if content_frames(len(audio)) == 0:
             return np.zeros((0, self.width), dtype=np.float32)
         device = next(self._network.parameters()).device
@@ -99,10 +101,19 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
     """Put weights into the network that `family` needs. CheckpointError if it lacks layers or the projection."""
     shape, depth = weights.shape, DEPTH[family]
     if shape.layers < depth:
-        raise CheckpointError(f"{where} has {shape.layers} layers, but {family} needs {depth}. Use {CONTENTVEC}.")
+        raise CheckpointError(
+            "{path} has {layers} layers, but {family} needs {needed}. Use {encoder}.",
+            path=where,
+            layers=shape.layers,
+            family=family,
+            needed=depth,
+            encoder=CONTENTVEC,
+        )
     if family in PROJECTED and shape.projection is None:
         raise CheckpointError(
-            f"{where} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2."
+            "{path} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2.",
+            path=where,
+            family=family,
         )
     with meta_device():  # no memory is taken for what the file only claims
         network = Hubert(shape, depth, project=family in PROJECTED)
@@ -113,8 +124,12 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
     odd = sorted(wanted.keys() ^ known.keys()) or sorted(k for k in wanted if wanted[k].shape != known[k].shape)
     if odd:
         raise CheckpointError(
-            f"{where} is not a HuBERT content encoder: {len(odd)} tensors are missing, unknown or of another shape "
-            f"({odd[0]}, …). Use {CONTENTVEC}."
+            "{path} is not a HuBERT content encoder: {count} tensors are missing, unknown or of another shape "
+            "({key}, …). Use {encoder}.",
+            path=where,
+            count=len(odd),
+            key=odd[0],
+            encoder=CONTENTVEC,
         )
     network.load_state_dict({key: value.to(device, torch.float32) for key, value in known.items()}, assign=True)
     width = shape.projection if network.final_proj is not None and shape.projection else shape.width
@@ -130,8 +145,9 @@ def find(name: str) -> Path:
         raise MissingFileError(PRETRAINED / "hubert_base", how_to_get("hubert_base", "the file hubert_base.pt"))
     raise MissingFileError(
         PRETRAINED / name,
-        f"The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "
+        "The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "
         "model.safetensors or pytorch_model.bin) there, under that name.",
+        name=name,
     )
 
 

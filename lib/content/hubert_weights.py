@@ -44,8 +44,10 @@ def assemble(
         shape = _shape(kept, int(heads), tuple(int(stride) for stride in strides), pre_norm)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
-            f"{where} is no HuBERT content encoder: a tensor or setting that every one has is missing or wrong "
-            f"({error}). Use ContentVec (hubert_base)."
+            "{path} is no HuBERT content encoder: a tensor or setting that every one has is missing or wrong "
+            "({reason}). Use ContentVec (hubert_base).",
+            path=where,
+            reason=str(error),
         ) from error
     check_finite(kept, str(where))
     return HubertWeights(shape, kept)
@@ -98,8 +100,11 @@ def read_directory(folder: Path) -> HubertWeights:
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise CheckpointError(
-                f"{folder / 'config.json'} says {key} = {config[key]!r}; only {value!r} is supported. "
-                "Use another content encoder."
+                "{path} says {key} = {value!r}; only {supported!r} is supported. Use another content encoder.",
+                path=folder / "config.json",
+                key=key,
+                value=config[key],
+                supported=value,
             )
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHT_FILES[0])
     tensors = read_safetensors(path)[0] if path.suffix == SAFETENSORS else tensor_table(safe_load(path), path)
@@ -113,9 +118,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             config = json.loads(file.read(MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or not a configuration ({error}). Get it again.") from error
+        raise CheckpointError(
+            "{path} is damaged or not a configuration ({reason}). Get it again.", path=path, reason=str(error)
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no table of settings. Get it again.")
+        raise CheckpointError("{path} holds no table of settings. Get it again.", path=path)
     return config
 
 

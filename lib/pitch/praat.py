@@ -5,25 +5,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lib.audio import ANALYSIS_RATE
-from lib.errors import ConfigError
+from lib.pitch import PitchExtractor, missing_package
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
 from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
-    from lib.pitch import PitchExtractor
-
 VOICING_THRESHOLD = 0.6  # of the autocorrelation peak
 
 
-def load(method: str, device: "torch.device") -> "PitchExtractor":
+def load(method: str, device: "torch.device") -> PitchExtractor:
     """Return pm; Praat runs on the CPU whatever the device."""
     try:
         import parselmouth
     except ImportError as error:
-        remedy = "Install it (pip install praat-parselmouth) or choose another method."
-        raise ConfigError(f"The pitch method {method!r} needs the package praat-parselmouth. {remedy}") from error
+        raise missing_package(method, "praat-parselmouth") from error
 
     def extract(audio: FloatArray) -> FloatArray:
         pitch = parselmouth.Sound(audio.astype(np.float64), ANALYSIS_RATE).to_pitch_ac(

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,13 +17,11 @@ from lib.audio import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
+from lib.pitch import PitchExtractor
 from lib.pitch.scale import HOP_LENGTH, frame_windows
 from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
 from lib.voice.weights import Weights, load_weights, meta_device, unmap
-
-if TYPE_CHECKING:
-    from lib.pitch import PitchExtractor
 
 # Where programs of this family keep the file; the first that exists is used.
 PLACES = (
@@ -48,7 +46,7 @@ CORE_FRAMES = 4096
 MARGIN_FRAMES = 512
 
 
-def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> "PitchExtractor":
+def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> PitchExtractor:
     """Return rmvpe on `device`, its convolutions in `dtype`.
 
     MissingFileError without its weights, CheckpointError for unusable ones.
@@ -62,7 +60,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
         conv.weight = nn.Parameter(conv.weight.half())
     load_weights(network, table, str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
-        raise CheckpointError(f"{path} is damaged: it has numbers that are not finite. Get the file again.")
+        raise CheckpointError("{path} is damaged: it has numbers that are not finite. Get the file again.", path=path)
     network.eval().requires_grad_(False).to(device)
     if dtype == torch.float32:
         for conv in halves:
@@ -141,11 +139,13 @@ def _read_table(path: Path) -> Weights:
         try:
             table = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged or not a safetensors file. Get it again.") from error
+            raise CheckpointError("{path} is damaged or not a safetensors file. Get it again.", path=path) from error
     else:
         table = safe_load(path)
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise CheckpointError(f"{path} holds no table of tensors: these are not RMVPE's weights. Get the file again.")
+        raise CheckpointError(
+            "{path} holds no table of tensors: these are not RMVPE's weights. Get the file again.", path=path
+        )
     return table
 
 

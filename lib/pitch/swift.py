@@ -6,14 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
-from lib.errors import ConfigError
+from lib.pitch import PitchExtractor, missing_package
 from lib.pitch.scale import F0_MAX, F0_MIN, FRAMES_PER_SECOND, HOP_LENGTH, frame_windows
 from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
-
-    from lib.pitch import PitchExtractor
 
 VOICING_THRESHOLD = 0.5  # confidence from which the network calls a frame voiced
 STEP = 256  # samples between the network's frames
@@ -22,13 +20,12 @@ CORE_STEPS, MARGIN_STEPS = 1024, 64
 THREADS = 2  # more hardly help this small network and would take the cores from others
 
 
-def load(method: str, device: "torch.device") -> "PitchExtractor":
+def load(method: str, device: "torch.device") -> PitchExtractor:
     """Return swift; the network runs on the CPU whatever the device."""
     try:
         from swift_f0 import SwiftF0
     except ImportError as error:
-        remedy = "Install it (pip install swift-f0) or choose another method."
-        raise ConfigError(f"The pitch method {method!r} needs the package swift-f0. {remedy}") from error
+        raise missing_package(method, "swift-f0") from error
     detector = SwiftF0(threads=THREADS, spin=False)
 
     def extract(audio: FloatArray) -> FloatArray:

@@ -6,25 +6,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.audio import ANALYSIS_RATE
-from lib.errors import ConfigError
+from lib.pitch import PitchExtractor, missing_package
 from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
 from lib.typing import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
-    from lib.pitch import PitchExtractor
-
 FRAME_PERIOD = 1000.0 * HOP_LENGTH / ANALYSIS_RATE  # ms
 
 
-def load(method: str, device: "torch.device") -> "PitchExtractor":
+def load(method: str, device: "torch.device") -> PitchExtractor:
     """Return harvest or dio; WORLD runs on the CPU whatever the device."""
     try:
         import pyworld
     except ImportError as error:
-        remedy = "Install it (pip install pyworld-prebuilt) or choose another method."
-        raise ConfigError(f"The pitch method {method!r} needs the package pyworld-prebuilt. {remedy}") from error
+        raise missing_package(method, "pyworld-prebuilt") from error
     estimate: Callable[..., Any] = pyworld.harvest if method == "harvest" else pyworld.dio
 
     def extract(audio: FloatArray) -> FloatArray:
