@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.models.memory import KEPT_CONVOLUTIONS
+from lib.models.memory import PRIMITIVE_CACHE
 
 WARM_UP_SECONDS = 5.0  # after which the page imports what a conversion needs, so that nobody waits for it
 CONVERTING = ("infer.batch",)
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def prepare_environment(folder: str) -> None:
     """Set what oneDNN and Gradio read: a small cache, files under `folder`, no statistics, no proxy to ourselves."""
-    os.environ.setdefault(*KEPT_CONVOLUTIONS)
+    os.environ.setdefault(*PRIMITIVE_CACHE)
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     for name in ("NO_PROXY", "no_proxy"):

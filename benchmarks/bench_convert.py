@@ -1,9 +1,9 @@
 """Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
 
 Every case runs in a process of its own, on random weights (speed does not depend on what a voice has learnt) and a
-synthetic recording, or on --voice and --recording. Times are the least of several repeats: what is more than that
-comes from other programs. The baseline is the same code without what makes it fast: everything is read from disk for
-every recording, weight norm is not folded, long audio is one piece.
+synthetic recording, or on --voice and --recording. Times are the shortest of several repeats: longer ones are
+due to other programs. The baseline is the same code without its optimisations: everything is read from disk for every
+recording, weight norm is not folded, long audio is one chunk.
 
 Prints one JSON line per case and a table: seconds, real-time factor (time / length of the audio, less is better),
 peak memory of the process, and the ratio baseline / this.
@@ -23,13 +23,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from lib.typing import FloatArray
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
+from lib.audio import ANALYSIS_RATE  # noqa: E402 - found only from here on
+from lib.typing import FloatArray  # noqa: E402
+
 INDEX_VECTORS = 30_000  # content frames of ten minutes of recordings
-ONE_PIECE_SECONDS = 1e6  # audio up to this length is not cut
+ONE_CHUNK_SECONDS = 1e6  # audio up to this length is not cut
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Settings:
 
     family: Literal["v1", "v2", "lite"] = "lite"  # which networks
     seconds: float = 10.0  # length of the synthetic recording
-    repeats: int = 3  # of every measurement; the least time counts
+    repeats: int = 3  # of every measurement; the shortest time counts
     threads: int = 0  # of torch; 0 = as it chooses
     pitch_method: str = "auto"
     device: str = "auto"
@@ -64,7 +65,7 @@ class Result:
 
 
 def shortest(repeats: int, work: Callable[[], Any]) -> float:
-    """Least wall time in seconds of several runs, after one that warms up."""
+    """Shortest wall time in seconds of several runs, after a warm-up."""
     work()
     times = []
     for _ in range(repeats):
@@ -75,24 +76,24 @@ def shortest(repeats: int, work: Callable[[], Any]) -> float:
 
 
 def peak_megabytes() -> float | None:
-    """Most memory this process has held so far, in MB; None where the system does not tell."""
+    """Peak memory of this process in MB; None where the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource
 
     status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage tells may be that of the process which started this one
+    if status.is_file():  # getrusage may report the process that started this one
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def sing(seconds: float, seed: int = 0) -> FloatArray:
-    """A buzz that glides and pauses like speech, with noise, (T,) at 16 kHz."""
+def synthetic_recording(seconds: float, seed: int = 0) -> FloatArray:
+    """A buzz with glides and pauses like speech, and noise, (T,) at 16 kHz."""
     rng = np.random.default_rng(seed)
-    time_axis = np.arange(round(seconds * 16_000)) / 16_000
+    time_axis = np.arange(round(seconds * ANALYSIS_RATE)) / ANALYSIS_RATE
     f0 = 150 * 2 ** (0.4 * np.sin(2 * np.pi * 0.7 * time_axis))
-    phase = 2 * np.pi * np.cumsum(f0) / 16_000
+    phase = 2 * np.pi * np.cumsum(f0) / ANALYSIS_RATE
     buzz = sum((np.sin(k * phase) / k for k in range(1, 20)), np.zeros_like(phase))
     loudness = np.clip(2 * np.sin(2 * np.pi * 0.9 * time_axis) + 1, 0, 1)
     return (0.2 * loudness * buzz + 0.01 * rng.standard_normal(len(phase))).astype(np.float32)
@@ -138,14 +139,14 @@ def prepare(settings: Settings, folder: Path) -> Settings:
     if not settings.voice:
         write_voice_model(voice, extract_voice_model(Synthesizer(config), settings.family, "random weights"))
     if not settings.recording:
-        save_audio(recording, sing(settings.seconds), 16_000)
+        save_audio(recording, synthetic_recording(settings.seconds), ANALYSIS_RATE)
     vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)
     FeatureIndex.build([vectors]).save(folder / "added.index")
     return replace(settings, voice=voice, recording=recording)
 
 
 class Bench:
-    """Everything loaded, as a running program has it."""
+    """All models, loaded as in a running program."""
 
     def __init__(self, settings: Settings, folder: Path, *, baseline: bool = False) -> None:
         import torch
@@ -177,7 +178,7 @@ class Bench:
         )
         self.index = FeatureIndex.load(folder / "added.index")
         self.extract = load_pitch_extractor(settings.pitch_method, self.device.device)
-        limits = ChunkLimits(longest=ONE_PIECE_SECONDS) if baseline else ChunkLimits()
+        limits = ChunkLimits(longest=ONE_CHUNK_SECONDS) if baseline else ChunkLimits()
         parts = VoiceParts(self.synthesizer, self.encoder, self.index)
         self.converter = VoiceConverter(
             parts, self.device, ModelCache(analysis_bytes=0), limits=limits
@@ -190,15 +191,15 @@ class Bench:
         convert_file(self.converter, Job(recording, self.folder / "result.wav"), self.options)
 
     def stages(self, recording: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """The stages of a conversion, each as a function of what the ones before it make."""
+        """The stages of a conversion, each a function on the results of the previous ones."""
         import torch
 
         from infer.features import to_pitch_rate
         from lib.audio.decode import load_audio
         from lib.pitch.scale import hz_to_bins
 
-        yield "decode", lambda: load_audio(recording, 16_000)
-        audio = load_audio(recording, 16_000)
+        yield "decode", lambda: load_audio(recording, ANALYSIS_RATE)
+        audio = load_audio(recording, ANALYSIS_RATE)
         yield "F0", lambda: self.extract(audio)
         f0 = self.extract(audio)
         yield "content", lambda: self.encoder(audio)
@@ -258,7 +259,7 @@ def run(settings: Settings) -> list[Result]:
 
 
 def describe_machine(settings: Settings) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine that the times belong to."""
     import torch
 
     from lib.devices import choose_device

@@ -6,7 +6,7 @@ Clips of unequal lengths are cut out of recordings. Cases, each in a process of 
 - one file at a time: the models are loaded once, the clips follow each other
 - this program: the stage as it is
 
-v1 and v2 take HuBERT base and RMVPE of full size with random weights, which are as fast as trained ones. The two
+v1 and v2 use HuBERT base and RMVPE of full size with random weights, which are as fast as trained ones. The two
 baselines may be measured on every n-th clip (--baseline-clips), and then count for all clips; the first is measured
 on a quarter of those. Prints one JSON line per case and a table; the ratio is to each of the baselines.
 """
@@ -29,11 +29,11 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-from benchmarks.bench_train import peak_megabytes  # noqa: E402 - found only from here on
+from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
 from benchmarks.made_files import use_random_networks, write_analysis_networks  # noqa: E402
+from lib.audio import ANALYSIS_RATE  # noqa: E402
 
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
-RATE = 16_000
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,17 @@ def write_clips(settings: Settings, folder: Path) -> None:
     """Cut the clips: 0000.wav and so on."""
     from lib.audio.decode import list_recordings, load_audio
 
-    audio = np.concatenate([load_audio(path, RATE) for path in list_recordings(settings.recordings)])
+    audio = np.concatenate([load_audio(path, ANALYSIS_RATE) for path in list_recordings(settings.recordings)])
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for i, seconds in enumerate(rng.permutation(np.linspace(*settings.seconds, settings.clips))):
-        start = int(rng.integers(len(audio) - round(seconds * RATE)))
-        soundfile.write(folder / f"{i:04d}.wav", audio[start : start + round(seconds * RATE)], RATE, "FLOAT")
+        start = int(rng.integers(len(audio) - round(seconds * ANALYSIS_RATE)))
+        clip = audio[start : start + round(seconds * ANALYSIS_RATE)]
+        soundfile.write(folder / f"{i:04d}.wav", clip, ANALYSIS_RATE, "FLOAT")
 
 
 def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, load_each: bool) -> None:
-    """Extract clip after clip as a plain script does, with one kind of file less: the bins."""
+    """Extract one clip after another as a plain script does, without the pitch bins."""
     from lib.audio.decode import load_audio
     from lib.content import load_content_encoder
     from lib.devices import choose_device
@@ -90,7 +91,7 @@ def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, lo
         if models is None or load_each:
             models = (load_content_encoder(settings.family, device), load_pitch_extractor("auto", device))
         encoder, pitch = models
-        audio = load_audio(clip, RATE)
+        audio = load_audio(clip, ANALYSIS_RATE)
         np.save(folder / f"{clip.stem}.f0.npy", pitch(audio))
         np.save(folder / f"{clip.stem}.npy", encoder(audio))
 
@@ -123,7 +124,7 @@ def measure(settings: Settings, folder: Path, case: str) -> Result:
     audio_seconds = sum(soundfile.info(clip).duration for clip in clips)
     out = folder / case
     out.mkdir()
-    one_at_a_time(settings, out, clips[:1], load_each=True)  # what is imported and compiled once is not compared
+    one_at_a_time(settings, out, clips[:1], load_each=True)  # imports and compilation are not compared
     begin = time.perf_counter()
     if case == "this program":
         stage(settings, folder)

@@ -1,11 +1,12 @@
-"""Networks, an index and recordings for benchmarks: as large as real ones, filled by chance, for speed is the same."""
+"""Networks, an index and recordings for benchmarks: of real size, with random weights, which are equally fast."""
 
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.bench_convert import INDEX_VECTORS, sing
+from benchmarks.bench_convert import INDEX_VECTORS, synthetic_recording
+from lib.audio import ANALYSIS_RATE
 
 FAMILY: Literal["v2"] = "v2"
 RATE = "40k"
@@ -32,14 +33,14 @@ def prepare(folder: Path) -> None:
     FeatureIndex.build([vectors]).save(folder / "added.index")
     write_analysis_networks(folder)
     for seconds in (3, 60, 600):
-        save_audio(folder / f"{seconds}.wav", resample(sing(seconds), 16_000, 44_100), 44_100)
+        save_audio(folder / f"{seconds}.wav", resample(synthetic_recording(seconds), ANALYSIS_RATE, 44_100), 44_100)
     for i in range(SHORT_FILES):
-        save_audio(folder / f"short/{i}.wav", resample(sing(5, seed=i), 16_000, 44_100), 44_100)
+        save_audio(folder / f"short/{i}.wav", resample(synthetic_recording(5, seed=i), ANALYSIS_RATE, 44_100), 44_100)
     (folder / "ready").write_text("")
 
 
 def write_analysis_networks(folder: Path) -> None:
-    """HuBERT base as a Hugging Face folder, and RMVPE in halves, as it is published."""
+    """HuBERT base as a Hugging Face folder, and RMVPE in fp16, as it is published."""
     import torch
     from safetensors.torch import save_file
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes  # noqa: E402
 from benchmarks.made_files import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
-from lib.models.memory import KEPT_CONVOLUTIONS  # noqa: E402
+from lib.models.memory import PRIMITIVE_CACHE  # noqa: E402
 
 BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three tell enough
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
@@ -369,7 +369,7 @@ def run(settings: Settings, folder: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Measure one case, or all of them in processes of their own."""
-    os.environ.setdefault(*KEPT_CONVOLUTIONS)
+    os.environ.setdefault(*PRIMITIVE_CACHE)
     if settings.measure:
         assert settings.folder is not None
         if settings.measure == "prepare":  # in a process of its own, so that this one stays small

@@ -1,4 +1,4 @@
-"""python -m infer song.wav --voice alice: convert recordings, files or whole folders, with a voice."""
+"""python -m infer input.wav --voice alice: convert recordings, files or whole folders, with a voice."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from infer.options import ConvertOptions
 from lib.errors import RevoiceError
 from lib.messages import Message
-from lib.models.memory import KEPT_CONVOLUTIONS
+from lib.models.memory import PRIMITIVE_CACHE
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
-    os.environ.setdefault(*KEPT_CONVOLUTIONS)
+    os.environ.setdefault(*PRIMITIVE_CACHE)
     try:
         return run(parse(args))
     except KeyboardInterrupt:

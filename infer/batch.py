@@ -56,7 +56,7 @@ def plan_jobs(
     """Name a result for every recording; folders among the inputs stand for the recordings in them.
 
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
-    `song.wav` becomes `song_<voice>.wav` beside it, and a folder `songs` becomes a folder `songs_<voice>`. All names
+    `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>`. All names
     differ, also where upper and lower case do not count, and none is that of an input. The second list holds folders
     without recordings.
     """

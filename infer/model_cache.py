@@ -35,7 +35,7 @@ class ModelCache:
         self._analyses = LruCache(analysis_bytes)
 
     def get(self, key: Hashable, load: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """The value of `key`; `load` makes a missing one, `size` tells its memory in bytes."""
+        """The value of `key`; `load` makes a missing one, `size` returns its memory in bytes."""
         return self._networks.get(key, load, size)
 
     def encoder(self, family: str, device: torch.device, name: str | None, dtype: torch.dtype) -> ContentEncoder:

@@ -334,18 +334,22 @@ def test_blocks_make_what_one_piece_makes(
             torch.nn.init.ones_(weight)  # the norm of each kernel
         elif weight.dim() > 1:
             torch.nn.init.normal_(weight, 0, weight[0].numel() ** -0.5)
-    frames = 5 * dec.reach
+    frames = 5 * dec.receptive_field
     latent, speaker = torch.randn(1, 4, frames), torch.randn(1, 4, 1)
     f0 = torch.linspace(100, 300, frames)[None] if has_f0 else None
     with torch.inference_mode():
         whole = dec(latent, f0, speaker, torch.Generator().manual_seed(1))
-        blocks = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=dec.reach)
+        blocks = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=dec.receptive_field)
         keep, hop = (7, frames - 3), dec.hop_length
-        kept = dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), keep=keep, block_frames=dec.reach)
+        kept = dec.in_blocks(
+            latent, f0, speaker, torch.Generator().manual_seed(1), keep=keep, block_frames=dec.receptive_field
+        )
         careless = []
         for stage in range(len(dec.rates)):
             with monkeypatch.context() as patch:
-                patch.setattr(dec, "_reaches", [1 if i == stage else n for i, n in enumerate(dec._reaches)])
+                patch.setattr(
+                    dec, "_receptive_fields", [1 if i == stage else n for i, n in enumerate(dec._receptive_fields)]
+                )
                 careless.append(dec.in_blocks(latent, f0, speaker, torch.Generator().manual_seed(1), block_frames=12))
     with torch.enable_grad():
         trained = dec(latent, f0, speaker, torch.Generator().manual_seed(1))

@@ -146,7 +146,7 @@ def test_the_best_path_is_the_best(frames: int, n: int, seed: int) -> None:
     """No change of a single frame that keeps the steps short makes the path likelier."""
     probabilities = np.random.default_rng(seed).dirichlet(np.full(n, 0.3), frames).T.astype(np.float32)
     path = crepe._best_path(probabilities)
-    steps = np.maximum(crepe.REACH - np.abs(np.subtract.outer(np.arange(n), np.arange(n))), 0)
+    steps = np.maximum(crepe.MAX_STEP - np.abs(np.subtract.outer(np.arange(n), np.arange(n))), 0)
     with np.errstate(divide="ignore"):
         move = np.log(steps / steps.sum(axis=1, keepdims=True))
     emit = np.log(probabilities + np.finfo(np.float32).tiny)

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # samples decoded at a time
 MP4_PADDING = 2048  # samples: an encoder pads by less than two AAC frames
-TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its header without being called cut off
+TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its header without being called truncated
 
-# A file with one of these suffixes is meant to be a recording: if it cannot be read, somebody wants to know.
+# A file with one of these suffixes is meant to be a recording: if it cannot be read, that is reported.
 RECORDING_SUFFIXES = {
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".aif", ".aifc", ".aiff",
     ".amr", ".caf", ".mka", ".rf64", ".w64", ".webm", ".wma",
@@ -50,7 +50,7 @@ class Recording:
     """The first audio stream of any container, decoded block by block: mono float32 at its own `sample_rate` in Hz.
 
     Integer samples are scaled to [-1, 1), float samples are left as they are, channels are mixed down (which can
-    exceed 1, see `_mono`). A recording that breaks off is used as far as it goes, and a warning is logged. Raises
+    exceed 1, see `_mono`). A truncated recording is used as far as it goes, with a warning in the log. Raises
     MissingFileError, or AudioError if nothing can be decoded or a sample is not a finite number; then also while the
     blocks are read. `samples` counts those read so far.
     """
@@ -75,7 +75,7 @@ class Recording:
         path, decoded = self._path, self._decoded
         _check_file(path)
         samples = 0
-        held: FloatArray = np.zeros(0, np.float32)  # what may turn out to be padding
+        held: FloatArray = np.zeros(0, np.float32)  # possibly padding of the encoder
         try:
             with _open(path) as container:
                 if not container.streams.audio or container.streams.audio[0].codec_context is None:
@@ -107,13 +107,13 @@ class Recording:
                 "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
             )
         if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:
-            held = held[: len(held) - (samples - expected)]  # an edit list marks it as the encoder's
+            held = held[: len(held) - (samples - expected)]  # an edit list marks it as padding
         yield held
         _warn_if_damaged(path, samples, decoded, expected)
 
 
 def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """Decoded frames, some thousand samples each, put together to about BLOCK samples."""
+    """Join decoded frames of some thousand samples to blocks of about BLOCK samples."""
     parts: list[FloatArray] = []
     length = 0
     for block in blocks:
@@ -127,7 +127,7 @@ def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
 
 
 def is_audio_file(path: Path) -> bool:
-    """Whether `path` is a file in which a decodable audio stream can be found; its name plays no part."""
+    """Whether `path` is a file with a decodable audio stream, whatever its name."""
     import av
 
     try:
@@ -143,7 +143,7 @@ def list_recordings(folder: Path) -> list[Path]:
     """The recordings directly in `folder`, sorted by name; hidden files are skipped.
 
     A recording is a file that probes as audio. A file with a suffix of audio that does not is listed too, so that
-    whoever loads it meets the reason and can report it by name. Raises MissingFileError for a missing folder and
+    loading it reports the reason. Raises MissingFileError for a missing folder and
     AudioError when there is nothing to list.
     """
     if not folder.exists():
@@ -195,13 +195,13 @@ def _open(path: Path) -> Any:
 
 @dataclass
 class _Decoded:
-    """What decoding one stream met besides samples."""
+    """Sample rate and damage of one decoded stream."""
 
-    sample_rate: int = 0  # Hz; that of the first frame, which headers of some AAC files state wrongly
+    sample_rate: int = 0  # Hz, of the first frame; headers of some AAC files are wrong
     damaged_packets: int = 0
 
     def run(self, container: Any, stream: Any) -> Iterator[FloatArray]:
-        """Yield mono blocks (T,); packets that cannot be decoded are counted and left out."""
+        """Yield mono blocks (T,); packets that cannot be decoded are counted and skipped."""
         import av
 
         for packet in _packets(container, stream, self):
@@ -221,7 +221,7 @@ class _Decoded:
 
 
 def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
-    """Yield packets until the container ends or breaks off."""
+    """Yield packets to the end of the container, or to where it is truncated."""
     import av
 
     packets = container.demux(stream)
@@ -238,7 +238,7 @@ def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
 def _mono(frame: Any) -> FloatArray:
     """Mix the channels of one decoded frame down: (T,) float32, their sum divided by sqrt(channels).
 
-    For stereo these are the weights of the ffmpeg command line, by which the ecosystem loads recordings; an average
+    For stereo these are the weights of the ffmpeg command line, with which RVC loads recordings; an average
     would be 3 dB quieter.
     """
     samples = frame.to_ndarray()  # [channels, T] if planar, else [1, T * channels]
@@ -253,7 +253,7 @@ def _mono(frame: Any) -> FloatArray:
 
 
 def _expected_samples(stream: Any, sample_rate: int) -> int | None:
-    """Number of samples the container's header promises, or None if it says nothing."""
+    """Number of samples by the container's header; None if it states no duration."""
     if not stream.duration or not stream.time_base:
         return None
     seconds = Fraction(stream.duration) * Fraction(stream.time_base)
@@ -264,15 +264,15 @@ def _warn_if_damaged(path: Path, samples: int, decoded: _Decoded, expected: int 
     rate = decoded.sample_rate
     if expected is not None and samples < expected - TRUNCATION_TOLERANCE * rate:
         logger.warning(
-            "%s breaks off: it holds %.1f s of the %.1f s its header states", path, samples / rate, expected / rate
+            "%s is truncated: it holds %.1f s of the %.1f s in its header", path, samples / rate, expected / rate
         )
-    elif _riff_is_cut(path):
-        logger.warning("%s breaks off after %.1f s: its header states a longer file", path, samples / rate)
+    elif _riff_is_truncated(path):
+        logger.warning("%s is truncated after %.1f s: its header states a longer file", path, samples / rate)
     elif decoded.damaged_packets:
         logger.warning("%s is damaged in %d places; the rest is used", path, decoded.damaged_packets)
 
 
-def _riff_is_cut(path: Path) -> bool:
+def _riff_is_truncated(path: Path) -> bool:
     """Whether a WAV file is shorter than its header says; FFmpeg quietly corrects the duration of such a file."""
     with path.open("rb") as file:
         header = file.read(8)

@@ -1,8 +1,8 @@
 """Writing recordings: encode any format and verify what was written.
 
-Clean lengths are a promise: a resampled signal has exactly `resampled_length` samples, and every format written here
-decodes to exactly the length that was written (at the codec's rate; see `save_blocks`). Audio is mono float32 in
-[-1, 1], a whole array or a sequence of blocks.
+Lengths are exact: a resampled signal has `resampled_length` samples, and every format written here decodes to the
+length that was written (at the codec's rate; see `save_blocks`). Audio is mono float32 in [-1, 1], a whole array or a
+sequence of blocks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,8 +24,8 @@ from lib.files import replacing
 from lib.typing import FloatArray
 
 BLOCK = 1 << 20  # samples encoded at a time
-SHORTEST_LOSSY = 64  # samples; an MP3 of fewer comes back a little longer
-PEAK_AUDIBLE = 1e-3  # a signal that peaks above this must not come out silent
+MIN_LOSSY = 64  # samples; a shorter MP3 decodes to a few more
+PEAK_AUDIBLE = 1e-3  # a signal with a higher peak must not decode to silence
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Encoder:
 
 _MP3 = _Encoder("libmp3lame", 160_000, (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000))
 _AAC = _Encoder("aac", 160_000, (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000))
-_OPUS = _Encoder("libopus", 96_000, (48000,))  # decoders answer with 48 kHz whatever went in
+_OPUS = _Encoder("libopus", 96_000, (48000,))  # decodes to 48 kHz at any input rate
 _ENCODERS: dict[str, _Encoder] = {".mp3": _MP3, ".ogg": _OPUS, ".opus": _OPUS, ".m4a": _AAC}
 AUDIO_FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")  # what save_audio writes, without the dot
 
@@ -105,7 +105,7 @@ def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
 
 
 class _Written:
-    """Passes blocks on to be written to `path` and remembers what there was, to compare it with what is read back."""
+    """Blocks on their way into a file, with their length and peak, which `verify` compares with the decoded file."""
 
     def __init__(self, path: Path, blocks: Iterable[FloatArray]) -> None:
         self._path = path
@@ -120,11 +120,11 @@ class _Written:
             yield block
 
     def verify(self, written: Path, sample_rate: int) -> None:
-        """Decode what was written and compare length, rate and level with what should be there."""
+        """Decode the file and compare length, rate and level with the blocks. AudioError if they differ."""
         recording = Recording(written)
         peak = max(_peak(block) for block in recording.blocks)
         is_lossy = written.suffix.lower() in _ENCODERS
-        longest = max(self._samples, SHORTEST_LOSSY) if is_lossy else self._samples
+        longest = max(self._samples, MIN_LOSSY) if is_lossy else self._samples
         if recording.sample_rate != sample_rate or not self._samples <= recording.samples <= longest:
             raise AudioError(
                 "Writing {path} failed: {samples} samples at {sample_rate} Hz were written but {read_samples} at "
@@ -172,7 +172,7 @@ def _write_encoded(path: Path, blocks: Iterable[FloatArray], sample_rate: int, e
 
 
 def _encoder_frames(context: Any, blocks: Iterable[FloatArray], sample_rate: int) -> Iterator[Any]:
-    """Yield blocks (N,) as frames of the size and number type the encoder wants, and None at the end to flush it."""
+    """Yield blocks (N,) as frames of the size and sample format the encoder takes, and None at the end to flush it."""
     import av
 
     converter = av.AudioResampler(context.format.name, "mono", sample_rate, frame_size=context.frame_size)

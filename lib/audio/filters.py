@@ -1,8 +1,8 @@
 """Resampling and high-pass, of whole signals or block by block.
 
-The high-pass takes out what lies below 48 Hz, where a voice has nothing but rumble and mains hum: a Butterworth filter
-of order 5, as the sum of five first-order sections, one per pole, which keeps float64 exact where poles lie close
-together. scipy.signal has such filters too, but takes longer to import than half a minute takes to convert.
+The high-pass removes rumble and mains hum below 48 Hz: a Butterworth filter of order 5, as the sum of five first-order
+sections, one per pole, which is accurate in float64 although the poles lie close together. scipy.signal has such
+filters too, but takes longer to import than half a minute of audio takes to convert.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,9 +20,9 @@ Complexes = npt.NDArray[np.complex128]
 HIGHPASS_CUTOFF = 48.0  # Hz
 HIGHPASS_ORDER = 5
 EXTENSION = 18  # samples that a signal is extended by at both ends, three per coefficient
-SETTLING = ANALYSIS_RATE // 2  # samples after which the filter has forgotten everything (to 1e-20)
+SETTLING = ANALYSIS_RATE // 2  # samples after which the impulse response has decayed (to 1e-20)
 BLOCK = 1 << 20  # samples filtered at a time
-ROW = 256  # samples whose response is one product of matrices
+ROW = 256  # samples that one matrix product filters
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
@@ -37,36 +37,36 @@ def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArra
 
 
 def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) -> Iterator[FloatArray]:
-    """The same for a signal that comes in blocks (N,) and leaves in others."""
+    """`resample` for a signal in blocks (N,); the output blocks have other lengths."""
     if from_rate == to_rate:
         yield from blocks
         return
     import soxr
 
     stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
-    came = left = 0
+    samples_in = samples_out = 0
     for block in blocks:
         out: FloatArray = stream.resample_chunk(block)
-        came, left = came + len(block), left + len(out)
+        samples_in, samples_out = samples_in + len(block), samples_out + len(out)
         yield out
-    room = resampled_length(came, from_rate, to_rate) - left
+    room = resampled_length(samples_in, from_rate, to_rate) - samples_out
     out = stream.resample_chunk(np.zeros(0, np.float32), last=True)[:room]
     yield np.pad(out, (0, room - len(out)))
 
 
 def highpass(audio: npt.NDArray[Any]) -> Doubles:
-    """Remove what lies below 48 Hz from (T,) at 16 kHz without shifting it in time; returns (T,) float64.
+    """Remove frequencies below 48 Hz from (T,) at 16 kHz without a delay; returns (T,) float64.
 
     Zero-phase: the filter runs forwards and backwards over an oddly extended signal. A clip shorter than the usual
-    extension of 18 samples is extended by what it has.
+    extension of 18 samples is extended by its own length.
     """
     return np.concatenate([np.zeros(0), *highpass_blocks([audio])])
 
 
 def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
-    """The same for a signal that comes in blocks (N,) and leaves in others; together they are as long.
+    """`highpass` for a signal in blocks (N,). The output blocks have other lengths, but the same sum.
 
-    Backwards the filter begins half a second later than what is given out, where its state no longer matters.
+    The backward filter starts half a second after the output block, so that its initial state has decayed.
     """
     incoming = (np.asarray(block, np.float64) for block in blocks)
     start: Doubles = np.zeros(0)
@@ -95,7 +95,7 @@ def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
 
 
 def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
-    """Remove what lies below 48 Hz from (T,) in one forward pass, as training data are filtered; (T,) float32."""
+    """Remove frequencies below 48 Hz from (T,) in one forward pass, as in training data; (T,) float32."""
     forwards = _Highpass(sample_rate)
     out = np.empty(len(audio), np.float32)
     for start in range(0, len(audio), BLOCK):  # in float64, but an hour of it would take more than a gigabyte
@@ -106,7 +106,7 @@ def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
 class _Highpass:
     """y = direct * x + sum of residues * state, where every pole has a state: state = pole * state + x, a step later.
 
-    ROW samples at a time: what they make of silence is a matrix, what the state before them adds another.
+    ROW samples at a time: one matrix holds the response to them from rest, another the response to the state before.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -118,16 +118,16 @@ class _Highpass:
         between = self._poles[:, None] - self._poles + np.eye(HIGHPASS_ORDER)
         residues: Complexes = self._direct * (self._poles - 1) ** HIGHPASS_ORDER / between.prod(axis=1)
         powers = self._poles ** np.arange(ROW + 1)[:, None]  # [ROW + 1, 5]
-        self._heard: Complexes = powers[:ROW] * residues  # [ROW, 5]: what a state adds to each sample of a row
-        self._kept: Complexes = powers[ROW - 1 :: -1]  # [ROW, 5]: what each sample adds to the state after the row
-        self._faded: Complexes = powers[ROW]
-        response = np.concatenate([[self._direct], self._heard.sum(axis=1).real[: ROW - 1]])
+        self._to_output: Complexes = powers[:ROW] * residues  # [ROW, 5]: from a state to each sample of a row
+        self._to_state: Complexes = powers[ROW - 1 :: -1]  # [ROW, 5]: from each sample to the state after the row
+        self._decay: Complexes = powers[ROW]
+        response = np.concatenate([[self._direct], self._to_output.sum(axis=1).real[: ROW - 1]])
         lag = np.arange(ROW)[:, None] - np.arange(ROW)
         self._matrix: Doubles = np.where(lag >= 0, response[lag], 0.0).T.copy()  # [from, to]
         self._state: Complexes = np.zeros(HIGHPASS_ORDER, np.complex128)
 
     def settle(self, level: float) -> None:
-        """Take the state that a constant level leads to."""
+        """Set the state to the steady state of a constant input."""
         self._state = level / (1 - self._poles)
 
     def __call__(self, x: Doubles) -> Doubles:
@@ -135,15 +135,15 @@ class _Highpass:
         x = np.ascontiguousarray(x)  # products of reversed arrays are slow
         whole = len(x) // ROW * ROW
         rows = x[:whole].reshape(-1, ROW)
-        added = rows @ self._kept  # [N, 5]
+        added = rows @ self._to_state  # [N, 5]
         states = np.empty((len(rows) + 1, HIGHPASS_ORDER), np.complex128)
         states[0] = self._state
         for i in range(len(rows)):
-            states[i + 1] = self._faded * states[i] + added[i]
+            states[i + 1] = self._decay * states[i] + added[i]
         out = np.empty_like(x)
-        out[:whole] = (rows @ self._matrix + (states[:-1] @ self._heard.T).real).reshape(-1)
+        out[:whole] = (rows @ self._matrix + (states[:-1] @ self._to_output.T).real).reshape(-1)
         rest = x[whole:]
         n = len(rest)
-        out[whole:] = rest @ self._matrix[:n, :n] + (self._heard[:n] @ states[-1]).real
-        self._state = self._poles**n * states[-1] + rest @ self._kept[ROW - n :]
+        out[whole:] = rest @ self._matrix[:n, :n] + (self._to_output[:n] @ states[-1]).real
+        self._state = self._poles**n * states[-1] + rest @ self._to_state[ROW - n :]
         return out

@@ -25,7 +25,7 @@ class ContentEncoder(Protocol):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 that identifies the weights, in hexadecimal; a voice model records it."""
+        """SHA-256 of the weights, in hexadecimal; a voice model records it."""
         ...
 
     def __call__(self, audio: FloatArray) -> FloatArray: ...
@@ -33,7 +33,7 @@ class ContentEncoder(Protocol):
 
 @runtime_checkable
 class BatchEncoder(Protocol):
-    """A ContentEncoder that is faster on several clips at once, with the same features."""
+    """A ContentEncoder that computes several clips faster as one batch, with the same features."""
 
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
         """The features of each clip."""
@@ -41,17 +41,17 @@ class BatchEncoder(Protocol):
 
 
 def encode_clips(encoder: ContentEncoder, clips: Sequence[FloatArray]) -> list[FloatArray]:
-    """The features of several clips, at once where the encoder can."""
+    """The features of several clips, as one batch where the encoder supports it."""
     return encoder.batch(clips) if isinstance(encoder, BatchEncoder) else [encoder(clip) for clip in clips]
 
 
-CONTENTVEC = "contentvec"  # what models of v1 and v2 are trained on, unless they say otherwise
-SAME_AS_CONTENTVEC = {"hubert_base", "hubert-base", "hubert"}  # what other programs call it
+CONTENTVEC = "contentvec"  # the encoder of v1 and v2 voices, unless the file names another
+SAME_AS_CONTENTVEC = {"hubert_base", "hubert-base", "hubert"}  # names of it in other programs
 FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.hubert", "lite": "lib.content.lite"}
 
 
 def canonical_name(name: str) -> str:
-    """The one name of a content encoder that goes by several."""
+    """The name that stands for all names of a content encoder."""
     return CONTENTVEC if name in SAME_AS_CONTENTVEC else name
 
 
@@ -70,7 +70,7 @@ def load_content_encoder(
 ) -> ContentEncoder:
     """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
 
-    `name` chooses among the HuBERTs, of which v1 and v2 usually take ContentVec; lite has one encoder, in float32.
+    `name` chooses among the HuBERTs, of which v1 and v2 voices usually take ContentVec; lite has one encoder.
     `dtype` counts for the encoders that `casts_encoder` allows to be cast.
     """
     if family not in FAMILIES:

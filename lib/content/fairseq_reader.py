@@ -1,8 +1,8 @@
 """Reads `hubert_base.pt`, a checkpoint of fairseq, without fairseq and without executing anything in it.
 
 The file is a pickle that holds, besides tensors, an object of fairseq's `Dictionary` and, if it is old, settings as
-omegaconf objects. torch's weights-only reader builds exactly the classes it is told; it is told an empty stand-in for
-each of these names and refuses every other one (spec: auxiliary-networks, "What lies in the fairseq pickle").
+omegaconf objects. torch's weights-only reader builds the classes of an allow list only; the list has an empty stand-in
+for each of these names, and every other one is refused (spec: auxiliary-networks, "What lies in the fairseq pickle").
 """
 
 import re
@@ -23,7 +23,7 @@ class _Inert:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Ignore what the foreign class would have been made from."""
+        """Ignore the arguments of the foreign class."""
 
 
 _FOREIGN = (
@@ -67,7 +67,7 @@ _LAYER_PARTS = {
 _CONV = re.compile(r"feature_extractor\.conv_layers\.(\d+)\.(0|2|2\.1)\.(weight|bias)")
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _CONV_TERM = re.compile(r"\[\(\d+,(\d+),(\d+)\)\](?:\*(\d+))?")
-_MOST_CONVS = 16
+_MAX_CONVS = 16
 
 
 def hugging_face_name(name: str) -> str | None:
@@ -122,7 +122,7 @@ def _look_up(settings: Any, key: str) -> Any:
 
 
 def _strides(layers: Any, path: Path) -> tuple[int, ...]:
-    """Strides out of fairseq's way to write the convolutions: "[(512,10,5)] + [(512,3,2)] * 4 + …"."""
+    """Strides from fairseq's notation of the convolutions: "[(512,10,5)] + [(512,3,2)] * 4 + …"."""
     if layers is None:
         return BASE_STRIDES
     if not isinstance(layers, str):
@@ -131,7 +131,7 @@ def _strides(layers: Any, path: Path) -> tuple[int, ...]:
     strides: list[int] = []
     for term in terms:
         match = _CONV_TERM.fullmatch(term)
-        if match is None or len(match[3] or "") > 2 or len(strides) > _MOST_CONVS:
+        if match is None or len(match[3] or "") > 2 or len(strides) > _MAX_CONVS:
             raise CheckpointError(
                 "{path} describes its convolutions as {layers!r:.60}, which cannot be understood.",
                 path=path,

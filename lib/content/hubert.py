@@ -37,7 +37,7 @@ class HubertContentEncoder:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the weights that make the features, as halves: the same for every file format and precision."""
+        """SHA-256 of the weights in fp16, the same for every file format and precision."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._network.state_dict().items()):
             digest.update(json.dumps([name, list(tensor.shape)]).encode())
@@ -45,8 +45,8 @@ class HubertContentEncoder:
         return digest.hexdigest()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Multiply in a shorter number type from now on. It stays the same encoder: features differ by rounding."""
-        logger.info("content encoder %s (%s) multiplies in %s", self.name, self.sha256[:12], dtype)
+        """Cast the network in place. It stays the same encoder: features differ by rounding only."""
+        logger.info("content encoder %s (%s) computes in %s", self.name, self.sha256[:12], dtype)
         self._network.cast(dtype)
         unmap(self._network, dtype)
         trim_memory()
@@ -67,16 +67,16 @@ class HubertContentEncoder:
 
     @torch.inference_mode()
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        """The same of several clips at once."""
-        found: list[FloatArray] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
-        places = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
-        if len(places) < 2:
+        """The features of several clips, computed as one batch."""
+        features: list[FloatArray] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
+        usable = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
+        if len(usable) < 2:
             return [self(clip) for clip in clips]
         device = next(self._network.parameters()).device
-        samples = [torch.from_numpy(np.ascontiguousarray(clips[i], dtype=np.float32)).to(device) for i in places]
-        for i, content in zip(places, self._network.batch(samples), strict=True):
-            found[i] = content.cpu().numpy()
-        return found
+        samples = [torch.from_numpy(np.ascontiguousarray(clips[i], dtype=np.float32)).to(device) for i in usable]
+        for i, content in zip(usable, self._network.batch(samples), strict=True):
+            features[i] = content.cpu().numpy()
+        return features
 
 
 def load(
@@ -84,7 +84,7 @@ def load(
 ) -> HubertContentEncoder:
     """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError.
 
-    `dtype` is what it multiplies in.
+    `dtype` is the one that it multiplies in.
     """
     name = canonical_name(name)
     path = find(name)
@@ -98,7 +98,7 @@ def load(
 
 
 def build(weights: HubertWeights, family: str, device: torch.device, name: str, where: Path) -> HubertContentEncoder:
-    """Put weights into the network that `family` needs. CheckpointError if it lacks layers or the projection."""
+    """Build the network that `family` needs from weights. CheckpointError without enough layers or the projection."""
     shape, depth = weights.shape, DEPTH[family]
     if shape.layers < depth:
         raise CheckpointError(
@@ -115,7 +115,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
             path=where,
             family=family,
         )
-    with meta_device():  # no memory is taken for what the file only claims
+    with meta_device():  # no memory is allocated for sizes that the file only declares
         network = Hubert(shape, depth, project=family in PROJECTED)
     wanted = network.state_dict()
     beyond = tuple(f"encoder.layers.{i}." for i in range(depth, shape.layers))
@@ -137,7 +137,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
 
 
 def find(name: str) -> Path:
-    """File or folder of a content encoder, here or where other programs keep it. MissingFileError: how to get it."""
+    """File or folder of a content encoder, here or where other programs keep it. MissingFileError if there is none."""
     for path in _places(check_name(name, "content encoder")):
         if path.is_file() or (path / "config.json").is_file():
             return path
@@ -158,14 +158,14 @@ def _places(name: str) -> Iterator[Path]:
         yield ROOT / "hubert_base.pt"
         yield ROOT / "assets" / "hubert" / "hubert_base.pt"
         yield ROOT / "assets" / "hubert_base"
-        yield PRETRAINED / "checkpoint_best_legacy_500.pt"  # as its authors named it
+        yield PRETRAINED / "checkpoint_best_legacy_500.pt"  # the name its authors gave it
     yield PRETRAINED / name
     yield PRETRAINED / f"{name}.pt"
     yield ROOT / "assets" / name
 
 
 def _read_file(path: Path, name: str) -> HubertWeights:
-    """Read a fairseq file, or what was converted from the same file before."""
+    """Read a fairseq file, or the cached conversion of the same file."""
     digest = sha256_of(path)
     if name == CONTENTVEC and known_name(digest) is None:
         logger.warning(

@@ -1,4 +1,4 @@
-"""HuBERT weights in one form, wherever they come from: Hugging Face folders, and the cache of converted files."""
+"""HuBERT weights of every source in one form: Hugging Face folders, and the cache of converted files."""
 
 import json
 import logging
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 MAX_CONFIG_BYTES = 1 << 20
 MAX_LAYERS = 64
 BASE_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there counts
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
 # Only pre-training needs these; everything else in a file must have its place in the network.
 _UNUSED = re.compile(r"masked_spec_embed|label_embs_concat|lm_head\.|(?!final_proj)project(_hid|_q|or)\.|classifier\.")
 
 
 @dataclass(frozen=True)
 class HubertWeights:
-    """The tensors of a HuBERT network, named as Hugging Face names them, and the shape they make."""
+    """The tensors of a HuBERT network with Hugging Face's names, and its architecture."""
 
     shape: HubertShape
     tensors: Weights
@@ -38,7 +38,7 @@ class HubertWeights:
 def assemble(
     tensors: Weights, where: Path, *, heads: Any, strides: Any = BASE_STRIDES, pre_norm: bool = False
 ) -> HubertWeights:
-    """Put tensors and the three facts they do not tell together. CheckpointError if they make no HuBERT network."""
+    """Combine tensors with the three facts they do not contain. CheckpointError if they make no HuBERT network."""
     kept = {_plain_name(key): value for key, value in tensors.items() if not _UNUSED.match(key.removeprefix("hubert."))}
     try:
         shape = _shape(kept, int(heads), tuple(int(stride) for stride in strides), pre_norm)
@@ -54,12 +54,12 @@ def assemble(
 
 
 def _plain_name(key: str) -> str:
-    """Older and newer spellings, and those of a network inside another, as our network has them."""
+    """The name of a tensor in our network, from older and newer spellings and from networks inside another."""
     return rvc_key(key.removeprefix("hubert."))
 
 
 def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: bool) -> HubertShape:
-    """Everything the tensors tell, with what they do not. KeyError, IndexError or ValueError if it does not fit."""
+    """The architecture, from the tensors and the other facts. KeyError, IndexError or ValueError if they do not fit."""
     convs = [tensors[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(len(strides))]
     kernels = tuple(conv[2] for conv in convs)
     hop, window = 1, 1
@@ -127,7 +127,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def read_cached(path: Path) -> HubertWeights | None:
-    """What `write_cached` wrote; None where that is absent or damaged, so that it is made anew."""
+    """The weights that `write_cached` saved; None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
@@ -135,12 +135,12 @@ def read_cached(path: Path) -> HubertWeights | None:
         facts = json.loads(about["hubert"])
         return assemble(tensors, path, heads=facts["heads"], strides=facts["strides"], pre_norm=facts["pre_norm"])
     except (CheckpointError, KeyError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged and is made anew (%s)", path, error)
+        logger.warning("%s is damaged and is made again (%s)", path, error)
         return None
 
 
 def write_cached(path: Path, weights: HubertWeights) -> None:
-    """Keep converted weights for the next time; a folder that cannot be written to costs only that time."""
+    """Cache converted weights. Where the folder cannot be written, they are converted each time."""
     shape = weights.shape
     facts = {"heads": shape.heads, "strides": shape.conv_strides, "pre_norm": shape.pre_norm}
     try:

@@ -1,6 +1,6 @@
 """Self-attention with learned relative positions inside a window (Shaw et al. 2018, as used in VITS).
 
-Spec: synthesizer, "MHSA with relative positions". Attribute names are state-dict keys of the ecosystem.
+Spec: synthesizer, "MHSA with relative positions". Attribute names are RVC's state-dict keys.
 """
 
 import math
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WINDOW = 10  # frames to each side that have a relative position of their own
-BLOCK_FRAMES = 256  # rows of the square of scores that exist at a time, except in training
+WINDOW = 10  # frames on either side that have an own relative position
+BLOCK_FRAMES = 256  # rows of the score matrix computed at a time, except in training
 MASKED_SCORE = -1e4  # not -inf: a wholly masked row then is uniform instead of NaN, as in the reference
 
 
@@ -72,12 +72,12 @@ class RelativeAttention(nn.Module):
         return self.conv_o(out.transpose(2, 3).flatten(1, 2))  # type: ignore[no-any-return]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, first: int) -> Tensor:
-        """What the frames from `first` on take from all frames: queries [B, heads, Q, D] -> [B, heads, Q, D].
+        """Attention of the frames from `first` on over all frames: queries [B, heads, Q, D] -> [B, heads, Q, D].
 
         Without a mask all frames count.
         """
         rows, frames = query.shape[2], key.shape[2]
-        low, high = max(first - WINDOW, 0), min(first + rows + WINDOW, frames)  # frames within the window of some row
+        low, high = max(first - WINDOW, 0), min(first + rows + WINDOW, frames)  # frames inside the window of some row
         missing = (low - (first - WINDOW), first + rows + WINDOW - high)  # of it before the first and after the last
         scores = query @ key.transpose(2, 3)  # [B, heads, Q, F]
         near = skew(query @ self.emb_rel_k.transpose(1, 2))  # [B, heads, Q, Q + 2w]

@@ -19,14 +19,14 @@ from lib.models.source import SineSource
 
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
 INIT_STD = 0.01
-BLOCK_FRAMES = 170  # 1.7 s: longer ones are no faster, but take more memory; of shorter ones more is computed twice
-BLOCK_STEP = 10  # frames; lengths of blocks are multiples of it, for each costs memory for good
+BLOCK_FRAMES = 170  # 1.7 s: longer blocks are no faster and take more memory; shorter ones overlap more
+BLOCK_STEP = 10  # frames; block lengths are multiples of it, because oneDNN caches memory for each length
 
 
 def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """Apply a one-dimensional convolution to [B, C, T], or to [B, C, 1, T] with the channels last in memory.
 
-    The latter is what processors and GPUs do fastest: with few channels twice as fast as the former.
+    The latter is faster on CPUs and GPUs; with few channels twice as fast.
     """
     if x.dim() == 3:
         return conv(x)  # type: ignore[no-any-return]
@@ -37,13 +37,13 @@ def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
     return F.conv2d(x, weight, conv.bias, stride, padding, (1, *conv.dilation))
 
 
-def _plus(made: Tensor, x: Tensor) -> Tensor:
-    """The sum, in the place of what was made unless training still needs it."""
-    return x + made if torch.is_grad_enabled() else made.add_(x)
+def _add(change: Tensor, x: Tensor) -> Tensor:
+    """The sum; in place of the first tensor unless autograd needs it."""
+    return x + change if torch.is_grad_enabled() else change.add_(x)
 
 
 def _mean(parts: Iterator[Tensor], dtype: torch.dtype) -> Tensor:
-    """The mean of tensors, of which only one need exist at a time unless training needs them; summed in float32."""
+    """The mean of tensors, summed in float32. Without autograd only one of them exists at a time."""
     if torch.is_grad_enabled():
         return torch.stack([*parts]).mean(0)
     total, n = next(parts).float(), 1
@@ -60,17 +60,17 @@ def _conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
     return weight_norm(conv)  # type: ignore[no-any-return]
 
 
-def _reaches(config: SynthesizerConfig) -> list[int]:
-    """How many samples before and after a place at the input of each stage the audio there depends on."""
+def _receptive_fields(config: SynthesizerConfig) -> list[int]:
+    """Samples on either side, at the input of each upsampling stage, that an output sample depends on."""
     plain = config.resblock == "1"  # whether a plain convolution follows each dilated one
     shapes = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
-    widest = max(
+    block = max(
         sum((dilation + plain) * (kernel_size // 2) for dilation in dilations) for kernel_size, dilations in shapes
     )
-    reaches = [3]  # of the last convolution
+    fields = [3]  # of the last convolution
     for kernel_size, rate in reversed(list(zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True))):
-        reaches.insert(0, math.ceil((reaches[0] + widest + (kernel_size + rate) // 2) / rate))
-    return reaches[:-1]
+        fields.insert(0, math.ceil((fields[0] + block + (kernel_size + rate) // 2) / rate))
+    return fields[:-1]
 
 
 class ResidualBlock1(nn.Module):
@@ -85,11 +85,11 @@ class ResidualBlock1(nn.Module):
         """[B, C, T] -> [B, C, T], or [B, C, 1, T]."""
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
             hidden = F.leaky_relu_(_convolve(dilated, F.leaky_relu(x, LRELU_SLOPE)), LRELU_SLOPE)
-            x = _plus(_convolve(plain, hidden), x)
+            x = _add(_convolve(plain, hidden), x)
         return x
 
     def quantize(self) -> Int8Block:
-        """The same for processors that multiply eight bits fastest."""
+        """The same block in int8."""
         return Int8Block(self.convs1, self.convs2)
 
 
@@ -103,11 +103,11 @@ class ResidualBlock2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, C, T], or [B, C, 1, T]."""
         for conv in self.convs:
-            x = _plus(_convolve(conv, F.leaky_relu(x, LRELU_SLOPE)), x)
+            x = _add(_convolve(conv, F.leaky_relu(x, LRELU_SLOPE)), x)
         return x
 
     def quantize(self) -> Int8Block:
-        """The same for processors that multiply eight bits fastest."""
+        """The same block in int8."""
         return Int8Block(self.convs)
 
 
@@ -134,17 +134,17 @@ class Generator(nn.Module):
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
         self.hop_length = config.hop_length
-        self.rates, self._reaches = rates, _reaches(config)
-        self.reach = self._reaches[0] + 3  # frames; the first convolution adds three
+        self.rates, self._receptive_fields = rates, _receptive_fields(config)
+        self.receptive_field = self._receptive_fields[0] + 3  # frames on either side; the first convolution adds three
         self.cond = nn.Conv1d(config.gin_channels, first, 1)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number type it multiplies in; int8 if only its blocks do."""
+        """The dtype it computes in; int8 if its residual blocks do."""
         return torch.int8 if isinstance(self.resblocks[0], Int8Block) else self.conv_pre.weight.dtype
 
     def cast(self, dtype: torch.dtype) -> "Generator":
-        """A copy in another number type; of int8 there are only the residual blocks, the rest is shared."""
+        """A copy in another dtype. For int8 only the residual blocks are copied, everything else is shared."""
         if dtype != torch.int8:
             return copy.deepcopy(self).to(dtype)
         other = copy.copy(self)
@@ -192,12 +192,12 @@ class Generator(nn.Module):
         keep: tuple[int, int] | None = None,
         block_frames: int = BLOCK_FRAMES,
     ) -> Tensor:
-        """The same as calling it, to rounding, in much less time and memory: block by block, with `reach` around each.
+        """The same as `forward`, to rounding, computed block by block with the receptive field around each.
 
-        A long piece goes through memory layer by layer; a block of it stays in the processor's caches. `keep` is
-        (first, last + 1) of the frames that are wanted; the others are only heard.
+        This takes much less time and memory: a block fits into the processor's caches. `keep` is (first, last + 1) of
+        the frames whose samples are returned; the others are context.
         """
-        excitation = self._excite(f0, generator, temperature)  # at once: its phase runs through the whole piece
+        excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
         frames, hop = latent.shape[2], self.hop_length
         begin, end = keep or (0, frames)
         block_frames = _block_length(end - begin, block_frames)
@@ -205,11 +205,11 @@ class Generator(nn.Module):
         parts = []
         for first in range(begin, end, block_frames):
             last = min(first + block_frames, end)
-            begun = max(min(first, last - block_frames), begin)  # all as long: each length costs memory for good
-            low, high = max(begun - self.reach, 0), min(last + self.reach, frames)
-            heard = None if excitation is None else excitation[..., low * hop : high * hop]
-            made = self._synthesize(latent[..., low:high], heard, speaker, (begun - low, high - last))
-            parts.append(made[..., (first - begun) * hop :])
+            start = max(min(first, last - block_frames), begin)  # equal lengths: oneDNN caches memory for each length
+            low, high = max(start - self.receptive_field, 0), min(last + self.receptive_field, frames)
+            context = None if excitation is None else excitation[..., low * hop : high * hop]
+            audio = self._synthesize(latent[..., low:high], context, speaker, (start - low, high - last))
+            parts.append(audio[..., (first - start) * hop :])
         return torch.cat(parts, dim=2)
 
     def _excite(self, f0: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor | None:
@@ -223,16 +223,16 @@ class Generator(nn.Module):
     def _synthesize(
         self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, around: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """Latent [B, Z, F], excitation [B, 1, F * hop] -> [B, 1, T] without the frames `around`, which are only heard.
+        """Latent [B, Z, F], excitation [B, 1, F * hop] -> [B, 1, T] without the frames `around`, which are context.
 
-        Nearly all of the reach belongs to the first stage, so what the others no longer need is dropped before each.
+        The first stage has nearly all of the receptive field; context that later stages do not need is dropped early.
         """
         x = self.conv_pre(latent) + self.cond(speaker)
         if not torch.is_grad_enabled():
             x = _channels_last(x)
             excitation = None if excitation is None else _channels_last(excitation)
         for stage, upsample in enumerate(self.ups):
-            dropped = [max(heard - self._reaches[stage], 0) for heard in around]
+            dropped = [max(frames - self._receptive_fields[stage], 0) for frames in around]
             x = _without(x, dropped)
             if excitation is not None:
                 excitation = _without(excitation, [n * math.prod(self.rates[stage:]) for n in dropped])
@@ -246,17 +246,17 @@ class Generator(nn.Module):
         return _without(x, around).flatten(2)
 
 
-def _block_length(frames: int, most: int) -> int:
-    """The length of a block, so that the last one is hardly shorter and of lengths there are few."""
-    alike = math.ceil(frames / max(1, math.ceil(frames / most)))
-    return min(most, math.ceil(alike / BLOCK_STEP) * BLOCK_STEP)
+def _block_length(frames: int, longest: int) -> int:
+    """A block length that divides `frames` almost evenly and is one of few lengths."""
+    even = math.ceil(frames / max(1, math.ceil(frames / longest)))
+    return min(longest, math.ceil(even / BLOCK_STEP) * BLOCK_STEP)
 
 
 def _without(x: Tensor, ends: Sequence[int]) -> Tensor:
-    """[..., T] without so many samples at its beginning and end."""
+    """[..., T] without `ends` samples at its beginning and end."""
     return x[..., ends[0] : x.shape[-1] - ends[1]]
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """[B, C, T] -> [B, C, 1, T], the channels last in memory."""
+    """[B, C, T] -> [B, C, 1, T], channels last in memory."""
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)

@@ -3,9 +3,9 @@
     samples -> convolutions, 50 frames/s -> projection -> + positions -> transformer layers -> content features
 
 Two kinds exist: "base" normalises the first convolution per channel and normalises after each sublayer; others
-normalise every convolution per frame, or before each sublayer. Which one it is follows from `HubertShape`.
+normalise every convolution per frame, or before each sublayer. `HubertShape` says which.
 
-After `narrow` it multiplies in a shorter number type; norms, softmax and what runs past the layers stay float32.
+After `cast` it multiplies in another dtype; norms, softmax and residual connections stay in float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from lib.models.memory import trim_memory
 
-BLOCK_FRAMES = 100  # of 20 ms, that go through the convolutions at a time
-ATTENTION_ROWS = 256  # of the square of scores that exist at a time
+BLOCK_FRAMES = 100  # frames of 20 ms that the convolutions compute at a time
+ATTENTION_ROWS = 256  # rows of the score matrix computed at a time
 
 
 @dataclass(frozen=True)
 class HubertShape:
-    """Everything that is needed to build the network."""
+    """The architecture of the network."""
 
     width: int
     heads: int
@@ -41,13 +41,13 @@ class HubertShape:
 
 
 class ChannelStatistics(nn.GroupNorm):
-    """Normalises every channel over the whole time, which may also be measured before, block by block."""
+    """Normalises every channel over time, with statistics of this input or of a longer one measured before."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def apply_measured(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T], with mean and variance [B, C, 1] of a longer time."""
+        """[B, C, T] -> [B, C, T], with mean and variance [B, C, 1] of a longer signal."""
         scale = self.weight[:, None] / (variance + self.eps).sqrt()
         return x * scale + (self.bias[:, None] - mean * scale)
 
@@ -69,7 +69,7 @@ class ConvLayer(nn.Module):
             self.layer_norm = nn.Identity()
 
     def forward(self, x: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """[B, C, T] -> [B, D, T']; `measured` are mean and variance of the norm over time, if it has one."""
+        """[B, C, T] -> [B, D, T']; `measured`: mean and variance for the norm over time, if the layer has one."""
         x = self.conv(x.to(self.conv.weight.dtype))
         if self.norm_frames:
             x = self.layer_norm(x.transpose(1, 2).float()).transpose(1, 2)
@@ -83,8 +83,8 @@ class ConvLayer(nn.Module):
 class FeatureExtractor(nn.Module):
     """The convolutions: [B, 1, T] -> [B, D, N] with 50 frames per second.
 
-    They look neither before the first nor after the last sample of a frame, so long audio goes through them in blocks
-    of frames: what the first layers make of 40 s takes 800 MB. The norm over time is measured first.
+    A frame depends on its own samples only, so long audio is computed in blocks of frames: the output of the first
+    layers for 40 s takes 800 MB. Mean and variance of the norm over time are measured first.
     """
 
     def __init__(self, shape: HubertShape) -> None:
@@ -102,9 +102,9 @@ class FeatureExtractor(nn.Module):
             return self._convolve(samples, None)
         measured = self._measure(samples)
         trim_memory()
-        made = torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
+        features = torch.cat([self._convolve(block, measured) for block in self._blocks(samples, frames)], dim=2)
         trim_memory()
-        return made
+        return features
 
     def _blocks(self, samples: Tensor, frames: int) -> Iterator[Tensor]:
         for first in range(0, frames, BLOCK_FRAMES):
@@ -118,21 +118,24 @@ class FeatureExtractor(nn.Module):
         return x
 
     def _measure(self, samples: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance [B, D, 1] of what the first convolution makes of all samples; None without that norm.
+        """Mean and variance [B, D, 1] of the first convolution's output over all samples; None without that norm.
 
-        They follow from those of the samples it hears at a time, without making what takes the most memory of all.
+        They follow from the mean and covariance of its input windows, without computing that output, which would take
+        more memory than anything else.
         """
         first = self.conv_layers[0]
         assert isinstance(first, ConvLayer)
         if not isinstance(first.layer_norm, ChannelStatistics):
             return None
-        heard = samples[:, 0].cpu().double()  # not every device has doubles
-        windows = heard.unfold(1, first.conv.kernel_size[0], first.conv.stride[0])  # [B, N, K]
+        audio = samples[:, 0].cpu().double()  # not every device has doubles
+        windows = audio.unfold(1, first.conv.kernel_size[0], first.conv.stride[0])  # [B, N, K]
         mean = windows.mean(1)  # [B, K]
-        spread = windows.transpose(1, 2) @ windows / windows.shape[1] - mean[:, :, None] * mean[:, None]  # [B, K, K]
+        covariance = (
+            windows.transpose(1, 2) @ windows / windows.shape[1] - mean[:, :, None] * mean[:, None]
+        )  # [B, K, K]
         weight = first.conv.weight[:, 0].cpu().double()  # [D, K]
         offset = 0 if first.conv.bias is None else first.conv.bias[:, None].cpu()
-        variance = ((weight @ spread) * weight).sum(2, keepdim=True).clamp(min=0)  # [B, D, 1]
+        variance = ((weight @ covariance) * weight).sum(2, keepdim=True).clamp(min=0)  # [B, D, 1]
         both = weight @ mean[:, :, None] + offset, variance
         return both[0].float().to(samples.device), both[1].float().to(samples.device)
 
@@ -154,8 +157,8 @@ class FeatureProjection(nn.Module):
 class WeightNormConv(nn.Module):
     """A grouped convolution whose weight is g * v / |v|, with one norm per tap, over both channel axes.
 
-    Written out, because torch's weight norm takes seconds of imports when it is built without memory. What it holds is
-    undefined until weights are loaded.
+    Written out, because torch's weight norm imports its compiler when it is built on the meta device. Its parameters
+    are undefined until weights are loaded.
     """
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
@@ -173,7 +176,7 @@ class WeightNormConv(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution that stands for positions: [B, N, W] -> [B, N, W]."""
+    """Positional embedding by a wide grouped convolution: [B, N, W] -> [B, N, W]."""
 
     def __init__(self, shape: HubertShape) -> None:
         super().__init__()
@@ -185,15 +188,15 @@ class PositionalConvolution(nn.Module):
         return functional.gelu(positions).transpose(1, 2)
 
 
-def _attend_in_rows(query: Tensor, key: Tensor, value: Tensor, heard: Tensor | None) -> Tensor:
-    """scaled_dot_product_attention as matrix products, of which torch's own does those in bfloat16 slowly on a CPU."""
+def _attend_in_rows(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None) -> Tensor:
+    """scaled_dot_product_attention as matrix products; torch's own is slow for bfloat16 on a CPU."""
     query, key, value = query * query.shape[3] ** -0.5, key.transpose(2, 3).contiguous(), value.contiguous()
-    hidden = None if heard is None else ~heard
+    padding = None if valid is None else ~valid
     parts = []
     for first in range(0, query.shape[2], ATTENTION_ROWS):
         scores = query[:, :, first : first + ATTENTION_ROWS] @ key  # [B, H, rows, N]
-        if hidden is not None:
-            scores = scores.masked_fill(hidden, -torch.inf)
+        if padding is not None:
+            scores = scores.masked_fill(padding, -torch.inf)
         parts.append(scores.softmax(-1) @ value)
     return torch.cat(parts, dim=2)
 
@@ -209,16 +212,16 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
-        """[B, N, W] -> [B, N, W]; `heard` [B, 1, 1, N] tells which frames are not padding."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; `valid` [B, 1, 1, N] is true where a frame is not padding."""
         x = x.to(self.q_proj.weight.dtype)
         query, key, value = (
             projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, N, W / H]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        narrow_on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-        attend = _attend_in_rows if narrow_on_cpu else functional.scaled_dot_product_attention
-        mixed = attend(query, key, value, heard)
+        bfloat16_on_cpu = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        attend = _attend_in_rows if bfloat16_on_cpu else functional.scaled_dot_product_attention
+        mixed = attend(query, key, value, valid)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return projected
 
@@ -249,13 +252,13 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(shape.width, shape.feed_forward)
         self.final_layer_norm = nn.LayerNorm(shape.width)
 
-    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
-        """[B, N, W] -> [B, N, W]; `heard` [B, 1, 1, N] tells which frames are not padding."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; `valid` [B, 1, 1, N] is true where a frame is not padding."""
         if self.pre_norm:
-            x = x + self.attention(self.layer_norm(x), heard)
+            x = x + self.attention(self.layer_norm(x), valid)
             x = x + self.feed_forward(self.final_layer_norm(x))
         else:
-            x = self.layer_norm(x + self.attention(x, heard))
+            x = self.layer_norm(x + self.attention(x, valid))
             x = self.final_layer_norm(x + self.feed_forward(x))
         return x
 
@@ -269,14 +272,14 @@ class Transformer(nn.Module):
         self.layer_norm = nn.LayerNorm(shape.width)
         self.layers = nn.Sequential(*(TransformerLayer(shape) for _ in range(depth)))
         self.norm_input = not shape.pre_norm
-        self.norm_output = shape.pre_norm and depth == shape.layers  # what lies between layers is not normalised
+        self.norm_output = shape.pre_norm and depth == shape.layers  # not normalised between layers
 
-    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
-        """[B, N, W] -> [B, N, W]; padding, where `heard` [B, 1, 1, N] is false, is 0."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[B, N, W] -> [B, N, W]; padding, where `valid` [B, 1, 1, N] is false, is 0."""
         x = x + self.pos_conv_embed(x)
         x = self.layer_norm(x) if self.norm_input else x
         for layer in self.layers:
-            x = layer(x, heard)
+            x = layer(x, valid)
         return self.layer_norm(x) if self.norm_output else x
 
 
@@ -296,9 +299,9 @@ class Hubert(nn.Module):
         return self._project(self.encoder(self.feature_projection(features)))
 
     def batch(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """What `forward` makes of each of several clips (T,): (N, W) each.
+        """`forward` for each of several clips (T,): (N, W) each.
 
-        The convolutions, which normalise over a clip, hear one at a time; the transformer hears them side by side.
+        The convolutions normalise over a clip and compute one at a time; the transformer computes them as one batch.
         """
         features = [self.feature_projection(self.feature_extractor(x[None, None]).transpose(1, 2))[0] for x in clips]
         frames = [len(x) for x in features]
@@ -306,8 +309,8 @@ class Hubert(nn.Module):
             return list(self._project(self.encoder(torch.stack(features))))
         padded = nn.utils.rnn.pad_sequence(features, batch_first=True)  # [B, N, W]
         places = torch.arange(padded.shape[1], device=padded.device)
-        heard = places < torch.tensor(frames, device=padded.device)[:, None]  # [B, N]
-        content = self._project(self.encoder(padded, heard[:, None, None]))
+        valid = places < torch.tensor(frames, device=padded.device)[:, None]  # [B, N]
+        content = self._project(self.encoder(padded, valid[:, None, None]))
         return [x[:n] for x, n in zip(content, frames, strict=True)]
 
     def _project(self, content: Tensor) -> Tensor:
@@ -317,9 +320,9 @@ class Hubert(nn.Module):
         return projected.float()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Multiply in a shorter number type from now on; the weights are kept in it alone.
+        """Cast the network in place: it multiplies in `dtype` from now on.
 
-        Not the first convolution, which hears samples, nor that of positions: both take little time.
+        The first convolution and the positional one stay in float32: both take little time.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.in_channels > 1):

@@ -1,7 +1,7 @@
-"""The generator's residual blocks with weights and inputs of eight bits, for processors that multiply those fastest.
+"""int8 residual blocks of the generator, for processors with fast int8 dot products (VNNI).
 
-Every output channel's weights have a scale of their own, every input the one that its largest and smallest value need
-just then (Jacob et al. 2018). Products are summed exactly; what runs past the convolutions stays float32.
+Weights have one scale per output channel; inputs are quantized dynamically, with scale and zero point from their
+minimum and maximum (Jacob et al. 2018). Sums are exact; the residual connections stay in float32.
 """
 
 import math
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LRELU_SLOPE = 0.1  # of the generator
-USUAL_SAMPLES = 3000  # weights are laid out for inputs about so long
+USUAL_SAMPLES = 3000  # input length that the memory layout of the weights is optimised for
 
 
 class Quantized(NamedTuple):
-    """(values - zero) * scale is what was rounded; values [B, C, d, T] uint8, the channels last in memory."""
+    """A quantized tensor: (values - zero) * scale; values [B, C, d, T] uint8, channels last in memory."""
 
     values: Tensor
     scale: float
@@ -25,21 +25,21 @@ class Quantized(NamedTuple):
 
 
 def quantize(x: Tensor) -> Quantized:
-    """[B, C, d, T] float32, the channels last in memory, to 255 steps from its smallest to its largest value."""
+    """Quantize [B, C, d, T] float32, channels last in memory, to 255 steps between its minimum and its maximum."""
     low, high = (float(end) for end in torch.aminmax(x.permute(0, 2, 3, 1).view(-1)))
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255 or 1.0
     if not math.isfinite(scale):
-        return Quantized(torch.zeros_like(x, dtype=torch.uint8), math.nan, 0)  # whoever converts looks for that
+        return Quantized(torch.zeros_like(x, dtype=torch.uint8), math.nan, 0)  # the converter refuses NaN
     zero = round(-low / scale)
     steps = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
-    # The same bytes as a plain tensor, which int_repr would copy.
+    # A plain tensor on the same bytes; int_repr would copy them.
     values = torch.empty(0, dtype=torch.uint8).set_(steps.untyped_storage(), 0, steps.shape, steps.stride())
     return Quantized(values, scale, zero)
 
 
 def space_to_batch(x: Quantized, count: int) -> Quantized:
-    """[B, C, 1, T] -> [B, C, count, ceil(T / count)]: every `count`-th sample becomes neighbour of the next."""
+    """[B, C, 1, T] -> [B, C, count, ceil(T / count)]: row i holds the samples i, i + count, i + 2 * count, ..."""
     batch, channels, _, samples = x.values.shape
     if count == 1:
         return x
@@ -50,7 +50,7 @@ def space_to_batch(x: Quantized, count: int) -> Quantized:
 
 
 def batch_to_space(x: Tensor, samples: int) -> Tensor:
-    """What `space_to_batch` made, of any number type -> [B, C, 1, samples]."""
+    """The inverse of `space_to_batch`, for any dtype: [B, C, count, columns] -> [B, C, 1, samples]."""
     batch, channels, count, columns = x.shape
     if count == 1:
         return x
@@ -59,7 +59,7 @@ def batch_to_space(x: Tensor, samples: int) -> Tensor:
 
 
 class Int8Conv:
-    """A convolution that keeps the length, its weights rounded to 127 steps on either side of zero."""
+    """A convolution that keeps the length, with weights quantized to 127 steps on either side of zero."""
 
     def __init__(self, conv: nn.Conv1d) -> None:
         weight = conv.weight.detach().float().unsqueeze(2)  # [C, C, 1, K]
@@ -67,28 +67,29 @@ class Int8Conv:
         self.scales = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
         self.bias = None if conv.bias is None else conv.bias.detach().float()
-        self.about = ([1, 1], [0, weight.shape[3] // 2], [1, 1], 1)  # stride, padding, dilation, groups
+        self.geometry = ([1, 1], [0, weight.shape[3] // 2], [1, 1], 1)  # stride, padding, dilation, groups
         steps = torch.round(weight / self.scales[:, None, None, None]).to(torch.int8)
         usual = [1, weight.shape[1], self.dilation, USUAL_SAMPLES]
-        self.weight = torch.ops.onednn.qconv_prepack(steps, self.scales, 1.0, 0, *self.about, usual)
+        self.weight = torch.ops.onednn.qconv_prepack(steps, self.scales, 1.0, 0, *self.geometry, usual)
         self.n_bytes = steps.nbytes
 
     def __call__(self, x: Quantized) -> Tensor:
-        """Eight bits in as many rows as the dilation -> float32 in the same: plain convolutions are twice as fast."""
+        """Quantized, `dilation` rows -> float32, as many rows: a convolution without dilation is twice as fast."""
         weight = (self.weight, self.scales, self.zeros, self.bias)
-        made: Tensor = torch.ops.onednn.qconv_pointwise(*x, *weight, *self.about, 1.0, 0, torch.float32, "none", [], "")
-        return made
+        output = (1.0, 0, torch.float32)  # scale, zero point, dtype
+        out: Tensor = torch.ops.onednn.qconv_pointwise(*x, *weight, *self.geometry, *output, "none", [], "")
+        return out
 
     def add(self, x: Quantized, total: Tensor) -> None:
-        """Add what calling it gives to `total` [B, C, d, T], float32 with the channels last in memory."""
+        """Add the output to `total` [B, C, d, T], float32 with the channels last in memory."""
         weight = (self.weight, self.scales, self.zeros, total, self.bias)
         torch.ops.onednn.qconv2d_pointwise.binary(
-            *x, *weight, *self.about, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, None, [], None
+            *x, *weight, *self.geometry, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, None, [], None
         )
 
 
 class Int8Block(nn.Module):
-    """A residual block of either kind: per dilation an activation, a dilated convolution, perhaps both again, a sum."""
+    """ResidualBlock1 (with `plain` convolutions) or ResidualBlock2 (without) in int8."""
 
     def __init__(self, dilated: Iterable[nn.Module], plain: Iterable[nn.Module] = ()) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Int8Block(nn.Module):
         return sum(conv.n_bytes for conv in (*self.dilated, *self.plain))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, 1, T] with the channels last in memory -> the same in float32."""
+        """[B, C, 1, T] with the channels last in memory -> the same shape in float32."""
         x = x.to(torch.float32, copy=True)
         for i, dilated in enumerate(self.dilated):
             values = space_to_batch(quantize(F.leaky_relu(x, LRELU_SLOPE)), dilated.dilation)

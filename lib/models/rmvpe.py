@@ -16,14 +16,14 @@ N_PITCHES = 360  # classes of 20 cents
 LEVELS = 5  # of the U-Net, each of half the resolution
 FRAME_MULTIPLE = 2**LEVELS  # the network takes multiples of this many frames
 BLOCKS = 4  # residual blocks per level
-REACH = 2 * BLOCKS  # frames to either side that the blocks of a level see
-BAND_FRAMES = 512  # of a level, that go through its blocks at a time
-OUT_CHANNELS = 3  # of the U-Net, as the recurrent layer sees it
+RECEPTIVE_FIELD = 2 * BLOCKS  # frames on either side, of the blocks of a level
+BAND_FRAMES = 512  # frames of a level that its blocks compute at a time
+OUT_CHANNELS = 3  # of the U-Net, input of the recurrent layer
 MOMENTUM = 0.01
 
 
 class ConvBlock(nn.Module):
-    """Two 3 x 3 convolutions and a way around them: [B, a, T, M] -> [B, b, T, M]."""
+    """Two 3 x 3 convolutions with a residual connection: [B, a, T, M] -> [B, b, T, M]."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -47,40 +47,40 @@ def _blocks(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*(ConvBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(BLOCKS)))
 
 
-def _in_bands(work: Callable[[int, int], Tensor], frames: int) -> Tensor:
-    """Put together what `work` makes of the frames [first, last) of a level: the same, in a fraction of the memory."""
+def _in_bands(compute: Callable[[int, int], Tensor], frames: int) -> Tensor:
+    """Join `compute(first, last)` over all frames of a level: the same result, in a fraction of the memory."""
     out: Tensor | None = None
     for first in range(0, frames, BAND_FRAMES):
         last = min(first + BAND_FRAMES, frames)
-        made = work(first, last)
+        band = compute(first, last)
         if last - first == frames:
-            return made
+            return band
         if out is None:
-            out = made.new_empty(*made.shape[:2], frames, made.shape[3])
-        out[:, :, first:last] = made
+            out = band.new_empty(*band.shape[:2], frames, band.shape[3])
+        out[:, :, first:last] = band
     assert out is not None, "there is no frame to compute"
     trim_memory()
     return out
 
 
 class Stage(nn.Module):
-    """The residual blocks of one level, without change of resolution."""
+    """The residual blocks of one level, at its resolution."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv = _blocks(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        def work(first: int, last: int) -> Tensor:
-            low = max(first - REACH, 0)
-            made: Tensor = self.conv(x[:, :, low : last + REACH])
-            return made[:, :, first - low : last - low]
+        def compute(first: int, last: int) -> Tensor:
+            low = max(first - RECEPTIVE_FIELD, 0)
+            band: Tensor = self.conv(x[:, :, low : last + RECEPTIVE_FIELD])
+            return band[:, :, first - low : last - low]
 
-        return _in_bands(work, x.shape[2])
+        return _in_bands(compute, x.shape[2])
 
 
 class Encoder(nn.Module):
-    """Halves time and mel five times: [B, 1, T, M] -> [B, 16 c, T / 32, M / 32], and what each level made of it."""
+    """Halves time and mel five times: [B, 1, T, M] -> [B, 16 c, T / 32, M / 32], and the output of each level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = self.bn(x)
-        seen = []
+        skips = []
         for layer in self.layers:
-            seen.append(layer(x))
-            x = self.pool(seen[-1])
-        return x, seen
+            skips.append(layer(x))
+            x = self.pool(skips[-1])
+        return x, skips
 
 
 class Intermediate(nn.Module):
@@ -113,7 +113,7 @@ class Intermediate(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Doubles time and mel and adds what the encoder saw there: [B, a, T, M] -> [B, a / 2, 2 T, 2 M]."""
+    """Doubles time and mel and appends the encoder's output of that level: [B, a, T, M] -> [B, a / 2, 2 T, 2 M]."""
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
@@ -125,14 +125,14 @@ class DecoderLevel(nn.Module):
         )
         self.conv2 = _blocks(channels_in, width)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        def work(first: int, last: int) -> Tensor:
-            low, high = max(first - REACH, 0), min(last + REACH, seen.shape[2])
+    def forward(self, x: Tensor, skips: Tensor) -> Tensor:
+        def compute(first: int, last: int) -> Tensor:
+            low, high = max(first - RECEPTIVE_FIELD, 0), min(last + RECEPTIVE_FIELD, skips.shape[2])
             doubled = self.conv1(x[:, :, low // 2 : high // 2 + 1])[:, :, : high - low]
-            made: Tensor = self.conv2(torch.cat([doubled, seen[:, :, low:high]], dim=1))
-            return made[:, :, first - low : last - low]
+            band: Tensor = self.conv2(torch.cat([doubled, skips[:, :, low:high]], dim=1))
+            return band[:, :, first - low : last - low]
 
-        return _in_bands(work, seen.shape[2])
+        return _in_bands(compute, skips.shape[2])
 
 
 class Decoder(nn.Module):
@@ -142,9 +142,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLevel(channels * 2**level) for level in range(LEVELS, 0, -1))
 
-    def forward(self, x: Tensor, seen: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         for layer in self.layers:
-            x = layer(x, seen.pop())  # popped, so that its memory is free as soon as it was used
+            x = layer(x, skips.pop())  # popped, so that its memory is freed right after use
         return x
 
 
@@ -158,8 +158,8 @@ class UNet(nn.Module):
         self.decoder = Decoder(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, seen = self.encoder(x)
-        out: Tensor = self.decoder(self.intermediate(x), seen)
+        x, skips = self.encoder(x)
+        out: Tensor = self.decoder(self.intermediate(x), skips)
         return out
 
 
@@ -176,10 +176,10 @@ class BiGRU(nn.Module):
 
 
 class Rmvpe(nn.Module):
-    """How strongly each of 360 pitches sounds: log-mel [B, 128, T] -> salience [B, T, 360] in 0..1.
+    """Salience of each of 360 pitches: log-mel [B, 128, T] -> [B, T, 360] in 0..1.
 
-    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions may be in
-    a shorter number type; the recurrent layer and what follows are not.
+    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions may be
+    cast to another dtype; the recurrent layer and what follows are in float32.
     """
 
     def __init__(self, channels: int = 16, hidden: int = 256) -> None:
@@ -192,8 +192,8 @@ class Rmvpe(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         assert self.cnn.bias is not None
-        narrowed = mel.to(self.cnn.bias.dtype)
-        image = self.unet(narrowed.transpose(1, 2)[:, None])  # [B, c, T, 128]
+        cast = mel.to(self.cnn.bias.dtype)
+        image = self.unet(cast.transpose(1, 2)[:, None])  # [B, c, T, 128]
         rows = self.cnn(image).float().transpose(1, 2).flatten(-2)  # [B, T, 384], channel by channel
         salience: Tensor = self.fc(rows)
         return salience

@@ -39,7 +39,7 @@ class SineSource(nn.Module):
     def sine(self, f0: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """F0 [B, F] in Hz -> sine and noise [B, F * hop, 1], always float32.
 
-        `temperature` scales the noise. Draws as the reference does: one unused number per item, then the noise.
+        `temperature` scales the noise. Draws in the reference's order: an unused number per item, then the noise.
         """
         f0 = f0.float()
         voiced = (f0 > 0).float().repeat_interleave(self.hop_length, dim=1)  # [B, T]
@@ -50,6 +50,6 @@ class SineSource(nn.Module):
         return (voiced * sine + temperature * level * noise).unsqueeze(2)
 
     def forward(self, f0: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """F0 [B, F] in Hz -> excitation [B, 1, F * hop] in the number type of the weights."""
+        """F0 [B, F] in Hz -> excitation [B, 1, F * hop] in the dtype of the weights."""
         sine = self.sine(f0, generator, temperature).to(self.l_linear.weight.dtype)
         return torch.tanh(self.l_linear(sine)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""How F0 is estimated: one protocol, one file per method, one table. Nothing heavy is imported until asked for."""
+"""F0 estimation: one protocol, one file per method, one table. Methods are imported when they are loaded."""
 
 import importlib
 import logging
@@ -28,13 +28,13 @@ class PitchExtractor(Protocol):
 
 @runtime_checkable
 class BatchPitchExtractor(Protocol):
-    """A PitchExtractor that is faster on several clips at once, with the same F0."""
+    """A PitchExtractor that computes several clips faster as one batch, with the same F0."""
 
     def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]": ...
 
 
-# A module of this table has a function load(method, device), which returns the method's bare extractor: one that need
-# not fit the number of frames exactly, nor cope with silence or clips shorter than SHORTEST.
+# Each module has a function load(method, device) that returns a PitchExtractor. It need not return the exact number of
+# frames, nor support silence or clips shorter than MIN_SAMPLES: ExactExtractor does.
 METHODS: dict[str, str] = {
     "rmvpe": "lib.pitch.rmvpe",
     "fcpe": "lib.pitch.fcpe",
@@ -48,14 +48,14 @@ METHODS: dict[str, str] = {
     "dio": "lib.pitch.world",
 }
 WITH_HOP_LENGTH = ("mangio-crepe", "mangio-crepe-tiny")  # their load() takes it as a third argument
-NARROWED = ("rmvpe",)  # their load() takes a number type
-PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one present
+WITH_DTYPE = ("rmvpe",)  # their load() takes a dtype as a third argument
+PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one installed
 AUTO_ORDER = ("rmvpe", "swift", "harvest")  # best first
 HYBRID = re.compile(r"hybrid\[(.*)\]")
-CREPE_HOP_LENGTH = 120  # samples; the ecosystem's default for conversions
+CREPE_HOP_LENGTH = 120  # samples; RVC's default for conversions
 
-SHORTEST = 4096  # samples at 16 kHz; shorter clips are extended by silence, as every method needs some periods of 50 Hz
-SILENCE_PEAK = 1e-5  # below it (a third of a 16-bit step) there is no voice
+MIN_SAMPLES = 4096  # at 16 kHz; shorter clips are padded with silence, because every method needs some periods of 50 Hz
+SILENCE_PEAK = 1e-5  # below it (a third of a 16-bit step) audio counts as silence
 
 
 def split_method(method: str) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def load_pitch_extractor(
     load = importlib.import_module(METHODS[name]).load
     if name in WITH_HOP_LENGTH:
         return ExactExtractor(name, load(name, device, crepe_hop_length), f"{name} every {crepe_hop_length} samples")
-    if name in NARROWED and dtype is not None and dtype.itemsize < 4:
+    if name in WITH_DTYPE and dtype is not None and dtype.itemsize < 4:
         return ExactExtractor(name, load(name, device, dtype), f"{name} in {dtype}")
     return ExactExtractor(name, load(name, device))
 
@@ -152,20 +152,20 @@ def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExt
 class ExactExtractor:
     """Makes any method keep the contract: exact length, float32, zeros for silence, clips of every length.
 
-    `method` tells which one it is, also when "auto" was asked for; `cache_key` tells the settings it depends on, too.
+    `method` is the name of the method that "auto" chose; `cache_key` also names the settings that F0 depends on.
     """
 
     def __init__(self, method: str, extract: PitchExtractor, cache_key: str = "") -> None:
         self.method = method
         self.cache_key = cache_key or method
         self._extract = extract
-        self.supports_batch = isinstance(extract, BatchPitchExtractor)  # at once; also from several threads
+        self.supports_batch = isinstance(extract, BatchPitchExtractor)  # also from several threads
 
     def __call__(self, audio: "FloatArray") -> "FloatArray":
         return self.batch([audio])[0]
 
     def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]":
-        """F0 of several clips, heard at once by the methods that can."""
+        """F0 of several clips, as one batch where the method supports it."""
         import numpy as np
 
         from lib.pitch.scale import HOP_LENGTH, fit_length
@@ -176,7 +176,7 @@ class ExactExtractor:
             if audio.ndim != 1 or not np.isfinite(audio).all():
                 raise AudioError("F0 needs finite mono audio of shape (T,); got shape {shape}.", shape=audio.shape)
             if len(found[i]) and np.abs(audio).max() >= SILENCE_PEAK:
-                padded[i] = np.pad(audio.astype(np.float32), (0, max(0, SHORTEST - len(audio))))
+                padded[i] = np.pad(audio.astype(np.float32), (0, max(0, MIN_SAMPLES - len(audio))))
         extract = self._extract
         if isinstance(extract, BatchPitchExtractor):
             curves = extract.batch(list(padded.values()))

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from lib.audio import ANALYSIS_RATE
-from lib.pitch import PitchExtractor, missing_package
-from lib.pitch.scale import F0_MAX, F0_MIN, HOP_LENGTH
+from lib.pitch import SILENCE_PEAK, PitchExtractor, missing_package
+from lib.pitch.scale import CENTS_PER_PITCH, F0_MAX, F0_MIN, HOP_LENGTH, LOWEST_CENTS
 from lib.typing import FloatArray, IntArray
 from lib.voice.safe_load import safe_load
 
-BATCH_FRAMES = 512  # of crepe; the path of pitches is sought within a batch, so this is part of the method
+BATCH_FRAMES = 512  # of crepe; the Viterbi path is searched within a batch, so this is part of the method
 PERIODICITY_FLOOR = 0.1  # below it crepe calls a frame unvoiced
 SMOOTHING = 3  # frames, of periodicity (median) and pitch (mean)
 LOUDEST_SHARE = 0.999  # of the samples are not louder than what mangio-crepe brings to full scale
-SILENCE_PEAK = 1e-5  # a window that is nowhere louder holds no voice, whatever the network makes of it
-WINDOW_LENGTH = 1024  # samples that the network hears for a frame
-REACH = 12  # pitches; a step from frame to frame is shorter
-LOWEST_CENTS, CENTS_PER_PITCH = 1997.3794084376191, 20.0  # cents above 10 Hz
+WINDOW_LENGTH = 1024  # samples of a frame at the input of the network
+MAX_STEP = 12  # pitches; a step from frame to frame is smaller
 
 
 def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> PitchExtractor:
@@ -48,7 +46,7 @@ def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> Pit
 
 
 def _load_network(method: str, capacity: str) -> Any:
-    """Build a network of our own, because the package keeps a single one for the whole process."""
+    """Build a separate network, because the package keeps a single one for the whole process."""
     try:
         import torchcrepe
     except ImportError as error:
@@ -64,8 +62,8 @@ def _predict(
 ) -> tuple[Tensor, Tensor]:
     """F0 and periodicity every `hop_length` samples: (T,) -> (T // hop_length + 1,) Hz and 0..1.
 
-    The package's own prediction adds noise to the pitch, which makes results differ from run to run, and its search of
-    the path is compiled for tens of seconds when first used.
+    The package's own prediction adds noise to the pitch, which makes results differ from run to run, and its Viterbi
+    search is compiled for tens of seconds when first used.
     """
     import torchcrepe
 
@@ -82,19 +80,19 @@ def _predict(
 
 
 def _best_path(probabilities: FloatArray) -> IntArray:
-    """The likeliest sequence of pitches that moves less than REACH per frame (Viterbi): (N, F) -> (F,).
+    """The likeliest sequence of pitches that moves less than MAX_STEP per frame (Viterbi): (N, F) -> (F,).
 
-    A step of d pitches has the weight REACH - |d|, normalised over the steps possible from a pitch.
+    A step of d pitches has the weight MAX_STEP - |d|, normalised over the steps possible from a pitch.
     """
     n, frames = probabilities.shape
     emission = np.log(probabilities.T + np.finfo(np.float32).tiny)  # (F, N)
-    steps = np.arange(1 - REACH, REACH)
+    steps = np.arange(1 - MAX_STEP, MAX_STEP)
     origins = np.arange(n)[:, None] + steps  # (N, S): where a step to a pitch comes from
-    weights = REACH - np.abs(np.arange(n)[:, None] - np.arange(n))
+    weights = MAX_STEP - np.abs(np.arange(n)[:, None] - np.arange(n))
     totals = np.maximum(weights, 0).sum(axis=1)  # (N,)
     inside = (origins >= 0) & (origins < n)
     origins = origins.clip(0, n - 1)
-    transition = np.where(inside, np.log((REACH - np.abs(steps)) / totals[origins]), -np.inf)  # (N, S)
+    transition = np.where(inside, np.log((MAX_STEP - np.abs(steps)) / totals[origins]), -np.inf)  # (N, S)
     best = np.zeros((frames, n), np.int64)
     score = emission[0].astype(np.float64)
     for frame in range(1, frames):
@@ -110,10 +108,10 @@ def _best_path(probabilities: FloatArray) -> IntArray:
 
 
 def _audible(audio: FloatArray, hop_length: int, frames: int) -> npt.NDArray[np.bool_]:
-    """Tell which frames have sound in the window that the network hears: (T,) -> (frames,)."""
+    """Which frames have sound in the input window of the network: (T,) -> (frames,)."""
     half = WINDOW_LENGTH // 2
     before = np.concatenate([[0], np.cumsum(np.abs(audio) > SILENCE_PEAK)])  # audible samples before each
     centres = np.arange(frames) * hop_length
     last = np.minimum(centres + half, len(audio))
-    heard: npt.NDArray[np.bool_] = before[last] > before[np.maximum(centres - half, 0)]
-    return heard
+    audible: npt.NDArray[np.bool_] = before[last] > before[np.maximum(centres - half, 0)]
+    return audible

@@ -1,7 +1,7 @@
-"""F0 curves as text files: read what users draw or other programs write, and write one that can be edited and fed back.
+"""F0 curves as text files: read those of users and other programs, write one that can be edited and read again.
 
-A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. The
-ecosystem's form has nothing else; tables with a header, more columns, other separators and comments are read too.
+A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
+form has nothing else; tables with a header, more columns, other separators and comments are read too.
 """
 
 import math
@@ -18,7 +18,7 @@ from lib.pitch.scale import FRAMES_PER_SECOND
 
 CURVE_SUFFIXES = (".csv", ".txt")
 MAX_BYTES = 100_000_000  # some ten hours
-HIGHEST_PITCH = 8000.0  # Hz; beyond it the columns are probably swapped
+MAX_PITCH = 8000.0  # Hz; above it the columns are probably swapped
 HEADER = "seconds,Hz"  # of CSV files
 TIME_NAMES = ("seconds", "time", "timestamp", "timestamps", "times", "t", "s", "sec")
 PITCH_NAMES = ("hz", "f0", "frequency", "pitch", "pitch_hz", "f0_hz", "frequency_hz", "hertz", "value")
@@ -49,7 +49,7 @@ def read_curve(path: Path) -> PitchCurve:
         except (ValueError, IndexError):
             raise _wrong(path, number, text) from None
         seconds, hertz = points[-1]
-        if not (0 <= seconds < math.inf and 0 <= hertz <= HIGHEST_PITCH):
+        if not (0 <= seconds < math.inf and 0 <= hertz <= MAX_PITCH):
             raise _wrong(path, number, text)
     if not points:
         raise ConfigError("{path} holds no F0 curve; give lines of two numbers, seconds and Hz.", path=path)
@@ -58,9 +58,9 @@ def read_curve(path: Path) -> PitchCurve:
 
 
 def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
-    """Write (F,) Hz at 100 frames/s, one line per frame, so that reading gives the very same numbers.
+    """Write (F,) Hz at 100 frames/s, one line per frame, so that reading returns the same numbers.
 
-    `.csv` files get a header; others have the ecosystem's form, which has none.
+    `.csv` files get a header; others have RVC's form, which has none.
     """
     lines = [HEADER] if path.suffix.lower() == ".csv" else []
     lines += [
@@ -121,5 +121,5 @@ def _wrong(path: Path, number: int, text: str) -> ConfigError:
         path=path,
         line=number,
         text=text[:60],
-        highest=HIGHEST_PITCH,
+        highest=MAX_PITCH,
     )

@@ -30,7 +30,7 @@ def load(method: str, device: "torch.device") -> PitchExtractor:
             pitch_ceiling=F0_MAX,
         )
         f0 = np.asarray(pitch.selected_array["frequency"], dtype=np.float32)
-        # Praat has no frames where its window of three periods would reach beyond the signal: centre what there is.
+        # Praat has no frames where its window of three periods would exceed the signal: pad on both sides.
         missing = max(0, len(audio) // HOP_LENGTH - len(f0))
         return np.pad(f0, ((missing + 1) // 2, missing // 2))
 

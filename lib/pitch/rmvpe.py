@@ -18,12 +18,12 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch import PitchExtractor
-from lib.pitch.scale import HOP_LENGTH, frame_windows
+from lib.pitch.scale import CENTS_PER_PITCH, HOP_LENGTH, LOWEST_CENTS, frame_windows
 from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
 from lib.voice.weights import Weights, load_weights, meta_device, unmap
 
-# Where programs of this family keep the file; the first that exists is used.
+# Where RVC programs keep the file; the first that exists is used.
 PLACES = (
     PRETRAINED / "rmvpe.safetensors",
     PRETRAINED / "rmvpe.pt",
@@ -36,12 +36,11 @@ PLACES = (
 N_FFT = 1024
 MEL_LOW, MEL_HIGH = 30.0, 8000.0  # Hz
 MEL_FLOOR = 1e-5
-LOWEST_CENTS, CENTS_PER_PITCH = 1997.3794084376191, 20.0  # cents above 10 Hz
 THRESHOLD = 0.03  # a frame whose strongest pitch is not above it is unvoiced
 NEIGHBOURS = 4  # pitches to either side of the strongest that take part in its mean
 
-# Longer audio is heard in overlapping windows, so that an hour needs no more memory than a minute. Both are multiples
-# of FRAME_MULTIPLE, so that the network's pooling falls on the same frames in every window.
+# Longer audio is computed in overlapping windows, so that an hour needs no more memory than a minute. Both are
+# multiples of FRAME_MULTIPLE, so that the network's pooling falls on the same frames in every window.
 CORE_FRAMES = 4096
 MARGIN_FRAMES = 512
 
@@ -64,7 +63,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
     network.eval().requires_grad_(False).to(device)
     if dtype == torch.float32:
         for conv in halves:
-            parametrize.register_parametrization(conv, "weight", _Widened(), unsafe=True)
+            parametrize.register_parametrization(conv, "weight", _Float32OnUse(), unsafe=True)
     else:
         for _, conv in _convolutions(network):
             conv.to(dtype)
@@ -73,7 +72,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
 
 
 class _RmvpePitch:
-    """F0 by the network, of one clip or of many."""
+    """F0 by the network, of one clip or of several."""
 
     def __init__(self, network: Rmvpe, device: torch.device) -> None:
         self._network = network
@@ -83,28 +82,28 @@ class _RmvpePitch:
         return self.batch([audio])[0]
 
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        """The same of several clips: those that fill equally many frames are heard at once."""
+        """F0 of several clips; those with equal `network_frames` are computed as one batch."""
         audio = [torch.from_numpy(clip).to(self._device) for clip in clips]
         alike: dict[int, list[int]] = {}
         for i, clip in enumerate(audio):
             total = network_frames(len(clip))
-            alike.setdefault(total if total <= CORE_FRAMES else -i - 1, []).append(i)  # windows: one at a time
+            alike.setdefault(total if total <= CORE_FRAMES else -i - 1, []).append(i)  # clips in windows: one at a time
         found: dict[int, FloatArray] = {}
         for places in alike.values():
             strengths = salience_of_clips(self._network, [audio[i] for i in places])
             for i, strength in zip(places, strengths, strict=True):
-                found[i] = decode(strength.cpu()).numpy()  # doubles do not exist on every device
+                found[i] = decode(strength.cpu()).numpy()  # not every device has doubles
         return [found[i] for i in range(len(clips))]
 
 
-class _Widened(nn.Module):
-    """A weight that is kept as the file has it, in half precision, and becomes float32 whenever it is used.
+class _Float32OnUse(nn.Module):
+    """A weight that is held in fp16, as in the file, and cast to float32 when it is used.
 
-    Nearly all of the network's 362 MB are such weights, each used once for a song.
+    Nearly all of the network's 362 MB are such weights, each used once per recording.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Half -> float32, exactly."""
+        """fp16 -> float32, exactly."""
         return weight.float()
 
 
@@ -125,7 +124,7 @@ def is_installed() -> bool:
 
 
 def find_weights() -> Path:
-    """Return the file of weights. MissingFileError tells how to get it."""
+    """Return the file of weights. MissingFileError says how to get it."""
     for path in PLACES:
         if path.is_file():
             return path
@@ -155,7 +154,7 @@ def salience(network: Rmvpe, audio: Tensor) -> Tensor:
 
 
 def network_frames(samples: int) -> int:
-    """Frames that the network hears of a clip: a multiple of FRAME_MULTIPLE."""
+    """Frames of a clip at the input of the network: a multiple of FRAME_MULTIPLE."""
     return int(-(-(samples // HOP_LENGTH) // FRAME_MULTIPLE) * FRAME_MULTIPLE)
 
 
@@ -172,8 +171,8 @@ def salience_of_clips(network: Rmvpe, clips: Sequence[Tensor]) -> list[Tensor]:
         rows.append(torch.nn.functional.pad(row, (0, (total - 1) * HOP_LENGTH + N_FFT - row.shape[0])))
     context, parts = torch.stack(rows), []
     for window in frame_windows(total, CORE_FRAMES, MARGIN_FRAMES):
-        heard = context[:, window.start * HOP_LENGTH : (window.stop - 1) * HOP_LENGTH + N_FFT]
-        parts.append(network(log_mel(heard))[:, window.keep])
+        samples = context[:, window.start * HOP_LENGTH : (window.stop - 1) * HOP_LENGTH + N_FFT]
+        parts.append(network(log_mel(samples))[:, window.keep])
     strength = torch.cat(parts, dim=1)
     return [row[: len(audio) // HOP_LENGTH] for row, audio in zip(strength, clips, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The pitch clock and everything done to F0 curves: bins, shifting, filling, smoothing, splicing; pure functions.
+"""F0 curves: frames, bins, shifting, filling, smoothing, splicing; pure functions.
 
 An F0 curve is (F,) Hz at 100 frames per second, 0.0 where unvoiced; frame j stands at j * 10 ms. No function changes
 its input.
@@ -19,9 +19,10 @@ HOP_LENGTH = 160  # samples at ANALYSIS_RATE, 10 ms
 FRAMES_PER_SECOND = ANALYSIS_RATE // HOP_LENGTH
 F0_MIN = 50.0  # Hz
 F0_MAX = 1100.0  # Hz
+LOWEST_CENTS, CENTS_PER_PITCH = 1997.3794084376191, 20.0  # of the 360 pitches of CREPE and RMVPE, above 10 Hz
 N_BINS = 256  # bins 1..255 are used; 0 is the padding of training batches
 UNVOICED_BIN = 1
-WIDEST_SHIFT = 24  # semitones, up or down
+MAX_SHIFT = 24  # semitones, up or down
 
 _MEL_MIN = 1127.0 * float(np.log1p(F0_MIN / 700.0))
 _MEL_MAX = 1127.0 * float(np.log1p(F0_MAX / 700.0))
@@ -37,7 +38,7 @@ def hz_to_bins(f0: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
 
 def suggested_shift(source_hz: float, voice_hz: float) -> int:
     """Whole semitones from the median F0 of a recording to that of a voice, within what a conversion allows."""
-    return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -WIDEST_SHIFT, WIDEST_SHIFT))
+    return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -MAX_SHIFT, MAX_SHIFT))
 
 
 def shift_semitones(f0: npt.NDArray[Float], semitones: float) -> npt.NDArray[Float]:
@@ -66,7 +67,7 @@ def fit_length(f0: npt.NDArray[Float], frames: int) -> npt.NDArray[Float]:
 def median_filter(f0: npt.NDArray[Float], size: int) -> npt.NDArray[Float]:
     """Median over `size` neighbouring frames, (F,) Hz; outside the curve counts as unvoiced.
 
-    This is the ecosystem's `filter_radius`: up to 2 nothing happens, and 3 is the three-point median that the 2023
+    This is RVC's `filter_radius`: up to 2 nothing happens, and 3 is the three-point median that the 2023
     reference applies. An even size counts as the odd one below it.
     """
     half = (size - 1) // 2
@@ -81,13 +82,13 @@ def median_filter(f0: npt.NDArray[Float], size: int) -> npt.NDArray[Float]:
 def splice_curve(
     f0: npt.NDArray[Float], times: npt.NDArray[np.floating[Any]], values: npt.NDArray[np.floating[Any]]
 ) -> npt.NDArray[Float]:
-    """Overwrite part of (F,) Hz by a hand-made curve: points (N,) in seconds from the start, and (N,) Hz.
+    """Replace a part of (F,) Hz by a given curve: points (N,) in seconds from the start, and (N,) Hz.
 
     Frames between the first and the last point (both included) take the linear interpolation of the points; all others
-    stay. A frame between a voiced point and one of 0 Hz follows the nearer of both, instead of gliding down to 0.
+    stay. A frame between a voiced point and one of 0 Hz follows the nearer of both, instead of gliding to 0.
     Raises ConfigError for an unusable table.
     """
-    # Multiplied in the precision of the table: in single precision 0.1 s is exactly 10 frames only before widening.
+    # Multiplied in the precision of the table: 0.1 s in single precision is exactly 10 frames only before the cast.
     positions = (np.asarray(times) * FRAMES_PER_SECOND).astype(np.float64)
     points: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     if positions.ndim != 1 or positions.shape != points.shape or len(positions) == 0:
@@ -110,7 +111,7 @@ def splice_curve(
 def _between(
     frames: npt.NDArray[np.int64], positions: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Interpolate points (N,) linearly at (F,) frames; where voice begins or ends, take the nearer point instead."""
+    """Interpolate points (N,) linearly at (F,) frames; between a voiced and an unvoiced one take the nearer point."""
     before = np.clip(np.searchsorted(positions, frames, side="right") - 1, 0, len(positions) - 1)
     after = np.minimum(before + 1, len(positions) - 1)
     nearer = np.where(frames - positions[before] <= positions[after] - frames, before, after)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 VOICING_THRESHOLD = 0.5  # confidence from which the network calls a frame voiced
 STEP = 256  # samples between the network's frames
-# It looks less than half a second around: windows of 16 s give the same numbers in a tenth of the memory.
+# The receptive field is below half a second: windows of 16 s give the same numbers in a tenth of the memory.
 CORE_STEPS, MARGIN_STEPS = 1024, 64
-THREADS = 2  # more hardly help this small network and would take the cores from others
+THREADS = 2  # more threads hardly help this small network
 
 
 def load(method: str, device: "torch.device") -> PitchExtractor:
@@ -31,8 +31,8 @@ def load(method: str, device: "torch.device") -> PitchExtractor:
     def extract(audio: FloatArray) -> FloatArray:
         steps, parts = len(audio) // STEP, []
         for window in frame_windows(steps, CORE_STEPS, MARGIN_STEPS):
-            heard = audio[window.start * STEP : None if window.stop == steps else window.stop * STEP]
-            found = detector.detect(heard, ANALYSIS_RATE, fmin=F0_MIN, fmax=F0_MAX)
+            samples = audio[window.start * STEP : None if window.stop == steps else window.stop * STEP]
+            found = detector.detect(samples, ANALYSIS_RATE, fmin=F0_MIN, fmax=F0_MAX)
             times = found.timestamps + window.start * STEP / ANALYSIS_RATE
             parts.append([values[window.keep] for values in (times, found.pitch_hz, found.confidence)])
         times, f0, confidence = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -47,7 +47,7 @@ def _to_frames(
     confidence: npt.NDArray[np.float64],
     frames: int,
 ) -> FloatArray:
-    """Bring the network's frames, which are 16 ms apart, to ours: (N,) seconds, Hz, 0..1 -> (frames,) Hz.
+    """Resample from the network's frames of 16 ms to ours of 10 ms: (N,) seconds, Hz, 0..1 -> (frames,) Hz.
 
     The confidence is interpolated linearly and decides which frames are voiced; their F0 is interpolated between the
     network's voiced frames in the logarithm, so that a glide stays a glide.
