@@ -1,8 +1,8 @@
-"""What a model family is made of: audio clock, network widths, training defaults; strict JSON in and out.
+"""The configuration of a model family: sample rate, network sizes, training defaults; read from and written as JSON.
 
-The files under `configs/` and an experiment's `config.json` have the ecosystem's three objects `train`, `data` and
-`model` (spec: file-formats, "config.json of an experiment"); what only this project knows stands in a fourth,
-`revoice`, which other programs ignore.
+The files under `configs/` and an experiment's `config.json` have RVC's three objects `train`, `data` and `model`
+(spec: file-formats, "config.json of an experiment"). A fourth, `revoice`, holds the settings of this project; other
+programs ignore it.
 """
 
 import json
@@ -21,7 +21,7 @@ FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("
 CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 256}  # features per content frame
 
 
-Size = Annotated[int, Field(ge=1, le=65_536)]  # files from anywhere are built from these
+Size = Annotated[int, Field(ge=1, le=65_536)]  # networks are built from untrusted files
 
 
 class _Strict(BaseModel):
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class AudioConfig(_Strict):
-    """The clock and the spectrogram of a voice; a hop is 10 ms in every known family."""
+    """Sample rate and spectrogram of a voice. A hop is 10 ms in every known family."""
 
     sample_rate: int = Field(alias="sampling_rate", ge=8000, le=192_000)
     n_fft: int = Field(alias="filter_length", ge=16, le=65_536)  # also the window length
@@ -40,7 +40,7 @@ class AudioConfig(_Strict):
 
 
 class SynthesizerConfig(_Strict):
-    """Everything that decides the shapes of a Synthesizer (spec: synthesizer, "Configurations")."""
+    """The sizes of a Synthesizer (spec: synthesizer, "Configurations")."""
 
     sample_rate: int = Field(ge=8000, le=192_000)  # Hz
     spec_channels: Size  # n_fft // 2 + 1
@@ -49,8 +49,8 @@ class SynthesizerConfig(_Strict):
     hidden_channels: Size = 192
     filter_channels: Size = 768
     n_heads: Size = 2
-    n_layers: int = Field(6, ge=0, le=64)  # 0: each frame's prior follows from its own content and pitch alone
-    n_flows: int = Field(4, ge=0, le=64)  # couplings; 0: the prior itself is what the generator gets
+    n_layers: int = Field(6, ge=0, le=64)  # 0: a frame's prior depends on that frame only
+    n_flows: int = Field(4, ge=0, le=64)  # couplings; 0: the generator gets the prior itself
     kernel_size: Size = 3
     p_dropout: float = Field(0.0, ge=0, lt=1)
     resblock: Literal["1", "2"] = "1"
@@ -71,7 +71,7 @@ class SynthesizerConfig(_Strict):
 
 
 class DiscriminatorConfig(_Strict):
-    """Periods and widths of the multi-period discriminator; the defaults are the ecosystem's."""
+    """Periods and widths of the multi-period discriminator; the defaults are RVC's."""
 
     periods: tuple[int, ...]
     scale_channels: tuple[int, ...] = (16, 64, 256, 1024, 1024, 1024)
@@ -94,10 +94,10 @@ class TrainConfig(_Strict):
 
 
 class SourceConfig(_Strict):
-    """How training treats the sine source; the defaults are the ecosystem's behaviour.
+    """Training of the sine source; the defaults are RVC's.
 
-    In a small network the source's one-weight linear layer is driven to zero within minutes, and F0 is lost. A fixed
-    weight and a loss on the low harmonics keep it alive.
+    In a small network, training drives the source's one-weight linear layer to zero within minutes, and F0 is lost. A
+    fixed weight and a loss on the low harmonics prevent it.
     """
 
     weight: float | None = None  # fixed weight of the source's linear layer; None = trained as any other
@@ -106,18 +106,18 @@ class SourceConfig(_Strict):
 
 
 class PriorConfig(_Strict):
-    """How training treats the prior; the defaults are the ecosystem's behaviour.
+    """Training of the prior; the defaults are RVC's.
 
-    With few parameters and little time the latent of the posterior stays mostly noise: it costs KL to be more, and
-    the prior has not yet learnt to foretell it. Trained alone, the prior gets its gradient from the sound itself.
+    With few parameters and little time the posterior's latent stays mostly noise, because information in it costs KL
+    that the prior cannot yet predict. Without a posterior, the prior gets its gradient from the audio losses.
     """
 
-    only: bool = False  # train what a conversion runs through, without posterior and KL (Polyak et al. 2021)
-    log_scale: float | None = None  # where the prior's log-scale begins in a training from nothing; None = near 0
+    only: bool = False  # train without posterior and KL loss (Polyak et al. 2021)
+    log_scale: float | None = None  # initial log-scale of the prior in a training from scratch; None = near 0
 
 
 class FamilyConfig(_Strict):
-    """One file of `configs/`: the whole description of a model family at one sample rate."""
+    """One file of `configs/`: a model family at one sample rate."""
 
     family: Family
     audio: AudioConfig
@@ -127,14 +127,12 @@ class FamilyConfig(_Strict):
     source: SourceConfig = SourceConfig()
     prior: PriorConfig = PriorConfig()
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
-    views: int = Field(0, ge=0, le=64)  # guises of each clip's content features that a training hears
-    average: float = Field(
-        0.0, ge=0, lt=1
-    )  # how slowly, at most, voices follow the training; 0: they are its last step
+    views: int = Field(0, ge=0, le=64)  # augmented versions of each clip's content features
+    average: float = Field(0.0, ge=0, lt=1)  # maximum decay of the averaged weights; 0: voices have the last weights
 
     @property
     def has_posterior(self) -> bool:
-        """Whether a training has a posterior encoder; without flow and KL loss nothing would use it."""
+        """Whether training needs a posterior encoder: only with a flow or a KL loss."""
         return not self.prior.only or self.synthesizer.n_flows > 0
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +171,7 @@ _UNUSED = {
     "train": {"epochs", "init_lr_ratio", "warmup_epochs", "fp16_run"},
     "data": {"win_length", "max_wav_value"},
     "model": {"use_spectral_norm"},
-}  # written by the ecosystem, fixed or without meaning here
+}  # written by RVC; fixed or unused here
 
 
 def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
@@ -184,7 +182,11 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     try:
         sections = {name: dict(value[name]) for name in ("train", "data", "model", "revoice")}
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{where} lacks one of the objects train, data, model, revoice ({error}).") from error
+        raise ConfigError(
+            "{path} lacks one of the objects train, data, model, revoice ({detail}). Delete or repair it.",
+            path=where,
+            detail=str(error),
+        ) from error
     for name, keys in _UNUSED.items():
         for key in keys:
             sections[name].pop(key, None)
@@ -205,36 +207,49 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
         )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise ConfigError(f"{where} is not valid: {problems}.") from error
+        raise ConfigError("{path} is not valid: {problems}.", path=where, problems=problems) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"{where} is not valid: a length or rate in it is not a positive number.") from error
+        raise ConfigError(
+            "{path} is not valid: a length or rate in it is not a positive number. Delete or repair it.", path=where
+        ) from error
     if config.synthesizer.hop_length != config.audio.hop_length:
-        raise ConfigError(f"{where}: upsample_rates multiply to {config.synthesizer.hop_length}, not to hop_length.")
+        raise ConfigError(
+            "{path}: upsample_rates multiply to {product}, not to hop_length. Delete or repair it.",
+            path=where,
+            product=config.synthesizer.hop_length,
+        )
     return config
 
 
 def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -> FamilyConfig:
     """Read one configuration file. Raises MissingFileError or ConfigError.
 
-    A file of another program has no object `revoice`; its content is then that of `foreign()`.
+    A file of another program has no object `revoice`; it is then taken from `foreign()`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFileError(path, "It is part of the project; restore it from the repository.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a JSON file ({error}). Delete or repair it.") from error
+        raise ConfigError(
+            "{path} is not a JSON file ({detail}). Delete or repair it.", path=path, detail=str(error)
+        ) from error
     if foreign is not None and isinstance(value, dict) and "revoice" not in value:
         value["revoice"] = foreign().to_json()["revoice"]
     return parse_config(value, str(path))
 
 
 def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool = True) -> FamilyConfig:
-    """Return the shipped configuration of a family at a rate such as "40k"; None = the family's usual rate."""
+    """Return the shipped configuration of a family at a rate such as "40k"; None = the family's default rate."""
     rates = FAMILIES[family]
     rate = sample_rate or rates[0]
     if rate not in rates:
-        raise ConfigError(f"The family {family} has no sample rate {rate!r}; choose one of {', '.join(rates)}.")
+        raise ConfigError(
+            "The family {family} has no sample rate {rate!r}; choose one of {rates}.",
+            family=family,
+            rate=rate,
+            rates=", ".join(rates),
+        )
     config = read_config(CONFIGS / family / f"{rate}.json")
     network = config.synthesizer.model_copy(update={"has_f0": has_f0})
     return config.model_copy(update={"synthesizer": network})

@@ -1,4 +1,4 @@
-"""FeatureIndex: the content features of a voice's recordings, searchable; build, save, load, search (faiss)."""
+"""FeatureIndex: nearest-neighbour search over the content features of a voice's recordings (faiss)."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
-from lib.files import replacing
+from lib.files import replacing, write_errors
 from lib.index_check import check_structure
 from lib.typing import FloatArray, IntArray
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 Doubles = npt.NDArray[np.float64]
 
 NEIGHBOURS = 8  # stored features mixed for each frame
-SCORE_FLOOR = 1e-12  # squared distance; an exact hit outweighs all other neighbours and divides by no zero
+MIN_SCORE = 1e-12  # squared distance; avoids a division by zero for an exact match
 NPROBE = 1  # cells searched; stored in the file
 VECTORS_PER_CELL = 39  # fewer would make faiss warn that cells are badly trained
-ADD_BATCH = 8192  # vectors
-SEARCH_FRAMES = 512  # at a time: each finds eight vectors
-MAX_VECTORS = 200_000  # above, the vectors are replaced by ...
-N_CENTRES = 10_000  # ... this many centres
+ADD_BATCH = 8192  # vectors added or read at a time
+SEARCH_FRAMES = 512  # frames per search
+MAX_VECTORS = 200_000  # more vectors are reduced to ...
+N_CENTRES = 10_000  # ... this many k-means centres
 KMEANS_ROUNDS = 4  # at 768 features these take some four minutes on two cores
 
 
@@ -38,7 +38,7 @@ def index_names(experiment: str, family: str, n_cells: int) -> tuple[str, str]:
 
 
 def count_cells(n_vectors: int) -> int:
-    """The ecosystem's number of cells for so many vectors."""
+    """RVC's number of cells for this number of vectors."""
     return max(1, min(int(16 * n_vectors**0.5), n_vectors // VECTORS_PER_CELL))
 
 
@@ -47,14 +47,14 @@ def neighbour_weights(scores: FloatArray, ids: IntArray) -> FloatArray:
 
     A row without any neighbour is all zero.
     """
-    weights: Doubles = np.where(ids >= 0, 1.0 / np.maximum(scores.astype(np.float64), SCORE_FLOOR) ** 2, 0.0)
+    weights: Doubles = np.where(ids >= 0, 1.0 / np.maximum(scores.astype(np.float64), MIN_SCORE) ** 2, 0.0)
     total = weights.sum(axis=1, keepdims=True)
     normalised: FloatArray = (weights / np.where(total > 0, total, 1.0)).astype(np.float32)
     return normalised
 
 
 class FeatureIndex:
-    """Stored content features, found again by similarity. `width` features per vector, `len(index)` vectors."""
+    """A search index of content features: `len(index)` vectors of `width` features."""
 
     def __init__(self, index: "faiss.IndexIVFFlat", name: str) -> None:
         self._index = index
@@ -66,31 +66,32 @@ class FeatureIndex:
         return int(self._index.ntotal)
 
     def vectors(self) -> Iterator[FloatArray]:
-        """The stored vectors in order, some (N, C) at a time."""
+        """The stored vectors in order, in blocks (N, C)."""
         for start in range(0, len(self), ADD_BATCH):
             block: FloatArray = self._index.reconstruct_n(start, min(ADD_BATCH, len(self) - start))
             yield block
 
     @classmethod
-    def build(cls, features: Iterable[FloatArray], seed: int = 0, most: int | None = None) -> "FeatureIndex":
-        """Build from arrays (N, C) of content features, taken one after the other; same input and seed, same index.
+    def build(cls, features: Iterable[FloatArray], seed: int = 0, max_vectors: int | None = None) -> "FeatureIndex":
+        """Build from arrays (N, C) of content features. The same input and seed give the same index.
 
-        At most MAX_VECTORS vectors are held: of more, a random choice of so many is reduced to N_CENTRES centres. With
-        `most`, any number above it is reduced to so many centres, for a smaller file.
+        Memory holds at most MAX_VECTORS vectors: of more, a random sample of that size is reduced to N_CENTRES centres.
+        With `max_vectors`, more vectors than that are reduced to that many centres, for a smaller file. ConfigError
+        without features, CheckpointError for features of different widths or not finite.
         """
         import faiss
 
         vectors, n_seen = _collect(features, seed)
-        wanted = N_CENTRES if n_seen > MAX_VECTORS else len(vectors)
-        wanted = min(wanted, most or wanted)
-        if wanted < len(vectors):
-            logger.info("%d vectors are reduced to %d centres", n_seen, wanted)
-            vectors = _reduce(vectors, wanted, seed)
+        target = N_CENTRES if n_seen > MAX_VECTORS else len(vectors)
+        target = min(target, max_vectors or target)
+        if target < len(vectors):
+            logger.info("%d vectors are reduced to %d centres", n_seen, target)
+            vectors = _reduce(vectors, target, seed)
         n_cells = count_cells(len(vectors))
         index: Any = faiss.index_factory(vectors.shape[1], f"IVF{n_cells},Flat")
         index.nprobe = NPROBE
         index.cp.seed = seed
-        index.cp.min_points_per_centroid = 1  # count_cells has seen to it, except below 39 vectors
+        index.cp.min_points_per_centroid = 1  # count_cells ensures this, except below 39 vectors
         index.train(vectors)
         for start in range(0, len(vectors), ADD_BATCH):
             index.add(vectors[start : start + ADD_BATCH])
@@ -103,62 +104,73 @@ class FeatureIndex:
 
         try:
             with path.open("rb") as file:
-                data = np.memmap(file, np.uint8, "r")  # so that what is no index is not read as a whole
+                data = np.memmap(file, np.uint8, "r")  # other files are not read as a whole
         except FileNotFoundError as error:
             raise MissingFileError(path, "Give the path of an index file, or convert without one.") from error
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read as an index ({error.strerror or error}).") from error
+            raise CheckpointError(
+                "{path} cannot be read as an index ({reason}). Check the disk and the permissions.",
+                path=path,
+                reason=error.strerror or str(error),
+            ) from error
         except ValueError as error:
-            raise CheckpointError(f"{path} is empty, hence damaged. Build the index again.") from error
+            raise CheckpointError("{path} is empty, hence damaged. Build the index again.", path=path) from error
         check_structure(path, data.data)
         try:
             index: Any = faiss.deserialize_index(data)
-        except (RuntimeError, MemoryError) as error:
-            raise CheckpointError(f"{path} is not an index that can be read. Build it again.") from error
+        except MemoryError as error:
+            raise CheckpointError("{path} does not fit into memory. Close other programs.", path=path) from error
+        except RuntimeError as error:
+            raise CheckpointError("{path} is not an index that can be read. Build it again.", path=path) from error
         loaded = cls(index, str(path))
         if not all(np.isfinite(block).all() for block in loaded.vectors()):
-            raise CheckpointError(f"{path} contains numbers that are not finite. Build the index again.")
+            raise CheckpointError("{path} contains numbers that are not finite. Build the index again.", path=path)
         return loaded
 
     def save(self, path: Path) -> None:
-        """Write the index file atomically."""
+        """Write the index file atomically. RevoiceError if it cannot be written."""
         import faiss
 
-        with replacing(path) as temporary:
+        with write_errors(path), replacing(path) as temporary:
             faiss.serialize_index(self._index).tofile(temporary)
 
     def save_empty(self, path: Path) -> None:
-        """Write the trained index without its vectors, as the ecosystem keeps beside the full one."""
+        """Write the trained index without its vectors, which RVC keeps beside the full one."""
         import faiss
 
         empty = faiss.clone_index(self._index)
         empty.reset()
-        with replacing(path) as temporary:
+        with write_errors(path), replacing(path) as temporary:
             faiss.serialize_index(empty).tofile(temporary)
 
     def search(self, content: FloatArray) -> FloatArray:
-        """Replace every frame of content (N, C) by a mixture of its nearest stored vectors: (N, C).
+        """Replace every frame of content (N, C) by a weighted mean of its nearest stored vectors: (N, C).
 
-        A frame that finds none keeps its own features. CheckpointError if the widths differ.
+        A frame without neighbours keeps its own features. CheckpointError if the widths differ.
         """
         if content.shape[1] != self.width:
             raise CheckpointError(
-                f"{self.name} holds vectors of {self.width} features, but this voice's encoder makes "
-                f"{content.shape[1]}. Use the index that was made with the voice, or none."
+                "{path} holds vectors of {index_width} features, but this voice's encoder makes {content_width}. Use "
+                "the index that was made with the voice, or none.",
+                path=self.name,
+                index_width=self.width,
+                content_width=content.shape[1],
             )
         retrieved = content.astype(np.float32)
         for start in range(0, len(content), SEARCH_FRAMES):
-            wanted = retrieved[start : start + SEARCH_FRAMES]
-            scores, ids, found = self._index.search_and_reconstruct(wanted, NEIGHBOURS)  # [N, K], [N, K], [N, K, C]
-            found[ids < 0] = 0.0
-            mixed = np.einsum("nk,nkc->nc", neighbour_weights(scores, ids), found)
+            frames = retrieved[start : start + SEARCH_FRAMES]
+            scores, ids, neighbours = self._index.search_and_reconstruct(
+                frames, NEIGHBOURS
+            )  # [N, K], [N, K], [N, K, C]
+            neighbours[ids < 0] = 0.0
+            mixed = np.einsum("nk,nkc->nc", neighbour_weights(scores, ids), neighbours)
             alone = (ids < 0).all(axis=1)
-            wanted[~alone] = mixed[~alone]
+            frames[~alone] = mixed[~alone]
         return retrieved
 
 
 def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int]:
-    """Stack arrays (N, C) to (M, C) and count the vectors; of more than MAX_VECTORS a uniform random choice is kept."""
+    """Stack arrays (N, C) to (M, C), a uniform random sample of at most MAX_VECTORS, and count all vectors."""
     rng = np.random.default_rng(seed)
     parts: list[FloatArray] = []
     kept: FloatArray | None = None
@@ -170,7 +182,7 @@ def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int
             parts.append(vectors[:room])
         rest = vectors[room:]
         if len(rest):
-            # Reservoir sampling: the i-th vector stays with probability MAX_VECTORS / i, in a random place.
+            # Reservoir sampling: the i-th vector is kept with probability MAX_VECTORS / i, at a random position.
             held: FloatArray = np.concatenate(parts) if kept is None else kept
             place = rng.integers(0, np.arange(len(vectors) - len(rest), len(vectors)) + seen + 1)
             held[place[place < MAX_VECTORS]] = rest[place < MAX_VECTORS]
@@ -182,11 +194,13 @@ def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int
 
 
 def _checked(block: FloatArray, width: int | None) -> FloatArray:
-    """Return the block (N, C) as contiguous float32; CheckpointError if it does not fit the ones before."""
+    """Return the block (N, C) as contiguous float32; CheckpointError for another width or values not finite."""
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise CheckpointError(
-            f"Content features of shape {block.shape} do not fit the others ({width} features per frame). "
-            "Extract the features again, all with one encoder."
+            "Content features of shape {shape} do not fit the others ({width} features per frame). Extract the "
+            "features again, all with one encoder.",
+            shape=block.shape,
+            width=width,
         )
     if not np.isfinite(block).all():
         raise CheckpointError("Content features contain numbers that are not finite. Extract the features again.")
@@ -194,7 +208,7 @@ def _checked(block: FloatArray, width: int | None) -> FloatArray:
 
 
 def _reduce(vectors: FloatArray, n_centres: int, seed: int) -> FloatArray:
-    """Replace vectors (N, C) by the centres of a k-means clustering: (n_centres, C)."""
+    """The k-means centres (n_centres, C) of vectors (N, C)."""
     import faiss
 
     kmeans: Any = faiss.Kmeans(vectors.shape[1], n_centres, niter=KMEANS_ROUNDS, seed=seed, min_points_per_centroid=1)

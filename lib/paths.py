@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from lib.errors import ConfigError
+from lib.messages import Message
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -23,22 +24,32 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f
 def check_name(name: str, what: str) -> str:
     """Return `name` if it can be one file or folder name on every system, else raise ConfigError.
 
-    Spaces, quotes ('), emoji and any script are fine; separators, control characters, leading or trailing dots and
-    spaces and the device names of Windows are not. `what` says whose name it is ("experiment", "voice").
+    Allowed: spaces, quotes ('), emoji and any script. Not allowed: separators, control characters, leading or trailing
+    dots and spaces, and the device names of Windows. `what` is "experiment", "voice", …, for the message.
     """
-    problem, size = "", len(name.encode(errors="surrogatepass"))
+    problem, size = None, len(name.encode(errors="surrogatepass"))
     if not name:
-        problem = "it is empty"
+        problem = Message("it is empty")
     elif len(name) > MAX_NAME_LENGTH or size > MAX_NAME_BYTES:
-        problem = f"it is too long ({size} bytes; {MAX_NAME_BYTES} bytes and {MAX_NAME_LENGTH} characters are allowed)"
+        problem = Message(
+            "it is too long ({size} bytes; {max_bytes} bytes and {max_characters} characters are allowed)",
+            size=size,
+            max_bytes=MAX_NAME_BYTES,
+            max_characters=MAX_NAME_LENGTH,
+        )
     elif any("\ud800" <= letter <= "\udfff" for letter in name):
-        problem = "it is not valid Unicode"
+        problem = Message("it is not valid Unicode")
     elif match := _FORBIDDEN.search(name):
-        problem = f"the character {match.group()!r} is not allowed in file names"
+        problem = Message("the character {character!r} is not allowed in file names", character=match.group())
     elif name != name.strip(" .") or name.split(".")[0].lower() in _RESERVED:
-        problem = "it begins or ends with a dot or space, or is a reserved word"
+        problem = Message("it begins or ends with a dot or space, or is a reserved word")
     if problem:
-        raise ConfigError(f"{name!r} cannot be used as {what} name: {problem}. Choose another name.")
+        raise ConfigError(
+            "{name!r} cannot be used as {what} name: {problem}. Choose another name.",
+            name=name,
+            what=what,
+            problem=problem,
+        )
     return name
 
 
@@ -46,5 +57,10 @@ def inside(root: Path, name: str | Path, what: str) -> Path:
     """Resolve `name` below `root`; ConfigError if it would lead out of it (`..`, absolute path, link)."""
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise ConfigError(f"{str(name)!r} is outside {root}; give the name of a {what} inside that folder.")
+        raise ConfigError(
+            "{name!r} is outside {folder}; give the name of a {what} inside that folder.",
+            name=str(name),
+            folder=root,
+            what=what,
+        )
     return path

@@ -1,17 +1,17 @@
-"""Progress and cancelling are one channel: a callback that is told how far a job is and may stop it."""
+"""Progress callbacks: report the progress of a job, and may cancel it."""
 
 from typing import Protocol
 
 
 class Cancelled(Exception):
-    """Raised by a Progress callback to end a job cleanly; not an error, so no handler of errors may swallow it."""
+    """Raised by a Progress callback to end a job cleanly. It is no error: handlers of errors must let it pass."""
 
 
 class Progress(Protocol):
-    """Told how far a job is: `done` of `total` units of `what`. May raise Cancelled, which ends the job cleanly."""
+    """Reports `done` of `total` units of `what`. Raises Cancelled to end the job cleanly."""
 
     def __call__(self, done: int, total: int, what: str) -> None: ...
 
 
 def no_progress(done: int, total: int, what: str) -> None:
-    """The Progress that ignores everything."""
+    """A Progress that does nothing."""

@@ -1,4 +1,4 @@
-"""What the command lines of infer and train share: a progress bar, warnings, Ctrl-C, and mistakes as one sentence."""
+"""Shared by the command lines of infer and train: progress bar, log output, Ctrl-C, one-sentence usage errors."""
 
 import contextlib
 import json
@@ -10,64 +10,60 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from lib.progress import Cancelled, Progress
 
-if TYPE_CHECKING:
-    pass
-
-REPORT_SECONDS = 0.3  # between two reports of progress to a program
-LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal to draw a bar on
+REPORT_SECONDS = 0.3  # between progress reports to another program
+LINE_SECONDS = 30.0  # between progress lines without a terminal
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 
-def usage_error(leaving: SystemExit, told: str) -> str:
-    """One sentence for a mistake in the options: `leaving` is how the parser left, `told` what it wrote."""
-    cause: BaseException | None = leaving
+def usage_error(exit_error: SystemExit, output: str) -> str:
+    """One sentence for a mistake in the options, from the parser's exit and the text that it printed."""
+    cause: BaseException | None = exit_error
     while cause is not None and not isinstance(cause, ValidationError):
         cause = cause.__cause__ or cause.__context__
-    return _condense(told) if cause is None else _describe(cause)
+    return _condense(output) if cause is None else _describe(cause)
 
 
 def _describe(error: ValidationError) -> str:
-    """Put pydantic's findings about options into one sentence."""
-    found = []
+    """pydantic's problems with options, in one sentence."""
+    problems = []
     for problem in error.errors():
         name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
         rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
-        found.append(f"{name} cannot be {problem['input']}: {rule}")
-    return "; ".join(found) + "."
+        problems.append(f"{name} cannot be {problem['input']}: {rule}")
+    return "; ".join(problems) + "."
 
 
-def _condense(told: str) -> str:
-    """Put what the parser tells in a box into one line."""
-    lines = [line.strip("│ ") for line in told.splitlines() if not line.startswith(("╭", "╰"))]
+def _condense(output: str) -> str:
+    """The parser's boxed message in one line."""
+    lines = [line.strip("│ ") for line in output.splitlines() if not line.startswith(("╭", "╰"))]
     sections = re.split(r"^[─-]{3,}$", "\n".join(lines), flags=re.MULTILINE)
-    # Where the terminal cannot show boxes, the title is a section of its own instead of a part of the border.
-    sections = sections if told.startswith("╭") else sections[1:]
+    # On terminals without box characters the title is its own section instead of part of the border.
+    sections = sections if output.startswith("╭") else sections[1:]
     kept = [" ".join(s.split()) for s in sections if "full helptext" not in s and "Argument helptext" not in s]
     sentence = ". ".join(text.rstrip(".") for text in kept if text)
     return re.sub(r"(?<=Expected one of )\((.*?)\)", _sort_choices, sentence) + "."
 
 
-def _sort_choices(found: re.Match[str]) -> str:
-    """Put choices in order: the parser's come out of a set."""
-    return ", ".join(sorted(found[1].split(", ")))
+def _sort_choices(match: re.Match[str]) -> str:
+    """Sort choices, which the parser prints from a set."""
+    return ", ".join(sorted(match[1].split(", ")))
 
 
 @contextlib.contextmanager
 def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Collect the first Ctrl-C instead of raising, so that a step is never torn; the second one raises as usual."""
+    """Record the first Ctrl-C, so that the current step can finish. The second raises KeyboardInterrupt."""
     pressed: list[bool] = []
 
     def handle(number: int, frame: types.FrameType | None) -> None:
         if pressed:
             signal.default_int_handler(number, frame)
         pressed.append(True)
-        show("Stopping as soon as nothing gets lost; Ctrl-C again stops at once.")
+        show("Stopping after the current step. Press Ctrl-C again to stop at once.")
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -78,23 +74,23 @@ def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
 
 @contextlib.contextmanager
 def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
-    """Show our own log messages of `level` and others' warnings; afterwards logging is as it was."""
+    """Show this project's log messages from `level` on and warnings of other packages; restores logging afterwards."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
             show(prefix + record.getMessage())
 
-    handler, ours = Handler(), [logging.getLogger(name) for name in ("lib", "infer", "train")]
-    before = [logger.level for logger in ours]
+    handler, loggers = Handler(), [logging.getLogger(name) for name in ("lib", "infer", "train")]
+    before = [logger.level for logger in loggers]
     logging.getLogger().addHandler(handler)
-    for logger in ours:
+    for logger in loggers:
         logger.setLevel(level)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        for logger, old in zip(ours, before, strict=True):
+        for logger, old in zip(loggers, before, strict=True):
             logger.setLevel(old)
 
 
@@ -102,8 +98,8 @@ def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
 def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
     """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
 
-    With whole_steps=False it raises KeyboardInterrupt at once: for work that can be left at any point.
-    `first` is shown until the Progress is called. Without a terminal a line is printed every half minute instead.
+    With whole_steps=False it raises KeyboardInterrupt at once, for work that may stop at any point. `first` is shown
+    until the Progress is called. Without a terminal, a line is printed every half minute instead of the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -138,9 +134,9 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 
 @contextlib.contextmanager
 def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
-    """Like `terminal`, for a program that reads: one JSON object per line, {"done", "total", "what"} or {"log"}.
+    """Like `terminal`, for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
 
-    The work stops as after Ctrl-C when standard input ends: when the program closes it, or is no more.
+    The end of standard input stops the work like Ctrl-C: the other program has closed it, or has ended.
     """
 
     def write(**values: object) -> None:

@@ -153,8 +153,8 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr("../../out.pth", b"x"), "leads out of the folder"),
     (lambda a: a.writestr("/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("C:/out.pth", b"x"), "absolute path"),
-    (lambda a: a.writestr("..\\out.pth", b"x"), "absolute path"),
-    (lambda a: a.writestr("models/CON.pth", b"x"), "not allowed everywhere"),
+    (lambda a: a.writestr("..\\out.pth", b"x"), "leads out of the folder"),
+    (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as voice name"),
     (link, "is a link or device"), (device, "is a link or device"), (twice, "is there twice"),
     (many, "holds 300 files"), (very_many, "more parts than any"),
     (lambda a: a.writestr("bomb.txt", bytes(200 << 20), zipfile.ZIP_DEFLATED), "would unpack to 209715200 bytes"),
@@ -164,7 +164,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (with_card("{"), "damaged card"),
     (with_card("[" * 100_000), "damaged card"),
     (with_card("[]"), "no voice archive has"),
-    (with_card('{"files": {"a.pth": "00"}}'), "is not what its card"),
+    (with_card('{"files": {"a.pth": "00"}}'), "does not match its card"),
     (with_card('{"name": "../x"}'), "cannot be used as voice name"),
 ]  # fmt: skip
 

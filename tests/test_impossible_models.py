@@ -79,7 +79,7 @@ def test_networks_that_cannot_be_are_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("place", range(18))
-def test_no_claim_of_a_voice_changes_its_network(tmp_path: Path, place: int) -> None:
+def test_no_metadata_of_a_voice_changes_its_network(tmp_path: Path, place: int) -> None:
     for has_f0, value in ((True, 2**70), (True, [10**9] * 4), (False, -1)):
         content = save_voice(tmp_path / "a.pth", small_voice(has_f0=has_f0))
         content["config"][place] = value
@@ -93,7 +93,7 @@ def test_no_claim_of_a_voice_changes_its_network(tmp_path: Path, place: int) -> 
 
 
 @pytest.mark.parametrize("rates", [(10**9,) * 4, (4000, 1, 1, 1), (64, 64, 64, 64), (-10, 10, 2, -2), (0, 0, 0, 0)])
-def test_claimed_rates_are_bounded(tmp_path: Path, rates: tuple[int, ...]) -> None:
+def test_declared_rates_are_bounded(tmp_path: Path, rates: tuple[int, ...]) -> None:
     """Without F0 no tensor shows the rates, and those that are known need a posterior or a known sample rate."""
     content = save_voice(tmp_path / "a.pth", small_voice("v1", "40k", has_f0=False))
     for i in range(4):

@@ -204,7 +204,7 @@ def test_damaged_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
 def test_an_index_can_be_made_small() -> None:
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     assert len(FeatureIndex.build([vectors])) == 600
-    small = FeatureIndex.build([vectors], most=150)
+    small = FeatureIndex.build([vectors], max_vectors=150)
     assert len(small) == 150
     assert small.search(vectors[:50]).shape == (50, 8)
-    assert len(FeatureIndex.build([vectors[:100]], most=150)) == 100
+    assert len(FeatureIndex.build([vectors[:100]], max_vectors=150)) == 100

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import CheckpointError, MissingFileError
-from lib.voice.infer_config import config_list, derive_config, kind_of, parse_config_list
+from lib.voice.infer_config import config_list, derive_config, kind_of
 from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
+from lib.voice.rvc_config import parse_config_list
 from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, rvc_state_dict
 from tests.helpers import golden_names
@@ -63,12 +64,12 @@ def test_golden_voices_are_written_as_they_were_and_survive_safetensors(
 
 
 @pytest.mark.parametrize("name", VOICES)
-def test_golden_voices_with_any_wrong_claims_are_still_what_their_tensors_are(golden: Path, name: str) -> None:
+def test_golden_voices_with_any_wrong_metadata_are_what_their_tensors_are(golden: Path, name: str) -> None:
     lists = json.loads((golden / "ckpt" / "ckpt.json").read_text())["config_lists_written_by_extraction"]
     voice = read_voice_model(golden / name)
-    for claimed in lists.values():
+    for declared in lists.values():
         if voice.config.has_f0 or len(voice.config.upsample_rates) == 4:
-            got = derive_config(voice.weights, parse_config_list(claimed, name), name)
+            got = derive_config(voice.weights, parse_config_list(declared, name), name)
             assert got.model_copy(update={"segment_frames": voice.config.segment_frames}) == voice.config
 
 
@@ -178,13 +179,13 @@ def test_only_weight_and_config_are_needed(tmp_path: Path, family: Family) -> No
     assert voice.family == family and voice.info == "" and "enc_q.pre.weight" not in voice.weights
 
 
-def test_wrong_claims_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice("v2", "40k"))
     torch.save(content | {"version": "v1", "f0": 0, "sr": "32k", "odd": {1, 2}}, tmp_path / "b.pth")
     with caplog.at_level(logging.WARNING):
         voice = read_voice_model(tmp_path / "b.pth")
     assert (voice.family, voice.config.has_f0, voice.rate_name, voice.extra) == ("v2", True, "40k", {})
-    for told in ("says it is v1", "says f0=0", "says sr=32k", "'odd' is not a plain value"):
+    for told in ("declares the version v1", "declares f0=0", "declares sr=32k", "'odd' is not a plain value"):
         assert told in caplog.text
 
 

@@ -1,6 +1,6 @@
-"""Weights that must be downloaded: what exists, where it belongs, whether it is genuine. The only file that knows.
+"""Downloadable weights: names, paths, SHA-256, and the download from the Hugging Face hub.
 
-Nothing here runs by itself: `python -m lib.assets download NAME` does, when the user asks for it.
+Nothing is downloaded automatically; the user runs `python -m lib.assets download NAME`.
 """
 
 import difflib
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.messages import Message
 from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
 
 REPOSITORY = "lj1995/VoiceConversionWebUI"  # on the Hugging Face hub
 LICENCE = "MIT"  # as that repository states
 PROGRAM = "python -m lib.assets"
-STAGING = ".download"  # in the folder of weights; what is unfinished waits here and is continued
+STAGING = ".download"  # below pretrained/; interrupted downloads are resumed from here
 _BLOCK = 1 << 20
 
 
@@ -26,7 +27,7 @@ _BLOCK = 1 << 20
 class Asset:
     """A file to download."""
 
-    name: str  # what it is asked for by; several files may share one
+    name: str  # on the command line; several files may share one
     source: str | None  # path in the repository; None: only its older revisions have it
     target: str  # path below pretrained/
     sha256: str
@@ -96,10 +97,17 @@ MANIFEST: tuple[Asset, ...] = (
 )  # fmt: skip
 
 
-def how_to_get(name: str, alternative: str = "") -> str:
-    """The end of a missing file's sentence: the command that downloads it, and the folder for doing it by hand."""
-    instead = f", or put {alternative} that you have into {PRETRAINED}" if alternative else ""
-    return f'Get it with "{PROGRAM} download {name}"{instead}.'
+def how_to_get(name: str, alternative: str = "") -> Message:
+    """The remedy for a missing file: the command that downloads it, and the folder for an `alternative` to it."""
+    command = f"{PROGRAM} download {name}"
+    if not alternative:
+        return Message('Get it with "{command}".', command=command)
+    return Message(
+        'Get it with "{command}", or put {file} that you have into {folder}.',
+        command=command,
+        file=alternative,
+        folder=PRETRAINED,
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -117,25 +125,32 @@ def known_name(sha256: str) -> str | None:
 
 
 def choose(names: Sequence[str]) -> list[Asset]:
-    """The files that the names stand for, in the manifest's order. ConfigError lists the names there are."""
+    """The files with these names, in the order of MANIFEST. ConfigError for an unknown name lists all names."""
     existing = list(dict.fromkeys(asset.name for asset in MANIFEST))
+    listed = ", ".join(existing)
     if not names:
-        raise ConfigError(f"Say which download. These exist: {', '.join(existing)}.")
+        raise ConfigError("Give the name of a download. These exist: {names}.", names=listed)
     for name in names:
-        if name not in existing:
-            close = difflib.get_close_matches(name, existing, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"There is no download {name!r}.{hint} These exist: {', '.join(existing)}.")
+        if name in existing:
+            continue
+        if close := difflib.get_close_matches(name, existing, n=1):
+            raise ConfigError(
+                "There is no download {name!r}. Did you mean {close!r}? These exist: {names}.",
+                name=name,
+                close=close[0],
+                names=listed,
+            )
+        raise ConfigError("There is no download {name!r}. These exist: {names}.", name=name, names=listed)
     return [asset for asset in MANIFEST if asset.name in names]
 
 
 def path_of(asset: Asset, root: Path | None = None) -> Path:
-    """Where a file belongs."""
+    """The path of a file below `root` (None: pretrained/)."""
     return (root or PRETRAINED) / asset.target
 
 
 def state_of(asset: Asset, root: Path | None = None) -> str:
-    """Whether a file is "missing", "genuine" or "different" from the published one."""
+    """ "missing", "genuine" (SHA-256 as published) or "different"."""
     path = path_of(asset, root)
     if not path.is_file():
         return "missing"
@@ -143,42 +158,47 @@ def state_of(asset: Asset, root: Path | None = None) -> str:
 
 
 def download(names: Sequence[str], root: Path | None = None, progress: Progress = no_progress) -> list[Path]:
-    """Download what is missing of the named files, and return where all of them are.
+    """Download the missing ones of the named files, and return the paths of all.
 
-    A file gets its name only when its hash is right; an interrupted download is continued by the next call. Raises
-    ConfigError for an unknown name, MissingFileError where the hub cannot be reached, CheckpointError for a file that
-    is not the published one.
+    A file gets its final name after its hash is verified; the next call resumes an interrupted download. Raises
+    ConfigError for an unknown name, MissingFileError if the download fails, CheckpointError for a file that differs
+    from the published one.
     """
     root = root or PRETRAINED
     chosen = choose(names)
     try:
         for i, asset in enumerate(chosen):
-            progress(i, len(chosen), f"downloading {asset.target}")
+            progress(i, len(chosen), Message("downloading {file}", file=asset.target))
             state = state_of(asset, root)
             if state == "different":
                 raise CheckpointError(
-                    f"{path_of(asset, root)} is not the published file (its SHA-256 differs). Move it away, then try "
-                    "again."
+                    "{path} is not the published file (its SHA-256 differs). Move it away, then try again.",
+                    path=path_of(asset, root),
                 )
             if state == "missing":
                 _fetch(asset, root)
     finally:
         if not any((root / STAGING).rglob("*.incomplete")):
             shutil.rmtree(root / STAGING, ignore_errors=True)
-    progress(len(chosen), len(chosen), "downloaded")
+    progress(len(chosen), len(chosen), Message("downloaded"))
     return [path_of(asset, root) for asset in chosen]
 
 
 def _fetch(asset: Asset, root: Path) -> None:
-    """Download one file under a temporary name, check it, and give it its own."""
+    """Download one file to the staging folder, verify its hash and move it to its path."""
     import httpx2
     import huggingface_hub
 
     target = path_of(asset, root)
-    by_hand = f"put the file {asset.source} of {REPOSITORY} (Hugging Face hub) there by hand"
+    by_hand = Message(
+        "put the file {file} of {repository} (Hugging Face hub) there by hand", file=asset.source, repository=REPOSITORY
+    )
     if asset.source is None:
         raise MissingFileError(
-            target, f"Only older revisions of its repository have it: put a copy that you have there, or {_other()}."
+            target,
+            "Only older revisions of its repository have it: put a copy that you have there, or get the same weights "
+            'with "{command}".',
+            command=f"{PROGRAM} download hubert_base",
         )
     try:
         staged = Path(huggingface_hub.hf_hub_download(REPOSITORY, asset.source, local_dir=root / STAGING))
@@ -186,20 +206,22 @@ def _fetch(asset: Asset, root: Path) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise MissingFileError(
             target,
-            f"It could not be downloaded ({reason}). Check the connection, or name a mirror in HF_ENDPOINT, "
-            f"and run the same command again; or {by_hand}.",
+            "It could not be downloaded ({reason}). Check the connection and the free space, or name a mirror in "
+            "HF_ENDPOINT, and run the same command again; or {by_hand}.",
+            reason=reason,
+            by_hand=by_hand,
         ) from error
-    if (found := sha256_of(staged)) != asset.sha256:
+    if (actual := sha256_of(staged)) != asset.sha256:
         staged.unlink()
         raise CheckpointError(
-            f"{asset.source} was downloaded, but is not the published file (SHA-256 {found[:12]}... instead of "
-            f"{asset.sha256[:12]}...), and was removed. Try again later or from another mirror, or {by_hand}."
+            "{file} was downloaded, but is not the published file (SHA-256 {actual}... instead of {published}...), and "
+            "was removed. Try again later or from another mirror, or {by_hand}.",
+            file=asset.source,
+            actual=actual[:12],
+            published=asset.sha256[:12],
+            by_hand=by_hand,
         )
     with staged.open("rb+") as file:
         os.fsync(file.fileno())
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(target)
-
-
-def _other() -> str:
-    return f'get the same weights with "{PROGRAM} download hubert_base"'

@@ -1,4 +1,4 @@
-"""python -m lib.assets list | verify | download NAME...: the weights that are not part of the project."""
+"""python -m lib.assets list | verify | download NAME...: downloads and verifies weights."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _run(_parse(args))
     except KeyboardInterrupt:
-        print("Stopped. The same command continues where it was.", file=sys.stderr)
+        print("Stopped. Run the same command to resume.", file=sys.stderr)
         return INTERRUPTED
     except RevoiceError as error:
         print(error, file=sys.stderr)
@@ -48,17 +48,17 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _parse(args: Sequence[str] | None) -> Command:
-    """Turn the command line into a command; on a mistake say in one sentence which, and exit."""
+    """Parse the command line. A usage error is printed as one sentence and ends the program."""
     commands: dict[str, Callable[..., Any]] = {"list": List, "verify": Verify, "download": Download}
-    told = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(output):
             chosen: Command = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args)
             return chosen
-    except SystemExit as leaving:
-        if not leaving.code:
+    except SystemExit as exit_error:
+        if not exit_error.code:
             raise  # --help
-        print(f"{usage_error(leaving, told.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        print(f"{usage_error(exit_error, output.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
 
 
@@ -67,12 +67,12 @@ def _run(command: Command) -> int:
         return _list()
     if isinstance(command, Verify):
         return _verify(command.names)
-    for path in download(command.names, progress=_tell):
+    for path in download(command.names, progress=_print_progress):
         print(path)
     return 0
 
 
-def _tell(done: int, total: int, what: str) -> None:
+def _print_progress(done: int, total: int, what: str) -> None:
     if done < total:
         print(f"{what} ({done + 1} of {total})", file=sys.stderr)
 
@@ -80,21 +80,21 @@ def _tell(done: int, total: int, what: str) -> None:
 def _list() -> int:
     print(f"From {REPOSITORY} on the Hugging Face hub (licence: {LICENCE}), into pretrained/:")
     for asset in assets.MANIFEST:
-        here = "here" if path_of(asset).is_file() else "missing"
+        here = "installed" if path_of(asset).is_file() else "missing"
         size = "" if asset.size is None else f"  {asset.size:,} bytes"
-        print(f"{asset.name:<15} {here:<8} {asset.target:<36} {asset.sha256[:12]}{size}  {asset.needed_by}")
+        print(f"{asset.name:<15} {here:<9} {asset.target:<36} {asset.sha256[:12]}{size}  {asset.needed_by}")
     print(how_to_get("NAME"))
     return 0
 
 
 def _verify(names: Sequence[str]) -> int:
-    """Print one line per file; the exit status says whether one asked for is not as published."""
+    """Print one line per file. The exit status is FAILED if a named file is not the published one."""
     states = {asset: state_of(asset) for asset in (choose(names) if names else assets.MANIFEST)}
     for asset, state in states.items():
         if names or state != "missing":
             print(f"{state:<10} {path_of(asset)}")
     if not names and set(states.values()) == {"missing"}:
-        print(f"None of them is here yet. {how_to_get('NAME')}")
+        print(f"None of them is installed. {how_to_get('NAME')}")
     wrong = {"different", "missing"} if names else {"different"}
     return FAILED if wrong & set(states.values()) else 0
 

@@ -1,6 +1,6 @@
 """Scale and period discriminators of the adversarial training (HiFi-GAN). Periods and widths are arguments.
 
-Spec: synthesizer, "Discriminators". Attribute names are state-dict keys of the ecosystem.
+Spec: synthesizer, "Discriminators". Attribute names are RVC's state-dict keys.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ PERIOD_STRIDES = (3, 3, 3, 3, 1)
 
 
 class DiscriminatorOutput(NamedTuple):
-    """One sub-discriminator's opinion."""
+    """The output of one sub-discriminator."""
 
     score: Tensor  # [B, n]
     features: list[Tensor]  # every activated layer output, and the raw score map
@@ -28,7 +28,7 @@ class _SubDiscriminator(nn.Module):
     convs: nn.ModuleList
     conv_post: nn.Module
 
-    def _judge(self, x: Tensor) -> DiscriminatorOutput:
+    def _layers(self, x: Tensor) -> DiscriminatorOutput:
         features = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), LRELU_SLOPE)
@@ -39,7 +39,7 @@ class _SubDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(_SubDiscriminator):
-    """Looks at the waveform itself, ever more coarsely."""
+    """Strided convolutions over the waveform."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class ScaleDiscriminator(_SubDiscriminator):
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         """[B, 1, T] -> DiscriminatorOutput."""
-        return self._judge(audio)
+        return self._layers(audio)
 
 
 class PeriodDiscriminator(_SubDiscriminator):
-    """Folds the waveform into rows of one period and looks along the columns."""
+    """2-D convolutions over the waveform, folded into rows of one period."""
 
     def __init__(self, period: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PeriodDiscriminator(_SubDiscriminator):
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         """[B, 1, T] -> DiscriminatorOutput."""
         audio = F.pad(audio, (0, -audio.shape[2] % self.period), "reflect")
-        return self._judge(audio.reshape(len(audio), 1, -1, self.period))  # [B, 1, T / period, period]
+        return self._layers(audio.reshape(len(audio), 1, -1, self.period))  # [B, 1, T / period, period]
 
 
 class Discriminator(nn.Module):

@@ -1,4 +1,4 @@
-"""Which voice models exist, and which index belongs to which."""
+"""Finds voice models on disk, and the index that belongs to each."""
 
 import difflib
 import re
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import ConfigError, MissingFileError
+from lib.messages import Message
 from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS
 
-VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # what the user made first, then what is shipped
+VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the shipped ones
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
-_EPOCH_AND_STEP = re.compile(r"_e\d+_s\d+$", re.IGNORECASE)
+STANDARD, NAMED, ONLY = range(3)  # ranks of the names of indexes
+MAX_LISTED = 5  # paths in a message
+_EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
 
 
@@ -26,7 +29,7 @@ class Voice:
 
 
 def list_voices(roots: Sequence[Path] = VOICE_ROOTS) -> list[Voice]:
-    """All voices, by name; of two with one name that in the earlier root counts."""
+    """All voices, sorted by name; of two with the same name, the one in the earlier root."""
     found: dict[str, Voice] = {}
     for root in roots:
         for path in sorted(root.glob("*")):
@@ -51,67 +54,98 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
         raise MissingFileError(path, "Give the name of a voice, or the path of a voice model (.pth or .safetensors).")
     names = [voice.name for voice in voices]
     if not names:
-        raise ConfigError(f"There is no voice {name!r}, nor any other: train one, or put a .pth file in {roots[0]}.")
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise ConfigError(f"There is no voice {name!r}{hint} These exist: {', '.join(names)}.")
+        raise ConfigError(
+            "There is no voice {name!r}, nor any other: train one, or put a .pth file in {folder}.",
+            name=name,
+            folder=roots[0],
+        )
+    listed = ", ".join(names)
+    if close := difflib.get_close_matches(name, names, n=1):
+        raise ConfigError(
+            "There is no voice {name!r}; did you mean {close!r}? These exist: {names}.",
+            name=name,
+            close=close[0],
+            names=listed,
+        )
+    raise ConfigError("There is no voice {name!r}. These exist: {names}.", name=name, names=listed)
 
 
 def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = INDEX_ROOTS) -> Path | None:
-    """Find the index that belongs to a voice model: beside it, or under the roots; None if there is none.
+    """Find the index that belongs to a voice model, beside it or under the roots; None if there is none.
 
-    Empty ("trained") indices do not count. Names in the standard form for this experiment come first, then those that
-    contain the voice's name; among equals those in the experiment's folder, then the newest. With `family` given, an
-    index named for another family is left out.
+    Order: names in RVC's form for this experiment, then names that contain that of the experiment or voice, then the
+    only index in the folder of the experiment; within each, those in that folder, then the newest. Empty ("trained")
+    indexes are skipped, with `family` given also those named for another family.
     """
-    experiment = _EPOCH_AND_STEP.sub("", voice.stem)
+    experiment = _experiment_of(voice)
+    files = _usable(_index_files(voice.parent, roots), family)
     candidates = []
-    for path in _index_files(voice.parent, roots):
-        is_standard = _match(path.stem, experiment, voice.stem, family)
-        if is_standard is not None:
-            at_home = path.parent.name == experiment
-            candidates.append((not is_standard, not at_home, -path.stat().st_mtime, str(path), path))
+    for path in files:
+        rank = _rank(path.stem, experiment, voice.stem)
+        if rank is None and path.parent.name == experiment and sum(path.parent == file.parent for file in files) == 1:
+            rank = ONLY
+        if rank is not None:
+            in_folder = path.parent.name == experiment
+            candidates.append((rank, not in_folder, -path.stat().st_mtime, str(path), path))
     return min(candidates)[-1] if candidates else None
 
 
-def _match(stem: str, experiment: str, voice: str, family: str | None) -> bool | None:
-    """Whether an index so named is the experiment's: True in the standard form, False by containing the voice's name.
+def explain_no_index(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> Message:
+    """Why `find_index` returned None: which indexes lie beside the voice or in its folder, and how to choose one."""
+    folders = (voice.parent, *(root / _experiment_of(voice) for root in roots))
+    files = [path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders]
+    if not files:
+        return Message("no index was found")
+    names = ", ".join(map(str, sorted(files)[:MAX_LISTED]))
+    return Message("no index has the name of the voice; choose one by its path (--index): {names}", names=names)
 
-    None: it is not. A standard name of another experiment or family never matches, whatever it contains.
-    """
-    if stem.startswith("trained_"):
-        return None
-    if standard := _STANDARD.match(stem):
-        mine = standard["experiment"] == experiment and family in (None, standard["family"])
-        return True if mine else None
+
+def _experiment_of(voice: Path) -> str:
+    """The name of a voice without the epoch and step that RVC and Applio append."""
+    return _EPOCH_AND_STEP.sub("", voice.stem) or voice.stem
+
+
+def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
+    """Without empty ("trained") indexes and those named for another family."""
+    standard = {path: _STANDARD.match(path.stem) for path in paths if not path.stem.startswith("trained_")}
+    return [path for path, match in standard.items() if not match or family in (None, match["family"])]
+
+
+def _rank(stem: str, experiment: str, voice: str) -> int | None:
+    """How well the name of an index fits a voice; None: not at all, as names in RVC's form for other experiments."""
+    if match := _STANDARD.match(stem):
+        return STANDARD if match["experiment"] == experiment else None
     if stem.startswith(f"{experiment}_added_"):
-        return True
-    named = re.search(rf"(?<![^\W_]){re.escape(voice)}(?![^\W_])", stem)  # as whole words: "a" is not in "added"
-    return False if named else None
+        return STANDARD
+    names = (re.escape(name) for name in (voice, experiment))
+    pattern = rf"(?<![^\W_])({'|'.join(names)})(?![^\W_])"  # as whole words: "a" is not in "added"
+    return NAMED if re.search(pattern, stem) else None
 
 
 def list_indexes(roots: Sequence[Path] = (*INDEX_ROOTS, WEIGHTS)) -> dict[str, Path]:
-    """Every index that can be used, by "folder/name"; empty ("trained") ones are left out."""
+    """All usable indexes, by "folder/name"; empty ("trained") ones are skipped."""
     files = _index_files(roots[0], roots)
     found = {f"{path.parent.name}/{path.stem}": path for path in files if not path.name.startswith("trained_")}
     return dict(sorted(found.items()))
 
 
 def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
-    """Index files beside a voice, in the roots and in the roots' folders, which are experiments."""
+    """Index files beside a voice, in the roots and in the folders of experiments below the roots."""
     places = [beside.glob("*.index"), *(root.glob(f"{sub}*.index") for root in roots for sub in ("", "*/"))]
     found = {path.resolve(): path for place in places for path in place}
     return [path for path in found.values() if path.is_file()]
 
 
 def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
-    """Put a voice of `root` aside, into root/.trash, where `restore_voice` finds it; returns where it lies.
+    """Move a voice of `root` to root/.trash, from where `restore_voice` restores it; returns its new path.
 
-    Nothing is ever deleted from there by this program. ConfigError for a voice that is not in `root`.
+    This program never empties the trash. ConfigError for a voice that is not in `root`.
     """
     voice = next((voice for voice in list_voices([root]) if voice.name == name), None)
     if voice is None:
-        raise ConfigError(f"The voice {name!r} is not in {root}. Only voices in that folder can be deleted.")
+        raise ConfigError(
+            "The voice {name!r} is not in {folder}. Only voices in that folder can be deleted.", name=name, folder=root
+        )
     trash = root / TRASH
     trash.mkdir(exist_ok=True)
     place = trash / f"{time.time_ns():020d}_{voice.path.name}"
@@ -120,13 +154,15 @@ def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
 
 
 def restore_voice(root: Path = WEIGHTS) -> str:
-    """Bring back the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
+    """Restore the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
     found = sorted((root / TRASH).glob("[0-9]*_*"), reverse=True)
     if not found:
         raise ConfigError("No voice was deleted, so there is none to bring back.")
     target = root / found[0].name.split("_", 1)[1]
     if target.exists():
-        raise ConfigError(f"{target} exists again. Rename that voice first; the deleted one is {found[0]}.")
+        raise ConfigError(
+            "{path} exists again. Rename that voice first; the deleted one is {deleted}.", path=target, deleted=found[0]
+        )
     found[0].rename(target)
     return target.stem
 

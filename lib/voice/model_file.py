@@ -1,7 +1,7 @@
-"""Voice models: `weights/*.pth` in the ecosystem's form, and `.safetensors` with the same content.
+"""Voice models: `weights/*.pth` in RVC's format, and `.safetensors` with the same content.
 
-Spec: file-formats, "Small voice model" and "Extensions seen in the wild". Everything about the network is derived from
-its tensors; what the file says of itself is a cross-check. Files are read without executing anything in them.
+Spec: file-formats, "Small voice model" and "Extensions seen in the wild". The config of the network is inferred from
+its tensors; a file's metadata is only compared with it. Reading executes nothing from the file.
 """
 
 import json
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from lib.config import Family, SynthesizerConfig
 from lib.errors import CheckpointError
-from lib.files import replacing
+from lib.files import replacing, write_errors
 from lib.models.synthesizer import Synthesizer
 from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
+    architecture_of,
+    build_network,
     check_network,
     config_list,
     derive_config,
     derive_family,
-    parse_config_list,
 )
 from lib.voice.safe_load import check_values, read_safetensors, safe_load, tensor_table
 from lib.voice.weights import Weights, check_finite, load_weights, rvc_state_dict
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 VOCODER = "HiFi-GAN"
 METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
-SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs leave it alone
+SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs ignore it
 MAX_DEPTH = 20  # of nested values
 _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
@@ -48,25 +49,25 @@ class ContentEncoderId(NamedTuple):
 
 @dataclass(frozen=True)
 class VoiceModel:
-    """A finished voice: network shape, weights (ecosystem key names, no posterior), and what it says of itself."""
+    """A finished voice: config, weights (RVC's keys, without the posterior) and metadata."""
 
     family: Family
     config: SynthesizerConfig
     weights: Weights
     info: str = ""
     content_encoder: ContentEncoderId | None = None
-    extra: dict[str, Any] = field(default_factory=dict)  # optional entries of this and other programs, kept as read
+    extra: dict[str, Any] = field(default_factory=dict)  # optional entries of this and other programs, as read
 
     @property
     def rate_name(self) -> str:
-        """The sample rate as the ecosystem spells it: "40k"."""
+        """The sample rate as RVC spells it: "40k"."""
         return f"{self.config.sample_rate // 1000}k"
 
 
 def speaker_names(voice: VoiceModel) -> dict[int, str]:
-    """The names of a voice's speakers by their numbers, as far as the voice tells them."""
-    told = voice.extra.get(SPEAKER_NAMES)
-    pairs = told.items() if isinstance(told, dict) else ()
+    """The speaker names stored in a voice, by speaker number."""
+    stored = voice.extra.get(SPEAKER_NAMES)
+    pairs = stored.items() if isinstance(stored, dict) else ()
     known = {int(number): name for number, name in pairs if str(number).isdecimal() and isinstance(name, str) and name}
     return {number: known[number] for number in sorted(known) if number < voice.config.n_speakers}
 
@@ -80,16 +81,23 @@ def read_voice_model(path: Path) -> VoiceModel:
     _refuse_other_files(content, path)
     vocoder = content.get("vocoder") or VOCODER
     if vocoder != VOCODER:
-        raise CheckpointError(f"{path} was made for the vocoder {vocoder!r:.60}; only {VOCODER} voices can be used.")
+        raise CheckpointError(
+            "{path} was made for the vocoder {vocoder!r:.60}; only {supported} voices can be used.",
+            path=path,
+            vocoder=vocoder,
+            supported=VOCODER,
+        )
     if content.get("version") == "voras_beta":
-        raise CheckpointError(f"{path} is a VoRAS beta model, another architecture, which cannot be used here.")
+        raise CheckpointError(
+            "{path} is a VoRAS beta model, another architecture, which cannot be used here.", path=path
+        )
     table = tensor_table(content["weight"], path)
     weights = {key: value for key, value in table.items() if POSTERIOR_PREFIX not in key}
     where = str(path)
-    claims = parse_config_list(content["config"], where)
-    config = derive_config(table, claims, where)
+    declared = architecture_of(table).parse_list(content["config"], where)
+    config = derive_config(table, declared, where)
     check_network(weights, config, where)
-    _log_claims(content, config, where)
+    _log_wrong_metadata(content, config, where)
     return VoiceModel(
         family=derive_family(config, content.get("version"), where),
         config=config,
@@ -101,7 +109,7 @@ def read_voice_model(path: Path) -> VoiceModel:
 
 
 def _read_safetensors_voice(path: Path) -> dict[str, Any]:
-    """The content of a .safetensors voice in the form that a .pth voice has, tensors in their original order."""
+    """The content of a .safetensors voice, arranged as in a .pth voice, with the tensors in their original order."""
     weights, metadata = read_safetensors(path)
     try:
         content = json.loads(metadata[METADATA])
@@ -109,41 +117,47 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
         content["weight"] = {name: weights[name] for name in order} | weights
     except KeyError as error:
         raise CheckpointError(
-            f"{path} is not a voice model: its metadata lacks {error}. Make it from the voice's .pth file: "
-            "python -m train ckpt convert VOICE.pth"
+            "{path} is not a voice model: its metadata lacks {entry}. Make it from the voice's .pth file: "
+            "python -m train ckpt convert VOICE.pth",
+            path=path,
+            entry=str(error),
         ) from error
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has damaged metadata. Get the voice again.") from error
+        raise CheckpointError("{path} has damaged metadata. Get the voice again.", path=path) from error
     check_values(content, path)
     return content  # type: ignore[no-any-return]
 
 
 def _refuse_other_files(content: Any, path: Path) -> None:
-    """CheckpointError that says what a file without the entries of a voice model is instead."""
+    """CheckpointError if the entries of a voice model are missing; it says what the file is instead."""
     if isinstance(content, dict) and "weight" in content and "config" in content:
         return
     model = content.get("model", content) if isinstance(content, dict) else None
     names = [str(name) for name in model] if isinstance(model, dict) else []
     if any(name.startswith("discriminators.") for name in names):
         raise CheckpointError(
-            f"{path} is a training checkpoint of a discriminator, not a voice. The voice is in the G_… file beside it: "
-            "python -m train ckpt extract G_….pth --name NAME"
+            "{path} is a training checkpoint of a discriminator, not a voice. The voice is in the G_… file beside it: "
+            "python -m train ckpt extract G_….pth --name NAME",
+            path=path,
         )
     if any(name.startswith("enc_p.") for name in names):
         raise CheckpointError(
-            f"{path} is a training checkpoint, not a voice. Extract a voice from it: python -m train ckpt extract "
-            f"{path} --name NAME"
+            "{path} is a training checkpoint, not a voice. Extract a voice from it: python -m train ckpt extract "
+            "{path} --name NAME",
+            path=path,
         )
-    raise CheckpointError(f"{path} is not a voice model: it lacks the entries 'weight' and 'config'.")
+    raise CheckpointError("{path} is not a voice model: it lacks the entries 'weight' and 'config'.", path=path)
 
 
-def _log_claims(content: dict[str, Any], config: SynthesizerConfig, where: str) -> None:
-    """Tell where `f0` and `sr` are wrong; the reference never reads `sr` either, and other programs spell it freely."""
+def _log_wrong_metadata(content: dict[str, Any], config: SynthesizerConfig, where: str) -> None:
+    """Log wrong entries `f0` and `sr`. RVC never reads `sr`, and programs spell it in different ways."""
     if "f0" in content and bool(content["f0"]) != config.has_f0:
-        logger.warning("%s says f0=%r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0)
+        logger.warning(
+            "%s declares f0=%r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0
+        )
     rate = str(content.get("sr", config.sample_rate)).lower()
     if rate not in (str(config.sample_rate), f"{config.sample_rate // 1000}k"):
-        logger.warning("%s says sr=%s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
+        logger.warning("%s declares sr=%s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
 
 
 def _encoder_id(value: Any) -> ContentEncoderId | None:
@@ -153,13 +167,13 @@ def _encoder_id(value: Any) -> ContentEncoderId | None:
 
 
 def _plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
-    """Optional entries of plain values, which both file formats can hold; others are left out and logged."""
+    """The optional entries with plain values, which both file formats can hold. Others are logged and skipped."""
     kept = {}
     for key, value in entries.items():
         try:
             kept[str(key)] = _plain(value, MAX_DEPTH)
         except TypeError:
-            logger.warning("%s: the entry %r is not a plain value and is left out", where, key)
+            logger.warning("%s: the entry %r is not a plain value and is skipped", where, key)
     return kept
 
 
@@ -178,13 +192,13 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def write_voice_model(path: Path, voice: VoiceModel) -> None:
-    """Write a voice atomically: `.safetensors` by its suffix, else the ecosystem's form.
+    """Write a voice atomically, as `.safetensors` by its suffix, else in RVC's format.
 
-    That is: half precision, old weight-norm names, the 18-value list, `sr` as text. CheckpointError if the weights have
-    no finite value in half precision.
+    RVC's format: fp16, old weight-norm names, the list of 18 values, `sr` as text. CheckpointError if a weight is not
+    finite in fp16, RevoiceError if the file cannot be written.
     """
-    halves = {key: value.half().contiguous() for key, value in voice.weights.items()}
-    check_finite(halves, f"The voice for {path}")
+    weights = {key: value.half().contiguous() for key, value in voice.weights.items()}
+    check_finite(weights, f"The voice for {path}")
     content: dict[str, Any] = {
         "config": config_list(voice.config),
         "info": voice.info,
@@ -195,25 +209,25 @@ def write_voice_model(path: Path, voice: VoiceModel) -> None:
     if voice.content_encoder is not None:
         content["content_encoder"] = voice.content_encoder._asdict()
     content |= {key: value for key, value in voice.extra.items() if key not in _KNOWN}
-    with replacing(path) as temporary:
+    with write_errors(path), replacing(path) as temporary:
         if path.suffix.lower() == SAFETENSORS:
-            metadata = {METADATA: json.dumps(content | {"tensors": list(halves)}, ensure_ascii=False)}
-            save_file(halves, temporary, metadata)
+            metadata = {METADATA: json.dumps(content | {"tensors": list(weights)}, ensure_ascii=False)}
+            save_file(weights, temporary, metadata)
         else:
-            with temporary.open("wb") as file:  # through a file object, as its temporary name would be written into it
-                torch.save({"weight": halves} | content, file)
+            with temporary.open("wb") as file:  # torch would store the temporary name in the archive
+                torch.save({"weight": weights} | content, file)
 
 
 def extract_voice_model(
     synthesizer: Synthesizer, family: Family, info: str, content_encoder: ContentEncoderId | None = None
 ) -> VoiceModel:
-    """The voice inside a synthesizer: its weights without the posterior, copied to the CPU as halves."""
+    """The voice model of a synthesizer: its weights without the posterior, copied to the CPU in fp16."""
     weights = voice_weights(rvc_state_dict(synthesizer))
     return VoiceModel(family, synthesizer.config, weights, info, content_encoder)
 
 
 def voice_weights(weights: dict[str, Tensor]) -> Weights:
-    """What a voice keeps of a generator's weights: all but the posterior, copied to the CPU as halves."""
+    """A generator's weights without the posterior, copied to the CPU in fp16."""
     return {
         key: value.to("cpu", torch.float16, copy=True)
         for key, value in weights.items()
@@ -222,7 +236,7 @@ def voice_weights(weights: dict[str, Tensor]) -> Weights:
 
 
 def load_synthesizer(voice: VoiceModel, where: str = "The voice model") -> Synthesizer:
-    """Build the network of a voice, float32, in evaluation mode, on the CPU."""
-    synthesizer = Synthesizer(voice.config)
+    """Build the network of a voice: float32, evaluation mode, on the CPU."""
+    synthesizer = build_network(voice.config)
     load_weights(synthesizer, voice.weights, where)
     return synthesizer.eval()

@@ -1,4 +1,4 @@
-"""Training states: `logs/<name>/{G,D}_*.pth`. Spec: file-formats, "Training checkpoints"."""
+"""Training checkpoints, `logs/<name>/{G,D}_*.pth`. Spec: file-formats, "Training checkpoints"."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lib.errors import CheckpointError
-from lib.files import replacing
+from lib.files import replacing, write_errors
+from lib.messages import Message
 from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.weights import Weights, check_finite, rvc_key
 
@@ -21,12 +22,12 @@ class TrainingState:
     epoch: int  # the last finished epoch; the key `iteration` in the file
     optimizer: dict[str, Any]  # AdamW state dict; indices count the keys of `weights`
     learning_rate: float
-    average: Weights | None = None  # ours: the generator averaged over its last steps
-    extra: dict[str, Any] = field(default_factory=dict)  # ours: step within the run, position in the epoch, …
+    average: Weights | None = None  # of this project: averaged weights of the generator
+    extra: dict[str, Any] = field(default_factory=dict)  # of this project: step, position in the epoch, …
 
     @property
     def voice(self) -> Weights:
-        """What a voice is made of: the averaged weights where there are some."""
+        """The weights of the voice: the averaged ones if there are any."""
         return self.average or self.weights
 
 
@@ -34,9 +35,9 @@ def read_training_state(path: Path) -> TrainingState:
     """Read a training checkpoint (or a base model, which has only weights). MissingFileError or CheckpointError."""
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
-        raise CheckpointError(f"{path} is a finished voice, not a training checkpoint. Move it to weights/.")
+        raise CheckpointError("{path} is a finished voice, not a training checkpoint. Move it to weights/.", path=path)
     if not isinstance(content, dict) or "model" not in content:
-        raise CheckpointError(f"{path} is not a training checkpoint: it lacks the entry 'model'.")
+        raise CheckpointError("{path} is not a training checkpoint: it lacks the entry 'model'.", path=path)
     weights = tensor_table(content["model"], path)
     check_finite(weights, str(path))
     known = {"model", "iteration", "optimizer", "learning_rate", "average"}
@@ -54,50 +55,65 @@ def read_training_state(path: Path) -> TrainingState:
             extra={key: value for key, value in content.items() if key not in known},
         )
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Go back to an earlier checkpoint.") from error
+        raise CheckpointError(
+            "{path} is damaged: {detail}. Go back to an earlier checkpoint.", path=path, detail=str(error)
+        ) from error
 
 
 def peek_progress(path: Path) -> tuple[int, int]:
-    """How far a training checkpoint is: (finished epochs, steps), without reading its tensors."""
+    """(finished epochs, steps) of a training checkpoint, without reading its tensors. CheckpointError if it is none."""
     content = safe_load(path, lazily=True)
     try:
         return int(content["iteration"]), int(content.get("revoice", {}).get("step", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a training checkpoint. Move it out of the folder.") from error
+        raise CheckpointError("{path} is not a training checkpoint. Move it out of the folder.", path=path) from error
 
 
 def write_training_state(path: Path, state: TrainingState) -> None:
-    """Write a training checkpoint in the ecosystem's form, atomically."""
+    """Write a training checkpoint in RVC's format, atomically. RevoiceError if it cannot be written."""
     content = {
         "model": state.weights,
         "iteration": state.epoch,
         "optimizer": state.optimizer,
         "learning_rate": state.learning_rate,
     } | ({} if state.average is None else {"average": state.average})
-    with replacing(path) as temporary:
+    with write_errors(path), replacing(path) as temporary:
         torch.save(content | state.extra, temporary)
 
 
 def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[str, Any]:
-    """Re-index an optimiser state by parameter name, so that files of every program fit.
+    """Re-index an optimiser state by parameter name, so that files of every program can be resumed.
 
     In a file, index i means the i-th key of its `model` (spec: file-formats, "Optimiser index order"). CheckpointError
-    if the state is not of these weights.
+    if the state does not belong to these weights.
     """
     stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
     if not isinstance(stored, dict) or not isinstance(groups, list):
-        raise CheckpointError(f"{where}: the optimiser state is none of AdamW. Go back to an earlier checkpoint.")
+        raise CheckpointError(
+            "{path}: the optimiser state is not one of AdamW. Go back to an earlier checkpoint.", path=where
+        )
     if len(groups) != 1:
-        raise CheckpointError(f"{where}: the optimiser state has {len(groups)} parameter groups instead of one.")
+        raise CheckpointError(
+            "{path}: the optimiser state has {count} parameter groups instead of one. Go back to an earlier "
+            "checkpoint.",
+            path=where,
+            count=len(groups),
+        )
     file_names = list(state.weights)
     if not all(isinstance(index, int) and 0 <= index < len(file_names) for index in stored):
-        raise CheckpointError(f"{where}: the optimiser state does not belong to the stored model.")
+        raise CheckpointError(
+            "{path}: the optimiser state does not belong to the stored model. Go back to an earlier checkpoint.",
+            path=where,
+        )
     by_name = {file_names[index]: value for index, value in stored.items()}
     for name, moments in by_name.items():
         if problem := _problem_of_moments(moments, state.weights[name].shape):
             raise CheckpointError(
-                f"{where}: the optimiser state of {name} {problem}; the file is damaged. Go back to an earlier "
-                "checkpoint."
+                "{path}: the optimiser state of {tensor} {problem}; the file is damaged. Go back to an earlier "
+                "checkpoint.",
+                path=where,
+                tensor=name,
+                problem=problem,
             )
     own_names = [rvc_key(name) for name, _ in module.named_parameters()]
     group = _checked_group(groups[0], where)
@@ -107,27 +123,35 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
     }
 
 
-def _problem_of_moments(moments: Any, shape: torch.Size) -> str:
-    """What is wrong with AdamW's state of one parameter of that shape, or an empty text."""
+def _problem_of_moments(moments: Any, shape: torch.Size) -> Message | None:
+    """What is wrong with AdamW's state of one parameter of that shape; None if nothing is."""
     try:
         pair = [moments["exp_avg"], moments["exp_avg_sq"]]
         if any(moment.shape != shape for moment in pair):
-            return "has another shape than its weights"
+            return Message("has another shape than its weights")
         numbers = [*pair, torch.as_tensor(float(moments["step"]))]
         if not all(number.is_floating_point() and torch.isfinite(number).all() for number in numbers):
-            return "has numbers that are not finite"
+            return Message("has numbers that are not finite")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        return "is incomplete"
-    return ""
+        return Message("is incomplete")
+    return None
 
 
 def _checked_group(group: Any, where: str) -> dict[str, Any]:
-    """AdamW's settings as a file has them. CheckpointError if the next step could not be done with them."""
+    """AdamW's settings from a file. CheckpointError if they are incomplete or out of range."""
     try:
         numbers = [float(group[name]) for name in ("lr", "eps", "weight_decay")]
         betas = [float(beta) for beta in group["betas"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: the settings of the optimiser are incomplete; the file is damaged.") from error
+        raise CheckpointError(
+            "{path}: the settings of the optimiser are incomplete; the file is damaged. Go back to an earlier "
+            "checkpoint.",
+            path=where,
+        ) from error
     if not (all(0 <= number < 1e6 for number in numbers) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
-        raise CheckpointError(f"{where}: the settings of the optimiser make no step possible; the file is damaged.")
+        raise CheckpointError(
+            "{path}: the settings of the optimiser are out of range; the file is damaged. Go back to an earlier "
+            "checkpoint.",
+            path=where,
+        )
     return {key: value for key, value in group.items() if key != "param_names"}

@@ -20,35 +20,35 @@ def rvc_state_dict(module: nn.Module) -> Weights:
 
 
 def rvc_key(key: str) -> str:
-    """The name of a parameter as files of the ecosystem have it: weight norm is `weight_g`, `weight_v`."""
+    """The key of a parameter in RVC's files: weight norm is `weight_g`, `weight_v`."""
     return key.replace("parametrizations.weight.original0", "weight_g").replace(
         "parametrizations.weight.original1", "weight_v"
     )
 
 
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
-    """Load ecosystem-named weights strictly into `module` (up-casting halves). CheckpointError names what differs.
+    """Load weights with RVC's keys strictly into `module`, cast to its dtypes. CheckpointError names what differs.
 
-    A module that was made `meta_device` takes the tensors themselves.
+    A module on the meta device gets the tensors themselves, without a copy.
     """
     check_shapes(shapes_of(module), weights, where)
-    wanted = module.state_dict()
-    bare = any(value.is_meta for value in wanted.values())
-    renamed = {key: weights[rvc_key(key)] for key in wanted}
-    if bare:
-        renamed = {key: value.to(wanted[key].dtype) for key, value in renamed.items()}
-    module.load_state_dict(renamed, strict=True, assign=bare)
+    own = module.state_dict()
+    is_meta = any(value.is_meta for value in own.values())
+    renamed = {key: weights[rvc_key(key)] for key in own}
+    if is_meta:
+        renamed = {key: value.to(own[key].dtype) for key, value in renamed.items()}
+    module.load_state_dict(renamed, strict=True, assign=is_meta)
 
 
-def unmap(network: nn.Module, narrowed: torch.dtype) -> None:
-    """Copy what is not in the number type `narrowed`: a single tensor of a mapped file keeps all of it in memory."""
+def unmap(network: nn.Module, cast_to: torch.dtype) -> None:
+    """Copy the tensors that were not cast to `cast_to`: one tensor of a memory-mapped file keeps the whole file."""
     for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.dtype != narrowed:
+        if tensor.dtype != cast_to:
             tensor.data = tensor.data.clone()
 
 
-class _Untouched(TorchFunctionMode):
-    """Draws and computes nothing for tensors without memory."""
+class _SkipInitialisation(TorchFunctionMode):
+    """Skips random initialisation and weight norm's first computation on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensor = args[0] if args else (kwargs or {}).get("tensor")
@@ -63,25 +63,29 @@ class _Untouched(TorchFunctionMode):
 
 @contextmanager
 def meta_device() -> Iterator[None]:
-    """Networks made here have shapes only. Nothing is drawn for them either: torch would load its compiler for that."""
-    with torch.device("meta"), _Untouched():
+    """Build modules on the meta device and skip their initialisation, which would import torch's compiler."""
+    with torch.device("meta"), _SkipInitialisation():
         yield
 
 
 def shapes_of(module: nn.Module) -> Shapes:
-    """The shapes of a module's tensors by their ecosystem names; the module may be on the device "meta"."""
+    """The shapes of a module's tensors by RVC's keys; the module may be on the meta device."""
     return {key: value.shape for key, value in rvc_state_dict(module).items()}
 
 
-def check_shapes(want: Shapes, weights: Weights, where: str) -> None:
-    """CheckpointError unless `weights` has exactly the wanted tensors."""
-    missing = sorted(want.keys() - weights.keys())
-    unknown = sorted(weights.keys() - want.keys())
-    misshapen = sorted(k for k in want.keys() & weights.keys() if want[k] != weights[k].shape)
+def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
+    """CheckpointError unless `weights` has exactly the expected tensors."""
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    misshapen = sorted(k for k in expected.keys() & weights.keys() if expected[k] != weights[k].shape)
     if missing or unknown or misshapen:
         parts = (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
-        told = "; ".join(f"{len(keys)} {what} ({keys[0]}, …)" for what, keys in parts if keys)
-        raise CheckpointError(f"{where} does not fit this network: tensors {told}. It belongs to another model.")
+        differences = "; ".join(f"{len(keys)} {what} ({keys[0]}, …)" for what, keys in parts if keys)
+        raise CheckpointError(
+            "{path} does not fit this network: tensors {differences}. It belongs to another model.",
+            path=where,
+            differences=differences,
+        )
 
 
 def check_finite(weights: Weights, where: str) -> None:
@@ -89,6 +93,8 @@ def check_finite(weights: Weights, where: str) -> None:
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(
-                f"{where} is damaged: {key} has numbers that are not finite, so it could only make noise. Get it "
-                "again, or go back to an earlier checkpoint of that training."
+                "{path} is damaged: {tensor} has numbers that are not finite, so it could only make noise. Get it "
+                "again, or go back to an earlier checkpoint of that training.",
+                path=where,
+                tensor=key,
             )

@@ -1,7 +1,6 @@
-"""The commands of `python -m train ckpt`: their options, and what each does as sentences to show.
+"""The commands of `python -m train ckpt`: their options and their output.
 
-Importing this imports no torch, so that --help is instant. What a command cannot do without has no default, and is
-given without a name.
+Importing this module does not import torch, so that --help is instant. Options without a default are positional.
 """
 
 from collections.abc import Iterator
@@ -93,7 +92,7 @@ TOOLS: dict[str, Any] = {
 
 
 def use(tool: Tool) -> Iterator[str]:
-    """Do what a command says; yields the lines to show. Raises RevoiceError."""
+    """Run a command; yields the lines to print. Raises RevoiceError."""
     if isinstance(tool, Info):
         yield from _info(tool)
     elif isinstance(tool, Extract):
@@ -153,7 +152,9 @@ def _edit(tool: Edit) -> str:
     path = voice_path(tool.voice)
     changed = edit(read_voice_model(path), *texts)
     if tool.output is not None and tool.output.exists():
-        raise ConfigError(f"{tool.output} exists. Choose another name; without --output the voice itself is changed.")
+        raise ConfigError(
+            "{path} exists. Choose another name; without --output the voice itself is changed.", path=tool.output
+        )
     return _written(tool.output or path, changed)
 
 
@@ -164,18 +165,18 @@ def _convert(tool: Convert) -> str:
 
 
 def _export(tool: Export) -> str:
-    from lib.errors import ConfigError
     from lib.voice.archive import export_voice
-    from lib.voice.library import find_index
-    from train.ckpt.tools import voice_path
+    from lib.voice.library import explain_no_index, find_index
+    from train.ckpt.tools import check_output, voice_path
 
     voice = voice_path(tool.voice)
     output = tool.output or Path(f"{voice.stem}.zip")
-    if output.exists() and not tool.overwrite:
-        raise ConfigError(f"{output} exists. Choose another name, or say that it may be replaced (--overwrite).")
+    check_output(output, overwrite=tool.overwrite)
     index = tool.index or find_index(voice)
     export_voice(voice, index, output)
-    return f"wrote {output} ({'without an index, none was found' if index is None else f'with {index.name}'})"
+    return (
+        f"wrote {output} ({f'without an index: {explain_no_index(voice)}' if index is None else f'with {index.name}'})"
+    )
 
 
 def _import(tool: Import) -> Iterator[str]:
@@ -184,6 +185,8 @@ def _import(tool: Import) -> Iterator[str]:
     imported = import_voice(tool.archive, tool.name, overwrite=tool.overwrite)
     yield f"imported the voice {imported.name!r}: {imported.voice}"
     yield "it has no index" if imported.index is None else f"its index: {imported.index}"
+    if imported.skipped:
+        yield f"skipped training checkpoints, which are no voices: {', '.join(imported.skipped)}"
 
 
 def _written(path: Path, voice: "VoiceModel") -> str:

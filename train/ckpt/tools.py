@@ -1,7 +1,7 @@
 """Tools for model files: describe, extract a voice from a training checkpoint, merge two voices, edit, convert.
 
-Spec: checkpoint-tools, without its defects: what a model is follows from its tensors instead of a form, what cannot be
-merged is refused, and nothing that exists is replaced without being told to.
+Spec: checkpoint-tools, with these differences: a model's properties are inferred from its tensors instead of typed
+into a form, incompatible voices are not merged, and existing files are replaced only with `overwrite`.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import CheckpointError, ConfigError, RevoiceError
+from lib.messages import Message
 from lib.paths import SAFETENSORS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.infer_config import POSTERIOR_PREFIX, check_network, derive_config, derive_family
 from lib.voice.library import find_voice
@@ -27,20 +28,30 @@ from train.experiment import Experiment
 
 EXTRACTED = "Extracted model."
 SPEAKERS = "emb_g.weight"
-OWN_FACTS = ("epoch", "step", "training_f0", "creation_date", "model_hash", "dataset_length", "model_name")
+OWN_METADATA = ("epoch", "step", "training_f0", "creation_date", "model_hash", "dataset_length", "model_name")
 
 
 def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
-    """Where a new voice of that name goes. ConfigError if the name cannot be one, or the voice exists."""
+    """The path of a new voice. ConfigError if the name is not allowed or the voice exists."""
     path = inside(weights, check_name(name, "voice") + suffix, "voice")
     taken = [found for other in VOICE_SUFFIXES if (found := path.with_name(name + other)).exists()]
     if taken and not overwrite:
-        raise ConfigError(f"{taken[0]} exists. Choose another name, or say that it may be replaced (--overwrite).")
+        raise _exists(taken[0])
     return path
 
 
+def _exists(path: Path) -> ConfigError:
+    return ConfigError("{path} exists. Choose another name, or say that it may be replaced (--overwrite).", path=path)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """ConfigError if a file exists and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise _exists(path)
+
+
 def voice_path(name: str) -> Path:
-    """The file of a voice given by name or path."""
+    """The path of a voice given by name or path."""
     return find_voice(name).path
 
 
@@ -48,7 +59,7 @@ def voice_path(name: str) -> Path:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a voice model or training checkpoint is, as labels and values. RevoiceError if it is neither."""
+    """The properties of a voice model or training checkpoint, by label. RevoiceError if it is neither."""
     if path.suffix.lower() != SAFETENSORS and not _is_voice(safe_load(path, lazily=True)):
         return _describe_state(path, read_training_state(path))
     return _describe_voice(path, read_voice_model(path))
@@ -59,7 +70,7 @@ def _is_voice(content: Any) -> bool:
 
 
 def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
-    """The four classical facts first (info, sample rate, pitch, version), then the others."""
+    """RVC's four properties first (info, sample rate, pitch, version), then the others."""
     facts: dict[str, Any] = {
         "info": voice.info or None,
         "sample rate": f"{voice.config.sample_rate} Hz",
@@ -76,7 +87,7 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Values as one reads them: numbers to one decimal."""
+    """Values for people: numbers with one decimal, lists and tables as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -110,25 +121,30 @@ def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
 
 
 def newest_generator(folder: Path) -> Path:
-    """The generator checkpoint of an experiment's folder that is furthest. ConfigError if there is none."""
+    """The generator checkpoint with the most steps in an experiment's folder. ConfigError if there is none."""
     pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
     if not pairs:
-        raise ConfigError(f"{folder} holds no pair of checkpoints G_….pth and D_….pth. Give the path of a G_….pth.")
+        raise ConfigError(
+            "{folder} holds no pair of checkpoints G_….pth and D_….pth. Give the path of a G_….pth.", folder=folder
+        )
     return max((generator for generator, _ in pairs), key=peek_progress)
 
 
 def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None = None) -> VoiceModel:
-    """The voice inside a generator's training checkpoint (or a bare table of its tensors), as halves.
+    """The voice model of a generator's training checkpoint (or of a bare table of its tensors), in fp16.
 
-    Everything is derived from the tensors. `sample_rate` in Hz is only needed where they leave it open: networks
-    without F0 and without posterior. CheckpointError if the file holds no generator, or another rate than that.
+    Everything is inferred from the tensors. `sample_rate` in Hz is only needed for networks without F0 and without
+    posterior, whose tensors do not show it. CheckpointError if the file holds no generator, or one of another rate.
     """
     weights, epoch = _generator(checkpoint)
     where = str(checkpoint)
     config = derive_config(weights, {} if sample_rate is None else {"sample_rate": sample_rate}, where)
     if sample_rate not in (None, config.sample_rate):
         raise CheckpointError(
-            f"{where} is of a voice of {config.sample_rate} Hz, not {sample_rate}. Leave the rate out."
+            "{path} is of a voice of {rate} Hz, not {given}. Leave the rate out.",
+            path=where,
+            rate=config.sample_rate,
+            given=sample_rate,
         )
     has_posterior = any(key.startswith(POSTERIOR_PREFIX) for key in weights)
     check_network(weights, config, where, posterior=has_posterior)
@@ -138,14 +154,14 @@ def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None =
 
 
 def _generator(path: Path) -> tuple[Weights, int | None]:
-    """The tensors of a generator, averaged if they are, and its finished epochs, if they are known."""
+    """The tensors of a generator (the averaged ones, if any) and its finished epochs, if stored."""
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
-        raise CheckpointError(f"{path} is a finished voice already; there is nothing to extract.")
+        raise CheckpointError("{path} is a finished voice already; there is nothing to extract.", path=path)
     is_state = isinstance(content, dict) and "model" in content
     weights = tensor_table(content.get("average", content["model"]) if is_state else content, path)
     if any(key.startswith("discriminators.") for key in weights):
-        raise CheckpointError(f"{path} is a discriminator; the voice is in the G_….pth beside it.")
+        raise CheckpointError("{path} is a discriminator; the voice is in the G_….pth beside it.", path=path)
     epoch = content.get("iteration") if is_state else None
     return weights, epoch if isinstance(epoch, int) and epoch else None
 
@@ -154,13 +170,13 @@ def _generator(path: Path) -> tuple[Weights, int | None]:
 
 
 def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str | None = None) -> VoiceModel:
-    """Blend two voices: alpha of the first, 1 - alpha of the second, tensor by tensor, in float32, kept as halves.
+    """Blend two voices tensor by tensor: alpha of the first, 1 - alpha of the second, in float32, stored in fp16.
 
-    The tables of speakers are cut to the smaller one. Weight-norm pairs are blended separately, as the ecosystem does.
+    The speaker tables are cut to the smaller one. Weight-norm pairs are blended separately, as in RVC.
     ConfigError for an alpha outside 0 to 1, CheckpointError if the voices are not of the same kind.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"The share of the first voice cannot be {alpha}; it must be from 0 to 1.")
+        raise ConfigError("The share of the first voice cannot be {alpha}; it must be from 0 to 1.", alpha=alpha)
     _check_mergeable(first, second)
     rows = min(first.config.n_speakers, second.config.n_speakers)
     merged = {}
@@ -172,7 +188,7 @@ def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str |
     extra = {
         key: value
         for key, value in first.extra.items()
-        if key not in OWN_FACTS and second.extra.get(key) == value
+        if key not in OWN_METADATA and second.extra.get(key) == value
     }  # fmt: skip
     names = [speaker_names(voice) for voice in (first, second)]
     if both := {str(number): _blended(names[0][number], names[1][number]) for number in names[0].keys() & names[1]}:
@@ -192,26 +208,31 @@ def _blended(first: str, second: str) -> str:
 
 
 def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
-    """CheckpointError with the first difference that makes blending pointless or impossible."""
+    """CheckpointError with the first difference that prevents blending."""
     compared: list[tuple[str, Any, Any]] = [
-        ("family", first.family, second.family),
-        ("sample rate", first.config.sample_rate, second.config.sample_rate),
-        ("use of F0", first.config.has_f0, second.config.has_f0),
+        (Message("family"), first.family, second.family),
+        (Message("sample rate"), first.config.sample_rate, second.config.sample_rate),
+        (Message("use of F0"), first.config.has_f0, second.config.has_f0),
     ]
     if first.content_encoder is not None and second.content_encoder is not None:
-        compared.append(("content encoder", first.content_encoder.name, second.content_encoder.name))
-        if first.content_encoder.sha256 and second.content_encoder.sha256:
-            hashes = (first.content_encoder.sha256[:12], second.content_encoder.sha256[:12])
-            compared.append(("version of the content encoder", *hashes))
-    compared.append(("embedder", first.extra.get("embedder_model"), second.extra.get("embedder_model")))
+        encoders = (first.content_encoder, second.content_encoder)
+        compared.append((Message("content encoder"), *(encoder.name for encoder in encoders)))
+        if all(encoder.sha256 for encoder in encoders):
+            compared.append((Message("version of the content encoder"), *(encoder.sha256[:12] for encoder in encoders)))
+    embedders = [voice.extra.get("embedder_model") for voice in (first, second)]
+    if None not in embedders:
+        compared.append((Message("embedder"), *embedders))
     shapes = [
         voice.config.model_dump(exclude={"n_speakers", "p_dropout", "segment_frames"}) for voice in (first, second)
     ]
     compared += [(name.replace("_", " "), value, shapes[1][name]) for name, value in shapes[0].items()]
     for what, one, other in compared:
-        if one != other and not (what == "embedder" and None in (one, other)):
+        if one != other:
             raise CheckpointError(
-                f"These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of one kind."
+                "These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of one kind.",
+                what=what,
+                one=one,
+                other=other,
             )
 
 
@@ -225,7 +246,7 @@ def edit(
     licence: str | None = None,
     speakers: str | None = None,
 ) -> VoiceModel:
-    """The voice with other texts; None keeps a text, an empty one removes it.
+    """The voice with changed texts; None keeps a text, an empty one removes it.
 
     `speakers` are names separated by commas, from speaker 0 on. ConfigError if the voice has fewer.
     """
@@ -233,7 +254,11 @@ def edit(
     if speakers is not None:
         names = [name.strip() for name in speakers.split(",")]
         if len(names) > voice.config.n_speakers:
-            raise ConfigError(f"The voice has {voice.config.n_speakers} speakers, not {len(names)}. Give fewer names.")
+            raise ConfigError(
+                "The voice has {speakers} speakers, not {names}. Give fewer names.",
+                speakers=voice.config.n_speakers,
+                names=len(names),
+            )
         extra[SPEAKER_NAMES] = {str(number): name for number, name in enumerate(names) if name}
         if not extra[SPEAKER_NAMES]:
             del extra[SPEAKER_NAMES]
@@ -254,19 +279,20 @@ def convert(source: Path, output: Path | None = None, *, overwrite: bool = False
     other = VOICE_SUFFIXES[source.suffix.lower() == VOICE_SUFFIXES[0]]
     output = output or source.with_suffix(other)
     if output.suffix.lower() not in VOICE_SUFFIXES:
-        raise ConfigError(f"{output} has no suffix of a voice model; give it {' or '.join(VOICE_SUFFIXES)}.")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists. Choose another name, or say that it may be replaced (--overwrite).")
+        raise ConfigError("{path} has no suffix of a voice model; give it .pth or .safetensors.", path=output)
+    check_output(output, overwrite=overwrite)
     write_voice_model(output, voice)
     _compare(voice, read_voice_model(output), output)
     return output
 
 
 def _compare(voice: VoiceModel, written: VoiceModel, path: Path) -> None:
-    """RevoiceError if a written voice is not the one that was to be written."""
+    """RevoiceError if a written voice differs from the original."""
     same_facts = replace(written, weights={}) == replace(
         voice, weights={}, config=voice.config.model_copy(update={"segment_frames": written.config.segment_frames})
     )
     same = all(tensor.half().equal(written.weights[key]) for key, tensor in voice.weights.items())
     if not (same_facts and same):
-        raise RevoiceError(f"{path} does not hold what was written to it. Check the disk, and delete the file.")
+        raise RevoiceError(
+            "{path} does not hold what was written to it. Check the disk, and delete the file.", path=path
+        )

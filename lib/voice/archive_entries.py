@@ -1,0 +1,86 @@
+"""Checks the entries of a voice archive and decodes their names. Parts are never unpacked under these names."""
+
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from lib.errors import CheckpointError
+from lib.messages import Message
+
+MAX_PARTS = 200  # entries of an archive
+MAX_BYTES = 4 << 30  # unpacked, all parts together
+MAX_RATIO = 20  # compression of a part; weights and vectors hardly compress ...
+SPARE_BYTES = 1 << 20  # ... and small texts are allowed any ratio
+UTF8_FLAG = 0x800  # of an entry: its name is UTF-8
+JAPANESE = r"[\x20-\x7e\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]*"  # ASCII, kana, kanji, full and half width
+
+
+def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
+    """The files in an archive. CheckpointError if an entry is unsafe or too much is packed."""
+    entries = opened.infolist()
+    if len(entries) > MAX_PARTS:
+        raise CheckpointError(
+            "{path} holds {count} files; a voice archive has at most {max_parts}.",
+            path=archive,
+            count=len(entries),
+            max_parts=MAX_PARTS,
+        )
+    seen = set()
+    for entry in entries:
+        problem = _problem(entry)
+        if entry.filename.casefold() in seen:
+            problem = Message("is there twice")
+        if problem:
+            raise CheckpointError(
+                "{path} is unsafe and was not imported: its entry {entry!r} {problem}.",
+                path=archive,
+                entry=_decoded(entry),
+                problem=problem,
+            )
+        seen.add(entry.filename.casefold())
+    if (total := sum(entry.file_size for entry in entries)) > MAX_BYTES:
+        raise CheckpointError(
+            "{path} was not imported: it would unpack to {total} bytes, more than any voice has.",
+            path=archive,
+            total=total,
+        )
+    return [entry for entry in entries if not entry.is_dir() and not entry_name(entry).startswith(".")]
+
+
+def _problem(entry: zipfile.ZipInfo) -> Message | None:
+    """What is unsafe about an entry; None if nothing is."""
+    mode = entry.external_attr >> 16
+    name = _decoded(entry)
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\x00" in name:
+        return Message("has an absolute path or one of another system")
+    if ".." in re.split(r"[/\\]", name):
+        return Message("leads out of the folder")
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return Message("is a link or device")
+    if entry.flag_bits & 1:
+        return Message("is encrypted")
+    if entry.file_size > MAX_RATIO * entry.compress_size + SPARE_BYTES:
+        return Message("would unpack to {size} bytes from {packed}", size=entry.file_size, packed=entry.compress_size)
+    return None
+
+
+def entry_name(entry: zipfile.ZipInfo) -> str:
+    """The file name of an entry, without its folders."""
+    return re.split(r"[/\\]", _decoded(entry))[-1]
+
+
+def _decoded(entry: zipfile.ZipInfo) -> str:
+    """The path of an entry. Old archivers do not say in which code page it is: UTF-8, Japanese or that of DOS."""
+    name = entry.orig_filename
+    if name.isascii() or entry.flag_bits & UTF8_FLAG:
+        return name
+    data = name.encode("cp437")
+    for encoding, letters in (("utf-8", r".*"), ("cp932", JAPANESE)):
+        try:
+            decoded = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if re.fullmatch(letters, decoded, re.DOTALL):
+            return decoded
+    return name

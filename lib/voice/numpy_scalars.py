@@ -1,0 +1,47 @@
+"""Lets torch's safe reader read numpy scalars, which some programs store among the entries of a voice.
+
+torch calls the functions below instead of numpy's, so no code of numpy runs on what a file holds. A scalar becomes a
+Python number.
+"""
+
+import functools
+import struct
+from pickle import UnpicklingError
+
+from torch.serialization import add_safe_globals
+
+FORMATS = {
+    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
+    "f2": "e", "f4": "f", "f8": "d",
+}  # fmt: skip
+
+
+class _Dtype:
+    """A numpy dtype as pickled: a code such as "f8", then its byte order as the state."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if code not in FORMATS:
+            raise UnpicklingError(f"a numpy scalar of the dtype {code!r:.20}")
+        self.code = str(code)
+        self.byte_order = "<"
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.byte_order = ">" if state[1] == ">" else "<"
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float:
+    """The number in the bytes of a numpy scalar."""
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        raise UnpicklingError("a numpy scalar without bytes")
+    try:
+        number: bool | int | float = struct.unpack(dtype.byte_order + FORMATS[dtype.code], data)[0]
+    except struct.error as error:
+        raise UnpicklingError("a numpy scalar of another length") from error
+    return number
+
+
+@functools.cache
+def allow_numpy_scalars() -> None:
+    """Register the replacements with torch's safe reader, once per process."""
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    add_safe_globals([(_Dtype, "numpy.dtype"), *((_scalar, name) for name in names)])
