@@ -227,3 +227,42 @@ def test_a_checkpoint_in_an_archive_is_refused_with_the_remedy(
     shutil.copy(tmp_path / "G_1.pth", tmp_path / "y.zip")  # a .pth is a zip archive, too
     with pytest.raises(CheckpointError, match="holds no voice model"):
         take_in(tmp_path / "y.zip")
+
+
+@pytest.mark.parametrize("name", ["nul.pth", "aux/x.pth", "a\x1b[2J.pth", "folder /Bea.pth", "ab:c.pth", "x/Bea .pth"])
+def test_parts_can_have_any_name(tmp_path: Path, voice: Path, take_in: Callable[..., Imported], name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
+        opened.write(voice, name)
+    imported = take_in(tmp_path / "x.zip", "bea")
+    assert imported.voice.read_bytes() == voice.read_bytes() and installed(tmp_path) == ["weights/bea.pth"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "expected"),
+    [
+        ("ソプラノ.pth", "cp932", "ソプラノ"), ("声/ソ.pth", "cp932", "ソ"), ("声.pth", "utf-8", "声"),
+        ("Bär.pth", "cp437", "Bär"), ("models\\Bea.pth", "ascii", "Bea"), ("x/Bea .pth", "ascii", "Bea"),
+    ],
+)  # fmt: skip
+def test_names_without_a_declared_encoding_are_decoded(
+    tmp_path: Path, voice: Path, take_in: Callable[..., Imported], name: str, encoding: str, expected: str
+) -> None:
+    data = name.encode(encoding)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as opened:
+        opened.write(voice, "n" * len(data))
+    (tmp_path / "x.zip").write_bytes(packed.getvalue().replace(b"n" * len(data), data))
+    assert take_in(tmp_path / "x.zip").name == expected
+
+
+def test_a_voice_beside_its_training_checkpoints_comes_in(
+    tmp_path: Path, voice: Path, take_in: Callable[..., Imported]
+) -> None:
+    torch.save({"model": {"enc_p.x": torch.zeros(3)}, "iteration": 3}, tmp_path / "checkpoint")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
+        for name in ("a/G_100.pth", "a/D_100.pth", "renamed.pth"):
+            opened.write(tmp_path / "checkpoint", name)
+        opened.write(voice, "a/Bea.pth")
+    imported = take_in(tmp_path / "x.zip")
+    assert imported.name == "Bea" and imported.voice.read_bytes() == voice.read_bytes()
+    assert set(imported.skipped) == {"G_100.pth", "D_100.pth", "renamed.pth"}

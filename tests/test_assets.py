@@ -168,7 +168,7 @@ def test_command_line(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", "two"]) == 1
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^one +here +sub/one.bin", out, re.MULTILINE)
+    assert re.search(r"^one +installed +sub/one.bin", out, re.MULTILINE)
     assert re.search(r"^two +missing +sub/two.bin", out, re.MULTILINE)
     assert how_to_get("NAME") in out
 

@@ -11,7 +11,15 @@ from infer.load import load_converter
 from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
 from lib.paths import PRETRAINED
-from lib.voice.library import delete_voice, find_index, find_voice, list_indexes, list_voices, restore_voice
+from lib.voice.library import (
+    delete_voice,
+    explain_no_index,
+    find_index,
+    find_voice,
+    list_indexes,
+    list_voices,
+    restore_voice,
+)
 
 
 @pytest.fixture
@@ -161,3 +169,21 @@ def test_a_deleted_voice_can_be_brought_back(roots: tuple[Path, Path]) -> None:
         restore_voice(own)
     with pytest.raises(ConfigError, match="is not in"):
         delete_voice("demo", own)
+
+
+@pytest.mark.parametrize("name", ["alice_200e_1000s", "alice_e200", "alice_e200_s1000", "alice_200e_9s_best_epoch"])
+@pytest.mark.parametrize("folder", ["logs/alice", "weights"])
+def test_names_of_applio_find_their_index(tmp_path: Path, name: str, folder: str) -> None:
+    path = index(tmp_path / "logs", "alice/alice.index")
+    assert find_index(tmp_path / folder / f"{name}.pth", "v2", [tmp_path / "logs"]) == path
+
+
+def test_the_only_index_in_the_folder_of_a_voice_is_its_own(tmp_path: Path) -> None:
+    voice, logs = tmp_path / "weights" / "model.pth", tmp_path / "logs"
+    first = index(logs, "model/features.index")
+    index(logs, "model/trained_IVF8_Flat_nprobe_1_model_v2.index")
+    assert find_index(voice, "v2", [logs]) == first
+    second = index(logs, "model/others.index")
+    assert find_index(voice, "v2", [logs]) is None
+    assert f"(--index): {first}, {second}" in explain_no_index(voice, [logs])
+    assert explain_no_index(tmp_path / "weights" / "other.pth", [logs]) == "no index was found"

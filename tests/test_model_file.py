@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.voice.infer_config import config_list, derive_config, kind_of
 from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
 from lib.voice.rvc_config import parse_config_list
+from lib.voice.safe_load import safe_load
 from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, rvc_state_dict
 from tests.helpers import golden_names
@@ -177,6 +179,28 @@ def test_only_weight_and_config_are_needed(tmp_path: Path, family: Family) -> No
     torch.save({"config": content["config"], "weight": weights}, tmp_path / "b.pth")
     voice = read_voice_model(tmp_path / "b.pth")
     assert voice.family == family and voice.info == "" and "enc_q.pre.weight" not in voice.weights
+
+
+@pytest.mark.parametrize("version", ["V2", 2, "2", "", " v2 ", None, "v1", 1])
+def test_versions_are_spelled_in_many_ways(tmp_path: Path, version: object) -> None:
+    content = save_voice(tmp_path / "a.pth", small_voice("v2", "40k"))
+    torch.save(content | {"version": version}, tmp_path / "b.pth")
+    assert read_voice_model(tmp_path / "b.pth").family == "v2"
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_numpy_scalars_are_read_as_numbers(tmp_path: Path, modern: bool) -> None:
+    content = save_voice(tmp_path / "a.pth", small_voice())
+    scalars = {"epoch": np.int64(-3), "loss": np.float32(2.5), "big": np.array(1.5, ">f8")[()], "best": np.bool_(True)}
+    torch.save(content | scalars, tmp_path / "b.pth", _use_new_zipfile_serialization=modern)
+    assert read_voice_model(tmp_path / "b.pth").extra == {"epoch": -3, "loss": 2.5, "big": 1.5, "best": True}
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.void(b"abc"), np.complex128(1), np.str_("a")])
+def test_other_numpy_values_are_refused(tmp_path: Path, value: object) -> None:
+    torch.save({"a": value}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="could run code"):
+        safe_load(tmp_path / "b.pth")
 
 
 def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -66,8 +66,8 @@ def _problem(entry: zipfile.ZipInfo) -> Message | None:
 
 
 def entry_name(entry: zipfile.ZipInfo) -> str:
-    """The file name of an entry, without its folders."""
-    return re.split(r"[/\\]", _decoded(entry))[-1]
+    """The file name of an entry, without its folders and without control characters."""
+    return re.sub(r"[\x00-\x1f\x7f]", "_", re.split(r"[/\\]", _decoded(entry))[-1])
 
 
 def _decoded(entry: zipfile.ZipInfo) -> str:

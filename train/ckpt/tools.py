@@ -215,24 +215,24 @@ def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
         (Message("use of F0"), first.config.has_f0, second.config.has_f0),
     ]
     if first.content_encoder is not None and second.content_encoder is not None:
-        encoders = (first.content_encoder, second.content_encoder)
-        compared.append((Message("content encoder"), *(encoder.name for encoder in encoders)))
-        if all(encoder.sha256 for encoder in encoders):
-            compared.append((Message("version of the content encoder"), *(encoder.sha256[:12] for encoder in encoders)))
-    embedders = [voice.extra.get("embedder_model") for voice in (first, second)]
+        one, other = first.content_encoder, second.content_encoder
+        compared.append((Message("content encoder"), one.name, other.name))
+        if one.sha256 and other.sha256:
+            compared.append((Message("version of the content encoder"), one.sha256[:12], other.sha256[:12]))
+    embedders = (first.extra.get("embedder_model"), second.extra.get("embedder_model"))
     if None not in embedders:
         compared.append((Message("embedder"), *embedders))
     shapes = [
         voice.config.model_dump(exclude={"n_speakers", "p_dropout", "segment_frames"}) for voice in (first, second)
     ]
     compared += [(name.replace("_", " "), value, shapes[1][name]) for name, value in shapes[0].items()]
-    for what, one, other in compared:
-        if one != other:
+    for what, a, b in compared:
+        if a != b:
             raise CheckpointError(
                 "These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of one kind.",
                 what=what,
-                one=one,
-                other=other,
+                one=a,
+                other=b,
             )
 
 
