@@ -9,9 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from train.experiment import Experiment
+from pydantic import BaseModel
 
-STAGES = ("prepare", "extract", "index", "fit")
+from train.experiment import Experiment
+from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
+
+STAGES: dict[str, type[BaseModel]] = {  # with their options
+    "prepare": PrepareOptions, "extract": ExtractOptions, "index": IndexOptions, "fit": FitOptions,
+}  # fmt: skip
 SHARED_STAGES = ("extract", "fit")  # several processes can share their work
 
 
@@ -27,7 +32,8 @@ def is_done(experiment: Experiment, stage: str, made_from: str, *outputs: Path) 
 
 def record(experiment: Experiment, stage: str, **facts: Any) -> None:
     """Record a stage with at least `made_from`, and discard the records of the stages that depend on it."""
-    depending = STAGES[STAGES.index(stage) + 1 : STAGES.index("fit")]
+    names = list(STAGES)
+    depending = names[names.index(stage) + 1 : names.index("fit")]
     experiment.update_record({stage: facts}, discard=depending)
 
 
