@@ -1,10 +1,10 @@
 """Speed of training, stage by stage: python benchmarks/bench_train.py --family lite
 
-Recordings to clips, F0 per method, content features, loading a batch, and the training step in each precision, every
-step case in a process of its own on random clips (speed does not depend on what they contain). Times are the least of
-several repeats. The baseline is the plain step: float32, real and generated audio one after the other through the
-discriminator, whose gradients are made in the generator's half too, one optimiser operation per tensor. It has the
-losses of the other cases, which are printed. Of the stages before, the baseline is the length of the audio.
+Recordings to clips, F0 per method, content features, and the training step in each precision; every case of the step
+runs in its own process on random clips (speed does not depend on their content). Times are the minimum of several
+repeats. The baseline is the plain step: float32, real and generated audio in separate passes of the discriminator,
+whose gradients are also computed for the generator's losses, one optimiser operation per tensor. Its losses equal
+those of the other cases, which are printed. The baseline of the other stages is the length of the audio.
 
 Prints one JSON line per case and a table: seconds, times real time or steps per second, peak memory, and the ratio to
 the baseline of the same run.
@@ -44,8 +44,8 @@ class Settings:
 
     family: Literal["v1", "v2", "lite"] = "lite"  # which networks
     recordings: Path = RECORDINGS  # for the stages before training
-    steps: int = 5  # of which the fastest counts
-    threads: int = 0  # of torch; 0 = as it chooses
+    steps: int = 5  # the fastest counts
+    threads: int = 0  # of torch; 0 = its default
     batch_size: int = 0  # 0 = the family's
     device: str = "auto"
     precisions: tuple[Precision, ...] = ("fp32", "bf16")  # besides the plain step in fp32
@@ -67,7 +67,7 @@ class Result:
 
 
 def peak_megabytes() -> float | None:
-    """Most memory this process has held so far, in MB; None where the system does not tell."""
+    """Peak memory of this process so far, in MB; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -121,7 +121,7 @@ def stages(settings: Settings) -> Iterator[Result]:
 
 
 def random_batch(settings: Settings) -> "Batch":
-    """Clips of noise, as many and as long as in a training."""
+    """Clips of noise, with the number and length of those of a training."""
     import torch
 
     from lib.audio.mel import linear_spectrogram
@@ -143,17 +143,17 @@ def random_batch(settings: Settings) -> "Batch":
     )
 
 
-def without_chance(batch: "Batch") -> "tuple[Tensor, float]":
-    """Segments at the start, and no noise: else each precision would draw its own, and the losses would differ."""
+def deterministic(batch: "Batch") -> "tuple[Tensor, float]":
+    """Segments at the start and no noise: with random ones the losses of the precisions would differ."""
     import torch
 
     return torch.zeros(len(batch.lengths), dtype=torch.int64), 0.0
 
 
 def raise_level(state: "TrainState", batch: "Batch") -> None:
-    """Bring the untrained generator's near silence to the level of speech.
+    """Scale the output of the untrained generator, which is nearly silent, to the level of speech.
 
-    Its logarithm is what the mel loss compares, and of near silence it would be that of rounding errors.
+    The mel loss compares logarithms; near silence it would compare rounding errors.
     """
     import torch
 
@@ -176,31 +176,31 @@ def plain_optimizers(state: "TrainState") -> "tuple[Optimizer, Optimizer]":
 
 
 def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer, Optimizer]") -> dict[str, float]:
-    """The step as the specification writes it down, without what makes ours faster."""
+    """The step as in the specification, without our optimisations."""
     import torch
 
     from lib.audio import mel
     from lib.models.synthesizer import slice_frames
     from train import losses
 
-    config, judge, (optimizer_g, optimizer_d) = state.config, state.plain_discriminator, optimizers
+    config, discriminate, (optimizer_g, optimizer_d) = state.config, state.plain_discriminator, optimizers
     pitch = (batch.pitch_bins, batch.f0) if config.synthesizer.has_f0 else (None, None)
     spec = None if config.prior.only else batch.spec
-    out = state.plain_generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *without_chance(batch))
+    out = state.plain_generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *deterministic(batch))
     hop, frames = config.audio.hop_length, config.synthesizer.segment_frames
     real = slice_frames(batch.audio, out.starts, frames, hop)
-    parts = losses.discriminator_parts(judge(real), judge(out.audio.detach()))
+    parts = losses.discriminator_parts(discriminate(real), discriminate(out.audio.detach()))
     found = {"loss/d/total": torch.stack([*parts[0], *parts[1]]).sum()}
     optimizer_d.zero_grad()
     torch.autograd.backward(found["loss/d/total"])
     optimizer_d.step()
 
-    judged, doubted = judge(real), judge(out.audio)
+    of_real, of_generated = discriminate(real), discriminate(out.audio)
     made = mel.linear_spectrogram(out.audio.squeeze(1), config.audio.n_fft, hop)
     true = slice_frames(batch.spec, out.starts, frames)
     distance = mel.mel_from_linear(true, config.audio) - mel.mel_from_linear(made, config.audio)
     found["loss/g/mel"] = config.train.c_mel * distance.abs().mean()
-    total = found["loss/g/mel"] + losses.generator_loss(doubted) + losses.feature_loss(judged, doubted)
+    total = found["loss/g/mel"] + losses.generator_loss(of_generated) + losses.feature_loss(of_real, of_generated)
     if (z := out.latents) is not None:
         kl = losses.kl_loss(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
         total = total + config.train.c_kl * kl
@@ -233,13 +233,13 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
     optimizers = plain_optimizers(state)
 
     def once() -> dict[str, float]:
-        return plain_step(state, batch, optimizers) if plain else train_step(state, batch, *without_chance(batch))
+        return plain_step(state, batch, optimizers) if plain else train_step(state, batch, *deterministic(batch))
 
     first = once()
     seconds = min(timed(once, settings.clock) for _ in range(settings.steps))
-    told = ", ".join(f"{name.removeprefix('loss/')} {first[name]:.3f}" for name in ("loss/d/total", "loss/g/total"))
+    shown = ", ".join(f"{name.removeprefix('loss/')} {first[name]:.3f}" for name in ("loss/d/total", "loss/g/total"))
     name = "step, plain fp32" if plain else f"step, {precision}"
-    return Result(name, seconds, 1 / seconds, "steps/s", peak_mb=peak_megabytes(), losses=told)
+    return Result(name, seconds, 1 / seconds, "steps/s", peak_mb=peak_megabytes(), losses=shown)
 
 
 def run(settings: Settings) -> list[Result]:
