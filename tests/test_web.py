@@ -42,6 +42,7 @@ from web.tabs.handlers import CancelButton, guarded, with_names
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
+PATIENCE = 120.0  # seconds
 SKIP = frozenset({"device"})
 
 
@@ -52,6 +53,7 @@ class FakeConverter:
         self.voices = ["alice", "broken", "patient", "wrong"]
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.started = threading.Event()
+        self.steps = 0
 
     def take(self, archive: Path) -> str:
         """Add a voice named as the archive, unless it is one to refuse."""
@@ -68,8 +70,8 @@ class FakeConverter:
             raise AudioError(f"{path.name} holds only <b>silence</b>.")
         if voice == "wrong":
             raise ZeroDivisionError("a mistake of ours")
-        for i in range(600 if voice == "patient" else 2):
-            context.progress(i, 600, "converting")
+        for self.steps in range(100_000 if voice == "patient" else 2):
+            context.progress(self.steps, 100_000, "converting")
             self.started.set()
             time.sleep(0.01)
         audio, rate = soundfile.read(path)
@@ -229,12 +231,12 @@ def test_cancel_ends_a_running_conversion(client: Client, fake: FakeConverter, r
     running = client.submit(
         voice="patient", recording=handle_file(recording), f0_file=None, api_name="/convert"
     )  # fmt: skip
-    assert fake.started.wait(10)
+    assert fake.started.wait(PATIENCE)
     (job,) = [job for job in client.predict(api_name="/list_jobs") if job["state"] == "running"]
-    began = time.monotonic()
     client.predict(job_id=job["id"], api_name="/cancel_job")
-    result, report = running.result(timeout=10)
-    assert time.monotonic() - began < 2.0
+    steps = fake.steps
+    result, report = running.result(timeout=PATIENCE)
+    assert fake.steps <= steps + 1  # the next report of progress ends it
     assert (result, report) == (None, T("convert.cancelled"))
     assert client.predict(job_id=job["id"], api_name="/job_status")["state"] == "cancelled"
 
@@ -372,11 +374,12 @@ def test_login_is_required_where_it_was_asked_for(
         app.close(verbose=False)
 
 
-def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:
-    start = time.perf_counter()
-    told = subprocess.run([sys.executable, ROOT / "infer-web.py", "-h"], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 2.0
+def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "infer-web.py", "-h"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--port" in told.stdout
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "argparse" in imported and not imported & {"torch", "gradio", "numpy", "pydantic"}
     wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
     assert wrong.returncode == 2
 
