@@ -125,7 +125,7 @@ def address(fake: FakeConverter, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[Client]:
     """A client of the page, as programs use it."""
-    made = Client(address, verbose=False)
+    made = Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
     yield made
     made.close()
 
@@ -216,11 +216,11 @@ def test_only_listed_voices_can_be_named(client: Client, fake: FakeConverter, re
 
 def test_files_of_the_machine_are_not_served(address: str) -> None:
     for path in ("/etc/passwd", ROOT / "pyproject.toml", ROOT / "weights" / ".gitkeep"):
-        assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+        assert httpx.get(f"{address}gradio_api/file={path}", timeout=PATIENCE).status_code in (403, 404)
 
 
 def test_page_needs_nothing_from_the_internet(address: str) -> None:
-    page = httpx.get(address).text + httpx.get(f"{address}theme.css").text
+    page = "".join(httpx.get(f"{address}{file}", timeout=PATIENCE).text for file in ("", "theme.css"))
     assert "<script" in page
     for wanted in ("fonts.googleapis.com", "fonts.gstatic.com", "cdnjs", "cdn.jsdelivr"):
         assert wanted not in page
@@ -367,9 +367,24 @@ def test_login_is_required_where_it_was_asked_for(
     address = Address("127.0.0.1", find_port("127.0.0.1", None), login=("me", "secret"))
     url = serve(app, address)[0]
     try:
-        assert httpx.get(f"{url}config").status_code == 401
-        assert httpx.post(f"{url}login", data={"username": "me", "password": "wrong"}).status_code == 400
-        assert httpx.post(f"{url}login", data={"username": "me", "password": "secret"}).status_code == 200
+        assert httpx.get(f"{url}config", timeout=PATIENCE).status_code == 401
+        for password, status in (("wrong", 400), ("secret", 200)):
+            entered = {"username": "me", "password": password}
+            assert httpx.post(f"{url}login", data=entered, timeout=PATIENCE).status_code == status
+    finally:
+        app.close(verbose=False)
+
+
+def test_the_page_starts_where_its_first_answer_takes_long(
+    fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradio asks itself for the page and gives up after 3 s, too early for a busy machine."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    app = build_app(fake.services(tmp_path))
+    try:
+        url = serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)))[0]
+        assert httpx.get(url, timeout=PATIENCE).status_code == 200
     finally:
         app.close(verbose=False)
 

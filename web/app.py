@@ -90,6 +90,9 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         prevent_thread_lock=True,
         mcp_server=address.mcp,
         quiet=True,
+        # Without a second request to itself that must be answered within 3 s, which a busy machine misses: the first,
+        # which waits as long as it takes, has shown that the page is served.
+        _frontend=False,
         app_kwargs={
             "middleware": [
                 Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts]),
