@@ -108,10 +108,10 @@ def golden_training_model(golden: Path, name: str) -> Synthesizer:
     Its widths are read from its tensors; the length of its training segments is that of the family's configuration,
     because every exported voice claims 32 frames.
     """
-    family, rate = name.split("_")[1:3]
-    segment_frames = load_family(family, rate).synthesizer.segment_frames  # type: ignore[arg-type]
     state = read_training_state(golden / "synth" / f"{name}.pth")
     voice = read_voice_model(golden / "synth" / f"small_{name[2:]}.pth")
+    family, rate = name.split("_")[1:3]
+    segment_frames = load_family(family, rate).synthesizer.segment_frames  # type: ignore[arg-type]
     rows = state.weights["emb_g.weight"].shape[0]
     config = voice.config.model_copy(update={"n_speakers": rows, "segment_frames": segment_frames})
     model = Synthesizer(config, posterior=True)
