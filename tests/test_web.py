@@ -3,9 +3,6 @@
 import itertools
 import json
 import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -34,7 +31,7 @@ from lib.pitch.scale import suggested_shift
 from lib.progress import Cancelled
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
-from web.app import Address, build_app, find_port, is_loopback, serve_somewhere
+from web.app import Address, build_app, serve_somewhere
 from web.i18n.translator import Translator
 from web.jobs.registry import JobContext, JobRegistry
 from web.presets import Presets
@@ -339,28 +336,6 @@ def test_cancelling_is_not_shown_as_an_error() -> None:
         progress(2, 2, "converting")
 
 
-def test_ports() -> None:
-    free = find_port("127.0.0.1", None)
-    assert find_port("127.0.0.1", free) == free
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match="in use"):
-            find_port("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(ConfigError, match=r"70000 cannot be used .*1 to 65535"):
-        find_port("127.0.0.1", 70_000)
-    with pytest.raises(ConfigError, match="--host"):
-        find_port("999.1.1.1", None)
-
-
-@pytest.mark.parametrize(
-    ("host", "want"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.0.7", False), ("", False)],
-)
-def test_who_can_reach_an_address(host: str, want: bool) -> None:
-    assert is_loopback(host) is want
-
-
 def test_login_is_required_where_it_was_asked_for(
     fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -390,16 +365,6 @@ def test_the_page_starts_on_a_busy_machine(
         assert httpx.get(url, timeout=PATIENCE).status_code == 200
     finally:
         app.close(verbose=False)
-
-
-def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
-    command = [sys.executable, "-X", "importtime", ROOT / "infer-web.py", "-h"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--port" in told.stdout
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
-    assert "argparse" in imported and not imported & {"torch", "gradio", "numpy", "pydantic"}
-    wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
-    assert wrong.returncode == 2
 
 
 def test_handlers_are_tools_by_their_own_names() -> None:
