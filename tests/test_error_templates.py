@@ -6,7 +6,7 @@ from lib.errors import CheckpointError, MissingFileError
 from tests.error_templates import PACKAGES, Call, calls, calls_in, placeholders, templates
 from tests.helpers import ROOT
 
-UNCONVERTED = ("train/", "web/", "recipes/", "lib/audio/", "lib/content/", "lib/pitch/")
+UNCONVERTED = ("web/",)
 CALLS = list(calls())
 
 
