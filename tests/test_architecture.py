@@ -42,7 +42,7 @@ def name_of(path: Path) -> str:
 
 def is_entry(path: Path) -> bool:
     """Whether a file is where a program starts: it may print and read the command line and the environment."""
-    return path.name in {"__main__.py", "infer-web.py", "quality.py"} or path.parent == ROOT / "benchmarks"
+    return path.name in {"__main__.py", "infer-web.py"} or path.parent == ROOT / "benchmarks"
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -19,7 +19,7 @@ MODULE_OF = {  # where a package's name is not that of its module
     "swift-f0": "swift_f0",
 }
 TOOLS = {"mypy", "pre-commit", "pytest-xdist", "ruff"}  # are run, not imported
-QUALITY = {"jiwer", "pesq", "pocketsphinx", "pystoi", "resemblyzer"}  # requirements-quality.txt
+QUALITY = {"ctranslate2", "resemblyzer", "tokenizers"}  # requirements-quality.txt
 FROM_GRADIO = {"gradio_client"}  # its version is gradio's
 
 

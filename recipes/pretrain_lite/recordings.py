@@ -22,6 +22,9 @@ from recipes.pretrain_lite.text import sentence
 from recipes.pretrain_lite.utterance import Utterance
 from recipes.pretrain_lite.voices import ESPEAK_VARIANTS, NATURAL_VOICES, PICO_VOICES, SyntheticVoice
 
+# Readers of LibriSpeech dev-clean. The tune readers may guide choices; the test readers are reported once.
+TUNE = frozenset({"422", "1988"})
+TEST = frozenset({"1272", "1462", "2086", "2412"})
 DEMO_FOLDER = PRETRAINED / "lite" / "demo"
 DEMO_RATE = 24_000  # Hz, the rate of the lite family: more would only make the files larger
 DEMO_VOICE = "cmu_us_slt_arctic_hts"
