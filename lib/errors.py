@@ -14,9 +14,10 @@ in the user's language.
 """
 
 import copyreg
+from collections.abc import Mapping
 from pathlib import Path
 
-from lib.messages import Message, fill
+from lib.messages import Message, fill, from_json, to_json
 
 
 class RevoiceError(Exception):
@@ -34,6 +35,10 @@ class RevoiceError(Exception):
     def message(self) -> Message:
         """The message, with its template and values."""
         return Message(self.template, **self.values)
+
+    def to_json(self) -> dict[str, object]:
+        """What another process needs to raise the error again: {"type", "template", "values"}."""
+        return {"type": type(self).__name__, "template": self.template, "values": to_json(self.values)}
 
     def __reduce__(self) -> tuple[object, ...]:
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
@@ -67,3 +72,11 @@ class MissingFileError(RevoiceError):
 
 class ProcessLostError(RevoiceError):
     """Another process of the same run has ended, so this one cannot go on."""
+
+
+def error_from_json(value: Mapping[str, object]) -> RevoiceError:
+    """The error of which `RevoiceError.to_json` made this; an unknown type becomes a RevoiceError."""
+    message = from_json({"template": value["template"], "values": value["values"]})
+    kinds = {kind.__name__: kind for kind in (AudioError, CheckpointError, ConfigError, ProcessLostError)}
+    kind = kinds.get(str(value["type"]), RevoiceError)
+    return kind(message.template, **message.values) if isinstance(message, Message) else kind(str(message))

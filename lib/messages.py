@@ -1,6 +1,7 @@
 """Texts for the user that keep their template and values, so that the page can translate them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -25,3 +26,33 @@ class Message(str):
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
         return (self.template,), self.values
+
+
+def to_json(value: object) -> object:
+    """A value for JSON in which messages keep their template and values: {"template": ..., "values": {...}}."""
+    if isinstance(value, Message):
+        return {"template": value.template, "values": to_json(value.values)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    item = getattr(value, "item", None)  # of a NumPy number
+    return item() if callable(item) and not isinstance(value, Path) else str(value)
+
+
+def from_json(value: object) -> object:
+    """What `to_json` was given, with lists for tuples and texts for paths."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    values = {key: from_json(item) for key, item in value.items()}
+    template, fields = values.get("template"), values.get("values")
+    if values.keys() == {"template", "values"} and isinstance(template, str) and isinstance(fields, dict):
+        try:
+            return Message.__new__(Message, template, **fields)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):  # not written by `to_json`
+            return template
+    return values

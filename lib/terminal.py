@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from pydantic import ValidationError
 
+from lib.errors import RevoiceError
+from lib.messages import to_json
 from lib.progress import Cancelled, Progress
 
 REPORT_SECONDS = 0.3  # between progress reports to another program
@@ -136,16 +139,13 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
     """Like `terminal`, for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
 
+    A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines.
+
     The end of standard input stops the work like Ctrl-C: the other program has closed it, or has ended.
     """
 
-    def write(**values: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(values) + "\n")
-            sys.stdout.flush()
-
     def show(line: str) -> None:
-        write(log=line)
+        _write_line(log=line)
 
     with _log_to(show, level), _interrupts(show) as stopped:
 
@@ -161,8 +161,24 @@ def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
             nonlocal last
             if time.monotonic() - last > REPORT_SECONDS or done >= total:
                 last = time.monotonic()
-                write(done=done, total=total, what=what)
+                _write_line(done=done, total=total, what=to_json(what))
             if stopped:
                 raise Cancelled
 
         yield progress
+
+
+def report_error(error: RevoiceError) -> None:
+    """Print for another program why the work failed: {"error": {"type", "template", "values"}}."""
+    _write_line(error=error.to_json())
+
+
+def report_files(paths: Iterable[Path]) -> None:
+    """Print for another program which files were made: {"files": [...]}."""
+    _write_line(files=[str(path) for path in paths])
+
+
+def _write_line(**values: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()

@@ -1,86 +1,129 @@
-"""What the program says in English is shown in other languages: sentences, steps of a job, facts of a voice."""
+"""Messages of lib, infer and train are shown in the user's language, from their templates."""
 
-import ast
 import html
-import re
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.audio.decode import load_audio
-from lib.errors import RevoiceError
-from lib.paths import ROOT, check_name
-from lib.voice.library import restore_voice
-from web.i18n.messages import PREFIX, translated
+from lib.errors import AudioError, ConfigError, MissingFileError, RevoiceError, error_from_json
+from lib.messages import Message, from_json, to_json
+from tests.error_templates import templates
+from tests.work import lines_run
+from web.i18n import catalogue, messages
+from web.i18n.messages import page_texts, translated
 from web.i18n.placeholders import PageTexts, translate
-from web.i18n.translator import Translator, texts_of
+from web.i18n.translator import Translator
 
 ENGLISH, GERMAN = Translator(), Translator("de")
-SAID = {key: text for key, text in texts_of("en_US").items() if key.startswith(PREFIX)}
-CASES = [
+FIRST_FAILED = "None of the {count} recordings could be converted. The first: {reason}"
+CASES: list[tuple[str, str]] = [
+    (Message("loading the voice"), "Stimme wird geladen"),
     ("loading the voice", "Stimme wird geladen"),
-    ("a: b.wav: converting", "a: b.wav: wird umgewandelt"),
+    (Message("{file}: {step}", file="b.wav", step=Message("converting")), "b.wav: wird umgewandelt"),
     (
-        "training: epoch 3, step 30, mel loss 42.9, 0.60 steps/s",
-        "Training: Epoche 3, Schritt 30, Mel-Verlust 42.9, 0.60 Schritte/s",
+        Message("{name}, {free:.1f} of {total:.1f} GB free", name="H200", free=7.21, total=8),
+        "H200, 7.2 von 8.0 GB frei",
     ),
-    (
-        "None of the 2 recordings could be converted. The first: x.wav is empty (0 bytes). Replace or remove it.",
-        "Keine der 2 Aufnahmen ließ sich umwandeln. Die erste: "
-        "x.wav ist leer (0 Byte). Ersetze oder entferne die Datei.",
-    ),
-    ("NVIDIA H200, 7.2 of 8.0 GB free", "NVIDIA H200, 7.2 von 8.0 GB frei"),
+    (Message("Training of {name}", name="{x} <b>"), "Training von {x} <b>"),
+    (Message("{count} recordings → {voice}", count=2, voice="a"), "2 Aufnahmen → a"),
     ("something else", "something else"),
 ]
 
 
-@pytest.fixture(scope="module")
-def sources() -> str:
-    """Every text in the program that may be shown; a line per constant."""
-    found = []
-    for package in ("lib", "infer", "train", "web"):
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
-                elif isinstance(node, ast.keyword) and node.arg:
-                    found.append(node.arg)
-    return "\n".join(found).replace("_", " ")
+@pytest.mark.parametrize(("text", "shown"), CASES)
+def test_messages_are_shown_in_the_language_of_the_user(text: str, shown: str) -> None:
+    assert translated(GERMAN, text) == shown
+    assert translated(ENGLISH, text) == text
+    placeholders = html.escape(translated(PageTexts(), text))
+    assert html.unescape(translate(placeholders, page_texts("de"))) == shown
+    sent = json.dumps({"text": translated(PageTexts(), text)})
+    assert json.loads(translate(sent, page_texts("de"))) == {"text": shown}
 
 
-@pytest.mark.parametrize("key", SAID)
-def test_the_program_still_says_it(sources: str, key: str) -> None:
-    for words in re.split(r"\{\w+\}", SAID[key]):
-        assert words.replace("_", " ").strip(" ,.:'\"") in sources, f"{key}: nothing says {words!r} any more"
-    assert len(re.sub(r"\{\w+\}|\W", "", SAID[key])) > 1, "it would fit everything"
+def test_a_message_in_a_message_is_translated() -> None:
+    reason = AudioError("A queued or running job cannot be deleted. Cancel it first.").message
+    inner = translated(GERMAN, reason)
+    assert inner != reason
+    assert translated(GERMAN, Message(FIRST_FAILED, count=2, reason=reason)).endswith(inner)
+    assert translated(GERMAN, Message("{a} unknown {b}", a=reason, b=1)) == f"{inner} unknown 1"
 
 
-@pytest.mark.parametrize(("said", "shown"), CASES)
-def test_sentences_are_shown_in_the_language_of_the_user(said: str, shown: str) -> None:
-    assert translated(GERMAN, said) == shown
-    assert translated(ENGLISH, said) == said
-    marks = html.escape(translated(PageTexts(), said))
-    assert html.unescape(translate(marks, texts_of("de"))) == shown
-
-
-def test_errors_that_users_meet_are_known(tmp_path: Path) -> None:
-    (tmp_path / "text.wav").write_text("no recording\n" * 50, encoding="utf-8")
-    (tmp_path / "empty.wav").touch()
-    for fails in (
-        lambda: load_audio(tmp_path / "text.wav", 16_000),
-        lambda: load_audio(tmp_path / "empty.wav", 16_000),
-        lambda: restore_voice(tmp_path),
-        lambda: check_name("a/b", "voice"),
-    ):
-        with pytest.raises(RevoiceError) as caught:
-            fails()
-        sentence = str(caught.value)
-        assert translated(GERMAN, sentence) != sentence
-        assert translated(ENGLISH, sentence) == sentence
+@pytest.mark.parametrize("unit", ["a: ", "{", "loading the voice", "\ue7b0a"])
+def test_the_work_for_an_unknown_text_does_not_grow(unit: str) -> None:
+    for t in (GERMAN, PageTexts()):
+        half, whole = (unit * (size // len(unit)) for size in (500_000, 1_000_000))
+        translated(t, "x")  # reads the catalogues
+        assert lines_run(messages, partial(translated, t, whole)) == lines_run(messages, partial(translated, t, half))
+        assert len(translated(t, whole)) < 3000
+        assert len(translated(t, Message(FIRST_FAILED, count=1, reason=whole))) < 3000
 
 
 @given(st.text())
 def test_any_text_stays_as_it_is_in_english(text: str) -> None:
     assert translated(ENGLISH, text) == text
+    message = Message("{a!r} and {b:>3}", a=text, b=1)
+    assert translated(ENGLISH, message) == message
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_messages_cross_processes_as_json(value: object) -> None:
+    message = Message("{a}: {b}", a=value, b=Message("converting"))
+    again = from_json(json.loads(json.dumps(to_json({"rows": [message, value]}))))
+    assert again == {"rows": [message, value]}
+    assert isinstance(again, dict) and isinstance(again["rows"][0], Message)
+    assert again["rows"][0].template == "{a}: {b}" and isinstance(again["rows"][0].values["b"], Message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AudioError("{path} is empty (0 bytes). Replace or remove it.", path=Path("a.wav")),
+        ConfigError("plain {text}"),
+        MissingFileError(Path("x"), "Get {name}.", name="y"),
+        RevoiceError("{reason}", reason=Message("converting")),
+    ],
+    ids=str,
+)
+def test_errors_cross_processes_as_json(error: RevoiceError) -> None:
+    again = error_from_json(json.loads(json.dumps(error.to_json())))
+    assert str(again) == str(error) and again.template == error.template
+    assert isinstance(error, type(again))
+
+
+@pytest.mark.parametrize("value", [{"template": "{a", "values": {"b": 1}}, {"template": "{a}", "values": {}}, {"x": 1}])
+def test_json_that_is_no_message_does_no_harm(value: dict[str, object]) -> None:
+    assert from_json(value) is not None
+
+
+@pytest.mark.parametrize("locale", catalogue.TRANSLATED)
+def test_translations_have_the_fields_of_their_templates(locale: str) -> None:
+    texts = catalogue.read(locale)
+    assert list(texts) == sorted(texts)
+    for template, translation in texts.items():
+        assert catalogue.fields(translation) == catalogue.fields(template), template
+        assert translation.strip() == translation and translation, template
+
+
+def test_every_language_has_the_same_templates() -> None:
+    first = catalogue.read(catalogue.TRANSLATED[0]).keys()
+    assert all(catalogue.read(locale).keys() == first for locale in catalogue.TRANSLATED)
+
+
+def test_both_searches_find_the_same_templates() -> None:
+    found = {template for template in templates(catalogue.PACKAGES) if template not in catalogue.templates()}
+    assert not found
+
+
+@pytest.mark.xfail(strict=True, reason="the English messages are being rewritten; the translations follow")
+@pytest.mark.parametrize("locale", catalogue.TRANSLATED)
+def test_every_template_is_translated_and_none_is_obsolete(locale: str) -> None:
+    assert (catalogue.missing(locale), catalogue.obsolete(locale)) == ([], [])

@@ -1,11 +1,13 @@
 """The list of jobs: what a card tells, in the user's language, and nothing from outside as HTML."""
 
+from lib.messages import Message
 from web.i18n.translator import Translator
 from web.jobs.registry import JobView, Kind, State
 from web.tabs.jobs import _describe
 
 GERMAN = Translator("de")
-ROWS = [["a.wav", "001_a_voice.wav"], ["<b>.wav", "<b>.wav is empty (0 bytes). Replace or remove it."]]
+EMPTY = Message("{path} is empty (0 bytes). Replace or remove it.", path="<b>.wav")
+ROWS = [["a.wav", "001_a_voice.wav"], ["<b>.wav", EMPTY]]
 
 
 def card(kind: Kind, state: State, **values: object) -> str:
@@ -23,5 +25,5 @@ def test_a_batch_tells_what_became_of_each_recording() -> None:
 
 def test_steps_and_errors_are_told_in_the_language_of_the_page() -> None:
     assert "Stimme wird geladen" in card("convert", "running", what="loading the voice", done=1, total=2)
-    failed = card("train", "failed", error="The training ended early: x.wav is empty (0 bytes). Replace or remove it.")
-    assert "Das Training endete vorzeitig: x.wav ist leer" in failed
+    failed = card("train", "failed", error=Message("The training ended early: {reason}", reason=EMPTY))
+    assert "Das Training endete vorzeitig: &lt;b&gt;.wav ist leer" in failed

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from lib.errors import ConfigError, RevoiceError
 from lib.progress import Cancelled, Progress, no_progress
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, reporting, terminal, usage_error
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, report_error, report_files, reporting, terminal, usage_error
 from train.ckpt import cli as ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
@@ -97,6 +97,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _main(args: Sequence[str] | None) -> int:
+    for_program = False
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
     try:
@@ -119,6 +120,9 @@ def _main(args: Sequence[str] | None) -> int:
             print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
     except RevoiceError as error:
+        if for_program and _is_main_process():
+            report_error(error)
+            return FAILED
         print("" if _is_main_process() else f"process {int(os.environ['RANK']) + 1}: ", error, sep="", file=sys.stderr)
         return FAILED
 
@@ -167,7 +171,7 @@ def _run(command: Command, for_program: bool) -> int:
                 print(f"{sentence} ({time.monotonic() - began:.1f} s)")
                 began = time.monotonic()
         finally:  # also after Ctrl-C: what was written can be used
-            _print_files(experiment)
+            _print_files(experiment, for_program)
     return 0
 
 
@@ -202,7 +206,7 @@ def _run_together(command: Command, for_program: bool) -> int:
             processes.wait_for_everyone()
     finally:
         if is_main:
-            _print_files(experiment)
+            _print_files(experiment, for_program)
     return 0
 
 
@@ -234,8 +238,12 @@ def _check(data: Path) -> int:
     return 0
 
 
-def _print_files(experiment: "Experiment") -> None:
-    if experiment.config_file.is_file():
+def _print_files(experiment: "Experiment", for_program: bool) -> None:
+    if not experiment.config_file.is_file():
+        return
+    if for_program:
+        report_files(experiment.products())
+    else:
         print("Files:")
         for path in experiment.products():
             print(f"  {path}")

@@ -4,17 +4,12 @@ import importlib.util
 import ipaddress
 import socket
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
-from gradio import http_server
-from gradio.exceptions import ServerFailedToStartError
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
@@ -75,31 +70,6 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     return app
 
 
-class _PatientServer(http_server.Server):  # type: ignore[misc]  # Gradio has no types
-    """Gradio's server without its limit of 5 s for a start: it waits as long as its thread is alive."""
-
-    def run_in_thread(self) -> None:
-        """Start serving. ServerFailedToStartError if the server ends instead, as where its port is taken."""
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
-        while not self.started:
-            if not self.thread.is_alive():
-                raise ServerFailedToStartError("The server has ended.")
-            time.sleep(0.01)
-
-
-@contextmanager
-def _patient_start() -> Iterator[None]:
-    """Let Gradio use `_PatientServer`."""
-    usual = http_server.Server
-    http_server.Server = _PatientServer
-    try:
-        yield
-    finally:
-        http_server.Server = usual
-
-
-@_patient_start()
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
@@ -120,9 +90,6 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         prevent_thread_lock=True,
         mcp_server=address.mcp,
         quiet=True,
-        # Gradio's own request for the page has to be answered within 3 s: too early on a busy machine. The request
-        # before it, which has no limit, has shown that the page is served.
-        _frontend=False,
         app_kwargs={
             "middleware": [
                 Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts]),
@@ -132,7 +99,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         },
     )
     if app.mcp_error:
-        raise ConfigError(f"The tools for language models (--mcp) cannot be served: {app.mcp_error}")
+        raise ConfigError("The MCP server cannot be started: {reason}", reason=app.mcp_error)
     return [local, *([public] if public else [])]
 
 
@@ -143,7 +110,9 @@ def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders:
             return serve(app, replace(address, port=find_port(address.host, port)), folders)
         except OSError as error:
             if port is not None or attempt == PORTS_RACED - 1:
-                raise ConfigError(f"The page cannot be served ({error}). Name another port with --port.") from error
+                raise ConfigError(
+                    "The page cannot be served ({reason}). Choose another --port.", reason=error
+                ) from error
     raise AssertionError
 
 
@@ -165,8 +134,10 @@ def find_port(host: str, wanted: int | None) -> int:
         problem = _port_problem(host, port)
         if not problem:
             return port
-    which = f"The port {wanted} cannot" if wanted is not None else f"No port from {ports[0]} to {ports[-1]} can"
-    raise ConfigError(f"{which} be used on {host!r} ({problem}). Name another with --port or --host.")
+    raise ConfigError(
+        "No port from {first} to {last} can be used on {host!r} ({problem}). Choose another --port or --host.",
+        first=ports[0], last=ports[-1], host=host, problem=problem,
+    )  # fmt: skip
 
 
 def _port_problem(host: str, port: int) -> str:

@@ -43,7 +43,7 @@ class Presets:
         """Add a preset file from outside under its own name, which must be free; returns the name."""
         options = read_preset(path)
         if self.path(path.stem).exists():
-            raise ConfigError(f"There is a preset {path.stem!r} already. Rename the file.")
+            raise ConfigError("A preset named {name} already exists. Rename the file.", name=path.stem)
         self.save(path.stem, options)
         return path.stem
 
@@ -67,12 +67,10 @@ def read_preset(path: Path) -> ConvertOptions:
     """Read a preset; ConfigError if it is not one. Options it does not name have their defaults."""
     try:
         if path.stat().st_size > LARGEST:
-            raise ConfigError(
-                f"{path.name} is too large for a preset ({path.stat().st_size} bytes). Choose another file."
-            )
+            raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or not values.keys() <= ConvertOptions.model_fields.keys():
-            raise ConfigError(f"{path.name} is not a preset: it holds other things than options. Choose another file.")
+            raise ConfigError("{file} is not a preset. Choose another file.", file=path.name)
         return ConvertOptions.model_validate(values)
     except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        raise ConfigError(f"{path.name} is not a preset ({type(error).__name__}). Choose another file.") from error
+        raise ConfigError("{file} is not a preset. Choose another file.", file=path.name) from error

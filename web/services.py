@@ -115,12 +115,12 @@ def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
-            raise ConfigError(f"There is no voice {chosen!r} any more. Choose one from the list.")
+            raise ConfigError("There is no voice {voice}. Select one from the list.", voice=chosen)
         if index in OWN_INDEX:
             return voices.get(voice, OWN_INDEX[index], device)
         indexes = list_indexes()
         if index not in indexes:
-            raise ConfigError(f"There is no index {index!r} any more. Choose one from the list, or auto.")
+            raise ConfigError("There is no index {index}. Select one from the list, or auto.", index=index)
         return voices.get(voice, indexes[index], device)
 
     return make_runners(load)

@@ -76,7 +76,10 @@ _FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}  # in the repository
 def _base(family: str, stem: str, sha256: str) -> Asset:
     rate, pitched = stem[-3:], stem.startswith("f0")
     name = f"{family}-{rate}" if pitched else f"{family}-{rate}-nof0"
-    needed_by = f"training {family} voices at {rate} {'with' if pitched else 'without'} F0"
+    if pitched:
+        needed_by = Message("training {family} voices at {rate} with F0", family=family, rate=rate)
+    else:
+        needed_by = Message("training {family} voices at {rate} without F0", family=family, rate=rate)
     return Asset(name, f"{_FOLDERS[family]}/{stem}.pth", f"{family}/{stem}.pth", sha256, needed_by)
 
 

@@ -1,1 +1,1 @@
-"""The page in many languages. Read in this order: translator, messages (errors of the program), middleware."""
+"""The page in many languages. Read in this order: translator, messages, placeholders, middleware; catalogue checks."""

@@ -1,52 +1,71 @@
-"""What the program says in English, in the user's language: sentences of errors, steps of a job, facts of a voice.
+"""Translates errors, progress and facts that lib, infer and train report, from their templates.
 
-lib, infer and train speak English and know no page. The texts of i18n whose keys begin with "said." are sentences of
-theirs, with placeholders; a sentence that fits one is shown as the same text of another language. Nothing is decided
-by them, and a sentence that fits none stays as it is (a test looks whether the program still says each of them).
+A catalogue per language, i18n/messages/LANGUAGE.json, maps each English template to its translation, as gettext does.
+What no catalogue contains stays English.
 """
 
-import re
+import hashlib
+import json
+from collections.abc import Mapping
 from functools import cache
+from string import Formatter
 
-from web.i18n.translator import MASTER, Translator, texts_of
+from lib.messages import Message
+from web.i18n.translator import LANGUAGES, LOCALES, MASTER, Translator, field_name, texts_of
 
-PREFIX = "said."
-INNER = frozenset({"reason", "what"})  # placeholders that stand for sentences themselves
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-def translated(t: Translator, text: str) -> str:
-    """The text as a sentence of `t`; what stands before it and a colon, such as the name of a file, stays."""
-    if known := _known(t, text):
-        return known
-    for colon in re.finditer(": ", text):
-        if known := _known(t, text[colon.end() :]):
-            return text[: colon.end()] + known
-    return text
-
-
-def _known(t: Translator, text: str) -> str | None:
-    for name, pattern in _patterns():
-        if match := pattern.fullmatch(text):
-            values = {key: translated(t, said) if key in INNER else said for key, said in match.groupdict().items()}
-            return t(f"said.{name}", **values)
-    return None
+CATALOGUES = LOCALES / "messages"
+PREFIX = "message:"  # of the keys of templates among the texts of a language
 
 
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """Every sentence as a pattern: first those that hold others, then those with the most words of their own."""
-    texts = {key: text for key, text in texts_of(MASTER).items() if key.startswith(PREFIX)}
-
-    def rank(key: str) -> tuple[bool, int]:
-        return INNER.isdisjoint(_PLACEHOLDER.findall(texts[key])), -len(_PLACEHOLDER.sub("", texts[key]))
-
-    ordered = sorted(texts, key=rank)
-    return [(key.removeprefix(PREFIX), _pattern(texts[key])) for key in ordered]
+def catalogue(locale: str) -> Mapping[str, str]:
+    """The translations of a language by their English templates; empty for English."""
+    path = CATALOGUES / f"{locale}.json"
+    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if locale != MASTER else {}
+    return texts
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    parts = _PLACEHOLDER.split(text)  # words, name, words, name, ..., words
-    parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = [f"(?P<{name}>.+?)" for name in parts[1::2]]
-    return re.compile("".join(parts), re.DOTALL)
+@cache
+def known_templates() -> frozenset[str]:
+    """The templates that at least one language translates."""
+    return frozenset(template for locale in LANGUAGES for template in catalogue(locale))
+
+
+@cache
+def key_of(template: str) -> str:
+    """The key of a template among the texts of a language."""
+    return PREFIX + hashlib.sha256(template.encode()).hexdigest()[:16]
+
+
+@cache
+def page_texts(locale: str) -> Mapping[str, str]:
+    """All texts of a language by their keys: those of the page and those of the catalogue."""
+    translations = catalogue(locale)
+    messages = {key_of(template): translations.get(template, template) for template in known_templates()}
+    return {**texts_of(locale), **messages}
+
+
+def translated(t: Translator, text: str) -> str:
+    """A message in the language of `t`; a text without a template is looked up as it is, and stays if unknown."""
+    template = text.template if isinstance(text, Message) else text
+    if template not in known_templates():
+        if isinstance(text, Message) and any(isinstance(value, Message) for value in text.values.values()):
+            return t.fill(template, _fields(t, text))  # the values may be known
+        return t.bounded(str(text))
+    return t.message(key_of(template), template, catalogue(t.locale).get(template, template), _fields(t, text))
+
+
+def _fields(t: Translator, text: str) -> dict[str, str]:
+    """The values of a message as texts, each formatted as its placeholder says; messages among them translated."""
+    if not isinstance(text, Message):
+        return {}
+    fields = {}
+    for _, name, spec, conversion in Formatter().parse(text.template) if text.values else ():
+        if name is not None:
+            value = text.values[name]
+            if isinstance(value, Message):
+                fields[field_name(name, spec, conversion)] = translated(t, value)
+            else:
+                value = repr(value) if conversion == "r" else value
+                fields[field_name(name, spec, conversion)] = t.bounded(format(value, spec or ""))
+    return fields

@@ -10,6 +10,7 @@ import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from web.i18n.messages import page_texts
 from web.i18n.placeholders import may_contain_placeholders, request_language, translate
 from web.i18n.translator import COOKIE, texts_of
 
@@ -85,7 +86,7 @@ class _Answer:
 
     def _translated(self, body: bytes) -> bytes:
         text = body.decode("utf-8", "surrogateescape")
-        words = translate(text, texts_of(self._locale), in_html=self._kind == "text/html")
+        words = translate(text, page_texts(self._locale), in_html=self._kind == "text/html")
         return words.encode("utf-8", "surrogateescape")
 
 

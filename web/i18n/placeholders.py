@@ -12,10 +12,9 @@ import re
 import secrets
 from collections.abc import Mapping
 from functools import lru_cache
-from string import Formatter
 from typing import Any
 
-from web.i18n.translator import MASTER, Translator, choose_language, cookie_language, shorten, texts_of
+from web.i18n.translator import MASTER, Translator, choose_language, cookie_language, shorten, text_parts, texts_of
 
 _TOKEN = secrets.token_hex(8)
 BEGIN, NAME, VALUE, END = f"{_TOKEN}b\\:", f"{_TOKEN}n", f"{_TOKEN}v", f"{_TOKEN}e"
@@ -32,18 +31,26 @@ class PageTexts(Translator):
 
     def __call__(self, key: str, **values: object) -> str:
         """Return the placeholder of a text; KeyError for an unknown id or a missing value, as in any language."""
-        if missing := {name for _, name in _parts(self.texts[key]) if name is not None} - values.keys():
+        if missing := {name for _, name in text_parts(self.texts[key]) if name is not None} - values.keys():
             raise KeyError(f"{key}: {', '.join(missing)}")
-        return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{_value(value)}" for name, value in values.items()) + END
+        return (
+            BEGIN
+            + key
+            + "".join(f"{NAME}{name}{VALUE}{self.bounded(str(value))}" for name, value in values.items())
+            + END
+        )
+
+    def bounded(self, text: str) -> str:
+        """A text from outside, shortened if it is long; one that contains placeholders is not: its values are short."""
+        return text if _TOKEN in text else shorten(text)
+
+    def message(self, key: str, template: str, words: str, fields: Mapping[str, str]) -> str:
+        """The placeholder of a message of the program."""
+        return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{value}" for name, value in fields.items()) + END
 
     def speaking(self, request: Any) -> Translator:
         """A translator into the language of a gr.Request, for texts that do not go to the browser as text."""
         return Translator(request_language(request.headers, self.default))
-
-
-def _value(value: object) -> str:
-    text = str(value)
-    return text if _TOKEN in text else shorten(text)  # a placeholder is not cut: its values are short
 
 
 def request_language(headers: Mapping[str, str], default: str | None) -> str:
@@ -120,14 +127,8 @@ def _words(placeholder: _Open, texts: Mapping[str, str], in_html: bool) -> str:
     text = texts.get(placeholder.key or "")
     if text is None:
         return placeholder.key or ""
-    escaped = [(_escape(words, placeholder.depth, in_html), name) for words, name in _parts(text)]
+    escaped = [(_escape(words, placeholder.depth, in_html), name) for words, name in text_parts(text)]
     return "".join(words + (placeholder.values.get(name, "") if name else "") for words, name in escaped)
-
-
-@lru_cache(4096)
-def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A text as pairs of words and the name of the value that follows them, if one does."""
-    return tuple((words, name) for words, name, _, _ in Formatter().parse(text))
 
 
 @lru_cache(4096)

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
+from string import Formatter
 from typing import Any
 
 from lib.errors import ConfigError
@@ -40,6 +41,18 @@ class Translator:
         """Return the text; KeyError for an unknown id, which is a mistake in the program."""
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
+    def fill(self, text: str, fields: Mapping[str, str]) -> str:
+        """A text with its fields filled in; without fields the text as it is."""
+        return fill_fields(text, fields) if fields else text
+
+    def bounded(self, text: str) -> str:
+        """A text from outside, shortened if it is long."""
+        return shorten(text)
+
+    def message(self, key: str, template: str, words: str, fields: Mapping[str, str]) -> str:
+        """A message of the program, of which `words` is the translation; used by `web.i18n.messages`."""
+        return self.fill(words, fields)
+
     def speaking(self, request: Any) -> "Translator":
         """The translator for texts made while answering a request (a gr.Request); this one knows one language."""
         return self
@@ -48,6 +61,25 @@ class Translator:
 def shorten(text: str, limit: int = MAX_VALUE) -> str:
     """A text that may repeat what a request or a file contains, of at most `limit` characters."""
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def field_name(name: str, spec: str | None, conversion: str | None) -> str:
+    """The name of a field that tells how it was formatted: "size" or "size!:.1f"."""
+    return f"{name}!{conversion or ''}:{spec}" if spec or conversion else name
+
+
+@lru_cache(4096)
+def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
+    """A text as pairs of words and the name of the field that follows them, if one does."""
+    return tuple(
+        (words, None if name is None else field_name(name, spec, conversion))
+        for words, name, spec, conversion in Formatter().parse(text)
+    )
+
+
+def fill_fields(text: str, fields: Mapping[str, str]) -> str:
+    """A text with its fields filled in; they are formatted already."""
+    return "".join(words + (fields.get(name, "") if name else "") for words, name in text_parts(text))
 
 
 @cache
@@ -65,7 +97,9 @@ def check_language(name: str | None) -> str | None:
         return None
     if found := _match(name):
         return found
-    raise ConfigError(f"There is no language {name!r}. These exist: {', '.join(LANGUAGES)}.")
+    raise ConfigError(
+        "There is no language {name!r}. Available: {languages}.", name=name, languages=", ".join(LANGUAGES)
+    )
 
 
 def cookie_language(header: str) -> str | None:

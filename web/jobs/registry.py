@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from lib.errors import ConfigError, RevoiceError
 from lib.files import replacing
+from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,9 @@ Kind = Literal["convert", "batch", "compare", "train"]
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 LANES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
-MAX_LINE = 1000  # characters of a line of the log, and of a title
+MAX_LINE = 1000  # characters of a line of the log
 KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
 MOST_WAITING = 20  # per lane, against a page that is shared with too many
-UNEXPECTED = "Something unexpected happened ({}). The log of this window tells more."
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -50,7 +50,7 @@ class JobView:
     what: str = ""
     log: tuple[str, ...] = ()
     results: tuple[str, ...] = ()  # paths of files
-    error: str | None = None  # one sentence
+    error: str | None = None  # the message, with its template
     details: Mapping[str, Any] = field(default_factory=dict)  # what the runner published
     created: float = 0.0  # Unix seconds, as the next two
     started: float | None = None
@@ -72,6 +72,14 @@ class JobView:
         if self.state != "running" or self.started is None or not 0 < self.done <= self.total:
             return None
         return (time.time() - self.started) / self.done * (self.total - self.done)
+
+
+def unexpected(error: Exception) -> Message:
+    """The message for an error that is a mistake in the program; the log has the details."""
+    return Message(
+        "An unexpected error occurred ({kind}). See the window where the program was started for details.",
+        kind=type(error).__name__,
+    )
 
 
 class JobContext:
@@ -122,7 +130,7 @@ class JobRegistry:
     def _read(self, path: Path) -> None:
         """Take over a job of an earlier start; a damaged file is left where it is."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values: Any = from_json(json.loads(path.read_text(encoding="utf-8")))
             job = JobView(**values | {name: tuple(values[name]) for name in ("log", "results")})
             known = _ID.fullmatch(job.id) is not None and path.parent.name == job.id and job.kind in self._runners
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -143,14 +151,14 @@ class JobRegistry:
         with self._changed:
             line = self._line(kind)
             if len(line) >= MOST_WAITING:
-                raise ConfigError(f"{len(line)} jobs are waiting already. Try again when some of them are done.")
+                raise ConfigError("{count} jobs are already queued. Try again later.", count=len(line))
         copies = [folder / "inputs" / str(number) / path.name for number, path in enumerate(files)]
         for path, copy in zip(files, copies, strict=True):
             copy.parent.mkdir(parents=True)
             shutil.copyfile(path, copy)
         with self._changed:
             complete = dict(request) | {"files": [str(copy) for copy in copies]}
-            self._jobs[job_id] = JobView(job_id, kind, title[:MAX_LINE], complete, created=time.time())
+            self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
             self._write(job_id)
             line.append(job_id)
             self._delete_old()
@@ -161,7 +169,7 @@ class JobRegistry:
         """The job as it is now. ConfigError for an unknown id."""
         with self._changed:
             if job_id not in self._jobs:
-                raise ConfigError(f"There is no job {job_id!r}. It may have been deleted; look at the list of jobs.")
+                raise ConfigError("There is no job {job!r}. It may have been deleted.", job=job_id[:MAX_LINE])
             return self._jobs[job_id]
 
     def jobs(self, *kinds: Kind) -> list[JobView]:
@@ -185,7 +193,7 @@ class JobRegistry:
         with self._changed:
             job = self.get(job_id)
             if not job.resumable:
-                raise ConfigError(f"The job {job.title!r} is {job.state}; there is nothing to resume.")
+                raise ConfigError("The job “{job}” cannot be resumed.", job=job.title)
             self._set(job_id, state="waiting", error=None, started=None, ended=None, created=time.time())
             self._line(job.kind).append(job_id)
             self._changed.notify_all()
@@ -195,7 +203,7 @@ class JobRegistry:
         """Delete a job that has ended, with the files in its folder."""
         with self._changed:
             if self.get(job_id).active:
-                raise ConfigError("A job that runs or waits cannot be deleted. Cancel it first.")
+                raise ConfigError("A queued or running job cannot be deleted. Cancel it first.")
             del self._jobs[job_id]
             shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
@@ -251,10 +259,10 @@ class JobRegistry:
         except Cancelled:
             return {"state": "cancelled"}
         except RevoiceError as error:
-            return {"state": "failed", "error": str(error)}
+            return {"state": "failed", "error": error.message}
         except Exception as error:
             logger.exception("unexpected error in job %s", job.id)
-            return {"state": "failed", "error": UNEXPECTED.format(type(error).__name__)}
+            return {"state": "failed", "error": unexpected(error)}
         return {"state": "done", "results": tuple(map(str, results))}
 
     def _tell(self, job_id: str, **values: Any) -> None:
@@ -279,7 +287,7 @@ class JobRegistry:
     def _write(self, job_id: str) -> None:
         try:
             with replacing(self._folder / job_id / "job.json") as path:
-                path.write_text(json.dumps(asdict(self._jobs[job_id]), default=str), encoding="utf-8")
+                path.write_text(json.dumps(to_json(asdict(self._jobs[job_id]))), encoding="utf-8")
         except OSError as error:  # a full disk must not end the server; only the restart would not know the job
             logger.warning("the job %s could not be written down: %s", job_id, error)
 

@@ -7,20 +7,22 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from infer.options import ConvertOptions
 from lib.devices import list_devices
-from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.errors import AudioError, RevoiceError, error_from_json
 from lib.files import replacing
+from lib.messages import Message, from_json
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 from web.jobs.registry import JobContext, Kind, Runner
+from web.validation import checked
 
 if TYPE_CHECKING:
     from infer.batch import Job, Outcome
@@ -57,7 +59,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     def convert(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
 
-        context.progress(0, 1, "loading the voice")
+        context.progress(0, 1, Message("loading the voice"))
         voice = _load(load, request)
         path, options = Path(request["files"][0]), _options(request["options"])
         name = f"{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{request.get('format', 'wav')}"
@@ -88,10 +90,7 @@ def _load(load: Load, request: Mapping[str, Any]) -> Loaded:
 
 
 def _options(values: Mapping[str, Any]) -> ConvertOptions:
-    try:
-        return ConvertOptions.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"The job has options that are not allowed: {error}.") from error
+    return checked(ConvertOptions, values)
 
 
 def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobContext) -> "Outcome":
@@ -99,13 +98,22 @@ def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobCon
 
     (outcome,) = convert_files(voice.converter, [job], options, context.progress)
     if outcome.error:
-        raise AudioError(_without_folder(outcome.error, job.path))
+        message = _without_folder(outcome.error, job.path)
+        raise AudioError(message.template, **message.values)
     return outcome
 
 
-def _without_folder(sentence: str, path: Path) -> str:
-    """A sentence with the name of a recording instead of its path: uploads lie in folders that tell users nothing."""
-    return sentence.replace(str(path), path.name)
+def _without_folder(text: str, path: Path) -> Message:
+    """A message with the name of a recording instead of its path: the folders of uploads mean nothing to users."""
+    if not isinstance(text, Message):
+        return Message(text.replace(str(path), path.name))
+    values: dict[str, object] = {}
+    for name, value in text.values.items():
+        if isinstance(value, Message):
+            values[name] = _without_folder(value, path)
+        else:
+            values[name] = path.name if str(value) == str(path) else value
+    return Message(text.template, **values)
 
 
 def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
 
     options, form = _options(request["options"]), request.get("format", "wav")
     paths = [Path(path) for path in [*request["files"], *request.get("inputs", [])]]
-    rows: list[list[str]] = []
+    rows: list[tuple[str, str]] = []
     results: list[Path] = []
     for number, path in enumerate(paths):
         output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{form}"
@@ -138,12 +146,15 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
             report = _part(context, number, len(paths))
             error = convert_files(voice.converter, [Job(path, output)], options, report)[0].error
             error = error and _without_folder(error, path)
-        rows.append([path.name, error or output.name])
+        rows.append((path.name, error or output.name))
         context.publish(rows=rows)
         if error is None:
             results.append(output)
     if not results:
-        raise AudioError(f"None of the {len(paths)} recordings could be converted. The first: {rows[0][1]}")
+        raise AudioError(
+            "None of the {count} recordings could be converted. The first: {reason}",
+            count=len(paths), reason=rows[0][1],
+        )  # fmt: skip
     archive = context.folder / f"{request['voice'][:NAME_PART]}.zip"
     with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         for path in results:
@@ -219,8 +230,8 @@ def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
-        lines: list[str] = []
-        reader = threading.Thread(target=_follow, args=(process.stdout, context, lines), daemon=True)
+        told = _Reported()
+        reader = threading.Thread(target=_follow, args=(process.stdout, context, told), daemon=True)
         reader.start()
         while process.poll() is None:
             if context.cancelled.wait(POLL_SECONDS):
@@ -234,14 +245,29 @@ def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]
     if context.cancelled.is_set() or process.returncode == INTERRUPTED:
         raise Cancelled
     if process.returncode:
-        last = next((line for line in reversed(lines) if line.strip()), f"it left with status {process.returncode}")
-        raise RevoiceError(f"The training ended early: {last}")
-    made = [Path(line.strip()) for line in lines if line.startswith("  ")]
-    return [path for path in made if path.name == f"{name}.pth" or path.name.startswith("added_")]
+        raise told.error or _ended_early(told.lines, process.returncode)
+    return [path for path in told.files if path.name == f"{name}.pth" or path.name.startswith("added_")]
 
 
-def _follow(output: Any, context: JobContext, lines: list[str]) -> None:
-    """Read what the process writes until it ends: JSON is progress or log, everything else a line to show."""
+def _ended_early(lines: Sequence[str], status: int) -> RevoiceError:
+    """The error of a training that failed without an error of ours, such as a crash."""
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    if last:
+        return RevoiceError("The training ended early: {reason}", reason=last)
+    return RevoiceError("The training ended early, with status {status}.", status=status)
+
+
+@dataclass
+class _Reported:
+    """What the process of a training has reported so far."""
+
+    lines: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    error: RevoiceError | None = None
+
+
+def _follow(output: Any, context: JobContext, reported: _Reported) -> None:
+    """Read what the process writes until it ends, see lib.terminal.reporting; other lines belong to the log."""
     for line in output:
         text = line.rstrip("\n")
         try:
@@ -249,8 +275,18 @@ def _follow(output: Any, context: JobContext, lines: list[str]) -> None:
         except ValueError:
             told = {"log": text}
         if "log" in told:
-            lines.append(str(told["log"]))
+            reported.lines.append(str(told["log"]))
             context.log(str(told["log"]))
+        elif "error" in told:
+            reported.error = error_from_json(told["error"])
+        elif "files" in told:
+            reported.files = [Path(path) for path in told["files"]]
         elif {"done", "total", "what"} <= told.keys():
             with contextlib.suppress(Cancelled):  # the process is asked to stop elsewhere
-                context.progress(int(told["done"]), int(told["total"]), str(told["what"]))
+                context.progress(int(told["done"]), int(told["total"]), _text(told["what"]))
+
+
+def _text(value: object) -> str:
+    """A text from JSON, which may be a message."""
+    text = from_json(value)
+    return text if isinstance(text, str) else str(text)

@@ -20,9 +20,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lib.errors import RevoiceError
+from lib.errors import RevoiceError, error_from_json
+from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
-from web.jobs.registry import UNEXPECTED, JobContext, Kind, Runner
+from web.jobs.registry import JobContext, Kind, Runner, unexpected
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,6 @@ GRACE_SECONDS = 0.5  # for a cancelled conversion to stop by itself, which keeps
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
 LEAVE_SECONDS = 2.0  # for the process to end by itself when the server is gone
-LOST = (
-    "The process that converts has ended (status {status}); mostly the memory was full. "
-    "Close other programs, then resume the job."
-)
 
 Runners = Mapping[Kind, Runner]
 
@@ -78,7 +75,7 @@ class Worker:
                 self._pipe = None
 
     def _run(self, kind: Kind, request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
-        context.progress(0, 1, "loading the voice")  # the process may have to start first
+        context.progress(0, 1, Message("loading the voice"))  # the process may have to start first
         pipe = self.start()
         self._number += 1
         try:
@@ -88,7 +85,11 @@ class Worker:
             self._process.join(END_SECONDS)
             status = self._process.exitcode
             self.end()
-            raise RevoiceError(LOST.format(status=status)) from error
+            raise RevoiceError(
+                "The conversion process ended with status {status}, probably because memory ran out. "
+                "Close other programs, then resume the job.",
+                status=status,
+            ) from error
 
     def _follow(self, pipe: Connection, context: JobContext) -> Sequence[Path]:
         """Pass on what the process tells, until the job has ended or is made to end."""
@@ -106,7 +107,7 @@ class Worker:
             if what == "done":
                 return [Path(path) for path in value]
             if what == "failed":
-                raise RevoiceError(value)
+                raise error_from_json(value)
             if what == "cancelled":
                 raise Cancelled
             _tell(context, what, value)
@@ -136,12 +137,12 @@ def _tell(context: JobContext, what: str, value: Any) -> None:
 
 
 def _send(pipe: Connection, what: str, value: Any) -> None:
-    pipe.send_bytes(json.dumps([what, value], default=str).encode())
+    pipe.send_bytes(json.dumps([what, to_json(value)]).encode())
 
 
 def _receive(pipe: Connection) -> tuple[str, Any]:
     what, value = json.loads(pipe.recv_bytes())
-    return what, value
+    return what, from_json(value)
 
 
 # --- in the process -----------------------------------------------------------------------------------------------
@@ -239,7 +240,8 @@ def _outcome(runner: Runner, request: Mapping[str, Any], context: JobContext) ->
     except Cancelled:
         return "cancelled", None
     except RevoiceError as error:
-        return "failed", str(error)
+        return "failed", error.to_json()
     except Exception as error:
         logger.exception("unexpected error")
-        return "failed", UNEXPECTED.format(type(error).__name__)
+        message = unexpected(error)
+        return "failed", RevoiceError(message.template, **message.values).to_json()

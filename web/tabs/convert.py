@@ -11,6 +11,7 @@ from infer.options import ConvertOptions
 from lib.audio.decode import list_recordings
 from lib.audio.encode import AUDIO_FORMATS
 from lib.errors import ConfigError, RevoiceError
+from lib.messages import Message
 from lib.progress import Cancelled
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
@@ -18,9 +19,10 @@ from web.jobs.registry import JobView
 from web.services import OWN_INDEX, Services
 from web.tabs.convert_extras import build_picture, build_presets, build_suggestion
 from web.tabs.device_choice import device_choice
-from web.tabs.form import UPLOADED, Form, checked
+from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
+from web.validation import checked
 
 REFRESH_SECONDS = 5
 POLL_SECONDS = 0.2
@@ -164,7 +166,8 @@ def _follow(
             raise
     if job.state != "done":
         if job.error:
-            raise ConfigError(job.error)
+            message = job.error if isinstance(job.error, Message) else Message(job.error)
+            raise ConfigError(message.template, **message.values)
         raise Cancelled
     return job
 
@@ -192,8 +195,7 @@ def _wire_compare(
         voice, recording = _checked(t, services, values)
         options = _options(services, form, values)
         work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
-        say = t.speaking(request)
-        title = say("convert.compare_title", name=recording.name)
+        title = Message("Compare index rates: {name}", name=recording.name)
         return list(
             _follow(t, services, services.registry.submit("compare", title, work, [recording]), request, bar).results
         )
@@ -233,8 +235,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
             "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
         }  # fmt: skip
-        say = t.speaking(request)
-        title = say("batch.job", count=len(uploads) + len(named), voice=voice)
+        title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
         done = _follow(t, services, services.registry.submit("batch", title, work, uploads), request, bar)
         rows = [[name, translated(t, told)] for name, told in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)

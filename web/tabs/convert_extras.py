@@ -16,8 +16,9 @@ from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
 from web.i18n.translator import Translator
 from web.services import Services
-from web.tabs.form import Form, checked
+from web.tabs.form import Form
 from web.tabs.handlers import guarded, with_names
+from web.validation import checked
 
 MEASURED_SECONDS = 60  # of a recording, for its pitch
 PICTURED = 30 * ANALYSIS_RATE  # samples of each

@@ -1,21 +1,18 @@
 """Form: one Gradio component per field of an options model, and the way back from their values to checked options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, get_args, get_origin
 
 import gradio as gr
-from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lib.audio.decode import RECORDING_SUFFIXES
-from lib.errors import ConfigError
 from web.i18n.translator import Translator
+from web.validation import Options, checked
 
-Options = TypeVar("Options", bound=BaseModel)
 UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
 COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
-MAX_ECHOED = 100  # characters of a wrong value that a message repeats
 MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
 
@@ -40,19 +37,6 @@ class Form(Generic[Options]):
     def parse(self, values: Sequence[object], **fixed: object) -> Options:
         """Build the options from the components' values, in order. Raises ConfigError naming every wrong field."""
         return checked(self.model, dict(zip(self.names, values, strict=True)) | fixed)
-
-
-def checked(model: type[Options], values: Mapping[str, object]) -> Options:
-    """Build options from values by name; an empty text is None where None is allowed. Raises ConfigError."""
-    empty = [name for name, value in values.items() if value == "" and model.model_fields[name].default is None]
-    try:
-        return model.model_validate({**values, **dict.fromkeys(empty)})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {str(problem['input'])[:MAX_ECHOED]!r})"
-            for problem in error.errors()
-        )
-        raise ConfigError(f"An option has a value that is not allowed: {problems}.") from error
 
 
 def _component(name: str, field: FieldInfo, t: Translator) -> Any:

@@ -12,7 +12,7 @@ import gradio as gr
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
 from web.i18n.messages import translated
-from web.i18n.translator import Translator, shorten
+from web.i18n.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def guarded(t: Translator) -> Iterator[None]:
     except (gr.Error, Cancelled):
         raise
     except RevoiceError as error:
-        raise _message(t, translated(t, shorten(str(error)))) from error
+        raise _message(t, translated(t, error.message)) from error
     except Exception as error:
         logger.exception("unexpected error")
         raise _message(t, t("error.unexpected", kind=type(error).__name__)) from error

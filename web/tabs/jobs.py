@@ -46,7 +46,7 @@ def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: st
         mark = f"{text}{picked}"
         if mark == before:
             return tuple(gr.skip() for _ in range(8))
-        choices = [(f"{job.title} ({t(f'jobs.{job.state}')})", job.id) for job in jobs]
+        choices = [(f"{translated(t, job.title)} ({t(f'jobs.{job.state}')})", job.id) for job in jobs]
         picked = picked if picked in {job.id for job in jobs} else (jobs[0].id if jobs else None)
         job = next((job for job in jobs if job.id == picked), None)
         files = [path for path in job.results if Path(path).is_file()] if job else []
@@ -146,7 +146,7 @@ def _describe(t: Translator, job: JobView) -> str:
     when = time.strftime("%H:%M", time.localtime(job.created))
     return (
         f'<div class="job" data-state="{job.state}" style="border-left:3px solid var(--color-accent);padding:.2em .8em;'
-        f'margin:.4em 0"><b>{html.escape(job.title)}</b> · {t(f"jobs.{job.state}")} · {when}'
+        f'margin:.4em 0"><b>{html.escape(translated(t, job.title))}</b> · {t(f"jobs.{job.state}")} · {when}'
         f"{bar}<div>{' · '.join(facts)}</div>{log}{rows}</div>"
     )
 

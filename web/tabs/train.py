@@ -18,20 +18,23 @@ from lib.audio.decode import list_recordings
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
+from lib.messages import Message
 from lib.paths import LOGS, ROOT, check_name
 from train.data_report import DataReport
 from train.estimate import estimate_training, suggested_epochs
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
+from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.runners import FROM_RECORDINGS, STAGES, count_gpus, train_commands
 from web.services import Services
 from web.tabs.device_choice import device_choice
-from web.tabs.form import UPLOADED, Form, checked
+from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
 from web.tabs.train_report import DataReportPanel, describe_estimate
+from web.validation import checked
 
 REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: what was given to the page
@@ -147,8 +150,7 @@ class _TrainTab:
             work["data"] = _recordings(self.t, self.services, work["name"], values["files"], values["folder"])
         if work["stage"] in ("run", "fit"):
             _check_unfinished(self.t, work["name"], work["options"]["epochs"])
-        say = self.t.speaking(request)
-        title = say("train.job", name=work["name"])
+        title = Message("Training of {name}", name=work["name"])
         self.services.registry.submit("train", title, work)
         return self.t("train.started", name=html.escape(work["name"])), None
 
@@ -272,7 +274,7 @@ def _build_progress(t: Translator) -> None:
                 y="loss",
                 color="name",
                 title=t("train.losses"),
-                x_title=t("said.fact_step"),
+                x_title=translated(t, Message("step")),
                 y_title=" ",
                 color_title=" ",
                 height=260,
