@@ -119,6 +119,7 @@ goto ended
 cd /d "%here%"
 set "HF_HUB_OFFLINE=1"
 set "GRADIO_ANALYTICS_ENABLED=False"
+set "OMP_NUM_THREADS=1"
 if not "%CI%"=="true" set "PYTEST_ADDOPTS=-m 'not slow' %PYTEST_ADDOPTS%"
 set "bad="
 "%python%" -m ruff check --quiet
@@ -127,7 +128,7 @@ if errorlevel 1 set "bad=%bad% ruff-check"
 if errorlevel 1 set "bad=%bad% ruff-format"
 "%python%" -m mypy
 if errorlevel 1 set "bad=%bad% mypy"
-"%python%" -c "import runpy, sys; %drop% %run%" "%here%." pytest %*
+"%python%" -c "import runpy, sys; %drop% %run%" "%here%." pytest -n logical --maxprocesses 8 --dist loadfile %*
 if errorlevel 1 set "bad=%bad% pytest"
 if not defined bad exit /b 0
 echo go-web: failed:%bad%

@@ -118,12 +118,12 @@ run_tests() {
   local all=${CI:-} failed=''
   if [ "${1-}" = --all ]; then all=true && shift; fi
   cd "$here"
-  export HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False
+  export HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False OMP_NUM_THREADS=1
   "$python" -m ruff check --quiet || failed+=' ruff-check'
   "$python" -m ruff format --check --quiet || failed+=' ruff-format'
   "$python" -m mypy || failed+=' mypy'
   [ "$all" = true ] || set -- -m 'not slow' "$@"
-  "$python" -m pytest -q "$@" || failed+=' pytest'
+  "$python" -m pytest -q -n logical --maxprocesses 8 --dist loadfile "$@" || failed+=' pytest'
   [ -z "$failed" ] || fail "failed:$failed"
 }
 

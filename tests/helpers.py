@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib.config import SynthesizerConfig
+from lib.config import SynthesizerConfig, load_family
 from lib.models.synthesizer import Synthesizer
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
@@ -103,11 +103,17 @@ def tiny_config(**changes: object) -> SynthesizerConfig:
 
 
 def golden_training_model(golden: Path, name: str) -> Synthesizer:
-    """The small-width synthesizer of a golden G checkpoint; its widths are read from its tensors."""
+    """The small-width synthesizer of a golden G checkpoint, such as G_v1_32k_nof0.
+
+    Its widths are read from its tensors; the length of its training segments is that of the family's configuration,
+    because every exported voice claims 32 frames.
+    """
     state = read_training_state(golden / "synth" / f"{name}.pth")
     voice = read_voice_model(golden / "synth" / f"small_{name[2:]}.pth")
+    family, rate = name.split("_")[1:3]
+    segment_frames = load_family(family, rate).synthesizer.segment_frames  # type: ignore[arg-type]
     rows = state.weights["emb_g.weight"].shape[0]
-    config = voice.config.model_copy(update={"n_speakers": rows})
+    config = voice.config.model_copy(update={"n_speakers": rows, "segment_frames": segment_frames})
     model = Synthesizer(config, posterior=True)
     load_weights(model, state.weights, name)
     return model

@@ -18,7 +18,7 @@ CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-END_SECONDS = 90.0
+END_SECONDS = 300.0
 
 
 def copy_program(folder: Path) -> Path:

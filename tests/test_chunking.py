@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from infer.chunking import Chunk, ChunkLimits, EnergyRule, join, plan_chunks, quiet_points
 from infer.input_audio import ReflectionPadding
+from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import highpass
+from lib.pitch.scale import HOP_LENGTH
 from tests.helpers import Floats, closed_form_f64
 
 SMALL = ChunkLimits(pad=0.05, query=0.1, center=0.4, longest=0.5)
@@ -106,6 +108,19 @@ def test_cutting_and_joining_the_identity_is_the_identity(n: int, seed: int, que
 def test_short_audio_is_not_cut() -> None:
     assert quiet_points(np.ones(int(0.5 * 16_000) - 160), SMALL) == []
     assert len(quiet_points(np.ones(int(0.5 * 16_000) - 159), SMALL)) == 1
+
+
+def test_the_usual_limits_are_the_ecosystems() -> None:
+    """A cut is the quietest place within 6 s of 38 s; up to 41 s, with half a frame at both ends, nothing is cut."""
+    shortest = 41 * ANALYSIS_RATE - HOP_LENGTH + 1  # that is cut
+    assert quiet_points(np.ones(shortest - 1), ChunkLimits()) == []
+    for at, is_found in ((31.9, False), (32.1, True), (43.9, True), (44.1, False)):
+        audio = np.ones(shortest if at < 38 else 45 * ANALYSIS_RATE)
+        middle = round(at * ANALYSIS_RATE)
+        audio[middle - HOP_LENGTH : middle + HOP_LENGTH] = 0.1
+        (cut,) = quiet_points(audio, ChunkLimits())
+        assert (abs(cut - middle) < HOP_LENGTH) is is_found, at
+    assert ChunkLimits().pad_frames == 100
 
 
 def test_the_cut_lies_in_the_pause() -> None:

@@ -32,7 +32,7 @@ from train.options import ExtractOptions, FitOptions, PrepareOptions
 from train.preprocess import prepare_stage
 from train.step import train_step
 
-PATIENCE = 120.0  # seconds
+PATIENCE = 600.0  # seconds
 ON_A_CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 

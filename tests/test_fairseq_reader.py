@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,9 +113,7 @@ def test_fairseq_file_that_would_run_a_command_is_refused(tmp_path: Path) -> Non
     for legacy in (False, True):
         content = {"model": tensors_of(TINY), "task_state": _Evil(mark)}
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-        began = time.monotonic()
         with pytest.raises(CheckpointError, match="could run code"):
             read_fairseq(path)
-        assert time.monotonic() - began < 1
         assert not mark.exists()
     assert torch.serialization.get_safe_globals() == allowed  # the stand-ins are known only while reading

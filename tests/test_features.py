@@ -39,4 +39,5 @@ def test_protection_acts_below_one_hertz_only() -> None:
     f0: Floats = np.array([0.0, 0.99, 1.0, 200.0], np.float32)
     mixed, own = np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)
     np.testing.assert_allclose(protect_consonants(mixed, own, f0, 0.2)[:, 0], [0.2, 0.2, 1, 1])
+    np.testing.assert_allclose(protect_consonants(mixed, own, f0, 0.49)[:, 0], [0.49, 0.49, 1, 1])
     assert protect_consonants(mixed, own, f0, 0.5).min() == 1

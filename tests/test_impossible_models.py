@@ -151,10 +151,10 @@ def poisoned_moments(content: Content) -> None:
 
 
 DAMAGED_STATES: list[tuple[Change, str]] = [
-    (in_optimizer(state=[1]), "not one of AdamW"), (in_optimizer(param_groups=None), "none of AdamW"),
+    (in_optimizer(state=[1]), "not one of AdamW"), (in_optimizer(param_groups=None), "not one of AdamW"),
     (in_optimizer(param_groups=[3]), "settings of the optimiser are incomplete"),
     (in_optimizer(param_groups=[{}]), "settings of the optimiser are incomplete"),
-    (in_group(betas=[float("nan"), 0.9]), "out of range"), (in_group(eps=-1.0), "make out of range"),
+    (in_group(betas=[float("nan"), 0.9]), "out of range"), (in_group(eps=-1.0), "out of range"),
     (in_group(betas=3), "incomplete"), (in_group(lr="x"), "incomplete"),
     (in_moments(exp_avg=[1]), "is incomplete"), (in_moments(step="x"), "is incomplete"),
     (in_moments(step=float("inf")), "not finite"), (poisoned_moments, "not finite"),

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from infer.load import load_converter
 from infer.options import ConvertOptions
@@ -24,7 +27,33 @@ from tests.tiny_voice import tiny_converter, tiny_synthesizer, voice_like
 
 CPU = torch.device("cpu")
 PM = ConvertOptions(pitch_method="pm")
-needs_int8 = pytest.mark.skipif(not has_fast_int8(CPU), reason="the processor has no int8 instructions")
+
+
+def reference_conv(
+    values: Tensor, scale: float, zero: int, steps: Tensor, scales: Tensor, _zeros: Tensor, bias: Tensor | None,
+    *about: Any,
+) -> Tensor:  # fmt: skip
+    """What oneDNN's int8 convolution computes, in float32."""
+    weight = steps.float() * scales[:, None, None, None]
+    made = F.conv2d((values.float() - zero) * scale, weight, bias, *about[:4])
+    return made.contiguous(memory_format=torch.channels_last)
+
+
+def reference_sum(*arguments: Any) -> None:
+    """The same, added to a total."""
+    values, scale, zero, steps, scales, zeros, total, bias, *about = arguments
+    total += reference_conv(values, scale, zero, steps, scales, zeros, bias, *about)
+
+
+@pytest.fixture(params=["processor", "reference"] if has_fast_int8(CPU) else ["reference"])
+def int8(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The int8 operators that a test runs with: the processor's if it has them, and always a reference of them."""
+    if request.param == "reference":
+        monkeypatch.setattr("lib.devices.has_fast_int8", lambda device: device.type == "cpu")
+        monkeypatch.setattr(torch.ops.onednn, "qconv_prepack", lambda steps, *_: steps, raising=False)
+        monkeypatch.setattr(torch.ops.onednn, "qconv_pointwise", reference_conv, raising=False)
+        binary = SimpleNamespace(binary=reference_sum)
+        monkeypatch.setattr(torch.ops.onednn, "qconv2d_pointwise", binary, raising=False)
 
 
 def channels_last(*shape: int) -> Tensor:
@@ -62,7 +91,7 @@ def test_silence_stays_silence() -> None:
     assert scale > 0 and bool((values == zero).all())
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("samples", [1, 61, 300])
 @pytest.mark.parametrize("dilation", [1, 3, 5])
 @pytest.mark.parametrize("kernel_size", [3, 11])
@@ -81,7 +110,24 @@ def test_an_int8_convolution_is_close_to_the_float32_one(kernel_size: int, dilat
         torch.testing.assert_close(total, before + made)
 
 
-@needs_int8
+@pytest.mark.skipif(
+    not has_fast_int8(CPU), reason="no fast int8 instructions (VNNI) here: the int8 path is tested by its reference"
+)
+@pytest.mark.parametrize("kernel_size", [3, 11])
+@torch.inference_mode()
+def test_the_operators_of_the_processor_compute_what_the_reference_does(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(32, 32, kernel_size, padding=kernel_size // 2)
+    x, short, total = quantize(channels_last(2, 32, 1, 300)), Int8Conv(conv), channels_last(2, 32, 1, 300)
+    steps = torch.round(conv.weight.unsqueeze(2) / short.scales[:, None, None, None]).to(torch.int8)
+    reference = reference_conv(*x, steps, short.scales, short.zeros, short.bias, *short.geometry)
+    torch.testing.assert_close(short(x), reference, atol=1e-5, rtol=1e-5)
+    want = total + reference
+    short.add(x, total)
+    torch.testing.assert_close(total, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("kind", [ResidualBlock1, ResidualBlock2])
 @torch.inference_mode()
 def test_an_int8_block_leaves_its_input_as_it_was(kind: type[ResidualBlock1 | ResidualBlock2]) -> None:
@@ -96,7 +142,7 @@ def test_an_int8_block_leaves_its_input_as_it_was(kind: type[ResidualBlock1 | Re
     assert torch.equal(x, before) and decibels(made, exact(x)) > 36
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("resblock", ["1", "2"])
 def test_an_int8_generator_sounds_the_same_in_blocks(resblock: str) -> None:
     exact = tiny_synthesizer(resblock=resblock).fold_weight_norm()
@@ -154,7 +200,7 @@ def with_a_loud_channel(synthesizer: Synthesizer) -> Synthesizer:
     return synthesizer
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("loud", [False, True])
 def test_a_voice_that_int8_distorts_is_not_computed_in_int8(loud: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infer.casting.INT8_CHANNELS", 16)
@@ -172,7 +218,7 @@ def test_a_voice_that_int8_distorts_is_not_computed_in_int8(loud: bool, monkeypa
     np.testing.assert_array_equal(again, chosen)
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8")
 def test_samples_that_are_not_finite_are_found_in_int8_too() -> None:
     synthesizer = tiny_synthesizer().fold_weight_norm()
     with torch.no_grad():
@@ -181,7 +227,7 @@ def test_samples_that_are_not_finite_are_found_in_int8_too() -> None:
         tiny_converter(synthesizer=synthesizer).convert(voice_like(0.5), PM.model_copy(update={"precision": "int8"}))
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8")
 def test_the_shipped_voice_sounds_the_same_in_int8() -> None:
     audio = load_audio(PRETRAINED / "lite" / "demo" / "source.flac", 16_000)
     converter = load_converter(next(Path(PRETRAINED / "lite" / "voices").glob("*.pth")))

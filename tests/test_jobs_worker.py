@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from lib.errors import AudioError
+from web.jobs import worker as worker_module
 from web.jobs.registry import JobContext, JobRegistry, Kind, Runner
 from web.jobs.worker import Worker
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 120.0  # seconds
 
 
 def do(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
@@ -90,13 +91,16 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(registry: JobRegistry, w
 
 
 @pytest.mark.parametrize("what", ["listen", "deaf"])
-def test_cancel_ends_any_conversion_within_two_seconds(registry: JobRegistry, tmp_path: Path, what: str) -> None:
+def test_cancel_ends_any_conversion(
+    registry: JobRegistry, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker_module.GRACE_SECONDS + worker_module.POLL_SECONDS < 1
+    if what == "listen":  # it stops by itself, however busy the machine is
+        monkeypatch.setattr(worker_module, "GRACE_SECONDS", 10 * PATIENCE)
     job_id = begin(registry, what)
     process = registry.get(job_id).details["process"]
-    began = time.monotonic()
     registry.cancel(job_id)
     assert registry.wait(job_id, PATIENCE).state == "cancelled"
-    assert time.monotonic() - began < 2.0
     assert not list(tmp_path.glob("*/.part-*"))
     after = registry.wait(registry.submit("convert", "next", {"do": "work"}), PATIENCE)
     assert after.state == "done"

@@ -1,7 +1,7 @@
 """A whole small training: recordings to voice, stopped, resumed, with the real encoder and a tiny network."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from lib.index import FeatureIndex
 from lib.progress import Cancelled
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
-from tests.helpers import Floats
 from train import loop, metrics
 from train.experiment import Experiment, list_samples
 from train.extract import batches_by_length, extract
@@ -28,6 +27,8 @@ from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptio
 from train.preprocess import prepare_stage
 from train.setup import set_up
 
+DATA = "my data '🎤' 声音"
+NAME = "my voice 声"
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 2, "base": False}
 
 
@@ -41,28 +42,50 @@ def tiny_lite() -> FamilyConfig:
     return config.model_copy(update={"synthesizer": network, "discriminator": judge, "train": train})
 
 
-@pytest.fixture
-def recordings(tmp_path: Path, tone: Callable[..., Floats]) -> Path:
-    """Three recordings in a folder whose name has a space, a quote, an emoji and Chinese characters."""
-    folder = tmp_path / "my data '🎤' 声音"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings in a folder whose name has a space, a quote, an emoji and Chinese characters, and an experiment.
+
+    It is ready for training; tests work on copies.
+    """
+    folder = tmp_path_factory.mktemp("template")
+    data = folder / DATA
+    data.mkdir()
+    times = np.arange(48_000) / 24_000
     for i, frequency in enumerate((180.0, 220.0, 260.0)):
-        harmonics = sum(tone(frequency * h, 2.0, 24000, 0.3 / h) for h in range(1, 8))
-        soundfile.write(folder / f"take {i}.wav", harmonics, 24000)
+        harmonics = sum(0.3 / h * np.sin(2 * np.pi * frequency * h * times) for h in range(1, 8))
+        soundfile.write(data / f"take {i}.wav", harmonics, 24000)
+    run_stages(Experiment(NAME, folder / "logs", folder / "weights"), data)
     return folder
 
 
 @pytest.fixture
+def recordings(tmp_path: Path, template: Path) -> Path:
+    """The recordings; what was made of them lies beside them."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "logs").rename(tmp_path / "made")
+    return tmp_path / DATA
+
+
+@pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    return Experiment("my voice 声", tmp_path / "logs", tmp_path / "weights")
+    return Experiment(NAME, tmp_path / "logs", tmp_path / "weights")
 
 
-def ready(experiment: Experiment, recordings: Path) -> Experiment:
-    """Prepare, extract and index."""
+def run_stages(experiment: Experiment, recordings: Path) -> Experiment:
+    """Prepare, extract and index what is not done."""
     prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
     extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
     index_stage(experiment, IndexOptions())
     return experiment
+
+
+def ready(experiment: Experiment, recordings: Path) -> Experiment:
+    """An experiment that can be trained, copied if this is the first time."""
+    made = recordings.parent / "made" / experiment.folder.name
+    if made.is_dir() and not experiment.folder.exists():
+        shutil.copytree(made, experiment.folder)
+    return run_stages(experiment, recordings)
 
 
 class StopAfter:
@@ -147,7 +170,7 @@ def test_other_settings_or_data_make_the_stages_anew(experiment: Experiment, rec
 
 
 def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings: Path) -> None:
-    straight, stopped = (Experiment("v", tmp_path / part / "logs", tmp_path / part / "weights") for part in "ab")
+    straight, stopped = (Experiment(NAME, tmp_path / part / "logs", tmp_path / part / "weights") for part in "ab")
     options = FitOptions.model_validate(FAST | {"epochs": 3})
     fit(ready(straight, recordings), options)
     ready(stopped, recordings)

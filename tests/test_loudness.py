@@ -76,4 +76,5 @@ def test_peaks_are_limited_and_quiet_audio_is_untouched(samples: list[float]) ->
     if np.abs(audio).max(initial=0) <= 0.99:
         np.testing.assert_array_equal(limited, audio)
     else:
+        assert np.abs(limited).max() == pytest.approx(0.99)
         np.testing.assert_allclose(limited / np.abs(limited).max(), audio / np.abs(audio).max(), rtol=1e-5, atol=1e-6)

@@ -57,6 +57,14 @@ def test_a_tone_lands_in_its_bin() -> None:
     assert spec[0].mean(-1).argmax() == round(1000 * 2048 / 40000)
 
 
+def test_silence_has_the_magnitudes_of_the_constants() -> None:
+    config = CONFIGS["40k"]
+    spec = linear_spectrogram(torch.zeros(1, 8000), config.n_fft, config.hop_length)
+    torch.testing.assert_close(spec, torch.full_like(spec, 1e-3))  # the square root of 1e-6
+    mel = mel_from_linear(torch.zeros_like(spec), config)
+    torch.testing.assert_close(mel, torch.full_like(mel, 1e-5).log())
+
+
 def test_the_gradient_is_finite_even_for_silence() -> None:
     audio = torch.zeros(1, 8000, requires_grad=True)
     (gradient,) = torch.autograd.grad(log_mel(audio, CONFIGS["40k"]).sum(), audio)

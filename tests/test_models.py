@@ -19,7 +19,7 @@ from lib.models.discriminators import Discriminator
 from lib.models.generator import Generator
 from lib.models.source import SineSource, sine_wave
 from lib.models.synthesizer import Synthesizer, slice_frames
-from lib.voice.model_file import VoiceModel, load_synthesizer, read_voice_model
+from lib.voice.model_file import VoiceModel, load_synthesizer, read_voice_model, write_voice_model
 from lib.voice.weights import load_weights, rvc_state_dict
 from tests.helpers import (
     closed_form,
@@ -30,6 +30,7 @@ from tests.helpers import (
     read_golden,
     tiny_config,
 )
+from tests.tiny_files import save_checkpoint, small_voice, tiny_family
 
 LATENT_TOLERANCE = 1e-4
 SOURCE_TOLERANCE = 2e-4
@@ -126,6 +127,19 @@ def test_golden_training_forward(golden: Path, name: str) -> None:
         assert error(value, data[f"out.{key}"]) <= LATENT_TOLERANCE, key
     assert torch.equal(z.mask, data["out.y_mask"])
     assert error(out.audio, data["out.audio"]) <= AUDIO_TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "rate", "frames"), [("v1", "32k", 40), ("v1", "48k", 24), ("v2", "48k", 36)])
+def test_training_segments_have_the_length_of_the_configuration(
+    tmp_path: Path, family: Family, rate: str, frames: int
+) -> None:
+    """The voice beside a checkpoint claims 32 frames, as every published one does."""
+    config = tiny_family(family, rate, has_f0=False).synthesizer
+    (tmp_path / "synth").mkdir()
+    save_checkpoint(tmp_path / "synth" / f"G_{family}_{rate}_nof0.pth", config)
+    write_voice_model(tmp_path / "synth" / f"small_{family}_{rate}_nof0.pth", small_voice(family, rate, has_f0=False))
+    model = golden_training_model(tmp_path, f"G_{family}_{rate}_nof0")
+    assert model.config == config and config.segment_frames == frames
 
 
 @pytest.mark.parametrize("kind", ["v1_f0", "v1_nof0", "v2_f0", "v2_nof0"])

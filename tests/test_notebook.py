@@ -74,7 +74,7 @@ def run_cells(sources: list[str], folder: Path, **environment: str) -> subproces
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1800,
         check=False,
     )
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="go-web.sh is for Linux 
 TOOLS = ("bash", "cat", "cksum", "dirname", "flock", "grep", "mkdir", "rm", "sh", "uname")
 # Everything the last step of the installation imports besides torch and torchaudio, from one small package.
 OTHER_MODULES = ("av", "faiss", "gradio", "pydantic", "pyworld", "soundfile", "tyro")
+PATIENCE = 600.0  # seconds
 
 
 def make_wheel(folder: Path, name: str, modules: tuple[str, ...]) -> None:
@@ -89,7 +90,7 @@ class Checkout:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -180,7 +181,7 @@ def test_killed_installation_is_made_anew(checkout: Checkout) -> None:
         assert process.stderr is not None
         assert any("Step 2" in line for line in iter(process.stderr.readline, ""))
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert (checkout.root / ".venv" / "unfinished").exists()
     assert not checkout.is_trusted
     debris = checkout.root / ".venv" / "debris"
@@ -212,7 +213,7 @@ def test_two_first_starts_at_once_take_turns(checkout: Checkout) -> None:
     command = [str(checkout.root / "go-web.sh"), "web"]
     env, pipe = checkout.environment(), subprocess.PIPE
     both = [subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in both]
+    outputs = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert [out for out, _ in outputs] == ["page []\n"] * 2
     if shutil.which("flock"):

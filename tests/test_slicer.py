@@ -1,7 +1,6 @@
 """The slicer: golden cuts and the laws that no sound is lost and nothing comes twice."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from lib.audio.decode import load_audio_native
 from lib.audio.filters import highpass_causal
 from tests.helpers import Floats
+from tests.work import lines_run
 from train import slicer
 from train.slicer import SliceRule, frame_rms, slice_audio
 
@@ -104,9 +104,43 @@ def test_silence_gives_nothing() -> None:
     assert slice_audio(np.zeros(3 * RATE, np.float32), RATE) == []
 
 
-def test_an_hour_takes_seconds() -> None:
-    """A minute in well under a second; a loop over samples or windows would take minutes for an hour."""
+def pieces_with(pause: float, level_db: float = -100.0, before: float = 2.0) -> list[tuple[int, int]]:
+    """Pieces of a tone, a pause of some seconds and of an RMS in dB of full scale, and a tone again."""
+    tone, quiet = (
+        np.sin(2 * np.pi * 220 * np.arange(5 * RATE) / RATE) * level for level in (0.3, 10 ** (level_db / 20))
+    )
+    quiet *= np.sqrt(2)
+    parts = (tone[: int(before * RATE)], quiet[: int(pause * RATE)], tone[: 2 * RATE])
+    return slice_audio(np.concatenate(parts).astype(np.float32), RATE)
+
+
+def test_a_pause_is_what_lies_below_42_db() -> None:
+    assert len(pieces_with(2.0, -41.7)) == 1
+    assert len(pieces_with(2.0, -42.3)) == 2
+
+
+def test_the_shortest_pause_that_is_cut_has_27_silent_frames() -> None:
+    """400 ms in frames of 15 ms; a frame is silent when its window of 60 ms is."""
+    assert len(pieces_with(26 * 0.015 + 0.06)) == 1
+    assert len(pieces_with(27 * 0.015 + 0.06)) == 2
+
+
+def test_a_cut_is_made_when_a_piece_and_its_pause_last_1500_ms() -> None:
+    assert len(pieces_with(0.6, before=0.87)) == 1
+    assert len(pieces_with(0.6, before=0.93)) == 2
+
+
+def test_of_a_long_pause_500_ms_stay_on_either_side() -> None:
+    """The pause of 3 s is quietest in its middle, so that all that may stay does: 33 frames."""
+    tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
+    pause = 1e-3 * np.abs(np.linspace(-1, 1, 3 * RATE)) * np.sin(np.arange(3 * RATE))
+    pieces = slice_audio(np.concatenate([tone, pause, tone]).astype(np.float32), RATE)
+    first_silent, first_sound = 136, 332  # frames whose windows hold nothing of the tone
+    assert pieces == [(0, (first_silent + 33) * HOP), ((first_sound - 33) * HOP, 7 * RATE)]
+
+
+def test_the_work_in_python_grows_with_the_pauses_only() -> None:
+    """A loop over samples or windows would run thousands of lines for a minute, and take minutes for an hour."""
     audio = np.tile(compose([("t", 2.0), ("s", 1.0)]), 20)
-    begin = time.perf_counter()
     assert len(slice_audio(audio, RATE)) == 20
-    assert time.perf_counter() - begin < 1
+    assert lines_run(slicer, lambda: slice_audio(audio, RATE)) < 20 * 50

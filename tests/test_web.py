@@ -1,15 +1,14 @@
 """The page: its form, its edge, and conversions driven through Gradio's own client, without a browser."""
 
+import itertools
 import json
 import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -32,7 +31,7 @@ from lib.pitch.scale import suggested_shift
 from lib.progress import Cancelled
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
-from web.app import Address, build_app, find_port, is_loopback, serve
+from web.app import Address, build_app, serve_somewhere
 from web.i18n.translator import Translator
 from web.jobs.registry import JobContext, JobRegistry
 from web.presets import Presets
@@ -42,6 +41,7 @@ from web.tabs.handlers import CancelButton, guarded, with_names
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
+PATIENCE = 120.0  # seconds
 SKIP = frozenset({"device"})
 
 
@@ -52,6 +52,7 @@ class FakeConverter:
         self.voices = ["alice", "broken", "patient", "wrong"]
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.started = threading.Event()
+        self.steps = 0
 
     def take(self, archive: Path) -> str:
         """Add a voice named as the archive, unless it is one to refuse."""
@@ -68,8 +69,8 @@ class FakeConverter:
             raise AudioError(f"{path.name} holds only <b>silence</b>.")
         if voice == "wrong":
             raise ZeroDivisionError("a mistake of ours")
-        for i in range(600 if voice == "patient" else 2):
-            context.progress(i, 600, "converting")
+        for self.steps in range(100_000 if voice == "patient" else 2):
+            context.progress(self.steps, 100_000, "converting")
             self.started.set()
             time.sleep(0.01)
         audio, rate = soundfile.read(path)
@@ -116,14 +117,14 @@ def address(fake: FakeConverter, tmp_path_factory: pytest.TempPathFactory) -> It
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         folder = tmp_path_factory.mktemp("jobs")
         app = build_app(fake.services(folder))
-        yield serve(app, Address("127.0.0.1", find_port("127.0.0.1", None)), [folder])[0]
+        yield serve_somewhere(app, Address("127.0.0.1"), None, [folder])[0]
         app.close(verbose=False)
 
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[Client]:
     """A client of the page, as programs use it."""
-    made = Client(address, verbose=False)
+    made = Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
     yield made
     made.close()
 
@@ -214,11 +215,11 @@ def test_only_listed_voices_can_be_named(client: Client, fake: FakeConverter, re
 
 def test_files_of_the_machine_are_not_served(address: str) -> None:
     for path in ("/etc/passwd", ROOT / "pyproject.toml", ROOT / "weights" / ".gitkeep"):
-        assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+        assert httpx.get(f"{address}gradio_api/file={path}", timeout=PATIENCE).status_code in (403, 404)
 
 
 def test_page_needs_nothing_from_the_internet(address: str) -> None:
-    page = httpx.get(address).text + httpx.get(f"{address}theme.css").text
+    page = "".join(httpx.get(f"{address}{file}", timeout=PATIENCE).text for file in ("", "theme.css"))
     assert "<script" in page
     for wanted in ("fonts.googleapis.com", "fonts.gstatic.com", "cdnjs", "cdn.jsdelivr"):
         assert wanted not in page
@@ -229,12 +230,12 @@ def test_cancel_ends_a_running_conversion(client: Client, fake: FakeConverter, r
     running = client.submit(
         voice="patient", recording=handle_file(recording), f0_file=None, api_name="/convert"
     )  # fmt: skip
-    assert fake.started.wait(10)
+    assert fake.started.wait(PATIENCE)
     (job,) = [job for job in client.predict(api_name="/list_jobs") if job["state"] == "running"]
-    began = time.monotonic()
     client.predict(job_id=job["id"], api_name="/cancel_job")
-    result, report = running.result(timeout=10)
-    assert time.monotonic() - began < 2.0
+    steps = fake.steps
+    result, report = running.result(timeout=PATIENCE)
+    assert fake.steps <= steps + 1  # the next report of progress ends it
     assert (result, report) == (None, T("convert.cancelled"))
     assert client.predict(job_id=job["id"], api_name="/job_status")["state"] == "cancelled"
 
@@ -335,50 +336,35 @@ def test_cancelling_is_not_shown_as_an_error() -> None:
         progress(2, 2, "converting")
 
 
-def test_ports() -> None:
-    free = find_port("127.0.0.1", None)
-    assert find_port("127.0.0.1", free) == free
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match="in use"):
-            find_port("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(ConfigError, match=r"70000 can be used .*1 to 65535"):
-        find_port("127.0.0.1", 70_000)
-    with pytest.raises(ConfigError, match="--host"):
-        find_port("999.1.1.1", None)
-
-
-@pytest.mark.parametrize(
-    ("host", "want"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.0.7", False), ("", False)],
-)
-def test_who_can_reach_an_address(host: str, want: bool) -> None:
-    assert is_loopback(host) is want
-
-
 def test_login_is_required_where_it_was_asked_for(
     fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     app = build_app(fake.services(tmp_path))
-    address = Address("127.0.0.1", find_port("127.0.0.1", None), login=("me", "secret"))
-    url = serve(app, address)[0]
+    url = serve_somewhere(app, Address("127.0.0.1", login=("me", "secret")), None)[0]
     try:
-        assert httpx.get(f"{url}config").status_code == 401
-        assert httpx.post(f"{url}login", data={"username": "me", "password": "wrong"}).status_code == 400
-        assert httpx.post(f"{url}login", data={"username": "me", "password": "secret"}).status_code == 200
+        assert httpx.get(f"{url}config", timeout=PATIENCE).status_code == 401
+        for password, status in (("wrong", 400), ("secret", 200)):
+            entered = {"username": "me", "password": password}
+            assert httpx.post(f"{url}login", data=entered, timeout=PATIENCE).status_code == status
     finally:
         app.close(verbose=False)
 
 
-def test_help_is_instant_and_a_wrong_option_is_one_line() -> None:
-    start = time.perf_counter()
-    told = subprocess.run([sys.executable, ROOT / "infer-web.py", "-h"], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 2.0
-    assert "--port" in told.stdout
-    wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
-    assert wrong.returncode == 2
+def test_the_page_starts_on_a_busy_machine(
+    fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradio gives its server 5 s to start and then 3 s to answer; here its clock runs too fast for either."""
+    clock = SimpleNamespace(time=itertools.count(step=60).__next__, sleep=time.sleep)
+    monkeypatch.setattr("gradio.http_server.time", clock)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    app = build_app(fake.services(tmp_path))
+    try:
+        url = serve_somewhere(app, Address("127.0.0.1"), None)[0]
+        assert httpx.get(url, timeout=PATIENCE).status_code == 200
+    finally:
+        app.close(verbose=False)
 
 
 def test_handlers_are_tools_by_their_own_names() -> None:

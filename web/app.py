@@ -4,12 +4,17 @@ import importlib.util
 import ipaddress
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
+from gradio import http_server
+from gradio.exceptions import ServerFailedToStartError
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
@@ -70,6 +75,31 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     return app
 
 
+class _PatientServer(http_server.Server):  # type: ignore[misc]  # Gradio has no types
+    """Gradio's server without its limit of 5 s for a start: it waits as long as its thread is alive."""
+
+    def run_in_thread(self) -> None:
+        """Start serving. ServerFailedToStartError if the server ends instead, as where its port is taken."""
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+        while not self.started:
+            if not self.thread.is_alive():
+                raise ServerFailedToStartError("The server has ended.")
+            time.sleep(0.01)
+
+
+@contextmanager
+def _patient_start() -> Iterator[None]:
+    """Let Gradio use `_PatientServer`."""
+    usual = http_server.Server
+    http_server.Server = _PatientServer
+    try:
+        yield
+    finally:
+        http_server.Server = usual
+
+
+@_patient_start()
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
@@ -90,6 +120,9 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         prevent_thread_lock=True,
         mcp_server=address.mcp,
         quiet=True,
+        # Gradio's own request for the page has to be answered within 3 s: too early on a busy machine. The request
+        # before it, which has no limit, has shown that the page is served.
+        _frontend=False,
         app_kwargs={
             "middleware": [
                 Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts]),

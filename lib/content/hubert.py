@@ -142,7 +142,9 @@ def find(name: str) -> Path:
         if path.is_file() or (path / "config.json").is_file():
             return path
     if name == CONTENTVEC:
-        raise MissingFileError(PRETRAINED / "hubert_base", how_to_get("hubert_base", "the file hubert_base.pt"))
+        raise MissingFileError(
+            PRETRAINED / "hubert_base", "{remedy}", remedy=how_to_get("hubert_base", "the file hubert_base.pt")
+        )
     raise MissingFileError(
         PRETRAINED / name,
         "The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "

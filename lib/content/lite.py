@@ -38,7 +38,9 @@ class LiteContentEncoder:
     def __call__(self, audio: Floats) -> Floats:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, 256) float32; 0 frames below 400 samples."""
         if audio.ndim != 1:
-            raise AudioError(f"The content encoder needs mono audio of shape (T,), not {audio.shape}. Mix it to mono.")
+            raise AudioError(
+                "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
+            )
         frames = content_frames(len(audio))
         if frames == 0:
             return np.zeros((0, WIDTH), dtype=np.float32)
@@ -58,5 +60,7 @@ def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteCo
         network = LiteEncoder(int(about["channels"]), int(about["blocks"]), int(about["kernel_size"]))
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} is not a lite content encoder or is damaged. Restore the file.") from error
+        raise CheckpointError(
+            "{path} is not a lite content encoder or is damaged. Restore the file.", path=path
+        ) from error
     return LiteContentEncoder(network.to(device), path)

@@ -128,7 +128,9 @@ def find_weights() -> Path:
     for path in PLACES:
         if path.is_file():
             return path
-    raise MissingFileError(PRETRAINED / "rmvpe.pt", how_to_get("rmvpe", "an rmvpe.pt or rmvpe.safetensors"))
+    raise MissingFileError(
+        PRETRAINED / "rmvpe.pt", "{remedy}", remedy=how_to_get("rmvpe", "an rmvpe.pt or rmvpe.safetensors")
+    )
 
 
 def _read_table(path: Path) -> Weights:

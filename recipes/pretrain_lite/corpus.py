@@ -17,6 +17,7 @@ import soxr
 
 from lib.errors import ConfigError, RevoiceError
 from lib.files import replacing
+from lib.messages import Message
 from lib.paths import LOGS
 from lib.progress import Progress, no_progress
 from recipes.pretrain_lite import speech
@@ -116,7 +117,7 @@ def pack(utterances: Sequence[Utterance], phone_set: str) -> dict[str, npt.NDArr
         lengths.append(len(samples))
         names += frame_phones(common_phones(utterance.phones, phone_set), frame_count(len(samples)))
     if not audio:
-        raise RevoiceError("a voice said nothing")
+        raise RevoiceError("A voice produced no sound. Try the synthesiser by hand.")
     inventory, labels = np.unique(np.array(names), return_inverse=True)
     return {
         "audio": np.concatenate(audio),
@@ -136,7 +137,13 @@ def run_job(job: CorpusJob, folder: Path) -> float:
             arrays = pack(list(speak_job(job, Path(temporary))), job.voice.phone_set)
         except RevoiceError as error:
             voice = job.voice
-            raise RevoiceError(f"{voice.engine} voice {voice.name} (package {voice.package}): {error}") from error
+            raise RevoiceError(
+                "{engine} voice {name} (package {package}): {reason}",
+                engine=voice.engine,
+                name=voice.name,
+                package=voice.package,
+                reason=Message(error.template, **error.values),
+            ) from error
     with replacing(target) as path:
         np.savez(path, allow_pickle=False, **arrays)
     return float(len(arrays["audio"]) / SAMPLE_RATE)
@@ -145,7 +152,7 @@ def run_job(job: CorpusJob, folder: Path) -> float:
 def make_corpus(options: CorpusOptions, folder: Path = FOLDER / "corpus", progress: Progress = no_progress) -> Path:
     """Make what is missing of the corpus and return its folder. RevoiceError names what must be installed."""
     if missing := missing_packages():
-        raise ConfigError(f"System packages are missing. Run: apt-get install {' '.join(missing)}")
+        raise ConfigError("System packages are missing. Run: apt-get install {packages}", packages=" ".join(missing))
     jobs = plan_jobs(options)
     seconds = 0.0
     # Processes are spawned: espeak-ng keeps its state in the process, and a fork would share it.

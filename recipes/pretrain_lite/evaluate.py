@@ -235,7 +235,9 @@ def evaluate(options: EvaluateOptions) -> str:
         read_clips(options.second, options.second_pattern, alignment),
     ]
     if any(all(clip.phones is None for clip in clips) for clips in readers):
-        raise ConfigError(f"{options.alignment} has no clip of one of the readers. Align at least one clip of each.")
+        raise ConfigError(
+            "{path} has no clip of one of the readers. Align at least one clip of each.", path=options.alignment
+        )
     encoder = load_content_encoder("lite", torch.device("cpu"))
     lines = []
     for name, features in (("content", encoder), ("log-mel, 9 frames", log_mel_features)):

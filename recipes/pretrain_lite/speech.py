@@ -16,6 +16,7 @@ import numpy.typing as npt
 import soundfile
 
 from lib.errors import MissingFileError, RevoiceError
+from lib.messages import Message
 from recipes.pretrain_lite.align import moved_times
 from recipes.pretrain_lite.utterance import SILENCE, Utterance
 from recipes.pretrain_lite.voices import SyntheticVoice
@@ -45,9 +46,15 @@ def run_program(command: Sequence[str], package: str, timeout: float = 900.0) ->
     try:
         run = subprocess.run(command, capture_output=True, timeout=timeout, check=False)
     except FileNotFoundError as error:
-        raise MissingFileError(Path(command[0]), f"Install the system package {package} (apt-get install).") from error
+        raise MissingFileError(
+            Path(command[0]), "Install the system package {package} (apt-get install).", package=package
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise RevoiceError(f"{command[0]} did not finish within {timeout:.0f} s. Start the recipe again.") from error
+        raise RevoiceError(
+            "{program} did not finish within {seconds:.0f} s. Start the recipe again.",
+            program=command[0],
+            seconds=timeout,
+        ) from error
     return run.stdout.decode("utf-8", "replace")
 
 
@@ -66,7 +73,10 @@ def said_by(command: Sequence[str], package: str, wave: Path) -> tuple[Floats, i
     printed = run_program(command, package)
     if not wave.is_file():
         raise RevoiceError(
-            f"{command[0]} ({package}) wrote no sound: {printed.strip() or 'it said nothing'}. Try it by hand."
+            "{program} ({package}) wrote no sound: {output}. Try it by hand.",
+            program=command[0],
+            package=package,
+            output=printed.strip() or Message("it printed nothing"),
         )
     return read_wave(wave)
 
@@ -227,7 +237,9 @@ class Espeak:
         self._sound.clear()
         self._starts.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()):
-            raise RevoiceError(f"espeak-ng has no voice {voice!r}. Check the installed package espeak-ng-data.")
+            raise RevoiceError(
+                "espeak-ng has no voice {voice!r}. Check the installed package espeak-ng-data.", voice=voice
+            )
         spread = max(10, min(99, round(350 * manner.f0_deviation / manner.f0)))
         for parameter, value in ((_RATE, round(_NORMAL_RATE / manner.stretch)), (_PITCH, pitch), (_RANGE, spread)):
             self._library.espeak_SetParameter(parameter, value, 0)

@@ -76,7 +76,9 @@ def words_of(language: str) -> tuple[str, ...]:
     """The words of 3 to 10 letters in the list of `language`, in lower case and in the order of the file."""
     source = WORD_LISTS[language]
     if not source.path.is_file():
-        raise MissingFileError(source.path, f"Install the system package {source.package} (apt-get install).")
+        raise MissingFileError(
+            source.path, "Install the system package {package} (apt-get install).", package=source.package
+        )
     text = source.path.read_text(encoding=source.encoding, errors="replace")
     letters = set(source.alphabet)
     stems = (line.split("/")[0].split("\t")[0].strip() for line in text.splitlines())
@@ -91,7 +93,9 @@ def bible_clauses() -> tuple[str, ...]:
     except FileNotFoundError as error:
         raise MissingFileError(Path("bible"), "Install the system package bible-kjv (apt-get install).") from error
     except subprocess.CalledProcessError as error:
-        raise RevoiceError(f"The program bible failed: {error.stderr.strip()}. Reinstall bible-kjv.") from error
+        raise RevoiceError(
+            "The program bible failed: {output}. Reinstall bible-kjv.", output=error.stderr.strip()
+        ) from error
     verses = (line.partition(" ")[2] for line in run.stdout.splitlines())
     clauses = (part.strip() for verse in verses for part in re.split(r"[.;:?!]", verse))
     clean = (re.sub(r"[^A-Za-z,' ]+", " ", clause) for clause in clauses)
