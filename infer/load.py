@@ -14,7 +14,7 @@ from lib.devices import Device, choose_device, choose_precision
 from lib.errors import CheckpointError
 from lib.models import VoiceSynthesizer
 from lib.models.memory import trim_memory
-from lib.voice.library import find_index
+from lib.voice.library import explain_no_index, find_index, unmatched_indexes
 from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def load_converter(
     def load() -> VoiceConverter:
         model = read_voice_model(path)
         chosen = find_index(path, model.family) if index == "auto" else index
+        if chosen is None and index == "auto" and unmatched_indexes(path):
+            logger.warning("%s: %s", label, explain_no_index(path))
         parts = _load_parts(model, path, chosen, device, cache, precision, label)
         logger.info("%s: family %s, %s; device: %s (%s)", label, model.family, model.info, device.device, device.reason)
         del model

@@ -190,20 +190,10 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     for name, keys in _UNUSED.items():
         for key in keys:
             sections[name].pop(key, None)
-    data, model, own = sections["data"], sections["model"], sections["revoice"]
     try:
-        network = model | {
-            "sample_rate": data.get("sampling_rate"),
-            "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
-            "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
-            "n_speakers": model.pop("spk_embed_dim", 109),
-            "content_width": own.pop("content_width", None),
-            "has_f0": own.pop("has_f0", True),
-            "n_flows": own.pop("n_flows", 4),
-        }
-        network.pop("spk_embed_dim", None)
+        network = _network_fields(sections)
         config = FamilyConfig.model_validate(
-            own | {"audio": data, "synthesizer": network, "train": sections["train"]},
+            sections["revoice"] | {"audio": sections["data"], "synthesizer": network, "train": sections["train"]},
         )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
@@ -219,6 +209,21 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
             product=config.synthesizer.hop_length,
         )
     return config
+
+
+def _network_fields(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The fields of a SynthesizerConfig, which the four objects share. Takes them out of `model` and `revoice`."""
+    data, model, own = sections["data"], sections["model"], sections["revoice"]
+    derived = {
+        "sample_rate": data.get("sampling_rate"),
+        "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
+        "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
+        "n_speakers": model.pop("spk_embed_dim", 109),
+        "content_width": own.pop("content_width", None),
+        "has_f0": own.pop("has_f0", True),
+        "n_flows": own.pop("n_flows", 4),
+    }
+    return model | derived
 
 
 def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -> FamilyConfig:

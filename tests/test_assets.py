@@ -1,4 +1,4 @@
-"""Downloads: nothing unless asked for, verified before it gets its name, and what is told when it cannot be had."""
+"""Downloads: only on request, verified before they get their names, with a clear message if they fail."""
 
 import hashlib
 import http.server
@@ -64,13 +64,13 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_download_puts_files_where_they_belong(hub: FakeHub, tmp_path: Path) -> None:
-    told: list[str] = []
-    paths = download(["two", "one"], progress=lambda done, total, what: told.append(f"{done}/{total} {what}"))
+    reported: list[str] = []
+    paths = download(["two", "one"], progress=lambda done, total, what: reported.append(f"{done}/{total} {what}"))
     assert paths == [tmp_path / "sub/one.bin", tmp_path / "sub/two.bin"]
     assert paths[0].read_bytes() == GENUINE
     assert files_in(tmp_path) == ["sub/one.bin", "sub/two.bin"]
-    assert told[0] == "0/2 downloading sub/one.bin"
-    assert told[-1].startswith("2/2")
+    assert reported[0] == "0/2 downloading sub/one.bin"
+    assert reported[-1].startswith("2/2")
 
 
 def test_what_is_there_is_not_downloaded_again(hub: FakeHub) -> None:
@@ -112,10 +112,10 @@ def test_the_http_errors_of_the_hub_are_those_that_are_caught() -> None:
 )
 def test_unreachable_hub_says_what_to_do(hub: FakeHub, tmp_path: Path, failure: Exception) -> None:
     hub.failure = failure
-    with pytest.raises(MissingFileError, match=r"HF_ENDPOINT.*folder/one\.bin of lj1995.*by hand") as told:
+    with pytest.raises(MissingFileError, match=r"HF_ENDPOINT.*folder/one\.bin of lj1995.*by hand") as caught:
         download(["one"])
-    assert str(tmp_path / "sub/one.bin") in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path / "sub/one.bin") in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert files_in(tmp_path) == []
 
 

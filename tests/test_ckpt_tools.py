@@ -60,7 +60,7 @@ def test_golden_extract(golden: Path, tmp_path: Path) -> None:
     assert {key: got[key] for key in ("info", "sr", "f0", "version")} == {
         key: want[key] for key in ("info", "sr", "f0", "version")
     }
-    # The reference writes the full-size config of the rate that a form said; ours describes these narrow tensors.
+    # The reference writes the full-size config of the rate chosen in a form; ours describes these narrow tensors.
     small = raw(golden / "synth" / "small_v2_40k_f0.pth")["config"]
     rows = want["weight"]["emb_g.weight"].shape[0]
     assert want["config"][2] == 192 and got["config"] == [*small[:15], rows, *small[16:]]
@@ -236,15 +236,15 @@ def test_the_tools_from_the_command_line(tmp_path: Path, weights: Path, capsys: 
     assert run("edit", "both", "--author", "me", "--licence", "CC0") == 0
     assert run("convert", "both") == 0
     assert run("info", weights / "both.safetensors") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "info: Merged: 0.25 of anna 声, 0.75 of anna 声.",
         "sample rate: 40000 Hz",
         "pitch: yes",
         "version: v2",
     ):
-        assert line in told
-    assert "author: me" in told and sorted(path.name for path in weights.iterdir()) == [
+        assert line in output
+    assert "author: me" in output and sorted(path.name for path in weights.iterdir()) == [
         "anna 声.pth", "both.pth", "both.safetensors",
     ]  # fmt: skip
 
@@ -261,6 +261,6 @@ def test_mistakes_are_one_sentence(tmp_path: Path, weights: Path, capsys: pytest
         (("extract", weights, "--name", "x"), "holds no pair"), (("import", tmp_path / "no.zip"), "no.zip"),
     ):  # fmt: skip
         assert run(*words) in (1, 2)
-        told = capsys.readouterr().err.strip()
-        assert says in told and "Traceback" not in told and len(told.splitlines()) == 1, told
+        output = capsys.readouterr().err.strip()
+        assert says in output and "Traceback" not in output and len(output.splitlines()) == 1, output
     assert sorted(path.name for path in weights.iterdir()) == ["anna.pth", "bob.pth"]

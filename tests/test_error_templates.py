@@ -56,7 +56,9 @@ def test_the_search_finds_all_forms() -> None:
 
 def test_templates_are_those_of_the_errors() -> None:
     found = templates(["lib"])
-    assert found["{path} was not opened: its tensors claim to be larger than the file. Get it again."] == {"path"}
+    assert found["{path} was not opened: its tensors declare a larger size than the file has. Get it again."] == {
+        "path"
+    }
     remedy = "Give the name of a voice, or the path of a voice model (.pth or .safetensors)."
     assert f"Not found: {{path}}. {remedy}" in found
     assert MissingFileError(ROOT, remedy).template in found

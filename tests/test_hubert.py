@@ -244,7 +244,7 @@ def test_encoder_of_the_wrong_width_is_refused_before_anything_is_computed(
     soundfile.write(tmp_path / "take.wav", tone(200.0, 2.0, 40_000), 40_000)
     experiment = Experiment("x", tmp_path / "logs", tmp_path / "weights")
     prepare_stage(experiment, tmp_path / "take.wav", tiny_family("v2"), PrepareOptions())
-    with pytest.raises(ConfigError, match=r"16 content features.*768"):
+    with pytest.raises(ConfigError, match=r"16 features.*768"):
         extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
     assert not experiment.content_folder(16).exists()
 

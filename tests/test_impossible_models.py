@@ -30,7 +30,7 @@ def tensor(name: str, *shape: int) -> Change:
     return lambda content: content["weight"].__setitem__(name, torch.zeros(shape, dtype=torch.float16))
 
 
-def claim(place: int, value: Any) -> Change:
+def declare(place: int, value: Any) -> Change:
     """Another value in the positional list."""
     return lambda content: content["config"].__setitem__(place, value)
 
@@ -61,8 +61,8 @@ IMPOSSIBLE: dict[str, Change] = {
     "enormous decoder": tensor("dec.conv_pre.weight", 1 << 40, 0, 7),
     "enormous feed-forward": tensor("enc_p.encoder.ffn_layers.0.conv_1.weight", 1 << 50, 0, 3),
     "kernel of no width": tensor("dec.ups.0.weight_v", 32, 16, 0), "no axes": tensor("dec.noise_convs.0.weight"),
-    "too few axes": tensor("dec.ups.0.weight_v", 32), "negative dropout": claim(8, -1), "dropout": claim(8, 10**12),
-    "negative segment": claim(1, -5), "enormous segment": claim(1, 2**70),
+    "too few axes": tensor("dec.ups.0.weight_v", 32), "negative dropout": declare(8, -1), "dropout": declare(8, 10**12),
+    "negative segment": declare(1, -5), "enormous segment": declare(1, 2**70),
     "quarter precision": lambda content: content["weight"].update(
         {"emb_g.weight": torch.zeros(3, 5, dtype=torch.uint8).view(torch.float8_e4m3fn)}
     ),
@@ -84,7 +84,7 @@ def test_no_metadata_of_a_voice_changes_its_network(tmp_path: Path, place: int) 
         content = save_voice(tmp_path / "a.pth", small_voice(has_f0=has_f0))
         content["config"][place] = value
         torch.save(content, tmp_path / "x.pth")
-        try:  # what a claim says of the tensors does not count, so many of these voices are good ones
+        try:  # metadata that contradicts the tensors is ignored, so many of these voices are valid
             config = read_voice_model(tmp_path / "x.pth").config
         except CheckpointError:
             continue

@@ -209,8 +209,8 @@ def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         voice = read_voice_model(tmp_path / "b.pth")
     assert (voice.family, voice.config.has_f0, voice.rate_name, voice.extra) == ("v2", True, "40k", {})
-    for told in ("declares the version v1", "declares f0=0", "declares sr=32k", "'odd' is not a plain value"):
-        assert told in caplog.text
+    for text in ("declares the version v1", "declares f0=0", "declares sr=32k", "'odd' is not a plain value"):
+        assert text in caplog.text
 
 
 @pytest.mark.parametrize("rate", ["32k", "48k"])
@@ -297,7 +297,7 @@ def other_decoder(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (nan, "not finite"), (wrong_shape, r"1 of another shape \(enc_p\.proj\.bias"), (posing, "claims to be larger"),
+        (nan, "not finite"), (wrong_shape, r"1 of another shape \(enc_p\.proj\.bias"), (posing, "a larger size"),
         (missing, r"lacks the tensor 'enc_p\.emb_phone\.weight'"), (foreign, r"1 unknown \(dec\.filter"),
         (whole_numbers, "not a table of real numbers"), (sparse, "not a table of real numbers|could run code"),
         (short_list, "not the usual list"), (other_decoder, "lacks the tensor|another kind"),

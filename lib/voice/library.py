@@ -90,13 +90,20 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = I
     return min(candidates)[-1] if candidates else None
 
 
+def unmatched_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> list[Path]:
+    """The indexes in the folders of a voice's experiment, for a voice that `find_index` finds none for."""
+    folders = [root / _experiment_of(voice) for root in roots]
+    if voice.parent.name == _experiment_of(voice):
+        folders.append(voice.parent)
+    return sorted(path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders)
+
+
 def explain_no_index(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> Message:
-    """Why `find_index` returned None: which indexes lie beside the voice or in its folder, and how to choose one."""
-    folders = (voice.parent, *(root / _experiment_of(voice) for root in roots))
-    files = [path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders]
+    """Why `find_index` returned None: which indexes lie in the voice's folder, and how to choose one."""
+    files = unmatched_indexes(voice, roots)
     if not files:
         return Message("no index was found")
-    names = ", ".join(map(str, sorted(files)[:MAX_LISTED]))
+    names = ", ".join(map(str, files[:MAX_LISTED]))
     return Message("no index has the name of the voice; choose one by its path (--index): {names}", names=names)
 
 

@@ -210,10 +210,13 @@ def tensor_table(value: Any, path: Path) -> Weights:
         # With stride 0 a small storage is a huge tensor, which would exhaust memory when it is first used.
         if tensor.device.type != "cpu" or tensor.untyped_storage().nbytes() < size:
             raise CheckpointError(
-                "{path} was not opened: {key!r} claims to be larger than what is stored of it.", path=path, key=key
+                "{path} was not opened: {key!r} declares a larger size than is stored. Get the voice from a source "
+                "you trust.",
+                path=path,
+                key=key,
             )
     if total > MAX_GROWTH * path.stat().st_size + SPARE_BYTES:
         raise CheckpointError(
-            "{path} was not opened: its tensors claim to be larger than the file. Get it again.", path=path
+            "{path} was not opened: its tensors declare a larger size than the file has. Get it again.", path=path
         )
     return dict(value)
