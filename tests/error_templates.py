@@ -39,7 +39,7 @@ def calls(packages: Iterable[str] = PACKAGES) -> Iterator[Call]:
 
 
 def calls_in(source: str, name: str) -> Iterator[Call]:
-    """The calls in one file. Passing on the template of another error is not counted."""
+    """The calls in one file, without those that pass on a text."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -48,7 +48,7 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
             continue
         place = 1 if kind == MISSING_FILE else 0
         argument = node.args[place] if len(node.args) > place else None
-        if isinstance(argument, ast.Attribute) and argument.attr == "template":
+        if _is_passed_on(argument):
             continue
         is_text = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
         yield Call(
@@ -58,6 +58,13 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
             frozenset(keyword.arg for keyword in node.keywords if keyword.arg),
             any(keyword.arg is None for keyword in node.keywords),
         )
+
+
+def _is_passed_on(argument: ast.expr | None) -> bool:
+    """Whether a text comes from another error (`error.template`, `job.error`, `text.replace()`) or from the page (`t("key")`)."""
+    if isinstance(argument, ast.Call):
+        return getattr(argument.func, "id", getattr(argument.func, "attr", "")) in {"t", "_t", "replace"}
+    return isinstance(argument, ast.Attribute) and argument.attr in {"template", "error"}
 
 
 def placeholders(template: str) -> frozenset[str]:

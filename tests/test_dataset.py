@@ -67,7 +67,7 @@ def test_a_clip_shorter_than_a_segment_is_padded_not_dropped(tmp_path: Path) -> 
 
 
 def test_a_clip_of_another_rate_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="16000 Hz, not 8000 Hz"):
+    with pytest.raises(ConfigError, match="16000 Hz instead of 8000 Hz"):
         ClipDataset([write_clip(tmp_path, "a", 20, rate=16000)], CONFIG, seed=1)
 
 
