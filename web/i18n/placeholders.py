@@ -19,6 +19,7 @@ from web.i18n.translator import MASTER, Translator, choose_language, cookie_lang
 _TOKEN = secrets.token_hex(8)
 BEGIN, NAME, VALUE, END = f"{_TOKEN}b\\:", f"{_TOKEN}n", f"{_TOKEN}v", f"{_TOKEN}e"
 _DELIMITER = re.compile(rf"{_TOKEN}(?:b(\\*):|([nve]))")
+MAX_WITH_PLACEHOLDERS = 10_000  # characters of a value
 MAX_NESTED = 8  # placeholders within placeholders; deeper ones are dropped
 
 
@@ -41,8 +42,8 @@ class PageTexts(Translator):
         )
 
     def bounded(self, text: str) -> str:
-        """A text from outside, shortened if it is long; one that contains placeholders is not: its values are short."""
-        return text if _TOKEN in text else shorten(text)
+        """A text from outside, shortened if it is long; with placeholders, whose values are short, later."""
+        return shorten(text, MAX_WITH_PLACEHOLDERS) if _TOKEN in text else shorten(text)
 
     def message(self, key: str, template: str, words: str, fields: Mapping[str, str]) -> str:
         """The placeholder of a message of the program."""
