@@ -61,7 +61,7 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
 
 
 def _is_passed_on(argument: ast.expr | None) -> bool:
-    """Whether a text comes from another error (`error.template`, `job.error`, `text.replace()`) or from the page (`t("key")`)."""
+    """Whether a text is that of another error, as `error.template` or `job.error`, or of the page, as `t("key")`."""
     if isinstance(argument, ast.Call):
         return getattr(argument.func, "id", getattr(argument.func, "attr", "")) in {"t", "_t", "replace"}
     return isinstance(argument, ast.Attribute) and argument.attr in {"template", "error"}
