@@ -40,7 +40,7 @@ def curve_of(tmp_path: Path, text: str | bytes) -> PitchCurve:
         "﻿0.5, 220\n\n# a remark\n0.6 ,0\n1,230.5\n",
         "seconds,Hz\n0.5,220\n0.6,0\n1,230.5\n",
         "Hz,confidence,time\n220,0.9,0.5\n0,0.1,0.6\n230.5,1,1\n",
-        "something;else\n0,5;220\n0,6;0\n1;230,5\n",
+        "time;F0\n0,5;220\n0,6;0\n1;230,5\n",
         "0.5\t220\n0.6\t0\n1\t230.5\n",
         "0.5 220\n 0.6   0\n1.0e0 230.5\n",
         '"Time (s)","F0 [Hz]"\n0.5,220\n"0.6","0"\n1,230.5\n'.replace("Time (s)", "time").replace("F0 [Hz]", "F0 (Hz)"),
@@ -53,6 +53,37 @@ def test_forms_that_are_read(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "time_ms,f0_hz\n500,220\n600,0\n1000,230.5\n",
+        "Time (ms)\tF0 (Hz)\n500\t220\n600\t\n1000\t230.5\n",
+        "Time (ms)   F0 (Hz)\n500  220\n600  --undefined--\n1000  230.5\n",
+        "timeMs,f0Hz\n500,220\n600,NaN\n1000,230.5\n",
+        "frame;time [ms];MIDI note;pitch_hz\n9;500;1;220\n9;600;1;-1\n9;1000;1;230,5\n",
+        "Time_s   F0_Hz\n0.5   220\n0.6   --undefined--\n1   230.5\n",
+        "t_µs,hertz\n5e5,220\n6e5,nan\n1e6,230.5\n",
+        "时间 (ms),频率 (Hz)\n500,220\n600,\n1000,230.5\n",
+        "# F0 per frame\n# time_ms f0_hz\n500 220\n600 nan\n# the end\n1000 230.5\n",
+        "# time in ms, pitch in Hz\n500,220\n600,None\n1000,230.5\n",
+        "time,pitch\n0.5,220\n0.6,-220\n1,230.5\n",
+        "0.5,220\n0.6,nan\n1,230.5\n",
+    ],
+)
+def test_units_come_from_the_header_and_unvoiced_has_many_names(tmp_path: Path, text: str) -> None:
+    curve = curve_of(tmp_path, text)
+    np.testing.assert_allclose(curve.times, [0.5, 0.6, 1.0], rtol=1e-12)
+    assert curve.values.tolist() == [220, 0, 230.5]
+
+
+@pytest.mark.parametrize("header", ["seconds,midi", "time_s,MIDI note", "sec;midi_pitch", "time\tnote (MIDI)"])
+def test_midi_notes_become_hertz(tmp_path: Path, header: str) -> None:
+    lines = (header, "0.5,69", "0.6,0", "0.7,nan", "0.8,57", "0.9,60.5")
+    separator = next(sign for sign in ";\t," if sign in header)
+    curve = curve_of(tmp_path, "\n".join(line.replace(",", separator) for line in lines))
+    np.testing.assert_allclose(curve.values, [440, 0, 0, 220, 440 * 2 ** (-8.5 / 12)], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("", "holds no F0 curve"),
@@ -60,8 +91,18 @@ def test_forms_that_are_read(tmp_path: Path, text: str) -> None:
         ("0.5,220\n0.6\n", r"line 2: '0\.6' is not a point"),
         ("0.5,220\n0.6,abc\n", "line 2"),
         ("0.5,220\nseconds,Hz\n", "line 2"),
-        ("0.5,nan\n", "line 1"),
-        ("0.5,-220\n", "line 1"),
+        ("0.5,inf\n", "line 1"),
+        ("nan,220\n", "line 1"),
+        ("time_s,midi\n0.5,128\n", "line 2"),
+        ("something;else\n0,5;220\n", r"line 1: the header 'something;else' does not name a column"),
+        ("time,duration_s\n0.5,220\n", "does not name a column"),
+        ("frame,f0_hz\n50,220\n", r"line 1: the name of the column 'frame' does not tell its unit"),
+        ("\ntime_s,cents\n0.5,5500\n", "line 2: the name of the column 'cents'"),
+        ("time_s,midi_cents\n0.5,5500\n", "'midi_cents'"),
+        ("s or ms,Hz\n0.5,220\n", "does not name a column"),
+        ("time_s_ms,Hz\n0.5,220\n", "'time_s_ms'"),
+        ("Time (s) pitch\n0.5 57\n0.6 60.2\n", "line 1: the name of the column 'pitch'"),
+        ("# frame, midi\n0.5,57\n", "'frame'"),
         ("-0.5,220\n", "line 1"),
         ("inf,220\n", "line 1"),
         ("0.5,48000\n", "line 1"),

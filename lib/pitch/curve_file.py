@@ -1,11 +1,13 @@
 """F0 curves as text files: read those of users and other programs, write one that can be edited and read again.
 
 A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
-form has nothing else; tables with a header, more columns, other separators and comments are read too.
+form has nothing else; tables with a header, more columns, other separators and comments are read too. The units of a
+table are those that its header names, such as `time_ms` and `midi`; a header that leaves them open is refused.
 """
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,50 @@ from lib.pitch.scale import FRAMES_PER_SECOND
 CURVE_SUFFIXES = (".csv", ".txt")
 MAX_BYTES = 100_000_000  # some ten hours
 MAX_PITCH = 8000.0  # Hz; above it the columns are probably swapped
+MAX_MIDI = 127.0  # the highest note
 HEADER = "seconds,Hz"  # of CSV files
-TIME_NAMES = ("seconds", "time", "timestamp", "timestamps", "times", "t", "s", "sec")
-PITCH_NAMES = ("hz", "f0", "frequency", "pitch", "pitch_hz", "f0_hz", "frequency_hz", "hertz", "value")
+UNVOICED = frozenset({"", "-", "--", "--undefined--", "undefined", "none", "null", "na", "n/a", "nan", "unvoiced"})
+
+Converter = Callable[[float], float]
+
+
+def _scaled(factor: float) -> Converter:
+    return lambda value: value * factor
+
+
+def _midi_to_hz(note: float) -> float:
+    if note > MAX_MIDI:
+        raise ValueError(note)
+    return 440.0 * 2.0 ** ((note - 69.0) / 12.0) if note > 0 else 0.0
+
+
+# Words in the names of columns: those that say what a column holds, its unit, and units whose size nobody can know
+# from the name (the rate of frames, the reference of cents).
+TIME_WORDS = frozenset({"time", "times", "timestamp", "timestamps", "t", "in", "start", "onset", "position"})
+TIME_UNITS: dict[str, Converter] = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), _scaled(1.0)),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), _scaled(1e-3)),
+    **dict.fromkeys(("us", "usec", "microsecond", "microseconds"), _scaled(1e-6)),
+}
+OPEN_TIMES = frozenset({"frame", "frames", "sample", "samples", "hop", "hops", "tick", "ticks", "beat", "beats"})
+PITCH_WORDS = frozenset({"f0", "f", "frequency", "freq", "fundamental", "in", "pitch", "value", "values"})
+PITCH_UNITS: dict[str, Converter] = {
+    **dict.fromkeys(("hz", "hertz"), _scaled(1.0)),
+    **dict.fromkeys(("midi", "midinote", "midinotes", "midipitch"), _midi_to_hz),
+}
+OPEN_PITCHES = frozenset({"cent", "cents", "semitone", "semitones", "st", "bin", "bins", "octave", "octaves", "log"})
+ANY_SCALE = frozenset({"pitch", "value", "values", "in"})  # alone, values of at most MAX_MIDI may be Hz or notes
+NOTE_WORDS = frozenset({"note", "notes", "number", "nr", "no"})  # beside a unit they say nothing more
+
+
+class _Columns(NamedTuple):
+    """Where times and pitches stand in a line, and their conversion to seconds and Hz; None: of an open unit."""
+
+    time: int = 0
+    pitch: int = 1
+    to_seconds: Converter | None = _scaled(1.0)
+    to_hertz: Converter | None = _scaled(1.0)
+    any_scale: str = ""  # name of the column of pitches, if it does not exclude notes
 
 
 class PitchCurve(NamedTuple):
@@ -33,28 +76,44 @@ class PitchCurve(NamedTuple):
 
 def read_curve(path: Path) -> PitchCurve:
     """Read a curve of at least one point. MissingFileError, or ConfigError that names the line."""
-    points = []
-    columns: tuple[int, int] | None = None
+    points: list[tuple[float, float]] = []
+    columns: _Columns | None = None
+    header = (0, "")  # number and text of the line that names the columns
+    comment = (0, "")
     for number, line in enumerate(_text(path).splitlines(), start=1):
         text = line.strip()
-        if not text or text.startswith("#"):
+        if not text:
             continue
-        fields = _fields(text)
+        if text.startswith("#"):
+            comment = comment if points else (number, text.lstrip("# "))
+            continue
+        fields = _fields(line)
         if columns is None:
-            columns = _header(fields) or (0, 1)
-            if not _is_number(fields[0]):
-                continue  # a header, known or not
-        try:
-            points.append((_number(fields[columns[0]]), _number(fields[columns[1]])))
-        except (ValueError, IndexError):
-            raise _wrong(path, number, text) from None
-        seconds, hertz = points[-1]
-        if not (0 <= seconds < math.inf and 0 <= hertz <= MAX_PITCH):
-            raise _wrong(path, number, text)
-    if not points:
+            is_header = not _is_number(fields[0])
+            header = (number, text) if is_header else comment
+            columns = _columns(path, *header, None if is_header else len(fields))
+            if is_header:
+                continue
+        points.append(_point(path, number, fields, columns, text))
+    if not points or columns is None:
         raise ConfigError("{path} holds no F0 curve; give lines of two numbers, seconds and Hz.", path=path)
     table = np.array(points, dtype=np.float64)
+    if columns.any_scale and 0 < table[:, 1].max() <= MAX_MIDI:
+        raise _open_unit(path, header[0], columns.any_scale)
     return PitchCurve(table[:, 0], table[:, 1])
+
+
+def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: str) -> tuple[float, float]:
+    """Seconds and Hz of one line; ConfigError if it has none."""
+    assert columns.to_seconds is not None and columns.to_hertz is not None
+    try:
+        seconds = columns.to_seconds(_number(fields[columns.time]))
+        hertz = columns.to_hertz(_pitch(fields[columns.pitch]))
+    except (ValueError, IndexError):
+        raise _wrong(path, number, text) from None
+    if not (0 <= seconds < math.inf and 0 <= hertz <= MAX_PITCH):
+        raise _wrong(path, number, text)
+    return seconds, hertz
 
 
 def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
@@ -94,12 +153,67 @@ def _fields(line: str) -> list[str]:
     return [field.strip() for field in (line.split(",") if "," in line else line.split())]
 
 
-def _header(fields: list[str]) -> tuple[int, int] | None:
-    """Find the columns of time and pitch by their names, if the line has such names."""
-    names = [re.sub(r"[^a-z0-9]+", "_", field.strip("\"'").lower()).strip("_") for field in fields]
-    time = next((i for i, name in enumerate(names) if name in TIME_NAMES), None)
-    pitch = next((i for i, name in enumerate(names) if name in PITCH_NAMES), None)
-    return None if time is None or pitch is None else (time, pitch)
+def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
+    """The columns that a header names; ConfigError if it names none of times and pitches, or leaves a unit open.
+
+    `width` is the number of columns if the header is a comment, which then may also be a remark of another kind.
+    """
+    fields = _fields(re.sub(r"\s+(?=[(\[])", "", header)) if header else []  # "Time (s)" is one name
+    if width is not None and len(fields) != width:
+        return _Columns()
+    times = [_named(field, TIME_WORDS, TIME_UNITS, OPEN_TIMES) for field in fields]
+    pitches = [_named(field, PITCH_WORDS, PITCH_UNITS, OPEN_PITCHES) for field in fields]
+    time, pitch = (
+        min(range(len(fields)), key=lambda i: (ranks[i][0], ranks[i][1] is _midi_to_hz, i), default=0)
+        for ranks in (times, pitches)
+    )
+    if not fields or NOT_NAMED in (times[time][0], pitches[pitch][0]):
+        if width is not None:
+            return _Columns()
+        raise ConfigError(
+            "{path}, line {line}: the header {text!r} does not name a column of times and one of pitches. Call them "
+            "time_s or time_ms, and f0_hz or midi.",
+            path=path,
+            line=number,
+            text=header[:60],
+        )
+    for column, (_, convert) in ((time, times[time]), (pitch, pitches[pitch])):
+        if convert is None:
+            raise _open_unit(path, number, fields[column])
+    any_scale = fields[pitch] if _words(fields[pitch]) <= ANY_SCALE else ""
+    return _Columns(time, pitch, times[time][1], pitches[pitch][1], any_scale)
+
+
+STATED, USUAL, OPEN, NOT_NAMED = range(4)  # how well a name tells the unit of its column
+
+
+def _named(
+    field: str, plain: frozenset[str], units: Mapping[str, Converter], open_units: frozenset[str]
+) -> tuple[int, Converter | None]:
+    """How well the name of a column tells a unit of this kind, and the conversion; None if the unit is open."""
+    words = _words(field)
+    found = {units[word] for word in words if word in units}
+    ignored = NOTE_WORDS if found else frozenset[str]()
+    # Words of other languages beside a unit are the name of the quantity.
+    rest = {word for word in words - plain - units.keys() - open_units - ignored if word.isascii() or not found}
+    if rest or not words:
+        return NOT_NAMED, None
+    if words & open_units or len(found) > 1:
+        return OPEN, None
+    return (STATED, found.pop()) if found else (USUAL, _scaled(1.0))
+
+
+def _words(name: str) -> set[str]:
+    """The words of a column's name: "Time (ms)", "time_ms" and "timeMs" have the same."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub("[µμ]", "u", name.strip("\"'")))
+    return {word for word in re.split(r"[\W_]+", apart.lower()) if word}
+
+
+def _pitch(field: str) -> float:
+    """The number in a column of pitches; 0, unvoiced, for negative numbers, NaN, and what programs write instead."""
+    text = field.strip("\"'").lower()
+    value = 0.0 if text.strip() in UNVOICED else float(text)
+    return 0.0 if math.isnan(value) else max(value, 0.0)
 
 
 def _number(field: str) -> float:
@@ -122,4 +236,14 @@ def _wrong(path: Path, number: int, text: str) -> ConfigError:
         line=number,
         text=text[:60],
         highest=MAX_PITCH,
+    )
+
+
+def _open_unit(path: Path, number: int, column: str) -> ConfigError:
+    return ConfigError(
+        "{path}, line {line}: the name of the column {column!r} does not tell its unit. Give times in s or ms (time_s, "
+        "time_ms) and pitches in Hz or MIDI notes (f0_hz, midi).",
+        path=path,
+        line=number,
+        column=column[:60],
     )
