@@ -156,6 +156,20 @@ def test_indexes_are_listed_by_folder_and_name(tmp_path: Path) -> None:
     assert found["alice/added_a"] == tmp_path / "logs" / "alice" / "added_a.index"
 
 
+@pytest.mark.parametrize("record", ['{"index": {"file": "%s"}}', "{}", "damaged", '{"index": [1]}'])
+def test_the_index_that_the_record_names_is_the_one(tmp_path: Path, record: str) -> None:
+    folder = tmp_path / "logs/alice"
+    folder.mkdir(parents=True)
+    names = [f"added_IVF{cells}_Flat_nprobe_1_alice_v2.index" for cells in (100, 30, 5)]
+    for name in (*names, "trained_IVF9_Flat_nprobe_1_alice_v2.index"):
+        (folder / name).touch()
+        os.utime(folder / name, (1000, 1000))
+    os.utime(folder / names[0], (2000, 2000))
+    (folder / "revoice.json").write_text(record.replace("%s", names[1]))
+    found = find_index(tmp_path / "weights/alice.pth", "v2", [tmp_path / "logs"])
+    assert found == folder / names["%s" in record]  # otherwise the newest
+
+
 def test_a_deleted_voice_can_be_brought_back(roots: tuple[Path, Path]) -> None:
     own, _ = roots
     place = delete_voice("Bob", own)

@@ -13,8 +13,10 @@ from infer.load import load_converter
 from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
 from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.files import write_json
 from lib.index import FeatureIndex
 from lib.progress import Cancelled
+from lib.voice.library import find_index
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
 from train import loop, metrics
@@ -167,6 +169,25 @@ def test_other_settings_or_data_make_the_stages_anew(experiment: Experiment, rec
     assert report is not None and report.recordings == 2
     assert extract(experiment, ExtractOptions(pitch_method="dio", device="cpu")).clips == report.clips
     assert len(list(experiment.f0.iterdir())) == report.clips
+    names = ("added_IVF9_Flat_nprobe_1_other_lite.index", "of a friend.index")  # not of this experiment
+    stale = f"IVF9_Flat_nprobe_1_{experiment.name}_lite.index"
+    for name in (*names, f"added_{stale}", f"trained_{stale}"):
+        (experiment.folder / name).touch()
+    new = index_stage(experiment, IndexOptions(seed=5)).path
+    kept = {path.name for path in experiment.folder.glob("*.index")}
+    assert kept == {*names, new.name, new.name.replace("added_", "trained_", 1)}
+    assert find_index(experiment.voice, "lite", [experiment.folder.parent]) == new
+
+
+def test_indexes_beside_the_features_of_another_program_stay(experiment: Experiment, recordings: Path) -> None:
+    ready(experiment, recordings)
+    theirs = experiment.folder / f"added_IVF9_Flat_nprobe_1_{experiment.name}_lite.index"
+    theirs.touch()
+    state = json.loads((experiment.folder / "revoice.json").read_text(encoding="utf-8"))
+    write_json(experiment.folder / "revoice.json", state | {"made": []})
+    ours = index_stage(experiment, IndexOptions()).path
+    new = index_stage(experiment, IndexOptions(most_vectors=100)).path
+    assert theirs.is_file() and new.is_file() and new != ours and not ours.exists()
 
 
 def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings: Path) -> None:

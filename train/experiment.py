@@ -152,6 +152,10 @@ class Experiment:
             if folder.is_dir():
                 shutil.rmtree(folder)
 
+    def is_owned(self, folder: Path) -> bool:
+        """Whether `mark_owned` recorded the folder."""
+        return folder.name in self._state().get("made", [])
+
     # --- clips ---------------------------------------------------------------------------------------------------
 
     def clips(self, *, speaker_id: int = 0) -> list[Clip]:

@@ -8,6 +8,7 @@ import numpy as np
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.progress import Progress, no_progress
+from lib.voice.library import standard_experiment
 from train.experiment import Experiment
 from train.options import IndexOptions
 from train.pipeline import fingerprint, is_done, record
@@ -26,6 +27,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     """Build the two index files from the content features of all clips."""
     config = experiment.config()
     clips = experiment.clips()
+    content = experiment.content_folder(config.synthesizer.content_width)
     made_from = fingerprint(
         experiment.stage("extract").get("made_from"), options.seed, [clip.name for clip in clips],
         *([options.most_vectors] if options.most_vectors else []),
@@ -39,9 +41,19 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
-    if path.is_file() and path.name != full:
-        path.unlink()  # our own, built from other features
-        path.with_name(path.name.replace("added_", "trained_", 1)).unlink(missing_ok=True)
     record(experiment, "index", made_from=made_from, file=full, vectors=len(index))
+    _delete_older(experiment, path.name, {empty, full}, is_ours=experiment.is_owned(content))
     progress(1, 1, Message("index"))
     return IndexReport(experiment.folder / full, len(index), skipped=False)
+
+
+def _delete_older(experiment: Experiment, recorded: str, new: set[str], *, is_ours: bool) -> None:
+    """Delete the pair of indexes that was recorded before, built from features that are not there any more.
+
+    If the features of the experiment are ours, so are all other indexes with names in RVC's form for it.
+    """
+    before = {recorded, recorded.replace("added_", "trained_", 1)}
+    for path in experiment.folder.glob("*.index"):
+        is_older = path.name in before or (is_ours and standard_experiment(path) == experiment.name)
+        if is_older and path.name not in new:
+            path.unlink()

@@ -1,6 +1,7 @@
 """Finds voice models on disk, and the index that belongs to each."""
 
 import difflib
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from lib.errors import ConfigError, MissingFileError
 from lib.messages import Message
-from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS
+from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS, given_path
 
 VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the shipped ones
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
-STANDARD, NAMED, ONLY = range(3)  # ranks of the names of indexes
+RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
+RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
@@ -47,7 +49,7 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
     for voice in voices:
         if name in (voice.name, voice.path.name):
             return voice
-    path = Path(name)
+    path = given_path(name)
     if path.is_file():
         return Voice(path.stem, path)
     if path.is_dir() or len(path.parts) > 1:
@@ -73,15 +75,18 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
 def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = INDEX_ROOTS) -> Path | None:
     """Find the index that belongs to a voice model, beside it or under the roots; None if there is none.
 
-    Order: names in RVC's form for this experiment, then names that contain that of the experiment or voice, then the
-    only index in the folder of the experiment; within each, those in that folder, then the newest. Empty ("trained")
-    indexes are skipped, with `family` given also those named for another family.
+    Order: the index that the record of the experiment names, then names in RVC's form for this experiment, then names
+    that contain that of the experiment or voice, then the only index in the folder of the experiment; within each,
+    those in that folder, then the newest. Empty ("trained") indexes are skipped, with `family` given also those named
+    for another family.
     """
     experiment = _experiment_of(voice)
     files = _usable(_index_files(voice.parent, roots), family)
     candidates = []
     for path in files:
         rank = _rank(path.stem, experiment, voice.stem)
+        if path.parent.name == experiment and _recorded(path.parent) == path.name:
+            rank = RECORDED
         if rank is None and path.parent.name == experiment and sum(path.parent == file.parent for file in files) == 1:
             rank = ONLY
         if rank is not None:
@@ -110,6 +115,21 @@ def explain_no_index(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> Messag
 def _experiment_of(voice: Path) -> str:
     """The name of a voice without the epoch and step that RVC and Applio append."""
     return _EPOCH_AND_STEP.sub("", voice.stem) or voice.stem
+
+
+def _recorded(folder: Path) -> str | None:
+    """The name of the index in the record of an experiment; None without record, or for a damaged one."""
+    try:
+        name = json.loads((folder / RECORD).read_text(encoding="utf-8"))["index"]["file"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def standard_experiment(index: Path) -> str | None:
+    """The experiment that a name in RVC's form, of a full or an empty index, stands for; None for other names."""
+    match = _STANDARD.match(re.sub("^trained_", "added_", index.stem))
+    return match["experiment"] if match else None
 
 
 def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
