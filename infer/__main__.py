@@ -16,6 +16,7 @@ from infer.options import ConvertOptions
 from lib.errors import RevoiceError
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
+from lib.paths import GivenPath, given_path
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
 
 if TYPE_CHECKING:
@@ -28,23 +29,29 @@ PROGRAM = "python -m infer"
 class _Files(BaseModel, frozen=True):
     """Input and output files."""
 
-    inputs: Positional[tuple[Path, ...]] = Field(default=(), description="recordings or folders of recordings")
+    inputs: Positional[tuple[GivenPath, ...]] = Field(
+        default=(), description="recordings, or folders of recordings (with their sub-folders)"
+    )
     voice: str = Field(description="name of a voice in weights/, or path of a voice model")
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = Field(
+    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None, description="output file or folder; None: next to the input, with the voice name appended"
     )
     format: Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"] | None = Field(
         None, description="output format; None: from the extension of OUTPUT, otherwise wav"
     )
     index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
-    f0_file: Path | None = Field(
-        None, description="F0 curve to use instead of the input's: lines of seconds and Hz, the format of --f0-out"
+    f0_file: GivenPath | None = Field(
+        None,
+        description="F0 curve to use instead of the input's: lines of seconds and Hz, the format of --f0-out, "
+        "or a table whose header names the units (time_ms, midi)",
     )
-    f0_out: Path | None = Field(
+    f0_out: GivenPath | None = Field(
         None, description="save the target F0 to this .csv or .txt file; for several recordings, to this folder"
     )
     report: bool = Field(False, description="compare each result with its input: print metrics and save spectrograms")
-    target: Path | None = Field(None, description="recordings of the target voice, for the timbre metric of --report")
+    target: GivenPath | None = Field(
+        None, description="recordings of the target voice, for the timbre metric of --report"
+    )
 
 
 class Arguments(ConvertOptions, _Files, frozen=True):
@@ -123,7 +130,7 @@ def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
 
     index: Path | Literal["auto"] | None = None
     if arguments.index != "none" and arguments.index_rate > 0:
-        index = "auto" if arguments.index == "auto" else Path(arguments.index)
+        index = "auto" if arguments.index == "auto" else given_path(arguments.index)
     return load_converter(path, index, choose_device(arguments.device), precision=arguments.precision)
 
 

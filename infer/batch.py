@@ -14,7 +14,7 @@ from infer.disk_buffer import DiskBuffer, collect_blocks
 from infer.input_audio import prepare_input
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
-from lib.audio.decode import Recording, list_recordings
+from lib.audio.decode import MEDIA_SUFFIXES, Recording, list_recordings
 from lib.audio.encode import AUDIO_FORMATS, save_blocks
 from lib.audio.filters import resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
@@ -56,14 +56,20 @@ def plan_jobs(
     """Name a result for every recording; folders among the inputs stand for the recordings in them.
 
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
-    `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>`. All names
-    differ, also where upper and lower case do not count, and none is that of an input. The second list holds folders
-    without recordings.
+    `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>` with the
+    same sub-folders. All names differ, also where upper and lower case do not count, and none is that of an input. The
+    second list holds folders without recordings. ConfigError for a file name in a format that cannot be written.
     """
     if not inputs:
         raise ConfigError("There is nothing to convert: name at least one recording or folder.")
     if output is not None and not output.is_dir() and output.suffix.lower().removeprefix(".") in AUDIO_FORMATS:
         return [_single(inputs, output, audio_format)], []
+    if output is not None and not output.is_dir() and output.suffix.lower() in MEDIA_SUFFIXES:
+        raise ConfigError(
+            "{path} cannot be written: results are .{suffixes} files. Choose one of these, or name a folder.",
+            path=output,
+            suffixes=", .".join(AUDIO_FORMATS),
+        )
     wanted: list[tuple[Path, Path]] = []  # recording; result without suffix
     failures = []
     for path in inputs:
@@ -72,7 +78,10 @@ def plan_jobs(
             continue
         folder = output or path.resolve().with_name(f"{path.resolve().name}_{voice}")
         try:
-            wanted += [(recording, folder / recording.stem) for recording in list_recordings(path)]
+            wanted += [
+                (recording, folder / recording.relative_to(path).with_name(recording.stem))
+                for recording in list_recordings(path, output)
+            ]
         except RevoiceError as error:
             failures.append(Outcome(path, folder, error=error.message))
     return _unique_names(wanted, voice, f".{audio_format or DEFAULT_FORMAT}"), failures

@@ -1,7 +1,13 @@
-"""Folders of this checkout, suffixes of model files, and the rules for names."""
+"""Folders of this checkout, suffixes of model files, and the rules for names and for paths that users give."""
 
+import os
 import re
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote
+from urllib.request import url2pathname
+
+from pydantic import BeforeValidator
 
 from lib.errors import ConfigError
 from lib.messages import Message
@@ -17,8 +23,39 @@ VOICE_SUFFIXES = (".pth", SAFETENSORS)
 
 MAX_NAME_LENGTH = 100  # characters
 MAX_NAME_BYTES = 200  # in UTF-8; leaves room for suffixes within the 255 bytes of a file name
+_QUOTES = {'"': '"', "'": "'", "“": "”", "\u2018": "\u2019", "„": "“", "«": "»"}
+_FILE_URL = re.compile(r"file:/+(?:localhost(?=/))?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+
+
+def given_path(text: str | Path) -> Path:
+    """The path that a user typed or pasted: quotes around it are removed, `file://` URLs and `~` are resolved.
+
+    A path that exists as it is written is returned unchanged.
+    """
+    if os.path.lexists(text):
+        return Path(text)
+    path = _without_quotes(str(text).strip())
+    # A URL that was a Path before has lost one of its slashes, and on Windows they are backslashes.
+    if match := _FILE_URL.match(url := path.replace(os.sep, "/")):
+        has_host = os.name == "nt" and match.group().count("/") == 2
+        rest = f"{'//' if has_host else '/'}{url[match.end() :].lstrip('/')}"
+        path = url2pathname(rest) if os.name == "nt" else unquote(rest).replace("\0", "%00")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or no home folder
+        return Path(path)
+
+
+def _without_quotes(text: str) -> str:
+    if len(text) > 2 and _QUOTES.get(text[0]) == text[-1]:
+        return text[1:-1].strip()
+    # The Windows shell reads "C:\\takes\\" as C:\\takes followed by a quote.
+    return text[:-1] if len(text) > 1 and text.endswith('"') and text.count('"') == 1 else text
+
+
+GivenPath = Annotated[Path, BeforeValidator(given_path)]  # a path among the options of a command line
 
 
 def check_name(name: str, what: str) -> str:

@@ -361,7 +361,19 @@ def test_recordings_are_found_by_content_sorted_without_hidden_files(tmp_path: P
     assert not is_audio_file(tmp_path / "broken.wav")
 
 
-def test_folders_without_recordings_say_why(tmp_path: Path, tone: Tone) -> None:
+def test_recordings_of_sub_folders_are_found_once_whatever_the_links(tmp_path: Path, tone: Tone) -> None:
+    for name in ("b.wav", "one/b.wav", "one/two/three/a.wav", ".trash/c.wav", "results/d.wav", "results/more/e.wav"):
+        save_audio(tmp_path / "data" / name, tone(220, 0.1), 16000)
+    (tmp_path / "data/one/two/loop").symlink_to(tmp_path / "data", target_is_directory=True)
+    save_audio(tmp_path / "elsewhere/f.wav", tone(220, 0.1), 16000)
+    (tmp_path / "data/zz").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found = list_recordings(tmp_path / "data", tmp_path / "data/results")
+    names = [path.relative_to(tmp_path / "data").as_posix() for path in found]
+    assert names == ["b.wav", "one/b.wav", "one/two/three/a.wav", "zz/f.wav"]
+    assert len(list_recordings(tmp_path / "data/results", tmp_path / "data/results")) == 2
+
+
+def test_folders_without_recordings_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="is empty"):
         list_recordings(tmp_path / "empty")
@@ -369,8 +381,9 @@ def test_folders_without_recordings_say_why(tmp_path: Path, tone: Tone) -> None:
     (tmp_path / "texts" / "a.txt").write_text("some text\n" * 20)
     with pytest.raises(AudioError, match="none of its 1 files is audio"):
         list_recordings(tmp_path / "texts")
-    save_audio(tmp_path / "outer" / "take one" / "a.wav", tone(220, 0.1), 16000)
-    with pytest.raises(AudioError, match="only in sub-folders such as 'take one'"):
-        list_recordings(tmp_path / "outer")
+    monkeypatch.setattr(decode, "MAX_FILES", 1)
+    (tmp_path / "texts" / "b.txt").write_text("some text\n" * 20)
+    with pytest.raises(AudioError, match="more than 1 files"):
+        list_recordings(tmp_path / "texts")
     with pytest.raises(AudioError, match="not a folder"):
         list_recordings(tmp_path / "texts" / "a.txt")

@@ -45,6 +45,22 @@ def test_without_output_a_folder_gets_a_folder_beside_it(tmp_path: Path) -> None
     assert job.output == tmp_path / "songs_eve/one.flac"
 
 
+def test_the_results_of_sub_folders_lie_in_the_same_sub_folders(tmp_path: Path) -> None:
+    for name in ("a.wav", "x/a.wav", "x/y/a.b.wav", "x/A.flac"):
+        recording(tmp_path / "songs" / name)
+    jobs, _ = plan_jobs([tmp_path / "songs"], tmp_path / "songs/out", "eve")
+    want = {"a.wav", "x/a_wav.wav", "x/A_flac.wav", "x/y/a.b.wav"}
+    assert {job.output.relative_to(tmp_path / "songs/out").as_posix() for job in jobs} == want
+    recording(tmp_path / "songs/out/x/a_wav.wav")  # a result of the first run is not converted by the second
+    assert plan_jobs([tmp_path / "songs"], tmp_path / "songs/out", "eve")[0] == jobs
+
+
+def test_an_existing_folder_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "v1.wma").mkdir()
+    (job,), _ = plan_jobs([tmp_path / "a.wav"], tmp_path / "v1.wma", "eve")
+    assert job.output == tmp_path / "v1.wma/a.wav"
+
+
 def test_one_recording_may_be_given_a_file_name(tmp_path: Path) -> None:
     (job,), _ = plan_jobs([tmp_path / "a.wav"], tmp_path / "x.mp3", "eve")
     assert job.output == tmp_path / "x.mp3"
@@ -59,6 +75,8 @@ def test_one_recording_may_be_given_a_file_name(tmp_path: Path) -> None:
         (["a.wav", "b.wav"], "x.wav", None, "Name a folder"),
         (["a.wav"], "x.wav", "flac", r"does not end in \.flac"),
         (["a.wav"], "./a.wav", None, "never overwritten"),
+        (["a.wav"], "song.wma", None, r"song\.wma cannot be written: results are \.wav, .*\.m4a files"),
+        (["a.wav", "b.wav"], "out/song.MKV", "flac", r"song\.MKV cannot be written"),
     ],
 )
 def test_outputs_that_cannot_be(inputs: list[str], output: str | None, audio_format: str | None, sentence: str) -> None:

@@ -67,6 +67,20 @@ def test_a_folder_with_one_bad_file_is_done_and_the_file_named(
     assert "bad.wav" in told.err
 
 
+def test_recordings_of_sub_folders_are_prepared_and_changes_there_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.wav", "monday/a.wav", "monday/late/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, speech(2), 16000)
+    words = ("prepare", "v", "--data", f'"{tmp_path}"')  # the folder holds the experiments, too
+    assert run(*words) == 0 and "3 clips, 0.1 min, from 3 recordings" in capsys.readouterr().out
+    assert run(*words) == 0 and "unchanged" in capsys.readouterr().out
+    (tmp_path / "monday/late/a.wav").unlink()
+    assert run(*words) == 0 and "from 2 recordings" in capsys.readouterr().out
+    assert run("check", (tmp_path / "monday").as_uri()) == 0 and "1 recordings" in capsys.readouterr().out
+
+
 def truncated(folder: Path, **_: object) -> None:
     soundfile.write(folder / "a.flac", speech(2), 16000)
     (folder / "a.flac").write_bytes((folder / "a.flac").read_bytes()[:60])

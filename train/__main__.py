@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
 from lib.errors import ConfigError, RevoiceError
+from lib.paths import GivenPath
 from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, report_error, report_files, reporting, terminal, usage_error
 from train.ckpt import cli as ckpt
@@ -41,7 +42,7 @@ class Prepare(_Kind, frozen=True):
     """Cut recordings into training clips."""
 
     name: Positional[str] = Field(description="name of the experiment and of the voice")
-    data: Path = Field(description="folder of recordings of one voice, or one recording")
+    data: GivenPath = Field(description="folder of recordings of one voice (with its sub-folders), or one recording")
 
 
 class Extract(ExtractOptions, frozen=True):
@@ -66,13 +67,17 @@ class Run(_Kind, RunOptions, frozen=True):
     """Run all four stages: prepare, extract, index, fit. Finished, unchanged stages are skipped."""
 
     name: Positional[str] = Field(description="name of the experiment and of the voice")
-    data: Path | None = Field(None, description="folder of recordings, or one recording; None: use the existing clips")
+    data: GivenPath | None = Field(
+        None, description="folder of recordings (with its sub-folders), or one recording; None: use the existing clips"
+    )
 
 
 class Check(BaseModel, frozen=True):
     """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""
 
-    data: Positional[Path] = Field(description="folder of recordings of one voice, or one recording")
+    data: Positional[GivenPath] = Field(
+        description="folder of recordings of one voice (with its sub-folders), or one recording"
+    )
 
 
 class Ckpt(BaseModel, frozen=True):

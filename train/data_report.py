@@ -5,6 +5,7 @@ at an even level, without other voices.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,20 +113,29 @@ def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) ->
 
     extractor = load_pitch_extractor("swift", torch.device("cpu"))
     items, failures, voiced = [], [], []
-    for number, path in enumerate(paths):
-        progress(number, len(paths), Message("checking {file}", file=path.name))
+    for number, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
+        progress(number, len(paths), Message("checking {file}", file=name))
         try:
             audio, sample_rate = load_audio_native(path)
         except RevoiceError as error:
             failures.append(_without_folder(error, path))
             continue
-        items.append(_report(path.name, audio, sample_rate))
+        items.append(_report(name, audio, sample_rate))
         start = resample(audio[: int(PITCH_SECONDS * sample_rate)], sample_rate, ANALYSIS_RATE)
         if len(start) >= ANALYSIS_RATE // 10:
             f0 = extractor(start)
             voiced.append(f0[f0 > 0])
     progress(len(paths), len(paths), Message("checked"))
     return DataReport(tuple(items), tuple(failures), _percentiles(voiced), _f0_histogram(voiced))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The names of the recordings; their paths below the common folder where sub-folders hold equal names."""
+    names = [path.name for path in paths]
+    if len({*names}) == len(names) or len({*paths}) == 1:
+        return names
+    common = os.path.commonpath([path.absolute() for path in paths])
+    return [path.absolute().relative_to(common).as_posix() for path in paths]
 
 
 def _without_folder(error: RevoiceError, path: Path) -> str:

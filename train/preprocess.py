@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
-from lib.audio.decode import list_recordings, load_audio
+from lib.audio.decode import list_files, list_recordings, load_audio
 from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
@@ -73,14 +73,14 @@ def prepare(
     options: PrepareOptions,
     progress: Progress = no_progress,
 ) -> PrepareReport:
-    """Cut the recordings of a folder (not of its sub-folders), or one recording, into clips.
+    """Cut the recordings of a folder and its sub-folders, or one recording, into clips.
 
     Clips are float32 WAV named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
     `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end; until then, and when
     anything stops the work, what was there stays. A recording that cannot be used is named in the report and does not
     stop the others. Raises MissingFileError or AudioError if there is nothing to do or nothing could be used.
     """
-    recordings = list_recordings(data) if data.is_dir() or not data.exists() else [data]
+    recordings = list_recordings(data, gt_folder.parent) if data.is_dir() or not data.exists() else [data]
     tally = _Tally()
     with _replacing_folders(gt_folder, folder_16k) as (gt, small):
         for number, path in enumerate(recordings):
@@ -226,7 +226,7 @@ def prepare_stage(
     """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
     if experiment.config_file.is_file():
         experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
-    made_from = fingerprint(_listing(data), config.audio.sample_rate, options.slice_seconds)
+    made_from = fingerprint(_listing(data, experiment.folder), config.audio.sample_rate, options.slice_seconds)
     if is_done(experiment, "prepare", made_from) and list_clips(experiment.wavs_16k):
         logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)
         return None
@@ -237,8 +237,12 @@ def prepare_stage(
     return report
 
 
-def _listing(data: Path) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of every file that `prepare` may read."""
-    files = sorted(path for path in data.iterdir() if path.is_file()) if data.is_dir() else [data]
-    stats = [(path.name, path.stat()) for path in files if path.exists()]
+def _listing(data: Path, results: Path) -> list[tuple[str, int, int]]:
+    """Path below `data`, size and modification time of every file that `prepare` may read."""
+    files = list_files(data, results) if data.is_dir() else [data]
+    stats = [
+        (path.relative_to(data).as_posix() if path != data else path.name, path.stat())
+        for path in files
+        if path.exists()
+    ]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -1,6 +1,7 @@
 """Reading recordings: decode any container block by block to mono float32, and find recordings in folders."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 BLOCK = 1 << 20  # samples decoded at a time
+MAX_FILES = 100_000  # in a folder of recordings and its sub-folders
 MP4_PADDING = 2048  # samples: an encoder pads by less than two AAC frames
 TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its header without being called truncated
 
@@ -25,6 +27,13 @@ TRUNCATION_TOLERANCE = 0.1  # s a file may fall short of the duration in its hea
 RECORDING_SUFFIXES = {
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".aif", ".aifc", ".aiff",
     ".amr", ".caf", ".mka", ".rf64", ".w64", ".webm", ".wma",
+}  # fmt: skip
+# Names of audio and video files, whether or not they can be read; an output with such a suffix is meant to be a file.
+MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
+    ".3g2", ".3gp", ".aax", ".alac", ".ape", ".au", ".avi", ".bwf", ".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm",
+    ".m2ts", ".m4r", ".m4v", ".mid", ".midi", ".mkv", ".mov", ".mp1", ".mp2", ".mpc", ".mpeg", ".mpg", ".mts", ".mxf",
+    ".ogv", ".ogx", ".opus", ".ra", ".raw", ".rm", ".snd", ".spx", ".tak", ".tta", ".voc", ".vob", ".wave", ".wmv",
+    ".wv",
 }  # fmt: skip
 
 
@@ -139,41 +148,51 @@ def is_audio_file(path: Path) -> bool:
         return False
 
 
-def list_recordings(folder: Path) -> list[Path]:
-    """The recordings directly in `folder`, sorted by name; hidden files are skipped.
+def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
+    """The recordings in `folder` and its sub-folders, sorted by path; hidden files and folders are skipped.
+
+    So is the sub-folder `results`, if it is one: what is written must not be read the next time.
 
     A recording is a file that probes as audio. A file with a suffix of audio that does not is listed too, so that
     loading it reports the reason. Raises MissingFileError for a missing folder and
-    AudioError when there is nothing to list.
+    AudioError when there is nothing to list, or too much to search.
     """
     if not folder.exists():
         raise MissingFileError(folder, "Give a folder of recordings.")
     if not folder.is_dir():
         raise AudioError("{path} is a file, not a folder. Give a folder of recordings.", path=folder)
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if path.is_file()]
+    files = [path for path in list_files(folder, results) if not path.name.startswith(".")]
     found = [path for path in files if path.suffix.lower() in RECORDING_SUFFIXES or is_audio_file(path)]
-    if not found:
-        raise _no_recordings(folder, entries, files)
-    return found
-
-
-def _no_recordings(folder: Path, entries: list[Path], files: list[Path]) -> AudioError:
-    """The error of a folder without recordings, with the reason."""
-    for sub in (path for path in entries if path.is_dir()):
-        if any(path.suffix.lower() in RECORDING_SUFFIXES for path in sub.iterdir()):
-            return AudioError(
-                "{path} holds recordings only in sub-folders such as {folder!r}. Give one of these folders.",
-                path=folder,
-                folder=sub.name,
-            )
-    if not entries:
-        return AudioError("{path} is empty. Put recordings into it (WAV, FLAC, MP3, ...).", path=folder)
-    return AudioError(
+    if found:
+        return found
+    if not files:
+        raise AudioError("{path} is empty. Put recordings into it (WAV, FLAC, MP3, ...).", path=folder)
+    raise AudioError(
         "{path} holds no recordings: none of its {count} files is audio. Put WAV, FLAC or MP3 files into it.",
         path=folder,
         count=len(files),
     )
+
+
+def list_files(folder: Path, results: Path | None = None) -> list[Path]:
+    """All files in `folder` and its sub-folders, sorted by path; links are followed.
+
+    Hidden folders and the folder `results` are skipped. AudioError beyond MAX_FILES, for a folder that is not
+    meant to be one of recordings, such as the whole disk.
+    """
+    found: list[Path] = []
+    seen = set() if results is None else {os.path.realpath(results)} - {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            found += [path for name in names if (path := Path(place, name)).is_file()]
+        seen.add(real)  # a link may lead back to a folder above it
+        if len(found) > MAX_FILES:
+            raise AudioError(
+                "{path} holds more than {limit} files. Give the folder of the recordings.", path=folder, limit=MAX_FILES
+            )
+    return sorted(found)
 
 
 def _check_file(path: Path) -> None:

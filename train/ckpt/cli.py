@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from lib.paths import GivenPath
+
 if TYPE_CHECKING:
     from lib.voice.model_file import VoiceModel
 
@@ -32,7 +34,7 @@ class Info(BaseModel, frozen=True):
 class Extract(_New, frozen=True):
     """Extract a voice from a training checkpoint."""
 
-    checkpoint: Path = Field(description="a G_….pth file, or an experiment folder to use its latest checkpoint")
+    checkpoint: GivenPath = Field(description="a G_….pth file, or an experiment folder to use its latest checkpoint")
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
         None, description="sample rate, needed only if the file does not define it; None: derived from the tensors"
     )
@@ -56,14 +58,14 @@ class Edit(BaseModel, frozen=True):
     speakers: str | None = Field(
         None, description="speaker names, separated by commas, starting with speaker 0; None: unchanged"
     )
-    output: Path | None = Field(None, description="output file; None: change the voice in place")
+    output: GivenPath | None = Field(None, description="output file; None: change the voice in place")
 
 
 class Convert(BaseModel, frozen=True):
     """Convert a voice between .pth and .safetensors."""
 
     voice: str = Field(description="name or path of a voice")
-    output: Path | None = Field(None, description="output file; None: next to the voice")
+    output: GivenPath | None = Field(None, description="output file; None: next to the voice")
     overwrite: bool = Field(False, description="replace an existing output file")
 
 
@@ -71,15 +73,15 @@ class Export(BaseModel, frozen=True):
     """Export a voice, its index and a model card as a ZIP archive."""
 
     voice: str = Field(description="name or path of a voice")
-    index: Path | None = Field(None, description="index file; None: found automatically")
-    output: Path | None = Field(None, description="output archive; None: NAME.zip in the current folder")
+    index: GivenPath | None = Field(None, description="index file; None: found automatically")
+    output: GivenPath | None = Field(None, description="output archive; None: NAME.zip in the current folder")
     overwrite: bool = Field(False, description="replace an existing archive")
 
 
 class Import(BaseModel, frozen=True):
     """Import a voice and its index from a ZIP archive."""
 
-    archive: Path = Field(description="ZIP archive from this or another program")
+    archive: GivenPath = Field(description="ZIP archive from this or another program")
     name: str | None = Field(None, description="name of the voice; None: name stored in the archive")
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 

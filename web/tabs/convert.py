@@ -12,6 +12,7 @@ from lib.audio.decode import list_recordings
 from lib.audio.encode import AUDIO_FORMATS
 from lib.errors import ConfigError, RevoiceError
 from lib.messages import Message
+from lib.paths import given_path
 from lib.progress import Cancelled
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
@@ -227,7 +228,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
         uploads = [Path(path) for path in values["files"] or []]
         named: list[Path] = []
         if values["folder"] and services.local:
-            named = [path.resolve() for path in list_recordings(Path(values["folder"].strip()))]
+            named = [path.resolve() for path in list_recordings(given_path(values["folder"]))]
         if not uploads and not named:
             raise ConfigError(t("batch.nothing"))
         options = _options(services, form, values)

@@ -19,7 +19,7 @@ from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.messages import Message
-from lib.paths import LOGS, ROOT, check_name
+from lib.paths import LOGS, ROOT, check_name, given_path
 from train.data_report import DataReport
 from train.estimate import estimate_training, suggested_epochs
 from train.experiment import Experiment, list_samples
@@ -229,7 +229,7 @@ def _recordings(t: Translator, services: Services, name: str, files: list[str] |
     experiment = Experiment(name)
     kept, note = experiment.folder / UPLOADS, experiment.folder / SOURCE
     earlier = note.read_text(encoding="utf-8") if note.is_file() else ""
-    typed = str(Path(folder.strip()).resolve()) if folder and folder.strip() and services.local else ""
+    typed = str(given_path(folder).resolve()) if folder and folder.strip() and services.local else ""
     if not files and not kept.is_dir():
         if not typed and not earlier and not experiment.config_file.is_file():
             raise ConfigError(t("train.no_data"))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lib.audio.decode import list_recordings
 from lib.errors import ConfigError
+from lib.paths import given_path
 from train.data_report import MAX_CLIPPED, SILENCE_DB, DataReport, check_recordings, sample_rates
 from train.estimate import Estimate
 from web.i18n.messages import translated
@@ -67,7 +68,7 @@ class DataReportPanel:
             if files:
                 found = check_recordings([Path(path) for path in files], progress)
             elif folder and self.services.local:
-                found = check_recordings(list_recordings(Path(folder.strip())), progress)
+                found = check_recordings(list_recordings(given_path(folder)), progress)
             else:
                 raise ConfigError(self.t("train.no_data"))
         return describe(self.t, found), found, 60 * found.speaking_minutes
