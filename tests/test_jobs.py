@@ -3,31 +3,44 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infer.options import ConvertOptions
 from lib.errors import AudioError, ConfigError
+from train.options import RunOptions
 from web.jobs import registry as jobs_module
 from web.jobs.registry import JobContext, JobRegistry
+from web.jobs.requests import (
+    BatchRequest,
+    CompareRequest,
+    ConvertRequest,
+    Kind,
+    Request,
+    TrainRequest,
+    kind_of,
+    read_request,
+)
 
 PATIENCE = 120.0  # seconds
 
 
 class Runners:
-    """Jobs that do what their request says."""
+    """Jobs that do what the first word of their voice's name says."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
         self.order: list[str] = []
         self.steps = 0  # of jobs that wait
 
-    def run(self, request: Mapping[str, Any], context: JobContext) -> list[Path]:
+    def run(self, request: ConvertRequest | TrainRequest, context: JobContext) -> list[Path]:
         """Fail, wait or write a file."""
-        self.order.append(request.get("name", ""))
-        what = request.get("do")
+        name = request.name if isinstance(request, TrainRequest) else request.voice
+        self.order.append(name)
+        what = name.split()[0]
         if what == "fail":
             raise AudioError("The recording is silent. Give another.")
         if what == "crash":
@@ -57,6 +70,12 @@ def registry(runners: Runners, tmp_path: Path) -> Iterator[JobRegistry]:
     made.close()
 
 
+def convert(folder: Path, voice: str = "alice") -> ConvertRequest:
+    """The request of a conversion."""
+    (folder / "in.txt").write_text("x", encoding="utf-8")
+    return ConvertRequest(voice=voice, recording=folder / "in.txt")
+
+
 def wait_for(registry: JobRegistry, job_id: str, state: str) -> None:
     """Wait until a job is in a state."""
     deadline = time.monotonic() + PATIENCE
@@ -66,30 +85,32 @@ def wait_for(registry: JobRegistry, job_id: str, state: str) -> None:
 
 
 def test_a_job_tells_what_it_did(registry: JobRegistry, tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("x", encoding="utf-8")
-    job = registry.wait(registry.submit("convert", "A job", {"name": "a"}, [tmp_path / "in.txt"]), PATIENCE)
+    job = registry.wait(registry.submit("A job", convert(tmp_path)), PATIENCE)
     assert (job.state, job.error, job.log, job.details) == ("done", None, ("a line",), {"rows": [1], "more": 2})
     assert Path(job.results[0]).read_text(encoding="utf-8") == "done"
-    (copy,) = job.request["files"]
-    assert Path(copy).is_relative_to(tmp_path / job.id) and Path(copy).name == "in.txt"
+    assert isinstance(job.request, ConvertRequest)
+    copy = job.request.recording
+    assert copy.is_relative_to(tmp_path / job.id) and copy.name == "in.txt"
 
 
-def test_lanes_do_not_wait_for_each_other_and_keep_their_order(registry: JobRegistry, runners: Runners) -> None:
-    long = registry.submit("train", "long", {"do": "wait", "name": "long"})
-    queued = [registry.submit("train", name, {"name": name}) for name in ("second", "third")]
+def test_lanes_do_not_wait_for_each_other_and_keep_their_order(
+    registry: JobRegistry, runners: Runners, tmp_path: Path
+) -> None:
+    long = registry.submit("long", TrainRequest(name="wait"))
+    queued = [registry.submit(name, TrainRequest(name=name)) for name in ("second", "third")]
     wait_for(registry, long, "running")
-    assert registry.wait(registry.submit("convert", "quick", {"name": "quick"}), PATIENCE).state == "done"
+    assert registry.wait(registry.submit("quick", convert(tmp_path, "quick")), PATIENCE).state == "done"
     assert [registry.get(job_id).state for job_id in queued] == ["waiting", "waiting"]
     left = registry.get(long).seconds_left
     assert left is None or left >= 0
     runners.go_on.set()
     assert registry.wait(queued[1], PATIENCE).state == "done"
-    assert runners.order == ["long", "quick", "second", "third"]
+    assert runners.order == ["wait", "quick", "second", "third"]
 
 
 def test_cancel_ends_running_and_waiting_jobs(registry: JobRegistry, runners: Runners) -> None:
-    running = registry.submit("train", "running", {"do": "wait"})
-    waiting = registry.submit("train", "waiting", {})
+    running = registry.submit("running", TrainRequest(name="wait"))
+    waiting = registry.submit("waiting", TrainRequest(name="later"))
     wait_for(registry, running, "running")
     registry.cancel(waiting)
     assert registry.get(waiting).state == "cancelled"
@@ -101,16 +122,16 @@ def test_cancel_ends_running_and_waiting_jobs(registry: JobRegistry, runners: Ru
 
 
 @pytest.mark.parametrize(("do", "says"), [("fail", "silent"), ("crash", "ZeroDivisionError")])
-def test_a_job_that_fails_leaves_the_server_alive(registry: JobRegistry, do: str, says: str) -> None:
-    job = registry.wait(registry.submit("convert", "bad", {"do": do}), PATIENCE)
+def test_a_job_that_fails_leaves_the_server_alive(registry: JobRegistry, tmp_path: Path, do: str, says: str) -> None:
+    job = registry.wait(registry.submit("bad", convert(tmp_path, do)), PATIENCE)
     assert job.state == "failed" and says in str(job.error)
-    assert registry.wait(registry.submit("convert", "good", {}), PATIENCE).state == "done"
+    assert registry.wait(registry.submit("good", convert(tmp_path)), PATIENCE).state == "done"
 
 
 def test_what_a_killed_server_left_can_be_resumed(registry: JobRegistry, runners: Runners, tmp_path: Path) -> None:
-    running = registry.submit("train", "running", {"do": "wait", "name": "again"})
-    registry.submit("train", "waiting", {"name": "later"})
-    done = registry.submit("convert", "done", {})
+    running = registry.submit("running", TrainRequest(name="wait again"))
+    registry.submit("waiting", TrainRequest(name="later"))
+    done = registry.submit("done", convert(tmp_path))
     registry.wait(done, PATIENCE)
     wait_for(registry, running, "running")
     (tmp_path / ("0" * 16)).mkdir()
@@ -122,15 +143,15 @@ def test_what_a_killed_server_left_can_be_resumed(registry: JobRegistry, runners
     states = {job.title: job.state for job in restarted.jobs()}
     assert states == {"running": "interrupted", "waiting": "interrupted", "done": "done"}
     assert restarted.wait(restarted.resume(running), PATIENCE).state == "done"
-    assert second.order == ["again"]
+    assert second.order == ["wait again"]
     with pytest.raises(ConfigError, match="cannot be resumed"):
         restarted.resume(done)
     restarted.close()
 
 
 def test_closing_interrupts(registry: JobRegistry, runners: Runners, tmp_path: Path) -> None:
-    running = registry.submit("train", "running", {"do": "wait"})
-    waiting = registry.submit("train", "waiting", {})
+    running = registry.submit("running", TrainRequest(name="wait"))
+    waiting = registry.submit("waiting", TrainRequest(name="later"))
     wait_for(registry, running, "running")
     registry.close()
     for job_id in (running, waiting):
@@ -140,19 +161,131 @@ def test_closing_interrupts(registry: JobRegistry, runners: Runners, tmp_path: P
 def test_limits(registry: JobRegistry, runners: Runners, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(jobs_module, "MOST_WAITING", 1)
     monkeypatch.setattr(jobs_module, "KEPT_JOBS", 2)
-    first = registry.submit("train", "first", {"do": "wait"})
+    first = registry.submit("first", TrainRequest(name="wait"))
     wait_for(registry, first, "running")
-    registry.submit("train", "second", {})
+    registry.submit("second", TrainRequest(name="later"))
     with pytest.raises(ConfigError, match="already queued"):
-        registry.submit("train", "third", {})
+        registry.submit("third", TrainRequest(name="later"))
     with pytest.raises(ConfigError, match="Cancel it first"):
         registry.forget(first)
     ids: list[str] = []
     for number in range(5):
-        ids.append(registry.submit("convert", str(number), {}))
+        ids.append(registry.submit(str(number), convert(tmp_path)))
         registry.wait(ids[-1], PATIENCE)
     assert len([job for job in registry.jobs("convert")]) <= 3
     assert not (tmp_path / ids[0]).exists()
     for unknown in ("../x", "", "0" * 16):
         with pytest.raises(ConfigError, match="no job"):
             registry.get(unknown)
+
+
+OLD = {  # job.json as it was written when requests were dictionaries
+    "id": "", "kind": "convert", "title": "a → b", "state": "running", "done": 1, "total": 2, "what": "", "log": ["x"],
+    "results": [], "error": None, "details": {}, "created": 1e9, "started": 1e9, "ended": None,
+    "request": {"voice": "b", "options": {"pitch_shift": 3}, "format": "mp3", "index": "none",
+                "files": ["/in/0/a.wav", "/in/1/f0.csv"]},
+}  # fmt: skip
+
+
+def restarted_with(folder: Path, text: str, number: int = 0) -> str:
+    """Write a job file as an earlier start would have left it; returns the job's id."""
+    job_id = f"{number:016x}"
+    (folder / job_id).mkdir()
+    (folder / job_id / "job.json").write_text(text.replace('"id": ""', f'"id": "{job_id}"'), encoding="utf-8")
+    return job_id
+
+
+@pytest.mark.parametrize(
+    ("values", "request_"),
+    [
+        (
+            {"voice": "b", "options": {"pitch_shift": 3}, "format": "mp3", "index": "none", "files": ["/a.wav", "/f"]},
+            ConvertRequest(voice="b", options=ConvertOptions(pitch_shift=3), format="mp3", index="none",
+                           recording=Path("/a.wav"), f0_file=Path("/f")),
+        ),
+        (
+            {"voice": "b", "options": {}, "index_rates": [0, 1], "files": ["/a.wav"]},
+            CompareRequest(voice="b", recording=Path("/a.wav"), index_rates=(0, 1)),
+        ),
+        (
+            {"voice": "b", "options": {}, "format": "wav", "index": "auto", "inputs": ["/c.wav"], "files": ["/a.wav"]},
+            BatchRequest(voice="b", uploads=(Path("/a.wav"),), inputs=(Path("/c.wav"),)),
+        ),
+        (
+            {"name": "b", "data": "/in", "stage": "run", "files": [],
+             "options": {"family": "v2", "sample_rate": "40k", "pitch": False, "epochs": 7}},
+            TrainRequest(name="b", data=Path("/in"), family="v2", sample_rate="40k", pitch=False,
+                         options=RunOptions(epochs=7)),
+        ),
+    ],
+)  # fmt: skip
+def test_requests_are_read_as_they_were_written_today_and_before(values: dict[str, Any], request_: Request) -> None:
+    kind = kind_of(request_)
+    assert read_request(kind, values) == request_
+    assert read_request(kind, json.loads(json.dumps(request_.model_dump(mode="json")))) == request_
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("convert", {"voice": "b", "recording": "/a.wav", "format": "exe"}),
+        ("convert", {"voice": "b", "options": {}, "files": []}),
+        ("compare", {"voice": "b", "recording": "/a.wav", "index_rates": [2]}),
+        ("batch", {"voice": "b", "command": "rm"}),
+        ("train", {"name": "--help/../x"}),
+        ("train", {"name": "b", "stage": "shell"}),
+        ("train", ["b"]),
+        ("train", None),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(kind: Kind, values: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_request(kind, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_file_of_an_older_version_can_be_resumed(runners: Runners, tmp_path: Path) -> None:
+    job_id = restarted_with(tmp_path, json.dumps(OLD))
+    registry = JobRegistry(tmp_path, {"convert": runners.run})
+    job = registry.get(job_id)
+    assert (job.state, job.resumable, job.log) == ("interrupted", True, ("x",))
+    assert isinstance(job.request, ConvertRequest) and job.request.f0_file == Path("/in/1/f0.csv")
+    assert registry.wait(registry.resume(job_id), PATIENCE).state == "done" and runners.order == ["b"]
+    registry.close()
+
+
+@pytest.mark.parametrize(("state", "then"), [("running", "failed"), ("waiting", "failed"), ("done", "done")])
+def test_a_job_without_a_usable_request_is_listed_and_has_ended(
+    runners: Runners, tmp_path: Path, state: str, then: str
+) -> None:
+    job_id = restarted_with(tmp_path, json.dumps({**OLD, "state": state, "request": {"spell": "abracadabra"}}))
+    for _ in range(2):  # it stays as it is
+        registry = JobRegistry(tmp_path, {"convert": runners.run})
+        job = registry.get(job_id)
+        assert (job.state, job.resumable, job.request) == (then, False, None)
+        assert then == "done" or "cannot be resumed" in str(job.error)
+        with pytest.raises(ConfigError, match="cannot be resumed"):
+            registry.resume(job_id)
+        registry.close()
+    assert runners.order == []
+
+
+WRONG: dict[str, Any] = {
+    "state": "dancing", "kind": "spell", "created": float("inf"), "started": "now", "done": -1, "total": "many",
+    "title": 5, "log": None, "results": 7, "error": [], "details": [], "id": None, "unknown": 1,
+}  # fmt: skip
+
+
+def test_damaged_and_foreign_job_files_cost_only_their_own_job(
+    runners: Runners, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [json.dumps({**OLD, name: value}) for name, value in WRONG.items()]
+    texts += ["", "null", "[]", "5", '"text"', "{}", "[" * 100_000, json.dumps(OLD)[:-20], "\0"]
+    for number, text in enumerate(texts, start=1):
+        restarted_with(tmp_path, text, number)
+    good = restarted_with(tmp_path, json.dumps(OLD))
+    registry = JobRegistry(tmp_path, {"convert": runners.run})
+    assert [job.id for job in registry.jobs()] == [good]
+    assert len(caplog.messages) == len(texts)
+    assert not any("\n" in message for message in caplog.messages)
+    registry.close()

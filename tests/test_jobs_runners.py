@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 
+from web.jobs.requests import TrainRequest
 from web.jobs.runners import train_commands
 
-OPTIONS: dict[str, Any] = {"family": "v2", "sample_rate": "40k", "pitch": True, "epochs": 7, "most_vectors": 500}
+
+def request(device: str, **values: Any) -> TrainRequest:
+    options = {"epochs": 7, "most_vectors": 500, "device": device}
+    voice = {"name": "a b", "family": "v2", "sample_rate": "40k", "pitch": True}
+    return TrainRequest.model_validate({**voice, "options": options, **values})
 
 
 def lines(stage: str, device: str, gpus: int) -> list[str]:
-    request = {"name": "a b", "data": "/my data", "options": {**OPTIONS, "device": device}, "stage": stage}
-    return [shlex.join(words) for words in train_commands(request, gpus)]
+    return [shlex.join(words) for words in train_commands(request(device, stage=stage, data="/my data"), gpus)]
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda:1"])
@@ -44,6 +48,5 @@ def test_all_gpus_share_what_takes_time() -> None:
         "-m train index 'a b' --most-vectors 500",
         launcher + "-m train fit 'a b' --epochs 7",
     ]
-    again = {"name": "a b", "data": None, "options": {**OPTIONS, "device": "all"}}
-    assert [shlex.join(words) for words in train_commands(again, 3)] == found[1:]
+    assert [shlex.join(words) for words in train_commands(request("all"), 3)] == found[1:]
     assert lines("fit", "all", 1) == ["-m train fit 'a b' --epochs 7"]

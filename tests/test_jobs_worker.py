@@ -5,23 +5,23 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lib.errors import AudioError
 from web.jobs import worker as worker_module
-from web.jobs.registry import JobContext, JobRegistry, Kind, Runner
+from web.jobs.registry import JobContext, JobRegistry, Runner
+from web.jobs.requests import ConvertRequest, Kind
 from web.jobs.worker import Worker
 
 PATIENCE = 120.0  # seconds
 
 
-def do(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
-    """Do what the request says; runs in the process."""
-    what = request["do"]
+def do(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
+    """Do what the name of the voice says; runs in the process."""
+    what = request.voice
     context.publish(process=os.getpid())
     if what == "fail":
         raise AudioError("The recording is silent. Give another.")
@@ -63,9 +63,15 @@ def registry(worker: Worker, tmp_path: Path) -> Iterator[JobRegistry]:
     made.close()
 
 
-def begin(registry: JobRegistry, what: str) -> str:
+def order(folder: Path, what: str) -> ConvertRequest:
+    """The request of a job that does `what`."""
+    (folder / "in.wav").touch()
+    return ConvertRequest(voice=what, recording=folder / "in.wav")
+
+
+def begin(registry: JobRegistry, request: ConvertRequest) -> str:
     """Start a job and wait until it tells of itself."""
-    job_id = registry.submit("convert", what, {"do": what})
+    job_id = registry.submit("a job", request)
     deadline = time.monotonic() + PATIENCE
     while registry.get(job_id).what not in ("deaf", "listening"):
         assert time.monotonic() < deadline and registry.get(job_id).active, registry.get(job_id)
@@ -73,8 +79,8 @@ def begin(registry: JobRegistry, what: str) -> str:
     return job_id
 
 
-def test_what_a_job_tells_arrives(registry: JobRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    done = registry.wait(registry.submit("convert", "a", {"do": "work"}), PATIENCE)
+def test_what_a_job_tells_arrives(registry: JobRegistry, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    done = registry.wait(registry.submit("a", order(tmp_path, "work")), PATIENCE)
     assert (done.state, done.error, done.log, done.what) == ("done", None, ("a line",), "listening")
     assert done.details["rows"] == [["a", "声"]] and done.details["process"] != os.getpid()
     assert Path(done.results[0]).read_text(encoding="utf-8") == "done"
@@ -84,10 +90,12 @@ def test_what_a_job_tells_arrives(registry: JobRegistry, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("what", "sentence"), [("fail", "silent"), ("mistake", "ZeroDivisionError"), ("crash", "ended with status 9")]
 )
-def test_a_failure_is_a_sentence_and_the_next_job_works(registry: JobRegistry, what: str, sentence: str) -> None:
-    failed = registry.wait(registry.submit("convert", what, {"do": what}), PATIENCE)
+def test_a_failure_is_a_sentence_and_the_next_job_works(
+    registry: JobRegistry, tmp_path: Path, what: str, sentence: str
+) -> None:
+    failed = registry.wait(registry.submit(what, order(tmp_path, what)), PATIENCE)
     assert failed.state == "failed" and sentence in str(failed.error)
-    assert registry.wait(registry.submit("convert", "next", {"do": "work"}), PATIENCE).state == "done"
+    assert registry.wait(registry.submit("next", order(tmp_path, "work")), PATIENCE).state == "done"
 
 
 @pytest.mark.parametrize("what", ["listen", "deaf"])
@@ -97,12 +105,12 @@ def test_cancel_ends_any_conversion(
     assert worker_module.GRACE_SECONDS + worker_module.POLL_SECONDS < 1
     if what == "listen":  # it stops by itself, however busy the machine is
         monkeypatch.setattr(worker_module, "GRACE_SECONDS", 10 * PATIENCE)
-    job_id = begin(registry, what)
+    job_id = begin(registry, order(tmp_path, what))
     process = registry.get(job_id).details["process"]
     registry.cancel(job_id)
     assert registry.wait(job_id, PATIENCE).state == "cancelled"
     assert not list(tmp_path.glob("*/.part-*"))
-    after = registry.wait(registry.submit("convert", "next", {"do": "work"}), PATIENCE)
+    after = registry.wait(registry.submit("next", order(tmp_path, "work")), PATIENCE)
     assert after.state == "done"
     assert (after.details["process"] == process) is (what == "listen"), "only what does not listen is ended"
 
@@ -119,7 +127,8 @@ def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
 def test_a_job_does_not_hold_the_process_when_the_server_is_gone(tmp_path: Path, what: str, status: int) -> None:
     worker = Worker(make_runners)
     pipe = worker.start()
-    pipe.send_bytes(json.dumps(["run", [1, "convert", {"do": what}, str(tmp_path)]]).encode())
+    request = order(tmp_path, what).model_dump(mode="json")
+    pipe.send_bytes(json.dumps(["run", [1, "convert", request, str(tmp_path)]]).encode())
     while json.loads(pipe.recv_bytes())[0] != "progress":
         pass
     pipe.close()

@@ -28,6 +28,7 @@ from train.options import ExtractOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
 from web.jobs import registry as jobs_module
 from web.jobs.registry import JobRegistry
+from web.jobs.requests import ConvertRequest
 
 PACKAGES = ("lib", "infer", "train", "web", "infer-web.py")
 SOURCES = [path for name in PACKAGES for path in [ROOT / name, *(ROOT / name).rglob("*.py")] if path.is_file()]
@@ -206,10 +207,12 @@ def test_the_page_deletes_nothing_but_its_own_results(tmp_path: Path, monkeypatc
     os.utime(tmp_path / "TEMP", (0, 0))
     monkeypatch.setattr(jobs_module, "KEPT_JOBS", 1)
     registry = JobRegistry(tmp_path, {"convert": lambda request, context: []})
-    ids = [registry.submit("convert", "a job", {}) for _ in range(1)]
+    (tmp_path / "in.wav").touch()
+    request = ConvertRequest(voice="alice", recording=tmp_path / "in.wav")
+    ids = [registry.submit("a job", request) for _ in range(1)]
     for _ in range(3):
         registry.wait(ids[-1])
-        ids.append(registry.submit("convert", "a job", {}))
+        ids.append(registry.submit("a job", request))
     assert not (tmp_path / ids[0]).exists()
     registry.close()
     assert all(path.is_file() for path in others)

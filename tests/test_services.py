@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from lib.errors import ConfigError
 from lib.voice.archive import export_voice
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from web.jobs.registry import JobView
+from web.jobs.requests import BatchRequest, CompareRequest, ConvertRequest, Request
 from web.services import make_services
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,9 +46,13 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
     assert services.list_voices() == []
     write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     assert services.list_voices() == ["tiny 语音"]
-    options = ConvertOptions(pitch_method="pm", device="cpu").model_dump()
-    work = {"voice": "tiny 语音", "options": options}
-    done = services.registry.wait(services.registry.submit("convert", "a", work, [Path(recording)]))
+    song = Path(recording)
+    work: dict[str, Any] = {"voice": "tiny 语音", "options": ConvertOptions(pitch_method="pm", device="cpu")}
+
+    def finished(request: Request) -> JobView:
+        return services.registry.wait(services.registry.submit("a job", request))
+
+    done = finished(ConvertRequest(**work, recording=song))
     assert done.error is None
     audio, rate = soundfile.read(done.results[0])
     report = done.details["report"]
@@ -53,18 +60,14 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
     assert np.isfinite(audio).all()
     assert Path(done.results[0]).name == "my song 歌_tiny 语音.wav"
     assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
-    batch = services.registry.wait(
-        services.registry.submit("batch", "b", work, [Path(recording), ROOT / "pyproject.toml", Path(recording)])
-    )
+    batch = finished(BatchRequest(**work, uploads=(song, ROOT / "pyproject.toml"), inputs=(song,)))
     assert [row[0] for row in batch.details["rows"]] == ["my song 歌.wav", "pyproject.toml", "my song 歌.wav"]
     assert "pyproject.toml" in batch.details["rows"][1][1]
     assert len(zipfile.ZipFile(batch.results[0]).namelist()) == 2
-    compared = services.registry.wait(
-        services.registry.submit("compare", "c", work | {"index_rates": [0, 0.5]}, [Path(recording)])
-    )
+    compared = finished(CompareRequest(**work, recording=song, index_rates=(0, 0.5)))
     assert len(compared.results) == 2
     outside = work | {"voice": str(voices / "tiny 语音.pth")}
-    refused = services.registry.wait(services.registry.submit("convert", "d", outside, [Path(recording)]))
+    refused = finished(ConvertRequest(**outside, recording=song))
     assert refused.state == "failed" and "no voice" in str(refused.error)
     services.delete_voice("tiny 语音")
     assert services.list_voices() == []
@@ -78,7 +81,7 @@ def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.Monk
     write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
     song = tmp_path / f"{'😀' * 60}.wav"
     soundfile.write(song, voice_like(0.1), 16_000)
-    work = {"voice": voice, "options": ConvertOptions(pitch_method="pm", device="cpu").model_dump()}
+    work = ConvertRequest(voice=voice, options=ConvertOptions(pitch_method="pm", device="cpu"), recording=song)
     registry = make_services(tmp_path, "cpu", [tmp_path], tmp_path / "logs").registry
-    done = registry.wait(registry.submit("convert", "long", work, [song]))
+    done = registry.wait(registry.submit("long", work))
     assert len(Path(done.results[0]).name.encode()) <= 255

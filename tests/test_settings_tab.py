@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infer.options import ConvertOptions
 from lib import assets
 from lib.errors import ConfigError
 from lib.paths import ROOT
 from web.bug_report import LOG_LINES, LogTail, log_lines, without_private_parts, write_bug_report
 from web.i18n.translator import Translator, texts_of
 from web.jobs.registry import JobView
+from web.jobs.requests import ConvertRequest
 from web.speed_test import measure, measure_apart
 from web.tabs import settings as settings_tab
 
@@ -51,8 +53,9 @@ def test_a_bug_report_holds_versions_devices_jobs_and_the_end_of_the_log(tail: L
         raise ValueError(f"in {ROOT / 'lib' / 'audio.py'} and {Path.home() / 'secret folder'}")
     except ValueError:
         logger.exception("it broke")
+    request = ConvertRequest(voice="somebody", options=ConvertOptions(pitch_shift=3), recording=Path("/a/b/song.wav"))
     job = JobView(
-        "0" * 16, "convert", "my private song → alice", {"options": {"pitch_shift": 3}, "files": ["/a/b/song.wav"]},
+        "0" * 16, "convert", "my private song → alice", request,
         state="failed", error="The file /home/somebody/music/song.wav is damaged.", log=("step 1", "step 2"),
     )  # fmt: skip
     parts = read(write_bug_report([job, replace(job, state="done", error=None)], tmp_path))

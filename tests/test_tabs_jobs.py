@@ -2,7 +2,8 @@
 
 from lib.messages import Message
 from web.i18n.translator import Translator
-from web.jobs.registry import JobView, Kind, State
+from web.jobs.registry import JobView, State
+from web.jobs.requests import Kind, TrainRequest
 from web.tabs.jobs import _describe
 
 GERMAN = Translator("de")
@@ -12,7 +13,7 @@ ROWS = [["a.wav", "001_a_voice.wav"], ["<b>.wav", EMPTY]]
 
 def card(kind: Kind, state: State, **values: object) -> str:
     """The card of a job."""
-    return _describe(GERMAN, JobView("0" * 16, kind, "a <i>job</i>", {"name": "x"}, state, **values))  # type: ignore[arg-type]
+    return _describe(GERMAN, JobView("0" * 16, kind, "a <i>job</i>", TrainRequest(name="x"), state, **values))  # type: ignore[arg-type]
 
 
 def test_a_batch_tells_what_became_of_each_recording() -> None:

@@ -34,6 +34,7 @@ from train.options import RunOptions
 from web.app import Address, build_app, serve_somewhere
 from web.i18n.translator import Translator
 from web.jobs.registry import JobContext, JobRegistry
+from web.jobs.requests import ConvertRequest
 from web.presets import Presets
 from web.services import Services, VoiceCard
 from web.tabs.form import Form
@@ -61,10 +62,10 @@ class FakeConverter:
         self.voices = sorted({*self.voices, archive.stem})
         return archive.stem
 
-    def convert(self, request: Mapping[str, Any], context: JobContext) -> list[Path]:
+    def convert(self, request: ConvertRequest, context: JobContext) -> list[Path]:
         """Write the recording back at half its loudness."""
-        voice, path = request["voice"], Path(request["files"][0])
-        self.calls.append((voice, request["options"]))
+        voice, path = request.voice, request.recording
+        self.calls.append((voice, request.options.model_dump()))
         if voice == "broken":
             raise AudioError(f"{path.name} holds only <b>silence</b>.")
         if voice == "wrong":

@@ -18,9 +18,11 @@ from lib.files import replacing
 from lib.paths import ROOT
 from web.i18n.placeholders import translate
 from web.jobs.registry import JobView
+from web.jobs.requests import VOICE_SETTINGS
 
 LOG_LINES = 200
 REPORTED_JOBS = 5
+REPORTED_VALUES = ("options", "format", "index_rates", "stage", *VOICE_SETTINGS)  # of a request
 PACKAGES = ("torch", "torchaudio", "gradio", "accelerate", "numpy", "faiss-cpu", "onnxruntime", "soundfile", "av")
 _SHORT = 3  # a user's name of fewer letters would be found in the middle of words
 # A path of two or more parts, in the manner of Linux or of Windows, up to its last part. Folders may have spaces, so a
@@ -82,7 +84,8 @@ def describe_program() -> list[str]:
 
 def describe_job(job: JobView) -> list[str]:
     """What a job was asked to do and how it ended; of recordings not even the names."""
-    options = {name: value for name, value in job.request.items() if name in ("options", "format", "index_rates")}
+    request = job.request.model_dump(mode="json") if job.request else {}
+    options = {name: value for name, value in request.items() if name in REPORTED_VALUES}
     lines = [f"--- {job.kind}: {job.state}, {job.done} of {job.total} {job.what}", f"{options}"]
     return [*lines, *([f"error: {translate(job.error)}"] if job.error else []), *job.log]
 

@@ -20,7 +20,8 @@ from lib.voice.library import (
     list_voices,
     restore_voice,
 )
-from web.jobs.registry import LANES, JobRegistry, Kind, Runner
+from web.jobs.registry import LANES, JobRegistry, Runner
+from web.jobs.requests import Kind
 from web.jobs.runners import Loaded, make_runners, train
 from web.jobs.worker import Worker
 from web.presets import Presets

@@ -1,1 +1,1 @@
-"""What the page runs. Read in this order: registry (what waits, runs, ended), runners, worker (the process)."""
+"""Jobs of the page. Read in this order: requests, registry (queues and job files), runners, worker (the process)."""

@@ -5,6 +5,7 @@ Every job has a folder with `job.json`, written on each change of state; what a 
 is "interrupted" at the next start and can be resumed.
 """
 
+import itertools
 import json
 import logging
 import re
@@ -17,16 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError, RevoiceError
 from lib.files import replacing
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
+from web.jobs.requests import Kind, Request, kind_of, read_request
+from web.validation import describe_problems
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["convert", "batch", "compare", "train"]
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 LANES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
@@ -34,6 +38,8 @@ MAX_LINE = 1000  # characters of a line of the log
 KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
 MOST_WAITING = 20  # per lane, against a page that is shared with too many
 _ID = re.compile(r"[0-9a-f]{16}")
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Time = Annotated[float, Field(ge=0, le=2.5e11)]  # Unix seconds
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,18 @@ class JobView:
     id: str
     kind: Kind
     title: str
-    request: Mapping[str, Any]  # all that is needed to do it again
+    request: Request | None  # all that is needed to do it again; None if its file has no usable request
     state: State = "waiting"
-    done: int = 0
-    total: int = 0
+    done: Count = 0
+    total: Count = 0
     what: str = ""
     log: tuple[str, ...] = ()
     results: tuple[str, ...] = ()  # paths of files
     error: str | None = None  # the message, with its template
     details: Mapping[str, Any] = field(default_factory=dict)  # what the runner published
-    created: float = 0.0  # Unix seconds, as the next two
-    started: float | None = None
-    ended: float | None = None
+    created: Time = 0.0
+    started: Time | None = None
+    ended: Time | None = None
 
     @property
     def active(self) -> bool:
@@ -64,7 +70,7 @@ class JobView:
     @property
     def resumable(self) -> bool:
         """Whether `resume` may put it back in line."""
-        return self.state in ("interrupted", "failed", "cancelled")
+        return self.request is not None and self.state in ("interrupted", "failed", "cancelled")
 
     @property
     def seconds_left(self) -> float | None:
@@ -106,7 +112,8 @@ class JobContext:
         self._change(details=details)
 
 
-Runner = Callable[[Mapping[str, Any], JobContext], Sequence[Path]]  # request, context -> files
+Runner = Callable[[Any, JobContext], Sequence[Path]]  # the request of its kind, context -> files
+_JOB_FILE = TypeAdapter(JobView)  # validates; its values would not keep the templates of messages
 
 
 class JobRegistry:
@@ -130,34 +137,37 @@ class JobRegistry:
     def _read(self, path: Path) -> None:
         """Take over a job of an earlier start; a damaged file is left where it is."""
         try:
-            values: Any = from_json(json.loads(path.read_text(encoding="utf-8")))
-            job = JobView(**values | {name: tuple(values[name]) for name in ("log", "results")})
-            known = _ID.fullmatch(job.id) is not None and path.parent.name == job.id and job.kind in self._runners
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is damaged and is left out: %s", path, error)
+            job = _read_job(path)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            reason = describe_problems(error) if isinstance(error, ValidationError) else error
+            logger.warning("%s is not a job file and is left out: %s", path, reason)
             return
-        if known:
-            self._jobs[job.id] = replace(job, state="interrupted", ended=time.time()) if job.active else job
+        if _ID.fullmatch(job.id) is not None and path.parent.name == job.id and job.kind in self._runners:
+            self._jobs[job.id] = job
             self._write(job.id)
 
-    def submit(self, kind: Kind, title: str, request: Mapping[str, Any], files: Sequence[Path] = ()) -> str:
+    def submit(self, title: str, request: Request) -> str:
         """Put a job in line and return its id. ConfigError if too many wait already.
 
-        `files` are copied into the job's folder, because uploads vanish with the server; the runner finds them in
-        request["files"].
+        The uploads of the request are copied into the job's folder, because they vanish with the server.
         """
+        kind = kind_of(request)
         job_id = secrets.token_hex(8)
         folder = self._folder / job_id
         with self._changed:
             line = self._line(kind)
             if len(line) >= MOST_WAITING:
                 raise ConfigError("{count} jobs are already queued. Try again later.", count=len(line))
-        copies = [folder / "inputs" / str(number) / path.name for number, path in enumerate(files)]
-        for path, copy in zip(files, copies, strict=True):
+        numbers = itertools.count()
+
+        def copied(path: Path) -> Path:
+            copy = folder / "inputs" / str(next(numbers)) / path.name
             copy.parent.mkdir(parents=True)
             shutil.copyfile(path, copy)
+            return copy
+
+        complete = request.with_uploads(copied)
         with self._changed:
-            complete = dict(request) | {"files": [str(copy) for copy in copies]}
             self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
             self._write(job_id)
             line.append(job_id)
@@ -287,10 +297,35 @@ class JobRegistry:
     def _write(self, job_id: str) -> None:
         try:
             with replacing(self._folder / job_id / "job.json") as path:
-                path.write_text(json.dumps(to_json(asdict(self._jobs[job_id]))), encoding="utf-8")
+                path.write_text(json.dumps(_job_to_json(self._jobs[job_id])), encoding="utf-8")
         except OSError as error:  # a full disk must not end the server; only the restart would not know the job
             logger.warning("the job %s could not be written down: %s", job_id, error)
 
     def _delete_old(self) -> None:
         for job in [job for job in self.jobs() if not job.active][KEPT_JOBS:]:
             self.forget(job.id)
+
+
+def _job_to_json(job: JobView) -> object:
+    request = job.request.model_dump(mode="json") if job.request else None
+    return to_json({**asdict(replace(job, request=None)), "request": request})
+
+
+def _read_job(path: Path) -> JobView:
+    """The job of a file: one that waited or ran is interrupted, one without a usable request cannot be resumed.
+
+    ValueError, LookupError or TypeError for a file that is not a job's.
+    """
+    values: Any = from_json(json.loads(path.read_text(encoding="utf-8")))
+    _JOB_FILE.validate_python({**values, "request": None})
+    job = JobView(**{**values, "request": None} | {name: tuple(values[name]) for name in ("log", "results")})
+    try:
+        job = replace(job, request=read_request(job.kind, values["request"]))
+    except ConfigError as error:
+        logger.warning("%s has no usable request, so the job cannot be resumed: %s", path, error)
+    if not job.active:
+        return job
+    if job.request is None:
+        reason = Message("The job “{job}” cannot be resumed.", job=job.title)
+        return replace(job, state="failed", error=reason, ended=time.time())
+    return replace(job, state="interrupted", ended=time.time())

@@ -6,12 +6,10 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
 
 from infer.options import ConvertOptions
 from lib.devices import list_devices
@@ -20,9 +18,19 @@ from lib.files import replacing
 from lib.messages import Message, from_json
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
-from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
-from web.jobs.registry import JobContext, Kind, Runner
-from web.validation import checked
+from train.options import RunOptions
+from train.pipeline import SHARED_STAGES, STAGES
+from web.jobs.registry import JobContext, Runner
+from web.jobs.requests import (
+    VOICE_SETTINGS,
+    BatchRequest,
+    CompareRequest,
+    ConversionRequest,
+    ConvertRequest,
+    Kind,
+    Stage,
+    TrainRequest,
+)
 
 if TYPE_CHECKING:
     from infer.batch import Job, Outcome
@@ -32,13 +40,8 @@ KILL_SECONDS = 60.0  # a training that has not ended so long after it was asked 
 POLL_SECONDS = 0.2
 NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
 INTERRUPTED = 130  # exit status of a training that was stopped
-_NEW_VOICE = ("family", "sample_rate", "pitch")
-STAGES: dict[str, type[BaseModel]] = {  # what a training job can do: all of it, or one stage
-    "run": RunOptions, "prepare": PrepareOptions, "extract": ExtractOptions, "index": IndexOptions, "fit": FitOptions,
-}  # fmt: skip
-SHARED = ("extract", "fit")  # stages that several processes can share
 ALL_GPUS = "all"  # as a device
-FROM_RECORDINGS = ("run", "prepare")  # stages that read recordings and decide what kind of voice it is
+FROM_RECORDINGS: tuple[Stage, ...] = ("run", "prepare")  # stages that read recordings and set the kind of voice
 
 
 @dataclass(frozen=True)
@@ -56,41 +59,36 @@ Load = Callable[[str, str, str], Loaded]
 def make_runners(load: Load) -> dict[Kind, Runner]:
     """The runners of a page whose voices are loaded by `load`."""
 
-    def convert(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    def convert(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
 
         context.progress(0, 1, Message("loading the voice"))
         voice = _load(load, request)
-        path, options = Path(request["files"][0]), _options(request["options"])
-        name = f"{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{request.get('format', 'wav')}"
-        f0_file = Path(request["files"][1]) if len(request["files"]) > 1 else None
-        outcome = _convert(voice, Job(path, context.folder / name, f0_file), options, context)
-        context.publish(report=_told(outcome, voice, options))
+        name = f"{request.recording.stem[:NAME_PART]}_{request.voice[:NAME_PART]}.{request.format}"
+        job = Job(request.recording, context.folder / name, request.f0_file)
+        outcome = _convert(voice, job, request.options, context)
+        context.publish(report=_told(outcome, voice, request.options))
         return [outcome.output]
 
-    def compare(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    def compare(request: CompareRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
 
-        voice, path = _load(load, request), Path(request["files"][0])
+        voice, path = _load(load, request), request.recording
         results = []
-        for rate in request["index_rates"]:
-            options = _options({**request["options"], "index_rate": rate})
+        for rate in request.index_rates:
+            options = request.options.model_copy(update={"index_rate": rate})
             job = Job(path, context.folder / f"{path.stem[:NAME_PART]}_index_{rate:.2f}.wav")
             results.append(_convert(voice, job, options, context).output)
         return results
 
-    def batch(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    def batch(request: BatchRequest, context: JobContext) -> Sequence[Path]:
         return convert_batch(_load(load, request), request, context)
 
     return {"convert": convert, "compare": compare, "batch": batch, "train": train}
 
 
-def _load(load: Load, request: Mapping[str, Any]) -> Loaded:
-    return load(request["voice"], request.get("index", "auto"), request["options"].get("device", "auto"))
-
-
-def _options(values: Mapping[str, Any]) -> ConvertOptions:
-    return checked(ConvertOptions, values)
+def _load(load: Load, request: ConversionRequest) -> Loaded:
+    return load(request.voice, request.index, request.options.device)
 
 
 def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobContext) -> "Outcome":
@@ -128,23 +126,23 @@ def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[st
     }
 
 
-def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext) -> list[Path]:
+def convert_batch(voice: Loaded, request: BatchRequest, context: JobContext) -> list[Path]:
     """Convert every recording of a request into the job's folder and put all results into a ZIP.
 
     A resumed job skips what it has already made: a result is there only when it is whole.
     """
     from infer.batch import Job, convert_files
 
-    options, form = _options(request["options"]), request.get("format", "wav")
-    paths = [Path(path) for path in [*request["files"], *request.get("inputs", [])]]
+    paths = [*request.uploads, *request.inputs]
+    voice_name = request.voice[:NAME_PART]
     rows: list[tuple[str, str]] = []
     results: list[Path] = []
     for number, path in enumerate(paths):
-        output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{request['voice'][:NAME_PART]}.{form}"
+        output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{voice_name}.{request.format}"
         error = None
         if not output.is_file():
             report = _part(context, number, len(paths))
-            error = convert_files(voice.converter, [Job(path, output)], options, report)[0].error
+            error = convert_files(voice.converter, [Job(path, output)], request.options, report)[0].error
             error = error and _without_folder(error, path)
         rows.append((path.name, error or output.name))
         context.publish(rows=rows)
@@ -155,7 +153,7 @@ def convert_batch(voice: Loaded, request: Mapping[str, Any], context: JobContext
             "None of the {count} recordings could be converted. The first: {reason}",
             count=len(paths), reason=rows[0][1],
         )  # fmt: skip
-    archive = context.folder / f"{request['voice'][:NAME_PART]}.zip"
+    archive = context.folder / f"{voice_name}.zip"
     with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         for path in results:
             file.write(path, path.name)
@@ -174,23 +172,28 @@ def _part(context: JobContext, number: int, count: int) -> Progress:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train_command(request: Mapping[str, Any]) -> list[str]:
-    """The words after `python` of the command line that does a training job: {"name", "data", "options", "stage"}."""
-    stage = request.get("stage", "run")
-    begins, fields = stage in FROM_RECORDINGS, STAGES[stage].model_fields
-    words = ["-m", "train", stage, request["name"]]
-    if begins and request.get("data"):
-        words += ["--data", str(request["data"])]
-    for name, value in request.get("options", {}).items():
-        flag = name.replace("_", "-")
-        known = begins if name in _NEW_VOICE else name in fields and fields[name].get_default() != value
-        if not known:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            words += [f"--{flag}", str(value)]
+def train_command(request: TrainRequest) -> list[str]:
+    """The words after `python` of the command line that does a training job in one process."""
+    begins = request.stage in FROM_RECORDINGS
+    words = ["-m", "train", request.stage, request.name]
+    if begins and request.data:
+        words += ["--data", str(request.data)]
+    if begins:
+        for name in VOICE_SETTINGS:
+            words += _option(name, getattr(request, name))
+    fields = (RunOptions if request.stage == "run" else STAGES[request.stage]).model_fields
+    for name, value in request.options.model_dump(mode="json").items():
+        if name in fields and fields[name].get_default() != value:
+            words += _option(name, value)
     return words
+
+
+def _option(name: str, value: object) -> list[str]:
+    """An option of the command line; nothing for None."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [] if value is None else [f"--{flag}", str(value)]
 
 
 def count_gpus(device: str | None) -> int:
@@ -198,27 +201,28 @@ def count_gpus(device: str | None) -> int:
     return sum(name.startswith("cuda:") for name, _ in list_devices()) if device == ALL_GPUS else 0
 
 
-def train_commands(request: Mapping[str, Any], gpus: int) -> list[list[str]]:
+def train_commands(request: TrainRequest, gpus: int) -> list[list[str]]:
     """The words after `python` of every command of a training job; on ALL_GPUS each stage is one of its own.
 
     What takes time is then started once per GPU, which share the work.
     """
-    if request.get("options", {}).get("device") != ALL_GPUS:
+    if request.options.device != ALL_GPUS:
         return [train_command(request)]
-    wanted = request.get("stage", "run")
-    first = 1 if request.get("data") else 2  # without recordings it goes on with the clips that are there
-    stages = [wanted] if wanted != "run" else list(STAGES)[first:]
-    options = {**request["options"], "device": "auto"}
+    first = 0 if request.data else 1  # without recordings it goes on with the clips that are there
+    stages = [request.stage] if request.stage != "run" else list(STAGES)[first:]
+    options = request.options.model_copy(update={"device": "auto"})
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
-    commands = [(stage, train_command({**request, "options": options, "stage": stage})) for stage in stages]
-    return [launcher + words if stage in SHARED and gpus > 1 else words for stage, words in commands]
+    commands = [
+        (stage, train_command(request.model_copy(update={"options": options, "stage": stage}))) for stage in stages
+    ]
+    return [launcher + words if stage in SHARED_STAGES and gpus > 1 else words for stage, words in commands]
 
 
-def train(request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
     """Do a training in processes of its own: a crash is a failed job, and no more. Cancelling leaves a checkpoint."""
     made: list[Path] = []
-    for command in train_commands(request, count_gpus(request.get("options", {}).get("device"))):
-        made = _train(command, request["name"], context) or made
+    for command in train_commands(request, count_gpus(request.options.device)):
+        made = _train(command, request.name, context) or made
     return made
 
 

@@ -23,7 +23,8 @@ from typing import Any
 from lib.errors import RevoiceError, error_from_json
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
-from web.jobs.registry import JobContext, Kind, Runner, unexpected
+from web.jobs.registry import JobContext, Runner, unexpected
+from web.jobs.requests import Kind, Request, read_request
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +75,12 @@ class Worker:
                 self._pipe.close()
                 self._pipe = None
 
-    def _run(self, kind: Kind, request: Mapping[str, Any], context: JobContext) -> Sequence[Path]:
+    def _run(self, kind: Kind, request: Request, context: JobContext) -> Sequence[Path]:
         context.progress(0, 1, Message("loading the voice"))  # the process may have to start first
         pipe = self.start()
         self._number += 1
         try:
-            _send(pipe, "run", [self._number, kind, dict(request), str(context.folder)])
+            _send(pipe, "run", [self._number, kind, request.model_dump(mode="json"), str(context.folder)])
             return self._follow(pipe, context)
         except (EOFError, OSError) as error:  # of the pipe: every other error is a message
             self._process.join(END_SECONDS)
@@ -188,7 +189,7 @@ class _Desk:
         time.sleep(LEAVE_SECONDS)  # this thread ends with the process
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def next_job(self) -> tuple[Kind, dict[str, Any], JobContext] | None:
+    def next_job(self) -> tuple[Kind, object, JobContext] | None:
         """Wait for a job; None when the server is gone."""
         with self._come:
             self._come.wait_for(lambda: self._gone or bool(self._orders))
@@ -230,13 +231,13 @@ def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequenc
             importlib.import_module(name)
     while order := desk.next_job():
         kind, request, context = order
-        desk.tell(*_outcome(runners[kind], request, context))
+        desk.tell(*_outcome(runners[kind], kind, request, context))
 
 
-def _outcome(runner: Runner, request: Mapping[str, Any], context: JobContext) -> tuple[str, Any]:
+def _outcome(runner: Runner, kind: Kind, request: object, context: JobContext) -> tuple[str, Any]:
     """Run one job; returns the message to send at its end."""
     try:
-        return "done", [str(path) for path in runner(request, context)]
+        return "done", [str(path) for path in runner(read_request(kind, request), context)]
     except Cancelled:
         return "cancelled", None
     except RevoiceError as error:

@@ -17,6 +17,7 @@ from lib.progress import Cancelled
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.registry import JobView
+from web.jobs.requests import BatchRequest, CompareRequest, ConvertRequest
 from web.services import OWN_INDEX, Services
 from web.tabs.convert_extras import build_picture, build_presets, build_suggestion
 from web.tabs.device_choice import device_choice
@@ -97,13 +98,12 @@ def _wire_one(
         """Convert one recording; returns the result and a report."""
         voice, recording = _checked(t, services, values)
         options = _options(services, form, values)
-        files = [recording, *([Path(values["f0_file"])] if values["f0_file"] else [])]
         title = f"{recording.name} → {voice}"
-        work = {
-            "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
-            "index": _index(t, services, values["index"]),
-        }  # fmt: skip
-        done = _follow(t, services, services.registry.submit("convert", title, work, files), request, bar, pressed)
+        work = checked(ConvertRequest, {
+            "voice": voice, "options": options, "format": values["format"] or "wav", "recording": recording,
+            "f0_file": values["f0_file"] or None, "index": _index(t, services, values["index"]),
+        })  # fmt: skip
+        done = _follow(t, services, services.registry.submit(title, work), request, bar, pressed)
         services.presets.remember(voice, options)
         return done.results[0], _report(t, done.details["report"])
 
@@ -195,11 +195,9 @@ def _wire_compare(
         """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
         voice, recording = _checked(t, services, values)
         options = _options(services, form, values)
-        work = {"voice": voice, "options": options.model_dump(mode="json"), "index_rates": COMPARED_RATES}
+        work = CompareRequest(voice=voice, options=options, recording=recording, index_rates=COMPARED_RATES)
         title = Message("Compare index rates: {name}", name=recording.name)
-        return list(
-            _follow(t, services, services.registry.submit("compare", title, work, [recording]), request, bar).results
-        )
+        return list(_follow(t, services, services.registry.submit(title, work), request, bar).results)
 
     button.click(
         with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players)),
@@ -232,12 +230,12 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
         if not uploads and not named:
             raise ConfigError(t("batch.nothing"))
         options = _options(services, form, values)
-        work = {
-            "voice": voice, "options": options.model_dump(mode="json"), "format": values["format"] or "wav",
-            "inputs": [str(path) for path in named], "index": _index(t, services, values["index"]),
-        }  # fmt: skip
+        work = checked(BatchRequest, {
+            "voice": voice, "options": options, "format": values["format"] or "wav", "uploads": uploads,
+            "inputs": named, "index": _index(t, services, values["index"]),
+        })  # fmt: skip
         title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
-        done = _follow(t, services, services.registry.submit("batch", title, work, uploads), request, bar)
+        done = _follow(t, services, services.registry.submit(title, work), request, bar)
         rows = [[name, translated(t, told)] for name, told in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 

@@ -14,7 +14,8 @@ import gradio as gr
 from lib.audio.encode import AUDIO_FORMATS
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
-from web.jobs.registry import JobView, Kind
+from web.jobs.registry import JobView
+from web.jobs.requests import Kind, TrainRequest
 from web.services import Services
 from web.tabs.handlers import guarded
 
@@ -134,8 +135,9 @@ def _describe(t: Translator, job: JobView) -> str:
         facts.append(t("jobs.left", time=_duration(left)))
     elif job.ended and job.started:
         facts.append(t("jobs.took", time=_duration(job.ended - job.started)))
-    if job.kind == "train" and job.state == "done" and job.request.get("stage", "run") in ("run", "fit"):
-        facts.append(t("jobs.trained", name=html.escape(job.request["name"])))
+    request = job.request
+    if isinstance(request, TrainRequest) and job.state == "done" and request.stage in ("run", "fit"):
+        facts.append(t("jobs.trained", name=html.escape(request.name)))
     if job.error:
         facts.append(f'<strong style="color:var(--error-text-color)">{html.escape(translated(t, job.error))}</strong>')
     log = ""

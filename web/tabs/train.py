@@ -25,9 +25,11 @@ from train.estimate import estimate_training, suggested_epochs
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
+from train.pipeline import STAGES
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
-from web.jobs.runners import FROM_RECORDINGS, STAGES, count_gpus, train_commands
+from web.jobs.requests import VOICE_SETTINGS, TrainRequest
+from web.jobs.runners import FROM_RECORDINGS, count_gpus, train_commands
 from web.services import Services
 from web.tabs.device_choice import device_choice
 from web.tabs.form import UPLOADED, Form
@@ -104,7 +106,7 @@ class _TrainTab:
 
     def lay_out_advanced(self) -> None:
         """Every other option, and whether only one stage is done."""
-        stages = [(self.t(f"train.stage_{name}"), name) for name in STAGES]
+        stages = [(self.t(f"train.stage_{name}"), name) for name in ("run", *STAGES)]
         self.inputs["stage"] = gr.Dropdown(
             label=self.t("train.stage"), info=self.t("train.stage_info"), choices=stages, value="run",
             elem_id="train-stage",
@@ -133,26 +135,25 @@ class _TrainTab:
         gr.on([family.change, found.change], _suggest_rate, [family, found], [rate], **_QUIET)
         gr.on([family.change, found.change], _suggest_epochs, [family, seconds], self.inputs["epochs"], **_QUIET)
 
-    def _request(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The request of a training job, checked; where its recordings lie is still to be said."""
+    def _request(self, values: Mapping[str, Any]) -> TrainRequest:
+        """The request of a training job without its recordings. ConfigError for values that are not allowed."""
         name = check_name((values["name"] or "").strip(), "voice")
         options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
-        kind = {key: values[key] for key in ("family", "sample_rate", "pitch")}
-        stage = values["stage"] or "run"
-        return {"name": name, "data": None, "options": kind | options.model_dump(mode="json"), "stage": stage}
+        settings = {key: values[key] for key in VOICE_SETTINGS}
+        return checked(TrainRequest, {"name": name, "stage": values["stage"] or "run", "options": options, **settings})
 
     def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None]:
         """Start or continue a training (prepare, extract, index, fit) as a job; list_jobs tells how it goes."""
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
-        if work["stage"] in FROM_RECORDINGS:
-            work["data"] = _recordings(self.t, self.services, work["name"], values["files"], values["folder"])
-        if work["stage"] in ("run", "fit"):
-            _check_unfinished(self.t, work["name"], work["options"]["epochs"])
-        title = Message("Training of {name}", name=work["name"])
-        self.services.registry.submit("train", title, work)
-        return self.t("train.started", name=html.escape(work["name"])), None
+        if work.stage in FROM_RECORDINGS:
+            data = _recordings(self.t, self.services, work.name, values["files"], values["folder"])
+            work = work.model_copy(update={"data": data and Path(data)})
+        if work.stage in ("run", "fit"):
+            _check_unfinished(self.t, work.name, work.options.epochs)
+        self.services.registry.submit(Message("Training of {name}", name=work.name), work)
+        return self.t("train.started", name=html.escape(work.name)), None
 
     def _show_command(self, *given: Any) -> str:
         values = dict(zip(self.inputs, given, strict=True))
@@ -160,10 +161,11 @@ class _TrainTab:
             work = self._request({**values, "name": values["name"] or "NAME"})
         except ConfigError:
             return ""
-        kept = Experiment(work["name"]).folder / UPLOADS
-        known = values["folder"] or (None if Experiment(work["name"]).config_file.is_file() else "FOLDER")
-        work["data"] = kept if values["files"] or kept.is_dir() else known
-        gpus = count_gpus(work["options"]["device"])
+        kept = Experiment(work.name).folder / UPLOADS
+        known = values["folder"] or (None if Experiment(work.name).config_file.is_file() else "FOLDER")
+        data = kept if values["files"] or kept.is_dir() else known
+        work = work.model_copy(update={"data": data and Path(data)})
+        gpus = count_gpus(work.options.device)
         return " && ".join(_typed([_python(), *words]) for words in train_commands(work, gpus))
 
     def _show_estimate(self, seconds: float, *given: Any) -> str:

@@ -1,0 +1,133 @@
+"""The requests of jobs: what the page hands to a runner, and what a job file keeps, validated on both ways.
+
+Files written before the requests had models are upgraded when they are read.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from infer.options import ConvertOptions
+from lib.audio.encode import AUDIO_FORMATS
+from lib.config import Family
+from lib.paths import check_name
+from train.options import RunOptions
+from web.validation import checked
+
+Kind = Literal["convert", "batch", "compare", "train"]
+Stage = Literal["run", "prepare", "extract", "index", "fit"]  # of a training: all of it, or one stage
+VOICE_SETTINGS = ("family", "sample_rate", "pitch")  # of a training, fixed when its voice is begun
+
+
+def _known_format(name: str) -> str:
+    if name not in AUDIO_FORMATS:
+        raise ValueError(f"choose one of {', '.join(AUDIO_FORMATS)}")
+    return name
+
+
+AudioFormat = Annotated[str, AfterValidator(_known_format)]
+IndexRate = Annotated[float, Field(ge=0, le=1)]
+
+
+class JobRequest(BaseModel, frozen=True, extra="forbid"):
+    """What every request has in common."""
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with every uploaded file replaced by `copy(file)`."""
+        return self
+
+
+class ConversionRequest(JobRequest, frozen=True):
+    """A conversion by a listed voice, with the index of that name, "auto" or "none"."""
+
+    voice: str
+    options: ConvertOptions = ConvertOptions()
+    index: str = "auto"
+
+
+class ConvertRequest(ConversionRequest, frozen=True):
+    """Convert one recording, with the F0 of `f0_file` if there is one."""
+
+    recording: Path
+    f0_file: Path | None = None
+    format: AudioFormat = "wav"
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with recording and F0 file replaced by `copy(file)`."""
+        f0_file = copy(self.f0_file) if self.f0_file else None
+        return self.model_copy(update={"recording": copy(self.recording), "f0_file": f0_file})
+
+
+class CompareRequest(ConversionRequest, frozen=True):
+    """Convert one recording with several index rates."""
+
+    recording: Path
+    index_rates: tuple[IndexRate, ...]
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with the recording replaced by `copy(recording)`."""
+        return self.model_copy(update={"recording": copy(self.recording)})
+
+
+class BatchRequest(ConversionRequest, frozen=True):
+    """Convert uploaded recordings, and recordings where they are on this machine."""
+
+    uploads: tuple[Path, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    format: AudioFormat = "wav"
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with every upload replaced by `copy(upload)`."""
+        return self.model_copy(update={"uploads": tuple(copy(path) for path in self.uploads)})
+
+
+class TrainRequest(JobRequest, frozen=True):
+    """Train a voice, or do one stage of its training; without `data` it uses the clips that exist.
+
+    What is None has the default of the command line.
+    """
+
+    name: Annotated[str, AfterValidator(lambda name: check_name(name, "voice"))]
+    stage: Stage = "run"
+    data: Path | None = None
+    family: Family | None = None
+    sample_rate: str | None = None
+    pitch: bool | None = None
+    options: RunOptions = RunOptions()
+
+
+Request = ConvertRequest | CompareRequest | BatchRequest | TrainRequest
+REQUESTS: dict[Kind, type[Request]] = {
+    "convert": ConvertRequest, "compare": CompareRequest, "batch": BatchRequest, "train": TrainRequest,
+}  # fmt: skip
+
+
+def kind_of(request: Request) -> Kind:
+    """The kind of job that a request asks for."""
+    return next(kind for kind, model in REQUESTS.items() if type(request) is model)
+
+
+def read_request(kind: Kind, values: object) -> Request:
+    """The request of a job file or of a message to the worker. ConfigError for values that are not allowed."""
+    if not isinstance(values, Mapping):
+        values = {"request": values}
+    request: Request = checked(REQUESTS[kind], _upgraded(kind, values))
+    return request
+
+
+def _upgraded(kind: Kind, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values with the names of today; older files have all uploads in the list "files", the F0 file in second place."""
+    files = values.get("files")
+    if not isinstance(files, list):
+        return values
+    upgraded = {name: value for name, value in values.items() if name != "files"}
+    if kind == "train" and isinstance(values.get("options"), Mapping):
+        options = dict(values["options"])
+        return upgraded | {name: options.pop(name, None) for name in VOICE_SETTINGS} | {"options": options}
+    if kind == "batch":
+        return upgraded | {"uploads": files}
+    if kind == "convert" and len(files) > 1:
+        upgraded["f0_file"] = files[1]
+    return upgraded | {"recording": next(iter(files), None)} if kind != "train" else upgraded
