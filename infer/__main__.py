@@ -17,7 +17,7 @@ from lib.errors import RevoiceError
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
 from lib.paths import GivenPath, given_path
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, as_revoice_error, terminal, usage_error
 
 if TYPE_CHECKING:
     from infer.batch import Outcome
@@ -68,8 +68,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
         return INTERRUPTED
-    except RevoiceError as error:
-        print(error, file=sys.stderr)
+    except (RevoiceError, OSError, MemoryError) as error:
+        print(as_revoice_error(error), file=sys.stderr)
         return FAILED
 
 

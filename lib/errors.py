@@ -1,10 +1,11 @@
 """The errors a user can cause or meet, in one tree.
 
     RevoiceError                the message is one clear sentence: what is wrong, the value, what to do
-    ├── AudioError              a recording that cannot be read, is empty, or cannot be written
+    ├── AudioError              a recording that cannot be read or decoded, or is empty
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
     ├── MissingFileError        a file or folder that should be there; says how to get it
+    ├── WriteError              a file cannot be written: a full disk, a read-only folder
     └── ProcessLostError        another process of the same run has ended, so this one cannot go on
 
 They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
@@ -70,6 +71,10 @@ class MissingFileError(RevoiceError):
         self.remedy = fill(remedy, self.values)
 
 
+class WriteError(RevoiceError):
+    """A file cannot be written; the message says why."""
+
+
 class ProcessLostError(RevoiceError):
     """Another process of the same run has ended, so this one cannot go on."""
 
@@ -77,6 +82,6 @@ class ProcessLostError(RevoiceError):
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:
     """The error of which `RevoiceError.to_json` made this; an unknown type becomes a RevoiceError."""
     message = from_json({"template": value["template"], "values": value["values"]})
-    kinds = {kind.__name__: kind for kind in (AudioError, CheckpointError, ConfigError, ProcessLostError)}
+    kinds = {kind.__name__: kind for kind in (AudioError, CheckpointError, ConfigError, WriteError, ProcessLostError)}
     kind = kinds.get(str(value["type"]), RevoiceError)
     return kind(message.template, **message.values) if isinstance(message, Message) else kind(str(message))

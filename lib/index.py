@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
-from lib.files import replacing, write_errors
+from lib.files import replacing
 from lib.index_check import check_structure
 from lib.typing import FloatArray, IntArray
 
@@ -131,7 +131,7 @@ class FeatureIndex:
         """Write the index file atomically. RevoiceError if it cannot be written."""
         import faiss
 
-        with write_errors(path), replacing(path) as temporary:
+        with replacing(path) as temporary:
             faiss.serialize_index(self._index).tofile(temporary)
 
     def save_empty(self, path: Path) -> None:
@@ -140,7 +140,7 @@ class FeatureIndex:
 
         empty = faiss.clone_index(self._index)
         empty.reset()
-        with write_errors(path), replacing(path) as temporary:
+        with replacing(path) as temporary:
             faiss.serialize_index(empty).tofile(temporary)
 
     def search(self, content: FloatArray) -> FloatArray:

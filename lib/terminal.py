@@ -23,6 +23,19 @@ LINE_SECONDS = 30.0  # between progress lines without a terminal
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 
+def as_revoice_error(error: Exception) -> RevoiceError:
+    """An error for users: of the system, such as a disk that is read-only, or of too little memory."""
+    if isinstance(error, RevoiceError):
+        return error
+    if isinstance(error, MemoryError):
+        return RevoiceError("There is not enough memory. Close other programs, or use shorter recordings.")
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    path = getattr(error, "filename", None)
+    if path is None:
+        return RevoiceError("The system reports: {reason}. Check the disk and the permissions.", reason=reason)
+    return RevoiceError("{path}: {reason}. Check the disk and the permissions.", path=path, reason=reason)
+
+
 def usage_error(exit_error: SystemExit, output: str) -> str:
     """One sentence for a mistake in the options, from the parser's exit and the text that it printed."""
     cause: BaseException | None = exit_error
@@ -59,7 +72,7 @@ def _sort_choices(match: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Record the first Ctrl-C, so that the current step can finish. The second raises KeyboardInterrupt."""
+    """Record the first Ctrl-C or SIGTERM, so that the current step can finish. The next Ctrl-C ends it at once."""
     pressed: list[bool] = []
 
     def handle(number: int, frame: types.FrameType | None) -> None:
@@ -68,11 +81,17 @@ def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
         pressed.append(True)
         show("Stopping after the current step. Press Ctrl-C again to stop at once.")
 
-    before = signal.signal(signal.SIGINT, handle)
+    def end(number: int, frame: types.FrameType | None) -> None:
+        if not pressed:
+            pressed.append(True)
+            show("Stopping after the current step.")
+
+    before = {number: signal.signal(number, own) for number, own in ((signal.SIGINT, handle), (signal.SIGTERM, end))}
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager

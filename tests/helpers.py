@@ -1,7 +1,9 @@
 """Readers for the golden files, its error measure, and tiny networks; imported by tests as tests.helpers."""
 
+import contextlib
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,3 +119,15 @@ def golden_training_model(golden: Path, name: str) -> Synthesizer:
     model = Synthesizer(config, posterior=True)
     load_weights(model, state.weights, name)
     return model
+
+
+@contextlib.contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file can become longer than `limit` bytes: the system refuses with "File too large"."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

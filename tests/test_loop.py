@@ -1,5 +1,6 @@
 """A whole small training: recordings to voice, stopped, resumed, with the real encoder and a tiny network."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from infer.load import load_converter
 from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, FamilyConfig, load_family
-from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.errors import CheckpointError, ConfigError, MissingFileError, WriteError
 from lib.files import write_json
 from lib.index import FeatureIndex
 from lib.progress import Cancelled
 from lib.voice.library import find_index
 from lib.voice.model_file import read_voice_model
-from lib.voice.training_state import read_training_state
+from lib.voice.training_state import TrainingState, read_training_state, write_training_state
+from tests.helpers import full_disk
 from train import loop, metrics
 from train.experiment import Experiment, list_samples
 from train.extract import batches_by_length, extract
@@ -177,6 +179,26 @@ def test_other_settings_or_data_make_the_stages_anew(experiment: Experiment, rec
     kept = {path.name for path in experiment.folder.glob("*.index")}
     assert kept == {*names, new.name, new.name.replace("added_", "trained_", 1)}
     assert find_index(experiment.voice, "lite", [experiment.folder.parent]) == new
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch leaves its file open
+@pytest.mark.parametrize("half", ["G", "D"])
+def test_a_full_disk_at_a_checkpoint_leaves_no_lone_half(
+    experiment: Experiment, recordings: Path, half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(experiment, recordings)
+
+    def write(path: Path, state: TrainingState) -> None:
+        with full_disk(10_000) if path.name.startswith(half) else contextlib.nullcontext():
+            write_training_state(path, state)
+
+    monkeypatch.setattr("train.checkpoints.write_training_state", write)
+    options = FitOptions.model_validate(FAST | {"epochs": 1})
+    with pytest.raises(WriteError, match=rf"Cannot write .*{half}_\d+\.pth: File too large"):
+        fit(experiment, options)
+    assert not [*experiment.folder.glob("[GD]_*.pth"), *experiment.folder.glob(".part-*")]
+    monkeypatch.setattr("train.checkpoints.write_training_state", write_training_state)
+    assert fit(experiment, options).finished
 
 
 def test_indexes_beside_the_features_of_another_program_stay(experiment: Experiment, recordings: Path) -> None:

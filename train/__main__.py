@@ -14,10 +14,21 @@ import tyro
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
-from lib.errors import ConfigError, RevoiceError
+from lib.errors import ConfigError, RevoiceError, WriteError
+from lib.messages import Message
 from lib.paths import GivenPath
 from lib.progress import Cancelled, Progress, no_progress
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, report_error, report_files, reporting, terminal, usage_error
+from lib.terminal import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_USE,
+    as_revoice_error,
+    report_error,
+    report_files,
+    reporting,
+    terminal,
+    usage_error,
+)
 from train.ckpt import cli as ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
 
@@ -124,7 +135,8 @@ def _main(args: Sequence[str] | None) -> int:
         if _is_main_process():
             print("Stopped. The same command continues where it was.", file=sys.stderr)
         return INTERRUPTED
-    except RevoiceError as error:
+    except (RevoiceError, OSError, MemoryError) as caught:
+        error = as_revoice_error(caught)
         if for_program and _is_main_process():
             report_error(error)
             return FAILED
@@ -264,7 +276,25 @@ def _stages(command: Command, experiment: "Experiment", progress: Progress) -> I
     wanted = STAGES if isinstance(command, Run) else (type(command).__name__.lower(),)
     for stage in wanted:
         if stage != "prepare" or getattr(command, "data", None) is not None:
-            yield stages[stage](command, experiment, progress)
+            try:
+                sentence = stages[stage](command, experiment, progress)
+            except WriteError as error:
+                raise WriteError("{reason} {saved}", reason=error.message, saved=_saved(stage, experiment)) from error
+            yield sentence
+
+
+def _saved(stage: str, experiment: "Experiment") -> Message:
+    """What a stage has saved although it could not write everything."""
+    if stage == "prepare":
+        return Message("The clips of {name} are as they were before.", name=experiment.name)
+    if stage == "extract":
+        return Message("The features computed so far are kept; the same command continues.")
+    if stage == "index":
+        return Message("The features are kept; the same command builds the index.")
+    newest = experiment.newest_pair()
+    if newest is None:
+        return Message("No checkpoint was saved.")
+    return Message("The last checkpoint is {path}; the same command continues from it.", path=newest[0])
 
 
 def _check_data(data: Path) -> None:

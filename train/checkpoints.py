@@ -12,7 +12,7 @@ from torch import Tensor
 from lib.audio.encode import save_audio
 from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
-from lib.errors import CheckpointError, RevoiceError
+from lib.errors import CheckpointError, RevoiceError, WriteError
 from lib.files import replacing
 from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
 from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
@@ -176,7 +176,12 @@ class CheckpointManager:
         if step in (0, self._saved_step):
             return
         generator, discriminator = (folder / f"{letter}_{step}.pth" for letter in "GD")
-        save_pair(state, generator, discriminator)
+        try:
+            save_pair(state, generator, discriminator)
+        except WriteError:
+            if not discriminator.exists():
+                generator.unlink(missing_ok=True)  # a lone half would end the next run
+            raise
         self.newest, self._saved_step = generator, step
         if not state.accelerator.is_main_process:
             return

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
-from lib.files import write_json, write_text
+from lib.files import write_errors, write_json, write_text
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
@@ -228,10 +228,11 @@ class Experiment:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the experiment for one job. ConfigError if another job holds the lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            lock.acquire()
+            with write_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
         except Timeout as error:
             raise ConfigError(
                 "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from lib.files import replacing
+from lib.files import replacing, write_errors
+
+logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 15.0  # after which metrics are written on a slow machine, whatever the step
 WARM_UP_STEPS = 3  # not counted in the speed
@@ -29,16 +32,22 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._folder = folder
+        with write_errors(folder):
+            self._writer = SummaryWriter(str(folder))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point per value."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with write_errors(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is still buffered."""
-        self._writer.close()
+        """Write what is still buffered; a failure is logged, because it must not hide that of the training."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            logger.warning("the TensorBoard file in %s is incomplete: %s", self._folder, error)
 
 
 class Events:
@@ -50,7 +59,10 @@ class Events:
     def write(self, stage: str, done: int, total: int, **facts: Any) -> None:
         """Append one event."""
         event = {"stage": stage, "done": done, "total": total, **facts, "time": round(time.time(), 3)}
-        with self._path.open("ab+") as file:  # a line torn by a crash must not swallow this one
+        with (
+            write_errors(self._path),
+            self._path.open("ab+") as file,
+        ):  # a line torn by a crash must not swallow this one
             torn = file.tell() > 0 and file.seek(-1, 2) is not None and file.read(1) != b"\n"
             file.write((("\n" if torn else "") + json.dumps(event) + "\n").encode())
 

@@ -19,6 +19,7 @@ from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
 from lib.errors import AudioError, MissingFileError
+from lib.files import write_errors
 from lib.messages import Message
 from lib.progress import Progress, no_progress
 from train.experiment import Experiment, list_clips
@@ -195,7 +196,8 @@ def _replacing_folders(*folders: Path) -> Iterator[list[Path]]:
     try:
         for folder in fresh:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            with write_errors(folder):
+                folder.mkdir(parents=True)
         yield fresh
         for folder, new in zip(folders, fresh, strict=True):
             old = folder.with_name(f".old-{folder.name}")

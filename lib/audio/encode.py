@@ -64,7 +64,7 @@ def save_blocks(
     WAV is 16-bit or, with subtype "FLOAT", 32-bit float; FLAC is 16-bit; .ogg and .opus are Opus; .m4a is AAC. Formats
     with fixed rates (Opus: 48 kHz; MP3, AAC: the usual ones) get the next higher one, and decode to
     `resampled_length` samples there. Values outside [-1, 1] are clipped except in float WAV. Raises ConfigError for
-    an unknown suffix, AudioError for unusable audio or a failed write; then `path` is as it was.
+    an unknown suffix, AudioError for unusable audio, WriteError for a failed write; then `path` is as it was.
     """
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") not in AUDIO_FORMATS:
@@ -81,18 +81,12 @@ def save_blocks(
         blocks = (np.clip(block, -1.0, 1.0) for block in resample_blocks(blocks, sample_rate, rate))
         sample_rate = rate
     written = _Written(path, blocks)
-    try:
-        with replacing(path) as temporary:
-            if encoder is None:
-                _write_pcm(temporary, written.blocks(), sample_rate, subtype if suffix == ".wav" else "PCM_16")
-            else:
-                _write_encoded(temporary, written.blocks(), sample_rate, encoder)
-            written.verify(temporary, sample_rate)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AudioError(
-            "Cannot write {path}: {reason}. Check the folder and the free space.", path=path, reason=reason
-        ) from error
+    with replacing(path) as temporary:
+        if encoder is None:
+            _write_pcm(temporary, written.blocks(), sample_rate, subtype if suffix == ".wav" else "PCM_16")
+        else:
+            _write_encoded(temporary, written.blocks(), sample_rate, encoder)
+        written.verify(temporary, sample_rate)
 
 
 def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:

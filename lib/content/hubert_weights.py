@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from lib.content import HOP_LENGTH, WINDOW_LENGTH
-from lib.errors import CheckpointError
+from lib.errors import CheckpointError, WriteError
 from lib.files import replacing
 from lib.models.hubert import HubertShape
 from lib.paths import SAFETENSORS
@@ -147,5 +147,5 @@ def write_cached(path: Path, weights: HubertWeights) -> None:
         with replacing(path) as temporary:
             contiguous = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
             save_file(contiguous, temporary, metadata={"format": "pt", "hubert": json.dumps(facts)})
-    except OSError as error:
+    except WriteError as error:
         logger.warning("%s was not written (%s); the content encoder is converted anew each time", path, error)

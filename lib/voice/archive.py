@@ -32,7 +32,7 @@ MAX_CARD_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same voice gives the same archive
 NOT_AN_ARCHIVE = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, zlib.error)
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 CARD_FIELDS = ("author", "licence", "epoch", "dataset_length", "creation_date")  # optional entries of a voice
 
 
@@ -63,7 +63,6 @@ def export_voice(voice: Path, index: Path | None, output: Path, name: str | None
         files[index_names(name, model.family, cells)[1]] = index
     card = describe_voice(name, model) | {"files": {part: _sha256(path) for part, path in files.items()}}
     with (
-        write_errors(output),
         replacing(output) as temporary,
         zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
     ):
@@ -217,7 +216,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
 
 def _move(source: Path, target: Path) -> None:
     """Copy a file to its place atomically; the target may be on another disk."""
-    with write_errors(target), replacing(target) as temporary:
+    with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib.config import Family, SynthesizerConfig
 from lib.errors import CheckpointError
-from lib.files import replacing, write_errors
+from lib.files import replacing
 from lib.models.synthesizer import Synthesizer
 from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
@@ -209,7 +209,7 @@ def write_voice_model(path: Path, voice: VoiceModel) -> None:
     if voice.content_encoder is not None:
         content["content_encoder"] = voice.content_encoder._asdict()
     content |= {key: value for key, value in voice.extra.items() if key not in _KNOWN}
-    with write_errors(path), replacing(path) as temporary:
+    with replacing(path) as temporary:
         if path.suffix.lower() == SAFETENSORS:
             metadata = {METADATA: json.dumps(content | {"tensors": list(weights)}, ensure_ascii=False)}
             save_file(weights, temporary, metadata)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib.errors import CheckpointError
-from lib.files import replacing, write_errors
+from lib.files import replacing
 from lib.messages import Message
 from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.weights import Weights, check_finite, rvc_key
@@ -77,7 +77,7 @@ def write_training_state(path: Path, state: TrainingState) -> None:
         "optimizer": state.optimizer,
         "learning_rate": state.learning_rate,
     } | ({} if state.average is None else {"average": state.average})
-    with write_errors(path), replacing(path) as temporary:
+    with replacing(path) as temporary:
         torch.save(content | state.extra, temporary)
 
 

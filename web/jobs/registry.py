@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lib.errors import ConfigError, RevoiceError
+from lib.errors import ConfigError, RevoiceError, WriteError
 from lib.files import replacing
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
@@ -298,7 +298,7 @@ class JobRegistry:
         try:
             with replacing(self._folder / job_id / "job.json") as path:
                 path.write_text(json.dumps(_job_to_json(self._jobs[job_id])), encoding="utf-8")
-        except OSError as error:  # a full disk must not end the server; only the restart would not know the job
+        except WriteError as error:  # a full disk must not end the server; only the restart would not know the job
             logger.warning("the job %s could not be written down: %s", job_id, error)
 
     def _delete_old(self) -> None:

@@ -1,0 +1,151 @@
+"""What cannot be written is reported in one sentence with the reason, and what was there stays."""
+
+import os
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from lib.audio.encode import save_audio
+from lib.errors import RevoiceError, WriteError
+from lib.files import replacing, write_errors, write_json
+from lib.messages import Message
+from lib.progress import Cancelled
+from lib.terminal import as_revoice_error, terminal
+from lib.voice.archive import export_voice, import_voice
+from lib.voice.model_file import extract_voice_model, write_voice_model
+from tests.helpers import full_disk
+from tests.tiny_voice import tiny_synthesizer
+from train import __main__ as cli
+from train import experiment
+
+LARGE = np.zeros(100_000)
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", bytes(400_000))
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "NumPy": lambda path: np.save(path.open("wb"), LARGE),
+    "array": lambda path: faiss.serialize_index(faiss.IndexFlatL2(1)).repeat(5000).tofile(path),
+    "torch": lambda path: torch.save({"a": torch.zeros(100_000)}, path),
+    "torch to a file": lambda path: torch.save({"a": torch.zeros(100_000)}, path.open("wb")),
+    "safetensors": lambda path: safetensors.torch.save_file({"a": torch.zeros(100_000)}, path),
+    "zip": _zip,
+    "text": lambda path: path.write_text("a" * 400_000),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.filterwarnings("ignore")  # of files that a library leaves open
+def test_the_reason_is_the_systems_whatever_wrote(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"good")
+    with full_disk(50_000), pytest.raises(WriteError) as caught, replacing(path) as temporary:
+        WRITERS[name](temporary)
+    assert str(caught.value) == f"Cannot write {path}: File too large. Check the folder and the free space."
+    assert path.read_bytes() == b"good" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "m4a"])
+def test_audio_that_does_not_fit_is_reported(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).uniform(-1, 1, 480_000).astype(np.float32)
+    with full_disk(20_000), pytest.raises(WriteError, match=r"Cannot write .*: File too large\. Check"):
+        save_audio(tmp_path / f"a.{suffix}", noise, 48_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_not_taken_for_errors_of_writing(tmp_path: Path) -> None:
+    for error in (RuntimeError("shapes differ"), ValueError("x"), Cancelled(), RevoiceError("y")):
+        with pytest.raises(type(error)) as caught, write_errors(tmp_path / "a"):
+            raise error
+        assert caught.value is error
+    with pytest.raises(WriteError, match="not enough memory"), write_errors(tmp_path / "a"):
+        raise MemoryError
+
+
+def test_errors_of_the_system_become_sentences(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        (tmp_path / "none").read_bytes()
+    assert str(as_revoice_error(caught.value)).startswith(f"{tmp_path}/none: No such file or directory. Check")
+    assert "not enough memory" in str(as_revoice_error(MemoryError()))
+    assert str(as_revoice_error(OSError(5, "Input/output error"))).startswith("The system reports: Input/output error.")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the experiments and voices of the command line."""
+    monkeypatch.setattr(experiment.Experiment.__init__, "__defaults__", (tmp_path / "logs", tmp_path / "weights"))
+    return tmp_path
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told and "Traceback" not in "".join(told)
+    return told[-1]
+
+
+def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    time = np.arange(3 * 16_000) / 16_000
+    voice = 0.1 * sum(np.sin(2 * np.pi * 150 * harmonic * time) for harmonic in range(1, 6))
+    soundfile.write(program / "a.wav", voice, 16_000)
+    prepare = ["prepare", "v", "--data", str(program / "a.wav")]
+    (program / "logs").write_text("no folder can be made here")
+    assert cli.main(prepare) == 1
+    assert "Cannot write" in (told := one_sentence(capsys)) and "logs" in told
+    (program / "logs").unlink()
+    with full_disk(50_000):
+        assert cli.main(prepare) == 1
+    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("v are as they were before.")
+    assert cli.main(prepare) == 0
+    extract = ["extract", "v", "--pitch-method", "pm", "--device", "cpu"]
+    with full_disk(50_000):
+        assert cli.main(extract) == 1
+    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("the same command continues.")
+    assert cli.main(extract) == 0
+
+
+def test_tools_for_voices_say_why_nothing_was_written(program: Path) -> None:
+    voice = extract_voice_model(tiny_synthesizer(), "lite", "1epoch")
+    write_voice_model(program / "eve.pth", voice)
+    archive = export_voice(program / "eve.pth", None, program / "eve.zip")
+    (program / "file").write_text("no folder")
+    for write in (
+        lambda: write_voice_model(program / "file" / "eve.pth", voice),
+        lambda: export_voice(program / "eve.pth", None, program / "file" / "eve.zip"),
+        lambda: import_voice(archive, weights=program / "file" / "weights", logs=program / "logs"),
+        lambda: write_json(program / "file" / "a.json", {}),
+    ):
+        with pytest.raises(WriteError, match=r"Cannot write .*file.*: (Not a directory|File exists)"):
+            write()
+    with full_disk(10_000):
+        for write in (
+            lambda: write_voice_model(program / "eve.pth", voice),
+            lambda: write_voice_model(program / "eve.safetensors", voice),
+            lambda: export_voice(program / "eve.pth", None, program / "eve.zip"),
+            lambda: import_voice(archive, weights=program / "weights", logs=program / "logs"),
+        ):
+            with pytest.raises(WriteError, match="File too large"):
+                write()
+    assert not list((program / "weights").glob("*")) and not (program / "eve.safetensors").exists()
+
+
+def test_the_signal_to_end_stops_after_the_current_step_like_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with terminal(Message("loading")) as progress:
+        progress(0, 2, "a")
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Cancelled):
+            progress(1, 2, "b")
+    assert signal.getsignal(signal.SIGTERM) == before
