@@ -118,7 +118,12 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
     pitch = load_pitch_extractor(arguments.pitch_method, device, arguments.crepe_hop_length)
     for outcome in outcomes:
         comparison, picture = compare_files(
-            outcome.path, outcome.output, pitch, pitch_shift=arguments.pitch_shift, target=arguments.target
+            outcome.path,
+            outcome.output,
+            pitch,
+            pitch_shift=arguments.pitch_shift,
+            target=arguments.target,
+            channel=arguments.channel,
         )
         print(f"{outcome.path.name}: {comparison}; {picture}")
 

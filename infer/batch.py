@@ -174,14 +174,14 @@ def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
     """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
-    source = _read(job)
+    source = _read(job, options)
     conversion, seconds = _convert(converter, job, source, options, progress)
     return _write(job, source, conversion, seconds, converter.pitch_method(options))
 
 
-def _read(job: Job) -> _Input:
+def _read(job: Job, options: ConvertOptions) -> _Input:
     start = time.perf_counter()
-    recording = Recording(job.path)
+    recording = Recording(job.path, options.channel)
     rate = recording.sample_rate
     with collect_blocks(resample_blocks(recording.blocks, rate, ANALYSIS_RATE)) as audio:
         try:
@@ -235,7 +235,7 @@ def convert_files(
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
-        contextlib.closing(_read_ahead(reader, jobs)) as recordings,
+        contextlib.closing(_read_ahead(reader, jobs, options)) as recordings,
     ):
         for i, (job, reading) in enumerate(zip(jobs, recordings, strict=True)):
             try:
@@ -249,13 +249,15 @@ def convert_files(
     return [_outcome(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
 
-def _read_ahead(reader: ThreadPoolExecutor, jobs: Sequence[Job]) -> Generator[Future[_Input], None, None]:
+def _read_ahead(
+    reader: ThreadPoolExecutor, jobs: Sequence[Job], options: ConvertOptions
+) -> Generator[Future[_Input], None, None]:
     """Read the recordings in order, always one ahead."""
     following: Future[_Input] | None = None
     try:
         for i, job in enumerate(jobs):
-            reading = following or reader.submit(_read, job)
-            following = reader.submit(_read, jobs[i + 1]) if i + 1 < len(jobs) else None
+            reading = following or reader.submit(_read, job, options)
+            following = reader.submit(_read, jobs[i + 1], options) if i + 1 < len(jobs) else None
             yield reading
     finally:  # a recording read ahead is left over when the user cancels
         if following is not None and not following.cancel() and following.exception() is None:

@@ -12,6 +12,9 @@ MIN_RATE, MAX_RATE = 16_000, 48_000  # Hz, of resampled output
 class ConvertOptions(BaseModel, frozen=True):
     """Options of one conversion."""
 
+    channel: Literal["mix", "left", "right"] = Field(
+        "mix", description="channel of a stereo recording to use: mix of all, left or right"
+    )
     pitch_shift: float = Field(
         0.0, ge=-24, le=24, description="semitones to add to the input's pitch; 12 = one octave up"
     )

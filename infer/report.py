@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lib.audio import ANALYSIS_RATE
-from lib.audio.decode import list_recordings, load_audio, load_audio_native
+from lib.audio.decode import Channel, list_recordings, load_audio, load_audio_native
 from lib.audio.filters import resample
 from lib.audio.mel import linear_spectrogram, log_mel
 from lib.config import AudioConfig
@@ -80,14 +80,20 @@ def compare(
 
 
 def compare_files(
-    source: Path, output: Path, pitch: PitchExtractor, *, pitch_shift: float = 0.0, target: Path | None = None
+    source: Path,
+    output: Path,
+    pitch: PitchExtractor,
+    *,
+    pitch_shift: float = 0.0,
+    target: Path | None = None,
+    channel: Channel = "mix",
 ) -> tuple[Comparison, Path]:
     """Compare two files; `target` is a recording or a folder of recordings of the voice.
 
     Returns the metrics and the picture, a PNG written beside the output. AudioError or MissingFileError for files that
     cannot be read.
     """
-    decoded = [load_audio_native(path) for path in (source, output)]
+    decoded = [load_audio_native(source, channel), load_audio_native(output)]
     a, b = (resample(audio, rate, ANALYSIS_RATE) for audio, rate in decoded)
     seconds = (len(decoded[0][0]) / decoded[0][1], len(decoded[1][0]) / decoded[1][1])
     references = [] if target is None else list_recordings(target) if target.is_dir() else [target]

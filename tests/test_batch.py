@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from infer.batch import Job, convert_file, convert_files, plan_jobs
 from infer.convert import VoiceConverter
@@ -164,3 +165,13 @@ def test_progress_covers_all_files_and_cancelling_leaves_nothing_half_written(
         convert_files(converter, jobs, PM, watch)
     assert seen == sorted(seen)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.wav"]
+
+
+def test_a_recording_whose_channels_cancel_is_converted_from_one(converter: VoiceConverter, tmp_path: Path) -> None:
+    voice = voice_like(0.4)
+    soundfile.write(tmp_path / "in.wav", np.stack([voice, -voice], axis=1), 16_000)
+    job = Job(tmp_path / "in.wav", tmp_path / "out.wav")
+    (outcome,) = convert_files(converter, [job], PM)
+    assert "channels cancel each other" in (outcome.error or "") and not job.output.exists()
+    (outcome,) = convert_files(converter, [job], PM.model_copy(update={"channel": "left"}))
+    assert outcome.error is None and np.abs(load_audio_native(job.output)[0]).max() > 0.01

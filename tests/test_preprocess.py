@@ -280,3 +280,12 @@ def test_options_are_checked() -> None:
         PrepareOptions(slice_seconds=0.1)
     with pytest.raises(ValidationError, match="procesess"):
         PrepareOptions.model_validate({"procesess": 2})
+
+
+def test_recordings_whose_channels_cancel_are_prepared_from_one(tmp_path: Path, tone: Tone) -> None:
+    (tmp_path / "data").mkdir()
+    sound = tone(220, 1.0, 32000)
+    soundfile.write(tmp_path / "data/a.wav", np.stack([sound, -sound], axis=1), 32000)
+    with pytest.raises(AudioError, match="channels cancel each other"):
+        run(tmp_path / "data", tmp_path / "out")
+    assert run(tmp_path / "data", tmp_path / "out", options=PrepareOptions(channel="right")).clips == 1

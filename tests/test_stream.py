@@ -127,9 +127,9 @@ def test_the_next_recording_is_read_while_one_is_converted(tmp_path: Path, monke
     read = {job.path: threading.Event() for job in jobs}
     plain = batch._read
 
-    def reading(job: Job) -> batch._Input:
+    def reading(job: Job, options: ConvertOptions) -> batch._Input:
         read[job.path].set()
-        return plain(job)
+        return plain(job, options)
 
     monkeypatch.setattr(batch, "_read", reading)
 

@@ -12,6 +12,9 @@ MAX_SEED = 2**32 - 1  # what NumPy takes
 class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
     """Options for cutting recordings into training clips."""
 
+    channel: Literal["mix", "left", "right"] = Field(
+        "mix", description="channel of stereo recordings to use: mix of all, left or right"
+    )
     slice_seconds: float = Field(3.7, ge=1.0, le=8.0, description="length of a training clip in seconds")
 
 

@@ -136,7 +136,7 @@ def _prepare_one(path: Path, writer: _ClipWriter, options: PrepareOptions, tally
     """Prepare one recording; yields after every clip. Its failure is recorded, not raised."""
     too_loud = 0
     try:
-        audio = highpass_causal(load_audio(path, writer.sample_rate), writer.sample_rate)
+        audio = highpass_causal(load_audio(path, writer.sample_rate, options.channel), writer.sample_rate)
     except (AudioError, MissingFileError) as error:
         logger.warning("recording skipped: %s", error)
         tally.failures.append((path, Message(error.template, **error.values)))
@@ -228,7 +228,8 @@ def prepare_stage(
     """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
     if experiment.config_file.is_file():
         experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
-    made_from = fingerprint(_listing(data, experiment.folder), config.audio.sample_rate, options.slice_seconds)
+    other = [options.channel] if options.channel != "mix" else []  # not in older fingerprints
+    made_from = fingerprint(_listing(data, experiment.folder), config.audio.sample_rate, options.slice_seconds, *other)
     if is_done(experiment, "prepare", made_from) and list_clips(experiment.wavs_16k):
         logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)
         return None

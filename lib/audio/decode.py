@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lib.audio.filters import resample
 from lib.errors import AudioError, MissingFileError
@@ -17,6 +18,11 @@ from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
 
+
+Channel = Literal["mix", "left", "right"]
+CHANNELS = {"left": 0, "right": 1}
+CANCELLED = 0.01  # power of a mix to the mean power of its channels; 1 for independent, 2 for equal channels
+AUDIBLE_PEAK = 1e-3  # of a recording that is not silent
 
 BLOCK = 1 << 20  # samples decoded at a time
 MAX_FILES = 100_000  # in a folder of recordings and its sub-folders
@@ -37,21 +43,21 @@ MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
 }  # fmt: skip
 
 
-def load_audio(path: Path, sample_rate: int) -> FloatArray:
+def load_audio(path: Path, sample_rate: int, channel: Channel = "mix") -> FloatArray:
     """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of what the file holds.
 
     Raises MissingFileError or AudioError, see `load_audio_native`.
     """
-    audio, native_rate = load_audio_native(path)
+    audio, native_rate = load_audio_native(path, channel)
     return resample(audio, native_rate, sample_rate)
 
 
-def load_audio_native(path: Path) -> tuple[FloatArray, int]:
+def load_audio_native(path: Path, channel: Channel = "mix") -> tuple[FloatArray, int]:
     """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.
     """
-    recording = Recording(path)
+    recording = Recording(path, channel)
     return np.concatenate([*recording.blocks]), recording.sample_rate
 
 
@@ -59,15 +65,16 @@ class Recording:
     """The first audio stream of any container, decoded block by block: mono float32 at its own `sample_rate` in Hz.
 
     Integer samples are scaled to [-1, 1), float samples are left as they are, channels are mixed down (which can
-    exceed 1, see `_mono`). A truncated recording is used as far as it goes, with a warning in the log. Raises
-    MissingFileError, or AudioError if nothing can be decoded or a sample is not a finite number; then also while the
-    blocks are read. `samples` counts those read so far.
+    exceed 1, see `_mono`) or one is chosen; a mono recording has only one. A truncated recording is used as far as it
+    goes, with a warning in the log. Raises MissingFileError, or AudioError if nothing can be decoded, a sample is not
+    a finite number, or the channels cancel each other when they are mixed; then also while the blocks are read.
+    `samples` counts those read so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channel: Channel = "mix") -> None:
         self.samples = 0
         self._path = path
-        self._decoded = _Decoded()
+        self._decoded = _Decoded(channel)
         blocks = self._decode()
         first = next(blocks)
         self.sample_rate = self._decoded.sample_rate
@@ -114,6 +121,12 @@ class Recording:
         if samples == 0:
             raise AudioError(
                 "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
+            )
+        if decoded.channels_cancel:
+            raise AudioError(
+                "{path}: its channels cancel each other, as with one reversed cable or a removed centre, so that their "
+                "mix is silent. Use one channel: --channel left, or the option Channel.",
+                path=path,
             )
         if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:
             held = held[: len(held) - (samples - expected)]  # an edit list marks it as padding
@@ -216,8 +229,17 @@ def _open(path: Path) -> Any:
 class _Decoded:
     """Sample rate and damage of one decoded stream."""
 
+    channel: Channel = "mix"
     sample_rate: int = 0  # Hz, of the first frame; headers of some AAC files are wrong
     damaged_packets: int = 0
+    power: float = 0.0  # sum of squares: mean of all channels ...
+    mixed_power: float = 0.0  # ... and of their mix
+    peak: float = 0.0  # of all channels
+
+    @property
+    def channels_cancel(self) -> bool:
+        """Whether several channels with sound give a mix that is almost silent."""
+        return self.peak > AUDIBLE_PEAK and self.mixed_power < CANCELLED * self.power
 
     def run(self, container: Any, stream: Any) -> Iterator[FloatArray]:
         """Yield mono blocks (T,); packets that cannot be decoded are counted and skipped."""
@@ -231,12 +253,25 @@ class _Decoded:
                 continue
             for frame in frames:
                 self.sample_rate = self.sample_rate or frame.sample_rate
-                block = _mono(frame)
+                block = self._one_channel(frame)
                 yield (
                     block
                     if frame.sample_rate == self.sample_rate
                     else resample(block, frame.sample_rate, self.sample_rate)
                 )
+
+    def _one_channel(self, frame: Any) -> FloatArray:
+        """The chosen channel of a frame, or the mix: (T,)."""
+        samples = _channels(frame)
+        if self.channel != "mix":
+            chosen: FloatArray = samples[min(CHANNELS[self.channel], len(samples) - 1)].astype(np.float32)
+            return chosen
+        mono = _mono(samples)
+        if len(samples) > 1 and np.isfinite(samples).all():
+            self.power += float(np.square(samples, dtype=np.float64).sum()) / len(samples)
+            self.mixed_power += float(np.square(mono, dtype=np.float64).sum())
+            self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+        return mono
 
 
 def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
@@ -254,12 +289,18 @@ def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
             return
 
 
-def _mono(frame: Any) -> FloatArray:
-    """Mix the channels of one decoded frame down: (T,) float32, their sum divided by sqrt(channels).
+def _mono(samples: npt.NDArray[Any]) -> FloatArray:
+    """Mix channels (C, T) down: (T,) float32, their sum divided by sqrt(C).
 
     For stereo these are the weights of the ffmpeg command line, with which RVC loads recordings; an average
     would be 3 dB quieter.
     """
+    mono: FloatArray = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
+    return mono
+
+
+def _channels(frame: Any) -> npt.NDArray[Any]:
+    """The channels of one decoded frame (C, T), integers scaled to [-1, 1)."""
     samples = frame.to_ndarray()  # [channels, T] if planar, else [1, T * channels]
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
@@ -267,8 +308,8 @@ def _mono(frame: Any) -> FloatArray:
         samples = (samples.astype(np.float32) - 128.0) / 128.0
     elif samples.dtype.kind == "i":
         samples = samples / np.float64(1 << (8 * samples.dtype.itemsize - 1))
-    mono: FloatArray = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
-    return mono
+    channels: npt.NDArray[Any] = samples
+    return channels
 
 
 def _expected_samples(stream: Any, sample_rate: int) -> int | None:
