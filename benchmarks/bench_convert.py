@@ -130,14 +130,14 @@ def prepare(settings: Settings, folder: Path) -> Settings:
     from lib.audio.encode import save_audio
     from lib.config import load_family
     from lib.index import FeatureIndex
-    from lib.models.synthesizer import Synthesizer
+    from lib.voice.infer_config import build_network
     from lib.voice.model_file import extract_voice_model, write_voice_model
 
     torch.manual_seed(0)
     config = load_family(settings.family).synthesizer
     voice, recording = settings.voice or folder / "voice.pth", settings.recording or folder / "recording.flac"
     if not settings.voice:
-        write_voice_model(voice, extract_voice_model(Synthesizer(config), settings.family, "random weights"))
+        write_voice_model(voice, extract_voice_model(build_network(config), settings.family, "random weights"))
     if not settings.recording:
         save_audio(recording, synthetic_recording(settings.seconds), ANALYSIS_RATE)
     vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)

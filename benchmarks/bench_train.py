@@ -157,10 +157,15 @@ def raise_level(state: "TrainState", batch: "Batch") -> None:
     """
     import torch
 
+    from lib.models.synthesizer import Synthesizer
+
+    generator = state.plain_generator
+    if not isinstance(generator, Synthesizer):  # the untrained vocoder of lite keeps the level
+        return
     with torch.no_grad():
         bins, f0 = (batch.pitch_bins, batch.f0) if state.config.synthesizer.has_f0 else (None, None)
-        audio = state.plain_generator.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, temperature=0.0)
-        state.plain_generator.dec.conv_post.weight.mul_(0.1 / float(audio.std()))
+        audio = generator.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, temperature=0.0)
+        generator.dec.conv_post.weight.mul_(0.1 / float(audio.std()))
 
 
 def plain_optimizers(state: "TrainState") -> "tuple[Optimizer, Optimizer]":
@@ -185,8 +190,9 @@ def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer
 
     config, discriminate, (optimizer_g, optimizer_d) = state.config, state.plain_discriminator, optimizers
     pitch = (batch.pitch_bins, batch.f0) if config.synthesizer.has_f0 else (None, None)
-    spec = None if config.prior.only else batch.spec
-    out = state.plain_generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, *deterministic(batch))
+    out = state.plain_generator(
+        batch.content, *pitch, batch.lengths, batch.spec, batch.speaker_id, *deterministic(batch)
+    )
     hop, frames = config.audio.hop_length, config.synthesizer.segment_frames
     real = slice_frames(batch.audio, out.starts, frames, hop)
     parts = losses.discriminator_parts(discriminate(real), discriminate(out.audio.detach()))
@@ -204,9 +210,6 @@ def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer
     if (z := out.latents) is not None:
         kl = losses.kl_loss(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
         total = total + config.train.c_kl * kl
-    if config.source.c_harmonic:
-        bins = round(config.source.harmonic_max * config.audio.n_fft / config.audio.sample_rate)
-        total = total + config.source.c_harmonic * losses.spectral_l1(true, made, bins)
     optimizer_g.zero_grad()
     torch.autograd.backward(total)
     optimizer_g.step()
@@ -229,6 +232,8 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
     batch = random_batch(settings).to(device)
     torch.manual_seed(0)
     state = make_state(load_family(settings.family), make_accelerator(precision, device))
+    if state.config.lite:
+        state.progress.step = state.config.lite.prior_steps  # most steps train the vocoder, too
     raise_level(state, batch)
     optimizers = plain_optimizers(state)
 
@@ -246,7 +251,10 @@ def run(settings: Settings) -> list[Result]:
     """Every case."""
     results = [] if settings.steps_only else list(stages(settings))
     baseline: Result | None = None
-    for precision, plain in (("fp32", True), *((precision, False) for precision in settings.precisions)):
+    cases = [(precision, False) for precision in settings.precisions]
+    if settings.family != "lite":
+        cases.insert(0, ("fp32", True))
+    for precision, plain in cases:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             found = pool.submit(step, settings, precision, plain=plain).result()
         baseline = baseline or found

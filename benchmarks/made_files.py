@@ -21,14 +21,14 @@ def prepare(folder: Path) -> None:
     from lib.audio.filters import resample
     from lib.config import load_family
     from lib.index import FeatureIndex
-    from lib.models.synthesizer import Synthesizer
+    from lib.voice.infer_config import build_network
     from lib.voice.model_file import extract_voice_model, write_voice_model
 
     if (folder / "ready").is_file():
         return
     torch.manual_seed(0)
     config = load_family(FAMILY, RATE).synthesizer
-    write_voice_model(folder / "voice.pth", extract_voice_model(Synthesizer(config), FAMILY, "random weights"))
+    write_voice_model(folder / "voice.pth", extract_voice_model(build_network(config), FAMILY, "random weights"))
     vectors = np.random.default_rng(0).standard_normal((INDEX_VECTORS, config.content_width)).astype(np.float32)
     FeatureIndex.build([vectors]).save(folder / "added.index")
     write_analysis_networks(folder)

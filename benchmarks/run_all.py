@@ -171,11 +171,12 @@ def generator_alone(place: Place) -> Measured:
     """The generator's real-time factors, and its arithmetic beside that of a matrix product in the same precision."""
     import torch
 
-    from lib.config import load_family
+    from lib.config import SynthesizerConfig, load_family
     from lib.devices import has_fast_int8
     from lib.models.synthesizer import Synthesizer
 
     config = load_family(FAMILY, RATE).synthesizer
+    assert isinstance(config, SynthesizerConfig)
     network = Synthesizer(config).eval().fold_weight_norm()
     seconds = GENERATOR_FRAMES / 100
     work = generator_flops(network.dec, config)

@@ -102,7 +102,7 @@ def run(arguments: Arguments) -> int:
         converter = _load(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
     device = f"{converter.device.device} ({converter.device.reason})"
-    status = _report(outcomes, f"index: {converter.index.name if converter.index else 'none'}, device: {device}")
+    status = _report(outcomes, f"index: {converter.used_index(arguments) or 'none'}, device: {device}")
     if arguments.report:
         _compare([outcome for outcome in outcomes if outcome.error is None], arguments)
     return status
@@ -134,7 +134,7 @@ def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
     from lib.devices import choose_device
 
     index: Path | Literal["auto"] | None = None
-    if arguments.index != "none" and arguments.index_rate > 0:
+    if arguments.index != "none" and arguments.index_rate != 0:
         index = "auto" if arguments.index == "auto" else given_path(arguments.index)
     return load_converter(path, index, choose_device(arguments.device), precision=arguments.precision)
 

@@ -17,6 +17,7 @@ from infer.model_cache import ModelCache
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import resample_blocks, resampled_length
+from lib.config import USUAL_INDEX_RATE
 from lib.content import ContentEncoder
 from lib.devices import Device, Precision, choose_device, choose_precision
 from lib.errors import CheckpointError, ConfigError
@@ -64,6 +65,7 @@ class VoiceParts:
     synthesizer: VoiceSynthesizer  # in float32, evaluation mode
     encoder: ContentEncoder
     index: FeatureIndex | None = None  # None: no retrieval
+    index_rate: float = USUAL_INDEX_RATE  # of conversions that name none
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
     encoder_in: Callable[[torch.dtype], ContentEncoder] | None = None  # the encoder in a dtype; None: float32 only
     reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: keep the one above
@@ -99,6 +101,7 @@ class VoiceConverter:
         self._casts_encoder = parts.encoder_in is not None
         self._encoder_in = parts.encoder_in or (lambda _: parts.encoder)
         self._encoder_id = f"{parts.encoder.name} {parts.encoder.sha256}"
+        self._index_rate = parts.index_rate
         self._interpolate_unvoiced = parts.interpolate_unvoiced
         self._cache = cache or ModelCache()
         self._limits = limits or ChunkLimits()
@@ -112,6 +115,14 @@ class VoiceConverter:
     def output_rate(self, options: ConvertOptions) -> int:
         """Sample rate in Hz of what `convert` returns."""
         return options.resample_rate or self.sample_rate
+
+    def index_rate(self, options: ConvertOptions) -> float:
+        """The share of the index in the content features: that of the options, else what the voice recommends."""
+        return self._index_rate if options.index_rate is None else options.index_rate
+
+    def used_index(self, options: ConvertOptions) -> str | None:
+        """Name of the index that `convert` uses; None where it uses none."""
+        return self.index.name if self.index and self.index_rate(options) > 0 else None
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
         """Name of the pitch method, also where "auto" is asked for; None for a voice that uses no F0."""
@@ -255,9 +266,10 @@ class VoiceConverter:
         key = f"content by {self._encoder_id} in {precision.encoder}"
         original = self._cache.analysis(audio, key, self._encoder_in(precision.encoder))  # [N, C]
         frames = len(target.f0) if target else len(audio) // HOP_LENGTH
-        if self.index is None or options.index_rate == 0:
+        rate = self.index_rate(options)
+        if self.index is None or rate == 0:
             return to_pitch_rate(original, frames)
-        blended = blend_retrieved(original, self.index.search(original), options.index_rate)
+        blended = blend_retrieved(original, self.index.search(original), rate)
         content = to_pitch_rate(blended, frames)
         if target is None or options.protect >= PROTECT_OFF:
             return content

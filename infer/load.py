@@ -9,13 +9,20 @@ import torch
 
 from infer.convert import VoiceConverter, VoiceParts
 from infer.model_cache import ModelCache, file_stamp
+from lib.config import LiteConfig
 from lib.content import ContentEncoder, canonical_name, casts_encoder
 from lib.devices import Device, choose_device, choose_precision
 from lib.errors import CheckpointError
 from lib.models import VoiceSynthesizer
 from lib.models.memory import trim_memory
 from lib.voice.library import explain_no_index, find_index, unmatched_indexes
-from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model
+from lib.voice.model_file import (
+    ContentEncoderId,
+    VoiceModel,
+    load_synthesizer,
+    read_voice_model,
+    recommended_index_rate,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +63,7 @@ def load_converter(
 def _load_parts(
     model: VoiceModel, path: Path, index: Path | None, device: Device, cache: ModelCache, precision: str, label: str
 ) -> VoiceParts:
+    check_version(model, label)
     synthesizer = load_synthesizer(model, label).fold_weight_norm()
     recorded, casts = recorded_encoder(model), casts_encoder(model.family)
     encoder_in = partial(cache.encoder, model.family, device.device, recorded.name if recorded else None)
@@ -66,6 +74,7 @@ def _load_parts(
         encoder,
         cache.index(index) if index else None,
         interpolate_unvoiced=bool(model.extra.get("interpolate_unvoiced")),
+        index_rate=recommended_index_rate(model),
         encoder_in=encoder_in if casts else None,
         reload_synthesizer=partial(_reload_synthesizer, path),
     )
@@ -83,6 +92,16 @@ def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
         return voice.content_encoder._replace(name=canonical_name(voice.content_encoder.name))
     foreign = voice.extra.get("embedder_model")
     return ContentEncoderId(canonical_name(foreign), "") if isinstance(foreign, str) and foreign else None
+
+
+def check_version(voice: VoiceModel, label: str) -> None:
+    """CheckpointError for a voice of the networks that the family lite had before."""
+    if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
+        raise CheckpointError(
+            "{voice} was trained with an earlier version of the family lite, which cannot be used any more. Train the "
+            "voice again.",
+            voice=label,
+        )
 
 
 def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> None:

@@ -27,7 +27,13 @@ class ConvertOptions(BaseModel, frozen=True):
         CREPE_HOP_LENGTH, ge=1, le=512, description="hop length of mangio-crepe in samples at 16 kHz; smaller is slower"
     )
     filter_radius: int = Field(0, ge=0, le=7, description="median filter over 3, 5 or 7 F0 frames of 10 ms; 0 = off")
-    index_rate: float = Field(0.75, ge=0, le=1, description="share of content features taken from the index; 0 = none")
+    index_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of content features taken from the index; 0 = none, None = what the voice recommends, or "
+        "0.75 for voices of v1 and v2 and 0 for those of lite",
+    )
     protect: float = Field(
         0.33, ge=0, le=0.5, description="protection of unvoiced consonants and breaths; lower protects more, 0.5 = off"
     )

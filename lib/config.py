@@ -18,7 +18,8 @@ from lib.paths import CONFIGS
 
 Family = Literal["v1", "v2", "lite"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("40k", "32k", "48k"), "lite": ("24k",)}
-CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 256}  # features per content frame
+USUAL_INDEX_RATE = 0.75  # of v1 and v2; content features of lite contain so little of the speaker that it is 0
+CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 129}  # features per content frame
 
 
 Size = Annotated[int, Field(ge=1, le=65_536)]  # networks are built from untrusted files
@@ -70,12 +71,65 @@ class SynthesizerConfig(_Strict):
         return math.prod(self.upsample_rates)
 
 
+class LiteConfig(_Strict):
+    """The sizes of a LiteSynthesizer."""
+
+    sample_rate: int = Field(ge=8000, le=192_000)  # Hz
+    n_fft: int = Field(ge=16, le=65_536)
+    hop_length: int = Field(ge=1, le=65_536)  # samples, 10 ms
+    segment_frames: Size  # frames of a training segment
+    n_mels: Size = 100
+    prior_channels: Size = 256
+    prior_blocks: int = Field(8, ge=1, le=64)
+    vocoder_channels: Size = 256
+    vocoder_blocks: int = Field(6, ge=1, le=64)
+    n_speakers: Size = 64
+    gin_channels: Size = 64
+    content_width: Size = 129
+    has_f0: Literal[True] = True
+
+    @property
+    def spec_channels(self) -> int:
+        """Bins of the linear spectrogram."""
+        return self.n_fft // 2 + 1
+
+
+NetworkConfig = SynthesizerConfig | LiteConfig
+
+
 class DiscriminatorConfig(_Strict):
     """Periods and widths of the multi-period discriminator; the defaults are RVC's."""
 
     periods: tuple[int, ...]
     scale_channels: tuple[int, ...] = (16, 64, 256, 1024, 1024, 1024)
     period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+
+    @property
+    def count(self) -> int:
+        """Sub-discriminators: one of scale, one per period."""
+        return 1 + len(self.periods)
+
+
+class LiteDiscriminatorConfig(_Strict):
+    """The sizes of the discriminators of the family lite."""
+
+    resolutions: tuple[Size, ...] = (512, 1024, 2048)  # samples of an STFT
+    channels: Size = 192
+
+    @property
+    def count(self) -> int:
+        """Sub-discriminators: one per resolution."""
+        return len(self.resolutions)
+
+
+class LiteTrainConfig(_Strict):
+    """How a voice of the family lite is trained: first the prior alone, by regression, then the vocoder beside it."""
+
+    prior_steps: int = Field(400, ge=0)  # steps of the prior alone
+    c_spectral: float = 3.0
+    c_adversarial: float = 0.3
+    c_matching: float = 1.0
+    content_noise: float = Field(0.3, ge=0)  # deviation of the noise added to the code
 
 
 class TrainConfig(_Strict):
@@ -93,73 +147,34 @@ class TrainConfig(_Strict):
     log_interval: int = 200  # steps
 
 
-class SourceConfig(_Strict):
-    """Training of the sine source; the defaults are RVC's.
-
-    In a small network, training drives the source's one-weight linear layer to zero within minutes, and F0 is lost. A
-    fixed weight and a loss on the low harmonics prevent it.
-    """
-
-    weight: float | None = None  # fixed weight of the source's linear layer; None = trained as any other
-    c_harmonic: float = 0.0  # weight of an L1 loss on the linear spectrum below harmonic_max
-    harmonic_max: float = 3100.0  # Hz
-
-
-class PriorConfig(_Strict):
-    """Training of the prior; the defaults are RVC's.
-
-    With few parameters and little time the posterior's latent stays mostly noise, because information in it costs KL
-    that the prior cannot yet predict. Without a posterior, the prior gets its gradient from the audio losses.
-    """
-
-    only: bool = False  # train without posterior and KL loss (Polyak et al. 2021)
-    log_scale: float | None = None  # initial log-scale of the prior in a training from scratch; None = near 0
-
-
 class FamilyConfig(_Strict):
     """One file of `configs/`: a model family at one sample rate."""
 
     family: Family
     audio: AudioConfig
-    synthesizer: SynthesizerConfig
-    discriminator: DiscriminatorConfig
+    synthesizer: NetworkConfig
+    discriminator: DiscriminatorConfig | LiteDiscriminatorConfig
     train: TrainConfig
-    source: SourceConfig = SourceConfig()
-    prior: PriorConfig = PriorConfig()
+    lite: LiteTrainConfig | None = None  # of the family lite alone
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
-    views: int = Field(0, ge=0, le=64)  # augmented versions of each clip's content features
+    augmentations: int = Field(0, ge=0, le=64)  # augmented versions of each clip's content features
     average: float = Field(0.0, ge=0, lt=1)  # maximum decay of the averaged weights; 0: voices have the last weights
-
-    @property
-    def has_posterior(self) -> bool:
-        """Whether training needs a posterior encoder: only with a flow or a KL loss."""
-        return not self.prior.only or self.synthesizer.n_flows > 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the four objects of a `config.json`."""
-        network = self.synthesizer
-        model = network.model_dump(mode="json", include=_MODEL_KEYS) | {
-            "spk_embed_dim": network.n_speakers,
-            "use_spectral_norm": False,
-        }
+        network, own = self.synthesizer, self.model_dump(mode="json", include=_OWN_KEYS, exclude_none=True)
+        keys = _LITE_MODEL_KEYS if isinstance(network, LiteConfig) else _MODEL_KEYS
+        model = network.model_dump(mode="json", include=keys) | {"spk_embed_dim": network.n_speakers}
+        if isinstance(network, SynthesizerConfig):
+            model["use_spectral_norm"] = False
+            own["n_flows"] = network.n_flows
         data = self.audio.model_dump(mode="json", by_alias=True) | {
             "win_length": self.audio.n_fft,
             "max_wav_value": 32768.0,
         }
         train = self.train.model_dump(mode="json") | {"epochs": 20000, "init_lr_ratio": 1, "warmup_epochs": 0}
-        revoice = {
-            "family": self.family,
-            "content_width": network.content_width,
-            "has_f0": network.has_f0,
-            "n_flows": network.n_flows,
-            "max_frames": self.max_frames,
-            "discriminator": self.discriminator.model_dump(mode="json"),
-            "source": self.source.model_dump(mode="json"),
-            "prior": self.prior.model_dump(mode="json"),
-            "views": self.views,
-            "average": self.average,
-        }
-        return {"train": train, "data": data, "model": model, "revoice": revoice}
+        own |= {"content_width": network.content_width, "has_f0": network.has_f0}
+        return {"train": train, "data": data, "model": model, "revoice": own}
 
 
 _MODEL_KEYS = {
@@ -167,11 +182,33 @@ _MODEL_KEYS = {
     "resblock", "resblock_kernel_sizes", "resblock_dilation_sizes", "upsample_rates", "upsample_initial_channel",
     "upsample_kernel_sizes", "gin_channels",
 }  # fmt: skip
+_LITE_MODEL_KEYS = {"prior_channels", "prior_blocks", "vocoder_channels", "vocoder_blocks", "gin_channels"}
+_OWN_KEYS = {"family", "max_frames", "discriminator", "lite", "augmentations", "average"}
 _UNUSED = {
     "train": {"epochs", "init_lr_ratio", "warmup_epochs", "fp16_run"},
     "data": {"win_length", "max_wav_value"},
     "model": {"use_spectral_norm"},
-}  # written by RVC; fixed or unused here
+    "revoice": {"source", "prior", "views"},
+}  # written by RVC, or by earlier versions; fixed or unused here
+
+
+def _network_values(
+    data: dict[str, Any], train: dict[str, Any], model: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
+    """The values of a NetworkConfig, taken out of `model` and `own`. TypeError, ValueError or ZeroDivisionError."""
+    n_fft, hop_length = int(data.get("filter_length", 0)), int(data.get("hop_length", 1))
+    network = {
+        "sample_rate": data.get("sampling_rate"),
+        "segment_frames": int(train.get("segment_size", 0)) // hop_length,
+        "n_speakers": model.pop("spk_embed_dim", 109),
+        "content_width": own.pop("content_width", None),
+        "has_f0": own.pop("has_f0", True),
+    }
+    if own.get("family") == "lite":
+        network |= {"n_fft": n_fft, "hop_length": hop_length, "n_mels": data.get("n_mel_channels")}
+    else:
+        network |= {"spec_channels": n_fft // 2 + 1, "n_flows": own.pop("n_flows", 4)}
+    return model | network
 
 
 def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
@@ -190,10 +227,17 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     for name, keys in _UNUSED.items():
         for key in keys:
             sections[name].pop(key, None)
+    data, model, own = sections["data"], sections["model"], sections["revoice"]
+    if own.get("family") == "lite" and "upsample_rates" in model:
+        raise ConfigError(
+            "{path} is of an earlier version of the family lite, whose training cannot continue. Train under another "
+            "name.",
+            path=where,
+        )
     try:
-        network = _network_fields(sections)
+        network = _network_values(data, sections["train"], model, own)
         config = FamilyConfig.model_validate(
-            sections["revoice"] | {"audio": sections["data"], "synthesizer": network, "train": sections["train"]},
+            own | {"audio": data, "synthesizer": network, "train": sections["train"]},
         )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
@@ -209,21 +253,6 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
             product=config.synthesizer.hop_length,
         )
     return config
-
-
-def _network_fields(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fields of a SynthesizerConfig, which the four objects share. Takes them out of `model` and `revoice`."""
-    data, model, own = sections["data"], sections["model"], sections["revoice"]
-    derived = {
-        "sample_rate": data.get("sampling_rate"),
-        "spec_channels": int(data.get("filter_length", 0)) // 2 + 1,
-        "segment_frames": int(sections["train"].get("segment_size", 0)) // int(data.get("hop_length", 1)),
-        "n_speakers": model.pop("spk_embed_dim", 109),
-        "content_width": own.pop("content_width", None),
-        "has_f0": own.pop("has_f0", True),
-        "n_flows": own.pop("n_flows", 4),
-    }
-    return model | derived
 
 
 def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -> FamilyConfig:
@@ -256,5 +285,7 @@ def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool 
             rates=", ".join(rates),
         )
     config = read_config(CONFIGS / family / f"{rate}.json")
+    if family == "lite" and not has_f0:
+        raise ConfigError("The family lite has no voices without F0. Train with F0, or choose v1 or v2.")
     network = config.synthesizer.model_copy(update={"has_f0": has_f0})
     return config.model_copy(update={"synthesizer": network})

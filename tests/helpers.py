@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lib.config import SynthesizerConfig, load_family
+from lib.config import FamilyConfig, SynthesizerConfig, load_family
 from lib.models.synthesizer import Synthesizer
 from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import read_training_state
@@ -104,6 +104,12 @@ def tiny_config(**changes: object) -> SynthesizerConfig:
     return SynthesizerConfig.model_validate(values | changes)
 
 
+def vits_config(config: FamilyConfig) -> SynthesizerConfig:
+    """The network of a family that is a Synthesizer."""
+    assert isinstance(config.synthesizer, SynthesizerConfig)
+    return config.synthesizer
+
+
 def golden_training_model(golden: Path, name: str) -> Synthesizer:
     """The small-width synthesizer of a golden G checkpoint, such as G_v1_32k_nof0.
 
@@ -116,6 +122,7 @@ def golden_training_model(golden: Path, name: str) -> Synthesizer:
     segment_frames = load_family(family, rate).synthesizer.segment_frames  # type: ignore[arg-type]
     rows = state.weights["emb_g.weight"].shape[0]
     config = voice.config.model_copy(update={"n_speakers": rows, "segment_frames": segment_frames})
+    assert isinstance(config, SynthesizerConfig)
     model = Synthesizer(config, posterior=True)
     load_weights(model, state.weights, name)
     return model

@@ -7,16 +7,16 @@ import torch
 
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
-from lib.models.discriminators import Discriminator
 from lib.voice.weights import rvc_state_dict
 from tests.tiny_files import tiny_family, tiny_network
 from train.base_models import base_names, find_base
+from train.networks import build_networks
 
 
 def put(folder: Path, config: FamilyConfig, names: tuple[str, str] | None = None) -> None:
     """Write base models as they are published: halves, and only the entry `model`."""
     folder.mkdir(parents=True, exist_ok=True)
-    networks = (tiny_network(config.synthesizer, posterior=True), Discriminator(config.discriminator))
+    networks = (tiny_network(config.synthesizer, posterior=True), build_networks(config).discriminator)
     for name, network in zip(names or base_names(config), networks, strict=True):
         halves = {key: value.half() for key, value in rvc_state_dict(network).items()}
         torch.save({"model": halves}, folder / f"{name}.pth")

@@ -34,7 +34,7 @@ from lib.voice.model_file import (
     write_voice_model,
 )
 from tests.helpers import Floats, closed_form
-from tests.tiny_voice import WIDTH, TinyEncoder, tiny_converter, tiny_synthesizer, voice_like
+from tests.tiny_voice import WIDTH, TinyEncoder, lite_synthesizer, tiny_converter, tiny_synthesizer, voice_like
 
 CUTTING = ChunkLimits(pad=0.2, query=0.2, center=0.8, longest=0.9)
 PM = ConvertOptions(pitch_method="pm")
@@ -149,6 +149,19 @@ def test_the_index_acts_by_its_rate_and_protect_undoes_it_on_unvoiced_frames() -
     assert np.abs(converted(index_rate=1, protect=0.5) - without).max() > 1e-4
 
 
+def test_without_an_index_rate_the_voices_own_is_used() -> None:
+    stored = np.random.default_rng(3).standard_normal((200, WIDTH)).astype(np.float32)
+    index, audio = FeatureIndex.build([stored]), voice_like(0.5)
+    for rate in (0.0, 0.4):
+        parts = VoiceParts(tiny_synthesizer(), TinyEncoder(), index, index_rate=rate)
+        converter = VoiceConverter(parts, temperature=0.0)
+        assert converter.index_rate(PM) == rate
+        assert converter.index_rate(PM.model_copy(update={"index_rate": 0.9})) == 0.9
+        assert converter.used_index(PM) == (index.name if rate else None)
+        given = converter.convert(audio, PM.model_copy(update={"index_rate": rate}))
+        np.testing.assert_array_equal(converter.convert(audio, PM), given)
+
+
 def test_the_output_rate_is_not_remembered(converter: VoiceConverter) -> None:
     audio = voice_like(0.5)
     before = converter.convert(audio, PM)
@@ -222,7 +235,7 @@ def test_a_damaged_network_is_named_as_the_cause() -> None:
 
 def lite_voice(encoder: ContentEncoderId | None) -> VoiceModel:
     """A voice model of the tiny network."""
-    return extract_voice_model(tiny_synthesizer(), "lite", "3epoch", encoder)
+    return extract_voice_model(lite_synthesizer(), "lite", "3epoch", encoder)
 
 
 def test_loading_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +245,13 @@ def test_loading_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     converter = load_converter(tmp_path / "v.pth", tmp_path / "added.index")
     assert converter.index is not None
     assert len(converter.convert(voice_like(0.5), PM)) == 12_000
+
+
+def test_a_voice_of_the_earlier_lite_must_be_trained_again(tmp_path: Path) -> None:
+    voice = extract_voice_model(tiny_synthesizer(), "lite", "3epoch", ContentEncoderId("lite", "ab" * 32))
+    write_voice_model(tmp_path / "old.pth", voice)
+    with pytest.raises(CheckpointError, match=r"^Anna was trained with an earlier version of .*lite.* Train the voice"):
+        load_converter(tmp_path / "old.pth", label="Anna")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +321,9 @@ def golden_recipe(golden: Path, result: str) -> dict[str, str]:
 
 
 def golden_voice(golden: Path, recipe: dict[str, str]) -> Synthesizer:
-    return load_synthesizer(read_voice_model(golden / recipe["model"]))
+    synthesizer = load_synthesizer(read_voice_model(golden / recipe["model"]))
+    assert isinstance(synthesizer, Synthesizer)
+    return synthesizer
 
 
 def golden_input(golden: Path) -> Floats:

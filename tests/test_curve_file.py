@@ -20,7 +20,7 @@ from lib.pitch.curve_file import PitchCurve, read_curve, write_curve
 from lib.pitch.scale import median_filter, shift_semitones, splice_curve
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import Floats, read_golden
-from tests.tiny_voice import TinyEncoder, tiny_converter, tiny_synthesizer, voice_like
+from tests.tiny_voice import TinyEncoder, lite_synthesizer, tiny_converter, tiny_synthesizer, voice_like
 
 PM = ConvertOptions(pitch_method="pm")
 HERTZ = st.one_of(st.just(0.0), st.floats(30, 1100, width=32))
@@ -270,7 +270,7 @@ def test_the_command_line_writes_a_curve_and_sings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
-    write_voice_model(tmp_path / "eve.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
+    write_voice_model(tmp_path / "eve.pth", extract_voice_model(lite_synthesizer(), "lite", "1epoch"))
     save_audio(tmp_path / "song.wav", voice_like(0.5), 16_000)
     curve, common = tmp_path / "curve.csv", ["--voice", str(tmp_path / "eve.pth"), "--device", "cpu"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lib.config import load_family
-from lib.models.synthesizer import Synthesizer
+from lib.voice.infer_config import build_network
 from train.dataset import BucketSampler
 from train.estimate import GOOD_STEPS, count_parameters, estimate_training, known_speed, suggested_epochs
 from train.experiment import Experiment
@@ -36,7 +36,7 @@ def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
 
 def test_parameters_are_those_of_the_networks() -> None:
     voice, others = count_parameters(LITE)
-    assert voice == sum(parameter.numel() for parameter in Synthesizer(LITE.synthesizer).parameters())
+    assert voice == sum(parameter.numel() for parameter in build_network(LITE.synthesizer).parameters())
     assert others > 0
 
 

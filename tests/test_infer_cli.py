@@ -17,7 +17,7 @@ from lib.audio.encode import AUDIO_FORMATS, save_audio
 from lib.index import FeatureIndex
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import ROOT
-from tests.tiny_voice import WIDTH, TinyEncoder, tiny_synthesizer, voice_like
+from tests.tiny_voice import WIDTH, TinyEncoder, lite_synthesizer, voice_like
 
 Said = pytest.CaptureFixture[str]
 
@@ -27,7 +27,7 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The path of a voice model file, of a family whose encoder is tiny."""
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     path = tmp_path / "voices/eve.pth"
-    write_voice_model(path, extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
+    write_voice_model(path, extract_voice_model(lite_synthesizer(), "lite", "1epoch"))
     return str(path)
 
 
@@ -84,14 +84,18 @@ def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tm
     index = Path(voice).with_name("added_IVF2_Flat_nprobe_1_eve_lite.index")
     FeatureIndex.build([np.random.default_rng(0).standard_normal((80, WIDTH)).astype(np.float32)]).save(index)
     results = []
-    choices: list[list[object]] = [[], ["--index", index], ["--index", "none"], ["--index-rate", 0]]
+    choices: list[list[object]] = [
+        ["--index-rate", 0.75], ["--index", index, "--index-rate", 0.75], ["--index", "none", "--index-rate", 0.75],
+        ["--index-rate", 0], [],
+    ]  # fmt: skip
     for i, choice in enumerate(choices):
         assert run(songs / "one.wav", "--voice", voice, "-o", tmp_path / f"{i}.wav", *choice) == 0
         results.append(load_audio_native(tmp_path / f"{i}.wav")[0])
         assert f"index: {index if i < 2 else 'none'}" in capsys.readouterr().out
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[2], results[3])
-    assert np.abs(results[0] - results[2]).max() > 1e-3
+    np.testing.assert_array_equal(results[2], results[4])  # voices of lite recommend none
+    assert not np.array_equal(results[0], results[2])
 
 
 @pytest.mark.parametrize(

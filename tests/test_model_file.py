@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib.config import FAMILIES, Family, load_family
+from lib.config import FAMILIES, Family, SynthesizerConfig, load_family
 from lib.errors import CheckpointError, MissingFileError
+from lib.models.synthesizer import Synthesizer
 from lib.voice.infer_config import config_list, derive_config, kind_of
-from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
+from lib.voice.model_file import (
+    ContentEncoderId,
+    VoiceModel,
+    load_synthesizer,
+    read_voice_model,
+    recommended_index_rate,
+    write_voice_model,
+)
 from lib.voice.rvc_config import parse_config_list
 from lib.voice.safe_load import safe_load
 from lib.voice.training_state import read_training_state
@@ -118,11 +127,12 @@ def test_what_is_written_is_read_in_both_formats(
     encoder: ContentEncoderId | None,
 ) -> None:
     folder = tmp_path_factory.mktemp("voices")
-    made = small_voice(family, FAMILIES[family][-1], has_f0=has_f0)
+    made = small_voice(family, FAMILIES[family][-1], has_f0=has_f0 or family == "lite")
     known = {"weight", "config", "info", "sr", "f0", "version", "content_encoder", "vocoder", "tensors"}
     extra = {key: value for key, value in extra.items() if key not in known}
+    frames = 96 if family == "lite" else 32
     voice = VoiceModel(
-        family, made.config.model_copy(update={"segment_frames": 32}), made.weights, info, encoder, extra
+        family, made.config.model_copy(update={"segment_frames": frames}), made.weights, info, encoder, extra
     )
     for name in ("v.pth", "v.safetensors"):
         write_voice_model(folder / name, voice)
@@ -213,16 +223,28 @@ def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         assert text in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("family", "rate", "stored", "recommended"),
+    [
+        ("v2", "40k", None, 0.75), ("lite", "24k", None, 0.0), ("v2", "40k", 0.3, 0.3), ("lite", "24k", 1, 1.0),
+        ("v2", "40k", 1.5, 0.75), ("v2", "40k", "0.3", 0.75), ("lite", "24k", True, 0.0),
+        ("v1", "40k", float("nan"), 0.75),
+    ],
+)  # fmt: skip
+def test_a_voice_recommends_an_index_rate(family: Family, rate: str, stored: Any, recommended: float) -> None:
+    extra = {} if stored is None else {"index_rate": stored}
+    assert recommended_index_rate(replace(small_voice(family, rate), extra=extra)) == recommended
+
+
 @pytest.mark.parametrize("rate", ["32k", "48k"])
 def test_v1_without_f0_is_told_apart_by_its_posterior_or_what_it_says(rate: str) -> None:
     network = tiny_network(tiny_family("v1", rate, has_f0=False).synthesizer, posterior=True)
     weights = rvc_state_dict(network)
     assert kind_of(weights, "G.pth") == ("v1", int(rate[:2]) * 1000, False)
     voice = {key: value for key, value in weights.items() if not key.startswith("enc_q.")}
-    assert (
-        derive_config(voice, {"sample_rate": int(rate[:2]) * 1000}, "a.pth").upsample_rates
-        == network.config.upsample_rates
-    )
+    found = derive_config(voice, {"sample_rate": int(rate[:2]) * 1000}, "a.pth")
+    assert isinstance(found, SynthesizerConfig) and isinstance(network, Synthesizer)
+    assert found.upsample_rates == network.config.upsample_rates
     with pytest.raises(CheckpointError, match=r"a\.pth may be of 32k or 48k.*--sample-rate"):
         derive_config(voice, {}, "a.pth")
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from infer.options import ConvertOptions
 from lib.audio.encode import save_audio
+from lib.audio.filters import resample
+from lib.config import LiteConfig
 from lib.errors import AudioError, ConfigError, MissingFileError
+from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.pitch import PitchExtractor, load_pitch_extractor
 from lib.typing import FloatArray
 from recipes.pretrain_lite.recordings import TEST, TUNE
@@ -22,6 +25,7 @@ from recipes.quality.clips import Clip, add_noise, draw, noisy, read_files, read
 from recipes.quality.figures import ClipFigures, Figures, Interval, Line, bootstrap, mean_figures, pause_level
 from recipes.quality.judges import Resemblyzer, Whisper, whisper_log_mel
 from recipes.quality.ladder import Evaluator, count_clipped, measure_ladder, median_f0
+from recipes.quality.vocoder import LiteVocoder
 from recipes.quality.words import count_errors, split_words
 from tests.tiny_voice import tiny_converter, voice_like
 
@@ -300,6 +304,19 @@ def test_a_vocoder_has_lines_of_its_own(evaluator: Evaluator, sources: list[Clip
     assert list(lines) == ["other readers, vocoder alone", "held-back recordings, vocoder alone"]
     figures = lines["other readers, vocoder alone"].intervals()
     assert figures["to_source"].value > 0.99 and figures["cents"].value < 5
+
+
+def test_the_vocoder_of_a_lite_voice_keeps_length_and_f0(sources: list[Clip], pitch: PitchExtractor) -> None:
+    torch.manual_seed(0)
+    config = LiteConfig(
+        sample_rate=24_000, n_fft=1024, hop_length=240, segment_frames=16, n_mels=40, prior_channels=8, prior_blocks=1,
+        vocoder_channels=16, vocoder_blocks=1, n_speakers=1, gin_channels=4, content_width=9,
+    )  # fmt: skip
+    vocoder = LiteVocoder(LiteSynthesizer(config).eval(), pitch)
+    first, again, other = (vocoder(sources[0], seed) for seed in (0, 0, 1))
+    assert len(first) == len(sources[0].clean(24_000)) // 240 * 240 and np.isfinite(first).all()
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert median_f0(resample(first, 24_000, 16_000), pitch) == pytest.approx(150, rel=0.02)
 
 
 def test_a_recording_is_not_compared_with_itself(evaluator: Evaluator) -> None:

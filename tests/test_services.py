@@ -13,7 +13,7 @@ from infer.options import ConvertOptions
 from lib.errors import ConfigError
 from lib.voice.archive import export_voice
 from lib.voice.model_file import extract_voice_model, write_voice_model
-from tests.tiny_voice import TinyEncoder, tiny_synthesizer, voice_like
+from tests.tiny_voice import TinyEncoder, lite_synthesizer, voice_like
 from web.jobs.registry import JobView
 from web.jobs.requests import BatchRequest, CompareRequest, ConvertRequest, Request
 from web.services import make_services
@@ -29,7 +29,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> None:
-    write_voice_model(tmp_path / "alice.pth", extract_voice_model(tiny_synthesizer(), "lite", "test"))
+    write_voice_model(tmp_path / "alice.pth", extract_voice_model(lite_synthesizer(), "lite", "test"))
     export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
     services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
     assert services.import_voice(tmp_path / "alice.zip") == "alice"
@@ -44,7 +44,7 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
     voices.mkdir()
     services = make_services(tmp_path, "cpu", [voices], tmp_path / "logs")
     assert services.list_voices() == []
-    write_voice_model(voices / "tiny 语音.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    write_voice_model(voices / "tiny 语音.pth", extract_voice_model(lite_synthesizer(), "lite", "1epoch", None))
     assert services.list_voices() == ["tiny 语音"]
     song = Path(recording)
     work: dict[str, Any] = {"voice": "tiny 语音", "options": ConvertOptions(pitch_method="pm", device="cpu")}
@@ -78,7 +78,7 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
 def test_long_names_make_a_short_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     voice = "声" * 66
-    write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None))
+    write_voice_model(tmp_path / f"{voice}.pth", extract_voice_model(lite_synthesizer(), "lite", "1epoch", None))
     song = tmp_path / f"{'😀' * 60}.wav"
     soundfile.write(song, voice_like(0.1), 16_000)
     work = ConvertRequest(voice=voice, options=ConvertOptions(pitch_method="pm", device="cpu"), recording=song)

@@ -8,14 +8,14 @@ import pytest
 from lib.errors import ConfigError
 from lib.voice.model_file import VoiceModel, extract_voice_model, read_voice_model, speaker_names, write_voice_model
 from lib.voice.safe_load import safe_load
-from tests.tiny_voice import tiny_synthesizer
+from tests.tiny_voice import lite_synthesizer
 from train.ckpt.tools import describe, edit, merge
 from web.services import names_of_speakers
 
 
 def voice(names: Any = None) -> VoiceModel:
     """A tiny voice that says so of its speakers."""
-    made = extract_voice_model(tiny_synthesizer(), "lite", "1epoch", None)
+    made = extract_voice_model(lite_synthesizer(), "lite", "1epoch", None)
     if names is not None:
         made.extra["speaker_names"] = names
     return made

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, SourceConfig, TrainConfig, load_family
+from lib.config import AudioConfig, DiscriminatorConfig, FamilyConfig, TrainConfig, load_family
 from lib.errors import CheckpointError
 from lib.models.discriminators import DiscriminatorOutput
 from lib.voice.training_state import read_training_state
@@ -24,18 +24,17 @@ from train.step import train_step
 GOLDEN_SPECTRUM = SpectrumConstants(epsilon=2e-7, floor=2e-6)  # the golden steps were made by the 2026 reference
 
 
-def tiny_family(**source: float) -> FamilyConfig:
+def tiny_family() -> FamilyConfig:
     """A family of a few thousand parameters at 8 kHz."""
     network = tiny_config(
         sample_rate=8000, spec_channels=129, segment_frames=16, upsample_rates=(10, 8), upsample_kernel_sizes=(20, 16)
     )
     return FamilyConfig(
-        family="lite",
+        family="v2",
         audio=AudioConfig(sample_rate=8000, n_fft=256, hop_length=80, n_mels=20),
         synthesizer=network,
         discriminator=DiscriminatorConfig(periods=(2, 3), scale_channels=(4,) * 6, period_channels=(4,) * 5),
         train=TrainConfig(segment_size=1280, learning_rate=1e-3),
-        source=SourceConfig.model_validate(source),
     )
 
 
@@ -52,9 +51,9 @@ def tiny_batch(seed: int, frames: int = 30) -> Batch:
     )
 
 
-def new_state(seed: int = 1, average: float = 0.0, **source: float) -> TrainState:
+def new_state(seed: int = 1, average: float = 0.0) -> TrainState:
     torch.manual_seed(seed)
-    family = tiny_family(**source).model_copy(update={"average": average})
+    family = tiny_family().model_copy(update={"average": average})
     return make_state(family, Accelerator(cpu=True))
 
 
@@ -204,15 +203,6 @@ def test_resume_refuses_a_pair_of_different_moments(tmp_path: Path) -> None:
     save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
     with pytest.raises(CheckpointError, match="different steps"):
         resume_pair(new_state(), tmp_path / "G_1.pth", tmp_path / "D_0.pth")
-
-
-def test_the_sine_source_of_a_fixed_weight_survives_training() -> None:
-    state = new_state(weight=10.0, c_harmonic=0.5)
-    losses_found = [train_step(state, tiny_batch(seed)) for seed in range(3)]
-    source = state.plain_generator.dec.m_source
-    assert source is not None
-    assert float(source.l_linear.weight) == 10.0
-    assert all(found["loss/g/harmonic"] > 0 for found in losses_found)
 
 
 def test_training_lowers_the_mel_loss() -> None:

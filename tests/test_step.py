@@ -95,6 +95,7 @@ def test_both_halves_of_a_step_in_parts_hear_the_same_noise(monkeypatch: pytest.
 
     def listening(*values: Any) -> Any:
         out = forward(*values)
+        assert out.audio is not None
         made.append((out.audio.detach(), out.starts, out.audio.requires_grad))
         return out
 

@@ -50,7 +50,7 @@ def test_prepare_and_extract_and_index_say_what_they_made(tmp_path: Path, capsys
     assert run("index", "my voice") == 0
     told = capsys.readouterr().out
     assert "1 clips" in told and "pitch method pm" in told and "vectors" in told
-    for name in ("0_gt_wavs", "2b-f0nsf", "3_feature256", "config.json", "added_IVF"):
+    for name in ("0_gt_wavs", "2b-f0nsf", "3_feature129", "config.json", "added_IVF"):
         assert name in told
     assert run("index", "my voice") == 0
     assert "unchanged" in capsys.readouterr().out

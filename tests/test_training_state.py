@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lib.config import SynthesizerConfig
+from lib.config import NetworkConfig
 from lib.errors import CheckpointError
-from lib.models.synthesizer import Synthesizer
+from lib.voice.infer_config import Network
 from lib.voice.training_state import (
     TrainingState,
     optimizer_for,
@@ -23,7 +23,7 @@ from tests.tiny_files import tiny_family, tiny_network
 ORDER_2026 = ("dec.", "enc_q.", "flow.", "emb_g.", "enc_p.")  # of v2 in the 2026 reference
 
 
-def step(network: Synthesizer, optimizer: torch.optim.Optimizer, seed: int) -> None:
+def step(network: Network, optimizer: torch.optim.Optimizer, seed: int) -> None:
     """One step on gradients that depend only on the seed and the name of the parameter."""
     for name, parameter in sorted(network.named_parameters()):
         generator = torch.Generator().manual_seed(seed + sum(map(ord, name)))
@@ -31,7 +31,7 @@ def step(network: Synthesizer, optimizer: torch.optim.Optimizer, seed: int) -> N
     optimizer.step()
 
 
-def trained(config: SynthesizerConfig) -> tuple[Synthesizer, torch.optim.AdamW]:
+def trained(config: NetworkConfig) -> tuple[Network, torch.optim.AdamW]:
     """A network after two steps."""
     network = tiny_network(config, posterior=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.8, 0.99), eps=1e-9)
@@ -40,7 +40,7 @@ def trained(config: SynthesizerConfig) -> tuple[Synthesizer, torch.optim.AdamW]:
     return network, optimizer
 
 
-def in_order(network: Synthesizer, optimizer: torch.optim.AdamW, order: list[str]) -> TrainingState:
+def in_order(network: Network, optimizer: torch.optim.AdamW, order: list[str]) -> TrainingState:
     """The state as a program stores it that registers its parameters in another order."""
     weights, names = rvc_state_dict(network), [rvc_key(name) for name, _ in network.named_parameters()]
     state = optimizer.state_dict()

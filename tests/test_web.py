@@ -96,6 +96,7 @@ class FakeConverter:
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
+            index_rate=lambda name: 0.25 if name == "alice" else 0.75,
             speaker_names=lambda name: {0: "Alice", 3: "Ada"} if name == "alice" else {},
             presets=Presets(folder / "presets"),
             list_checkpoints=dict,
@@ -150,7 +151,7 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     assert "0.5 s" in report and "16000 Hz" in report and "pm" in report and "cpu (test)" in report
     voice, options = fake.calls[-1]
     assert voice == "alice"
-    wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
+    wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, index_rate=0.75, device="cpu")
     assert ConvertOptions.model_validate(options) == wanted
     convert(client, "alice", recording, speaker_id="Ada")
     assert fake.calls[-1][1]["speaker_id"] == 3, "by the name that the voice knows"

@@ -6,18 +6,35 @@ from typing import Any
 
 import torch
 
-from lib.config import DiscriminatorConfig, Family, FamilyConfig, SynthesizerConfig, load_family
-from lib.models.synthesizer import Synthesizer
+from lib.config import (
+    DiscriminatorConfig,
+    Family,
+    FamilyConfig,
+    LiteConfig,
+    LiteDiscriminatorConfig,
+    NetworkConfig,
+    load_family,
+)
+from lib.voice.infer_config import Network, build_network
 from lib.voice.model_file import VoiceModel, extract_voice_model, write_voice_model
 from lib.voice.training_state import TrainingState, write_training_state
 from lib.voice.weights import rvc_state_dict
 
 SMALL = {"inter_channels": 4, "hidden_channels": 6, "filter_channels": 8, "gin_channels": 5, "n_speakers": 3}
+SMALL_LITE = {
+    "n_mels": 20, "prior_channels": 6, "prior_blocks": 2, "vocoder_channels": 6, "vocoder_blocks": 2, "gin_channels": 5,
+    "n_speakers": 3,
+}  # fmt: skip
 
 
 def tiny_family(family: Family, rate: str, *, has_f0: bool = True, **changes: Any) -> FamilyConfig:
-    """A shipped family with narrow layers; layers, kernels, rates and dilations are the real ones."""
+    """A shipped family with narrow layers; layers, kernels, rates and dilations of v1 and v2 are the real ones."""
     config = load_family(family, rate, has_f0=has_f0)
+    if isinstance(config.synthesizer, LiteConfig):
+        lite = config.synthesizer.model_copy(update=SMALL_LITE | changes)
+        audio = config.audio.model_copy(update={"n_mels": lite.n_mels})
+        narrow = LiteDiscriminatorConfig(resolutions=(256, 512), channels=8)
+        return config.model_copy(update={"synthesizer": lite, "audio": audio, "discriminator": narrow})
     network = config.synthesizer.model_copy(update=SMALL | {"upsample_initial_channel": 32, "n_layers": 1} | changes)
     judge = config.discriminator.model_copy(update={"scale_channels": (4,) * 6, "period_channels": (4,) * 5})
     return config.model_copy(
@@ -25,10 +42,10 @@ def tiny_family(family: Family, rate: str, *, has_f0: bool = True, **changes: An
     )
 
 
-def tiny_network(config: SynthesizerConfig, *, posterior: bool = False, seed: int = 0) -> Synthesizer:
+def tiny_network(config: NetworkConfig, *, posterior: bool = False, seed: int = 0) -> Network:
     """Random weights."""
     torch.manual_seed(seed)
-    return Synthesizer(config, posterior=posterior)
+    return build_network(config, posterior=posterior)
 
 
 @functools.cache
@@ -45,7 +62,7 @@ def save_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
     return content
 
 
-def save_checkpoint(path: Path, config: SynthesizerConfig, epoch: int = 3) -> Synthesizer:
+def save_checkpoint(path: Path, config: NetworkConfig, epoch: int = 3) -> Network:
     """Write a generator's training checkpoint without optimiser state; returns the network."""
     network = tiny_network(config, posterior=True)
     write_training_state(path, TrainingState(rvc_state_dict(network), epoch, {}, 1e-4))

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from infer.convert import VoiceConverter, VoiceParts
+from lib.config import LiteConfig
+from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.models.synthesizer import Synthesizer
 from tests.helpers import Floats, tiny_config
 
@@ -32,6 +34,17 @@ def tiny_synthesizer(**changes: Any) -> Synthesizer:
     torch.manual_seed(0)
     values = {"sample_rate": 24_000, "upsample_rates": (12, 20), "upsample_kernel_sizes": (24, 40)} | changes
     return Synthesizer(tiny_config(**values)).eval()
+
+
+def lite_synthesizer(**changes: Any) -> LiteSynthesizer:
+    """A lite network of random weights, 24 kHz, hop 240."""
+    torch.manual_seed(0)
+    values = {
+        "sample_rate": 24_000, "n_fft": 512, "hop_length": 240, "segment_frames": 16, "n_mels": 20,
+        "prior_channels": 16, "prior_blocks": 2, "vocoder_channels": 16, "vocoder_blocks": 2, "n_speakers": 3,
+        "gin_channels": 4, "content_width": WIDTH,
+    }  # fmt: skip
+    return LiteSynthesizer(LiteConfig.model_validate(values | changes)).eval()
 
 
 def tiny_converter(**parts: Any) -> VoiceConverter:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.models.lite_encoder import N_FFT, SAMPLE_RATE, normalised_log_mel, power_spectrum
+from lib.models.lite_encoder import SAMPLE_RATE, WINDOW_LENGTH, mel_filter_bank, power_spectrum
 
+N_FFT = 512  # a power of two for the cepstrum; the encoder itself uses its window of 400 samples
 BINS = N_FFT // 2 + 1
 _LIFTER = 30  # cepstral coefficients that count as envelope: structure wider than 530 Hz
 _SPECTRUM_FLOOR = 1e-7
 _FORMANTS = (0.80, 1.22)  # vocal tracts from a child's to a large man's, relative to the average
 _PITCH = (0.70, 1.45)
+DISTORTED, REVERBERATED, NOISY = 0.05, 0.25, 0.4  # shares of the clips
 _REVERB_SECONDS = (0.08, 0.5)  # until the sound has decayed by 60 dB
 
 
@@ -121,29 +123,12 @@ def limit_band(mel: Tensor, rng: torch.Generator, share: float = 0.3) -> Tensor:
     return mel * torch.where(inside, 1.0, 1e-5)[:, None]
 
 
-def mask(log_mel: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, N_MELS, M) normalised log mel with a few bands and two short stretches of time set to their mean, 0."""
-    count, bands, frames = log_mel.shape
-    masked = log_mel * keep_mask(count, bands, 10, rng)[:, :, None]
-    for _ in range(2):
-        masked = masked * keep_mask(count, frames, 8, rng)[:, None]
-    return masked
+def augmented_mel(audio: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, T) audio at 16 kHz -> (B, T // 160, N_MELS) mel power with simulated speakers and rooms.
 
-
-def keep_mask(count: int, size: int, max_width: int, rng: torch.Generator) -> Tensor:
-    """(count, size) booleans, false in one stretch of up to `max_width` places."""
-    first = uniform(count, 0, size - max_width, rng)[:, None]
-    place = torch.arange(size)
-    return (place < first) | (place >= first + uniform(count, 0, max_width, rng)[:, None])
-
-
-def changed_mel(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, T) audio and (BINS, N_MELS) filters -> (B, N_MELS, M) log mel with simulated speakers and rooms."""
-    audio = reverberate(distort(audio, rng), rng)
-    mel = revoice(power_spectrum(audio), rng) @ filters
-    return normalised_log_mel(limit_band(add_noise(mel, rng), rng))
-
-
-def changed_view(audio: Tensor, filters: Tensor, rng: torch.Generator) -> Tensor:
-    """As changed_mel, with gaps in frequency and time."""
-    return mask(changed_mel(audio, filters, rng), rng)
+    The spectrum has more bins than that of the encoder, so the filters are scaled.
+    """
+    audio = reverberate(distort(audio, rng, DISTORTED), rng, REVERBERATED)
+    filters = mel_filter_bank(N_FFT) * (WINDOW_LENGTH / N_FFT)
+    mel = revoice(power_spectrum(audio, N_FFT), rng) @ filters
+    return limit_band(add_noise(mel, rng, NOISY), rng)

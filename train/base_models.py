@@ -86,7 +86,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
             "`python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
             path=path, found=found, wanted=wanted,
         )  # fmt: skip
-    check_network(weights, config.synthesizer, str(path), posterior=config.has_posterior)
+    check_network(weights, config.synthesizer, str(path), posterior=True)
     return weights
 
 
@@ -94,7 +94,7 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
     """The weights of a base discriminator. CheckpointError if it is of another family or does not fit."""
     weights = read_weights(path)
     found = len({key.split(".")[1] for key in weights if key.startswith("discriminators.")})
-    wanted = 1 + len(config.discriminator.periods)  # v1 and v2 differ in the periods
+    wanted = config.discriminator.count  # v1 and v2 differ in the periods
     if found != wanted:
         raise CheckpointError(
             "{path} is not a base discriminator of the family {family}: it has {found} sub-discriminators instead of "

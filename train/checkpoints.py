@@ -19,7 +19,6 @@ from lib.voice.training_state import TrainingState, optimizer_for, read_training
 from lib.voice.weights import Weights, load_weights, rvc_state_dict
 from train.dataset import ClipDataset, collate
 from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
-from train.networks import fix_source
 from train.options import FitOptions
 from train.pipeline import record
 from train.state import TrainProgress, TrainState
@@ -40,10 +39,9 @@ MAX_SAMPLES = 20  # files; the oldest are deleted
 
 
 def load_base(state: TrainState, generator: Weights | None, discriminator: Weights | None, where: str) -> None:
-    """Load the weights of base models, strictly; a fixed sine source keeps its weight."""
+    """Load the weights of base models, strictly."""
     if generator is not None:
         load_weights(state.plain_generator, generator, f"The base generator in {where}")
-        fix_source(state.plain_generator, state.config)
     if discriminator is not None:
         load_weights(state.plain_discriminator, discriminator, f"The base discriminator in {where}")
 

@@ -92,7 +92,7 @@ class ClipDataset(Dataset[Item]):
             )  # fmt: skip
         counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
         counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
-        counts += [] if clip.views is None else [2 * np.load(clip.views, mmap_mode="r").shape[1]]
+        counts += [] if clip.augmented is None else [2 * np.load(clip.augmented, mmap_mode="r").shape[1]]
         return min(counts)
 
     def lengths(self) -> list[int]:
@@ -108,7 +108,7 @@ class ClipDataset(Dataset[Item]):
         start = int(rng.integers(self.frames[index] - frames + 1))
         hop = self.config.audio.hop_length
         audio, _ = soundfile.read(clip.audio, frames * hop, start * hop, dtype="float32", always_2d=True)
-        augmented = None if clip.views is None else np.load(clip.views, mmap_mode="r")
+        augmented = None if clip.augmented is None else np.load(clip.augmented, mmap_mode="r")
         content = choose_features(np.load(clip.content, mmap_mode="r"), augmented, rng)
         places = np.arange(start, start + frames)
         bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]

@@ -87,20 +87,21 @@ def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: fl
         saves += int((minutes or 0) / options.save_every_minutes)
         saves += options.epochs // options.save_every_epochs if options.save_every_epochs else 0
     content = FRAMES_PER_SECOND // 2 * config.synthesizer.content_width * 4
-    views = content // 2 * config.views
+    augmented = content // 2 * config.augmentations
     pitch = FRAMES_PER_SECOND * 16 if config.synthesizer.has_f0 else 0
     clip = 4 * (config.audio.sample_rate + ANALYSIS_RATE)
     index = content
-    return round(seconds * (clip + content + views + pitch + index)) + pairs + saves * VOICE_BYTES * voice
+    return round(seconds * (clip + content + augmented + pitch + index)) + pairs + saves * VOICE_BYTES * voice
 
 
 def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     """Parameters of a voice, and of the networks that only training needs: posterior encoder and discriminator."""
+    from lib.voice.infer_config import build_network
     from lib.voice.weights import meta_device
-    from train.networks import build_generator, build_networks
+    from train.networks import build_networks
 
     with meta_device():
-        networks = (build_generator(config, posterior=False), *build_networks(config))
+        networks = (build_network(config.synthesizer), *build_networks(config))
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     return sizes[0], sizes[1] - sizes[0] + sizes[2]
 

@@ -40,7 +40,7 @@ class Clip:
     pitch_bins: Path | None  # (F,) integer, 100 frames/s
     f0: Path | None  # (F,) Hz
     speaker_id: int = 0
-    views: Path | None = None  # (K, N, C) float16 augmented features, see train/feature_augment.py
+    augmented: Path | None = None  # (K, N, C) float16 augmented features, see train/feature_augment.py
 
 
 def _kind(config: FamilyConfig) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ class Experiment:
         self.pitch_bins = self.folder / "2a_f0"
         self.f0 = self.folder / "2b-f0nsf"
         self.config_file = self.folder / "config.json"
-        self.views = self.folder / "3_feature_views"
+        self.augmented = self.folder / "3_feature_augmented"
         self.file_list = self.folder / "filelist.txt"
         self.events = self.folder / "events.jsonl"
         self.stop_file = self.folder / "STOP"
@@ -70,7 +70,7 @@ class Experiment:
         self._state_file = self.folder / "revoice.json"
 
     def content_folder(self, width: int) -> Path:
-        """The folder of content features of a width: 3_feature256 or 3_feature768."""
+        """The folder of content features of a width: 3_feature256, 3_feature768, or of lite 3_feature129."""
         return self.folder / f"3_feature{width}"
 
     # --- configuration -------------------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ class Experiment:
             bins, f0 = self.pitch_bins / f"{audio.name}.npy", self.f0 / f"{audio.name}.npy"
             features = content / f"{audio.stem}.npy"
             if features.is_file() and (not network.has_f0 or (bins.is_file() and f0.is_file())):
-                pitched, views = network.has_f0, self.views / features.name
+                pitched, augmented = network.has_f0, self.augmented / features.name
                 clip = Clip(audio.stem, audio, features, bins if pitched else None, f0 if pitched else None, speaker_id)
-                found.append(replace(clip, views=views) if views.is_file() else clip)
+                found.append(replace(clip, augmented=augmented) if augmented.is_file() else clip)
         if not found:
             raise ConfigError(
                 "The experiment {name!r} has no clips with features. Run: python -m train extract {name!r}",
@@ -214,7 +214,7 @@ class Experiment:
     def products(self) -> list[Path]:
         """The files and folders that the stages have written so far, the voice last."""
         width = self.config().synthesizer.content_width
-        found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.views]
+        found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.augmented]
         found += [self.config_file]
         found += [self.file_list, self.events, *sorted(self.folder.glob("events.out.tfevents.*"))]
         found += [self.folder / PLOT_NAME]
@@ -229,14 +229,14 @@ class Experiment:
     def locked(self) -> Iterator[None]:
         """Lock the experiment for one job. ConfigError if another job holds the lock."""
         lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            with write_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+        with write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name
-            ) from error
+            except Timeout as error:
+                raise ConfigError(
+                    "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name
+                ) from error
         try:
             yield
         finally:

@@ -81,16 +81,16 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     precision = _precision(experiment, options, config, device)
     encoder, pitch = _networks(config, options, device, precision)
     method, cache_key = (None, None) if pitch is None else (pitch.method, pitch.cache_key)
-    views = config.views if isinstance(encoder, LiteContentEncoder) else 0
+    augmentations = config.augmentations if isinstance(encoder, LiteContentEncoder) else 0
     made_from = fingerprint(
         experiment.stage("prepare").get("made_from"), encoder.sha256, cache_key, options.interpolate_unvoiced, names,
-        *([views] if views else []), *(["bf16"] if precision.encoder != torch.float32 else []),
+        *([augmentations] if augmentations else []), *(["bf16"] if precision.encoder != torch.float32 else []),
     )  # fmt: skip
     facts: dict[str, Any] = {
         "content_encoder": encoder.name,
         "precision": "fp32" if precision.analysis == torch.float32 else "bf16",
     }
-    clips = _Clips(experiment, encoder, pitch, options, views)
+    clips = _Clips(experiment, encoder, pitch, options, augmentations)
     with explaining_lost_processes(Message("The same command continues with the remaining clips.")):
         with processes.main_process_first():
             if processes.is_main_process and not is_done(experiment, "extract", made_from):
@@ -140,7 +140,7 @@ class _Clips:
     encoder: ContentEncoder
     pitch: ExactExtractor | None
     options: ExtractOptions
-    views: int  # augmented versions of each clip's content features; only for the lite encoder
+    augmentations: int  # augmented versions of each clip's content features; only for the lite encoder
     # Most packages of pitch methods do not document whether they are thread-safe, and some use threads themselves.
     one_pitch: threading.Lock = field(default_factory=threading.Lock)
 
@@ -149,7 +149,7 @@ class _Clips:
         """The folders that features are written to."""
         experiment = self.experiment
         content = experiment.content_folder(self.encoder.width)
-        return [content, experiment.views, experiment.pitch_bins, experiment.f0]
+        return [content, experiment.augmented, experiment.pitch_bins, experiment.f0]
 
     def extract(self, names: Sequence[str]) -> None:
         """Write F0, bins and content of some clips; content last, because it marks completion."""
@@ -158,10 +158,10 @@ class _Clips:
         for name, f0 in zip(names, self._f0(audio), strict=self.pitch is not None):
             save_array(experiment.f0 / f"{name}.npy", f0.astype(np.float64))
             save_array(experiment.pitch_bins / f"{name}.npy", hz_to_bins(f0))
-        if isinstance(self.encoder, LiteContentEncoder) and self.views:
+        if isinstance(self.encoder, LiteContentEncoder) and self.augmentations:
             for name, samples in zip(names, audio, strict=True):
-                made = augment_features(self.encoder, samples, self.views, name)
-                save_array(self.experiment.views / f"{Path(name).stem}.npy", made)
+                made = augment_features(self.encoder, samples, self.augmentations, name)
+                save_array(self.experiment.augmented / f"{Path(name).stem}.npy", made)
         for name, content in zip(names, encode_clips(self.encoder, audio), strict=True):
             if not np.isfinite(content).all():
                 path = experiment.wavs_16k / name
@@ -172,7 +172,7 @@ class _Clips:
     def is_complete(self, name: str) -> bool:
         """Whether all output files of a clip exist."""
         folders = [self.experiment.content_folder(self.encoder.width)]
-        folders += [self.experiment.views] if self.views else []
+        folders += [self.experiment.augmented] if self.augmentations else []
         files = [folder / f"{Path(name).stem}.npy" for folder in folders]
         if self.pitch is not None:
             files += [folder / f"{name}.npy" for folder in (self.experiment.pitch_bins, self.experiment.f0)]

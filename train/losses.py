@@ -50,11 +50,3 @@ def kl_sum(
     kl = log_scale_prior.float() - log_scale_posterior.float() - 0.5
     kl = kl + 0.5 * (latent_prior.float() - mean_prior.float()).square() * torch.exp(-2.0 * log_scale_prior.float())
     return (kl * mask.float()).sum()
-
-
-def spectral_l1(spec: Tensor, generated_spec: Tensor, bins: int) -> Tensor:
-    """Mean |difference| over the lowest `bins` of two linear spectrograms [B, bins, F].
-
-    Unlike a mel distance it sees single harmonics, so it keeps the sine source of a small network alive.
-    """
-    return (spec[:, :bins].float() - generated_spec[:, :bins].float()).abs().mean()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.audio import mel
-from lib.config import FamilyConfig
+from lib.config import FamilyConfig, LiteConfig
 from lib.models.discriminators import DiscriminatorOutput
 from lib.models.synthesizer import TrainOutput, slice_frames
 from train import losses
@@ -40,6 +40,10 @@ class Objective(Protocol):
         """Run the generator. `starts` [B] are the segments' first frames, drawn if None; `temperature` 0: no noise."""
         ...
 
+    def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
+        """Called after each step with the networks as they are and the number of steps done."""
+        ...
+
     def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: Any) -> Losses:
         """Losses of the discriminator; must not compute gradients for the generator."""
         ...
@@ -61,7 +65,7 @@ class SpectrumConstants:
 
 
 class VitsObjective:
-    """Adversarial, feature-matching, mel and KL losses of VITS, and an optional loss on harmonics (v1, v2, lite)."""
+    """Adversarial, feature-matching, mel and KL losses of VITS (v1, v2)."""
 
     has_phases = False
 
@@ -73,13 +77,17 @@ class VitsObjective:
         """Every step is adversarial."""
         return True
 
+    def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
+        """Nothing to do."""
+
     def forward(
         self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int
     ) -> TrainOutput:
         """Run the generator on the batch."""
         pitch = (batch.pitch_bins, batch.f0) if self.config.synthesizer.has_f0 else (None, None)
-        spec = None if self.config.prior.only else batch.spec
-        out: TrainOutput = generator(batch.content, *pitch, batch.lengths, spec, batch.speaker_id, starts, temperature)
+        out: TrainOutput = generator(
+            batch.content, *pitch, batch.lengths, batch.spec, batch.speaker_id, starts, temperature
+        )
         return out
 
     def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: TrainOutput) -> Losses:
@@ -95,7 +103,7 @@ class VitsObjective:
     def generator_losses(
         self, discriminate: Discriminate | None, batch: Batch, output: TrainOutput, frames: Tensor
     ) -> Losses:
-        """Adversarial, feature-matching, mel, KL and harmonic losses, as far as the family has them."""
+        """Adversarial, feature-matching, mel and KL losses."""
         assert discriminate is not None
         config = self.config
         of_generated = discriminate(output.audio)
@@ -112,9 +120,6 @@ class VitsObjective:
         if (z := output.latents) is not None:
             kl = losses.kl_sum(z.latent_prior, z.log_scale_posterior, z.mean_prior, z.log_scale_prior, z.mask)
             parts["kl"] = config.train.c_kl * kl / frames
-        if config.source.c_harmonic:
-            bins = round(config.source.harmonic_max * config.audio.n_fft / config.audio.sample_rate)
-            parts["harmonic"] = config.source.c_harmonic * losses.spectral_l1(spec, generated, bins)
         return parts
 
     def _real(self, batch: Batch, output: TrainOutput) -> Tensor:
@@ -131,6 +136,10 @@ class VitsObjective:
 
 def make_objective(config: FamilyConfig) -> Objective:
     """The objective of a family."""
+    if isinstance(config.synthesizer, LiteConfig):
+        from train.lite_objective import LiteObjective
+
+        return LiteObjective(config)
     return VitsObjective(config)
 
 

@@ -18,7 +18,8 @@ from lib.config import FamilyConfig
 from lib.devices import has_fast_bfloat16
 from lib.errors import ConfigError
 from lib.models.discriminators import Discriminator
-from lib.models.synthesizer import Synthesizer
+from lib.models.lite_discriminator import LiteDiscriminator
+from lib.voice.infer_config import Network
 from train.distributed import TIMEOUT
 from train.networks import build_networks
 from train.objective import Objective, make_objective
@@ -57,22 +58,22 @@ class TrainState:
     discriminator: nn.Module  # likewise
     optimizer_g: Any  # AcceleratedOptimizer
     optimizer_d: Any
-    averaged: Synthesizer | None  # the generator with averaged weights, where the family uses them
+    averaged: Network | None  # the generator with averaged weights, where the family uses them
     progress: TrainProgress = field(default_factory=TrainProgress)
     micro_batch: int | None = None  # clips computed at once; None: the whole batch
 
     @property
-    def plain_generator(self) -> Synthesizer:
+    def plain_generator(self) -> Network:
         """The generator without the wrapper of Accelerate."""
         return self.accelerator.unwrap_model(self.generator)  # type: ignore[no-any-return]
 
     @property
-    def plain_discriminator(self) -> Discriminator:
+    def plain_discriminator(self) -> Discriminator | LiteDiscriminator:
         """The discriminator without the wrapper of Accelerate."""
         return self.accelerator.unwrap_model(self.discriminator)  # type: ignore[no-any-return]
 
     @property
-    def voice(self) -> Synthesizer:
+    def voice(self) -> Network:
         """The generator that is exported: with averaged weights where the family uses them."""
         return self.averaged or self.plain_generator
 

@@ -61,6 +61,7 @@ def train_step(
     numbers = means.tolist()  # the only wait for the device
     state.progress.step += 1
     update_average(state)
+    state.objective.finish_step(state.plain_generator, state.averaged, state.progress.step)
     return dict(zip(values, numbers, strict=True))
 
 

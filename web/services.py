@@ -22,11 +22,12 @@ from lib.voice.library import (
 )
 from web.jobs.registry import LANES, JobRegistry, Runner
 from web.jobs.requests import Kind
-from web.jobs.runners import Loaded, make_runners, train
+from web.jobs.runners import make_runners, train
 from web.jobs.worker import Worker
 from web.presets import Presets
 
 if TYPE_CHECKING:
+    from infer.convert import VoiceConverter
     from infer.model_cache import ModelCache
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
@@ -59,6 +60,7 @@ class Services:
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
+    index_rate: Callable[[str], float]  # that a voice recommends
     speaker_names: Callable[[str], dict[int, str]]  # of a voice, as far as its file tells them
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
@@ -98,6 +100,7 @@ def make_services(
         delete_voice=lambda name: delete_voice(name, roots[0]),
         undo_delete=lambda: restore_voice(roots[0]),
         voice_range=lambda name: voice_range(name, roots),
+        index_rate=lambda name: index_rate(name, roots),
         speaker_names=lambda name: names_of_speakers(name, roots),
         presets=Presets(logs / PRESETS),
         list_checkpoints=lambda: {f"{path.parent.name}/{path.name}": path for path in list_checkpoints(logs)},
@@ -112,7 +115,7 @@ def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner
     """What each kind of job does with the voices of `roots`, which stay in memory."""
     voices = _VoiceCache()
 
-    def load(chosen: str, index: str, device: str) -> Loaded:
+    def load(chosen: str, index: str, device: str) -> "VoiceConverter":
         # Only what is listed may be opened: the page must not become a way to read other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
@@ -150,6 +153,13 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
     return (low, middle, high) if middle > 0 else None
 
 
+def index_rate(name: str, roots: Sequence[Path]) -> float:
+    """The index rate that a voice recommends, or that is usual in its family."""
+    from lib.voice.model_file import read_voice_model, recommended_index_rate
+
+    return recommended_index_rate(read_voice_model(find_voice(name, roots).path))
+
+
 def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
     """The speakers of a voice by their numbers, as far as its file tells their names."""
     from lib.voice.model_file import read_voice_model, speaker_names
@@ -163,11 +173,10 @@ class _VoiceCache:
     def __init__(self) -> None:
         self._cache: ModelCache | None = None
 
-    def get(self, voice: Voice, index: Path | Literal["auto"] | None, device: str) -> Loaded:
-        """Return the converter of a voice and the index it uses; "auto" takes the one that belongs to it."""
+    def get(self, voice: Voice, index: Path | Literal["auto"] | None, device: str) -> "VoiceConverter":
+        """Return the converter of a voice; the index "auto" is the one that belongs to it."""
         from infer.load import load_converter
         from infer.model_cache import ModelCache
 
         self._cache = self._cache or ModelCache()
-        converter = load_converter(voice.path, index, choose_device(device), cache=self._cache, label=voice.name)
-        return Loaded(converter, Path(converter.index.name) if converter.index else None)
+        return load_converter(voice.path, index, choose_device(device), cache=self._cache, label=voice.name)

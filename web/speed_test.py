@@ -14,14 +14,13 @@ from lib.audio.mel import linear_spectrogram
 from lib.config import load_family
 from lib.content import load_content_encoder
 from lib.devices import choose_device
-from lib.models.synthesizer import Synthesizer
 from lib.paths import PRETRAINED
 from lib.pitch import load_pitch_extractor
+from lib.voice.infer_config import build_network
 
 RECORDING = PRETRAINED / "lite" / "demo" / "source.flac"
 FAMILY: Literal["lite"] = "lite"
 LEAST_SECONDS = 1.0  # of every measurement, after one run that warms up
-FRAMES = 128  # of a training clip; what the family crops clips to
 RATE = 16_000  # Hz, of what F0 and features are computed from
 
 
@@ -70,7 +69,7 @@ def _per_second(work: Callable[[], Any]) -> float:
 def _synthesis(where: torch.device) -> float:
     """Seconds of sound made in a second; the weights are random, for speed does not depend on what they say."""
     config = load_family(FAMILY)
-    network = Synthesizer(config.synthesizer).to(where).eval()
+    network = build_network(config.synthesizer).to(where).eval()
     network.fold_weight_norm()
     count = 200  # frames of 10 ms
     content = torch.randn(1, count, config.synthesizer.content_width, device=where)
@@ -91,16 +90,18 @@ def _step(where: torch.device) -> float:
     from train.step import train_step
 
     config = load_family(FAMILY)
-    rows = config.train.batch_size
-    audio = torch.randn(rows, FRAMES * config.audio.hop_length).mul(0.1)
+    rows, frames = config.train.batch_size, config.max_frames
+    audio = torch.randn(rows, frames * config.audio.hop_length).mul(0.1)
     batch = Batch(
-        content=torch.randn(rows, FRAMES, config.synthesizer.content_width),
-        pitch_bins=torch.full((rows, FRAMES), 80),
-        f0=torch.full((rows, FRAMES), 200.0),
+        content=torch.randn(rows, frames, config.synthesizer.content_width),
+        pitch_bins=torch.full((rows, frames), 80),
+        f0=torch.full((rows, frames), 200.0),
         spec=linear_spectrogram(audio, config.audio.n_fft, config.audio.hop_length),
         audio=audio[:, None],
-        lengths=torch.full((rows,), FRAMES),
+        lengths=torch.full((rows,), frames),
         speaker_id=torch.zeros(rows, dtype=torch.int64),
     ).to(where)
     state = make_state(config, make_accelerator("auto", where))
+    if config.lite:
+        state.progress.step = config.lite.prior_steps  # most steps train the vocoder, too
     return _per_second(lambda: train_step(state, batch))

@@ -1,4 +1,4 @@
-"""The content encoder that is shipped with the project: weights in pretrained/lite/encoder.safetensors."""
+"""The content encoder that is part of the project: weights in pretrained/lite/encoder.safetensors."""
 
 import hashlib
 from functools import cached_property
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from lib.content import content_frames
 from lib.errors import AudioError, CheckpointError, MissingFileError
@@ -17,6 +18,7 @@ from lib.paths import PRETRAINED
 
 Floats = npt.NDArray[np.float32]
 WEIGHTS_FILE = PRETRAINED / "lite" / "encoder.safetensors"
+SCALE = ".scale"  # suffix of the factors of a matrix in int8, one for each row
 
 
 class LiteContentEncoder:
@@ -36,29 +38,50 @@ class LiteContentEncoder:
 
     @torch.inference_mode()
     def __call__(self, audio: Floats) -> Floats:
-        """(T,) float32 at 16 kHz -> ((T - 80) // 320, 256) float32; 0 frames below 400 samples."""
+        """(T,) float32 at 16 kHz -> ((T - 80) // 320, WIDTH) float32; 0 frames below 400 samples."""
         if audio.ndim != 1:
             raise AudioError(
                 "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
             )
-        frames = content_frames(len(audio))
-        if frames == 0:
+        if content_frames(len(audio)) == 0:
             return np.zeros((0, WIDTH), dtype=np.float32)
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.network.filters.device)
         content: Floats = self.network(samples[None])[0].cpu().numpy()
         return content
 
 
+def quantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices in int8 with one float16 scale for each row, everything else in float16."""
+    stored = {}
+    for name, value in weights.items():
+        if value.dim() > 1:
+            rows = value.float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).clamp(min=1e-8).half()
+            stored[name] = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8).view(value.shape)
+            stored[name + SCALE] = scale
+        else:
+            stored[name] = value.half()
+    return stored
+
+
+def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 weights of `quantized` ones."""
+    return {
+        name: value.float() * stored[name + SCALE].float().view(-1, *[1] * (value.dim() - 1))
+        if value.dtype == torch.int8
+        else value.float()
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }
+
+
 def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
     """The shipped encoder on `device`. MissingFileError or CheckpointError where its file is not what it should be."""
     if not path.is_file():
         raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
+    network = LiteEncoder()
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-        weights = safetensors.torch.load_file(path)
-        network = LiteEncoder(int(about["channels"]), int(about["blocks"]), int(about["kernel_size"]))
-        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        network.load_state_dict(dequantized(safetensors.torch.load_file(path)))
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             "{path} is not a lite content encoder or is damaged. Restore the file.", path=path

@@ -1,4 +1,8 @@
-"""Network of the lite content encoder: 16 kHz audio -> 256 content features at 50 frames per second."""
+"""Network of the lite content encoder: Whisper's encoder, then a bottleneck trained to leave the speaker out.
+
+The first part is the encoder of Whisper base (Radford et al. 2022), 99 languages; its layers 3 to 6 are normalised over
+the utterance, and a small network with context reduces them to a code. A last feature is the level of the frame.
+"""
 
 import math
 
@@ -6,26 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.models.frames import FrameBlock
+
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_LENGTH = 400  # samples, 25 ms
 MEL_HOP_LENGTH = 160  # samples, 10 ms
-N_FFT = 512
 N_MELS = 80
-MEL_FMIN = 40.0  # Hz
-MEL_FMAX = 7600.0  # Hz
-POWER_FLOOR = 1e-5  # of the utterance's mean mel power: 50 dB below it
-SILENCE = 1e-9  # mean power of digital silence, to divide by
-WIDTH = 256  # content features per frame
+N_LAYERS = 6
+FIRST_LAYER = 3  # of the layers that the bottleneck reads: 3, 4, 5, 6
+CHANNELS = 512  # of Whisper base
+N_HEADS = 8
+CODE = 128
+WIDTH = CODE + 1  # content features per frame: the code, and the level of the frame
+OFFSET = 200  # samples from the start of a content frame to its centre
+MIN_DEVIATION = 0.1  # of a layer's value over an utterance, so that silence is not amplified
+MIN_POWER = 1e-10
+LEVEL_FLOOR = 1e-5  # power below the utterance's mean that counts as silence: 50 dB
+LEVEL_SCALE = 1.5  # nepers; divides the level, so that it varies about as much as the code
+WINDOW_FRAMES = 1300  # content frames, 26 s, that go through Whisper at once; it was trained on 30 s
+CONTEXT_FRAMES = 50  # content frames of the neighbouring windows on either side of such a window
 
 
-def mel_filter_bank() -> Tensor:
-    """(N_FFT // 2 + 1, N_MELS) triangular filters of equal area on Slaney's mel scale, MEL_FMIN to MEL_FMAX.
-
-    Written out, because torchaudio (where the same bank exists) need not be installed to convert.
-    """
-    low, high = (_hz_to_mel(torch.tensor(hz)) for hz in (MEL_FMIN, MEL_FMAX))
+def mel_filter_bank(n_fft: int = WINDOW_LENGTH) -> Tensor:
+    """(n_fft // 2 + 1, N_MELS) triangular filters of equal area on Slaney's mel scale, 0 to 8 kHz."""
+    low, high = (_hz_to_mel(torch.tensor(hz)) for hz in (0.0, SAMPLE_RATE / 2))
     corners = _mel_to_hz(torch.linspace(float(low), float(high), N_MELS + 2))  # [C + 2]
-    bins = torch.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]  # [bins, 1]
+    bins = torch.linspace(0.0, SAMPLE_RATE / 2, n_fft // 2 + 1)[:, None]  # [bins, 1]
     widths = corners[1:] - corners[:-1]
     rising = (bins - corners[:-2]) / widths[:-1]
     falling = (corners[2:] - bins) / widths[1:]
@@ -41,85 +51,144 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))
 
 
-def power_spectrum(audio: Tensor) -> Tensor:
-    """(B, T) audio at 16 kHz -> (B, M, N_FFT // 2 + 1) power, M = (T - 400) // 160 + 1; frame m starts at 160 m."""
-    frames = audio.unfold(-1, WINDOW_LENGTH, MEL_HOP_LENGTH)  # [B, M, window]
+def power_spectrum(audio: Tensor, n_fft: int = WINDOW_LENGTH) -> Tensor:
+    """(B, T) audio at 16 kHz -> (B, T // 160, n_fft // 2 + 1) power; frame m is centred on sample 160 m."""
+    padded = F.pad(audio[:, None], (WINDOW_LENGTH // 2, WINDOW_LENGTH // 2), mode="reflect")[:, 0]
+    frames = padded.unfold(-1, WINDOW_LENGTH, MEL_HOP_LENGTH)[:, : audio.shape[1] // MEL_HOP_LENGTH]
     window = torch.hann_window(WINDOW_LENGTH, device=audio.device, dtype=audio.dtype)
-    power: Tensor = torch.fft.rfft(frames * window, n=N_FFT).abs().square()
+    power: Tensor = torch.fft.rfft(frames * window, n=n_fft).abs().square()
     return power
 
 
-def normalised_log_mel(mel: Tensor) -> Tensor:
-    """(B, M, N_MELS) mel power -> (B, N_MELS, M) log mel without level, channel and long-term spectrum.
-
-    Level is the utterance's mean power; then every band gets mean 0 and all bands together variance 1.
-    """
-    level = mel.mean(dim=(1, 2), keepdim=True) + SILENCE
-    log_mel = torch.log(mel / level + POWER_FLOOR)
-    log_mel = log_mel - log_mel.mean(dim=1, keepdim=True)
-    deviation = log_mel.square().mean(dim=(1, 2), keepdim=True).sqrt()
-    return (log_mel / (deviation + 0.1)).transpose(1, 2)  # [B, C, M]
+def whisper_log_mel(mel: Tensor) -> Tensor:
+    """(B, M, N_MELS) mel power -> (B, N_MELS, M) as Whisper's encoder expects it: 80 dB below the loudest value."""
+    log_mel = torch.log10(mel.clamp(min=MIN_POWER)).transpose(1, 2)
+    return (torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
 
 
-def normalised_over_time(features: Tensor) -> Tensor:
-    """(B, C, F) -> the same with mean 0 and deviation 1 of every feature over the utterance.
-
-    This takes most of the speaker out: what is constant over an utterance says who speaks, not what is said.
-    """
-    features = features - features.mean(dim=2, keepdim=True)
-    return features / (features.square().mean(dim=2, keepdim=True) + 1e-3).sqrt()
+def sinusoids(frames: int, channels: int) -> Tensor:
+    """(frames, channels) position encodings of Whisper: sines, then cosines."""
+    rates = torch.exp(-math.log(10_000) / (channels // 2 - 1) * torch.arange(channels // 2))
+    angles = torch.arange(frames)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-class _Block(nn.Module):
-    """Depth-wise convolution over time, then a feed-forward layer per frame, added to the input."""
+class WhisperLayer(nn.Module):
+    """A pre-norm transformer layer."""
 
-    def __init__(self, channels: int, kernel_size: int, expansion: int) -> None:
+    def __init__(self, channels: int, n_heads: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, expansion * channels)
-        self.reduce = nn.Linear(expansion * channels, channels)
+        self.n_heads = n_heads
+        self.norm_1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.norm_2 = nn.LayerNorm(channels)
+        self.up = nn.Linear(channels, 4 * channels)
+        self.down = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F) -> (B, C, F)."""
-        frames = self.norm(self.depthwise(x).transpose(1, 2))  # [B, F, C]
-        frames = self.reduce(F.gelu(self.expand(frames)))
-        total: Tensor = x + frames.transpose(1, 2)
+        """(B, N, C) -> (B, N, C)."""
+        batch, frames, channels = x.shape
+        heads = self.qkv(self.norm_1(x)).view(batch, frames, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])  # [B, H, N, C / H]
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, frames, channels))
+        total: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
         return total
 
 
-class LiteEncoder(nn.Module):
-    """Content features of 16 kHz audio, frame i centred on the samples [320 i, 320 i + 400).
+class WhisperEncoder(nn.Module):
+    """Log mel -> the outputs of the upper layers."""
 
-    A frame depends on `receptive_seconds` of audio around it through the convolutions, and on the whole utterance
-    through its level, its long-term spectrum and the mean and deviation of every feature.
-    """
-
-    def __init__(self, channels: int = 256, blocks: int = 6, kernel_size: int = 7) -> None:
+    def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.stem = nn.Conv1d(N_MELS, channels, 5, stride=2, padding=2)  # 10 ms -> 20 ms
-        self.blocks = nn.ModuleList(_Block(channels, kernel_size, 2) for _ in range(blocks))
+        self.channels = channels
+        self.conv_1 = nn.Conv1d(N_MELS, channels, 3, padding=1)
+        self.conv_2 = nn.Conv1d(channels, channels, 3, padding=1, stride=2)
+        self.layers = nn.ModuleList(WhisperLayer(channels, N_HEADS) for _ in range(N_LAYERS))
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """(B, N_MELS, M) -> (B, (M + 1) // 2, 4 * channels): layers 3 to 6, at 50 frames/s."""
+        x = F.gelu(self.conv_2(F.gelu(self.conv_1(log_mel)))).transpose(1, 2)
+        x = x + sinusoids(x.shape[1], self.channels).to(x)
+        outputs = []
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x)
+            if number >= FIRST_LAYER:
+                outputs.append(x)
+        return torch.cat(outputs, 2)
+
+
+class Bottleneck(nn.Module):
+    """Normalised layers -> code."""
+
+    def __init__(self, inputs: int, channels: int = 384, code: int = CODE, blocks: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, channels)
         self.norm = nn.LayerNorm(channels)
-        self.bottleneck = nn.Linear(channels, WIDTH)
+        self.blocks = nn.ModuleList(FrameBlock(channels, 5) for _ in range(blocks))
+        self.norm_2 = nn.LayerNorm(channels)
+        self.last = nn.Linear(channels, code)
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """(B, N, inputs) -> (B, N, code), each frame with mean 0 and variance 1."""
+        x = F.gelu(self.norm(self.first(layers)))
+        for block in self.blocks:
+            x = block(x)
+        code = self.last(self.norm_2(x)).float()
+        return F.layer_norm(code, code.shape[-1:])
+
+
+def normalised_over_time(layers: Tensor) -> Tensor:
+    """(B, N, C) -> the same with mean 0 and deviation 1 of every value over the utterance.
+
+    This removes most of the speaker and the channel: both are constant over an utterance.
+    """
+    deviation = layers.std(dim=1, keepdim=True, unbiased=False) if layers.shape[1] > 1 else torch.ones_like(layers)
+    return (layers - layers.mean(dim=1, keepdim=True)) / deviation.clamp(min=MIN_DEVIATION)
+
+
+def frame_levels(mel: Tensor, frames: int) -> Tensor:
+    """(B, M, N_MELS) mel power -> (B, frames) level of content frames relative to the utterance, scaled."""
+    power = mel.mean(dim=2)  # [B, M]
+    around = F.pad(power[:, None], (1, 1), mode="replicate")
+    kernel = torch.tensor([[[0.25, 0.5, 0.25]]], device=mel.device, dtype=mel.dtype)
+    smooth = F.conv1d(around, kernel)[:, 0, : 2 * frames : 2]
+    mean = power.mean(dim=1, keepdim=True).clamp(min=MIN_POWER)
+    return torch.log(smooth / mean + LEVEL_FLOOR) / (2 * LEVEL_SCALE)
+
+
+class LiteEncoder(nn.Module):
+    """Content features of 16 kHz audio, frame i centred on sample 320 i + 200."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.whisper = WhisperEncoder(channels)
+        self.bottleneck = Bottleneck((N_LAYERS - FIRST_LAYER + 1) * channels)
         self.filters: Tensor
         # Computed, not stored: it follows from the constants above.
         self.register_buffer("filters", mel_filter_bank(), persistent=False)
 
-    @property
-    def receptive_seconds(self) -> float:
-        """Seconds of audio before and after the centre of a frame that the convolutions see."""
-        frames = sum(block.depthwise.kernel_size[0] // 2 for block in self.blocks if isinstance(block, _Block))
-        return (frames * 2 + 2) * MEL_HOP_LENGTH / SAMPLE_RATE + WINDOW_LENGTH / 2 / SAMPLE_RATE
-
     def forward(self, audio: Tensor) -> Tensor:
-        """(B, T) audio at 16 kHz, T >= 400 -> (B, (T - 80) // 320, 256) content features."""
-        mel = power_spectrum(audio) @ self.filters
-        return self.features(normalised_log_mel(mel))
+        """(B, T) audio at 16 kHz, T >= 400 -> (B, (T - 80) // 320, WIDTH) content features."""
+        frames = (audio.shape[1] - 80) // 320
+        return self.features(power_spectrum(shifted(audio)) @ self.filters, frames)
 
-    def features(self, log_mel: Tensor) -> Tensor:
-        """(B, N_MELS, M) normalised log mel -> (B, (M + 1) // 2, 256) content features."""
-        x: Tensor = self.stem(log_mel)
-        for block in self.blocks:
-            x = block(x)
-        x = self.bottleneck(self.norm(x.transpose(1, 2)))  # [B, F, C]
-        return normalised_over_time(x.float().transpose(1, 2)).transpose(1, 2)
+    def features(self, mel: Tensor, frames: int) -> Tensor:
+        """(B, M, N_MELS) mel power, frame m centred on sample 160 m + 200 -> (B, frames, WIDTH)."""
+        layers = torch.cat([*self._layers(mel, frames)], 1)
+        code = self.bottleneck(normalised_over_time(layers))
+        return torch.cat([code, frame_levels(mel, frames)[..., None]], 2)
+
+    def _layers(self, mel: Tensor, frames: int) -> list[Tensor]:
+        """The upper layers of Whisper in windows of at most 28 s, each with a second of context."""
+        parts = []
+        for first in range(0, frames, WINDOW_FRAMES):
+            begin, last = max(first - CONTEXT_FRAMES, 0), min(first + WINDOW_FRAMES, frames)
+            window = mel[:, 2 * begin : 2 * (last + CONTEXT_FRAMES)]
+            parts.append(self.whisper(whisper_log_mel(window))[:, first - begin : last - begin])
+        return parts
+
+
+def shifted(audio: Tensor) -> Tensor:
+    """(B, T) -> audio from the centre of the first content frame on, followed by silence."""
+    return F.pad(audio[:, OFFSET:], (0, OFFSET + 1200))

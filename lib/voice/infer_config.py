@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from lib.config import Family, SynthesizerConfig
+from lib.config import Family, LiteConfig, NetworkConfig, SynthesizerConfig
 from lib.errors import CheckpointError
+from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.models.synthesizer import Synthesizer
-from lib.voice import rvc_config
+from lib.voice import lite_config, rvc_config
 from lib.voice.weights import Shapes, Weights, check_finite, check_shapes, meta_device, shapes_of
 
 logger = logging.getLogger(__name__)
 
 POSTERIOR_PREFIX = rvc_config.POSTERIOR_PREFIX
 VERSIONS: dict[str, Family | None] = {"v1": "v1", "v2": "v2", "1": "v1", "2": "v2", "lite": "lite", "": None}
+Network = Synthesizer | LiteSynthesizer
 Declared = dict[str, Any]  # values of a file's metadata, by the names of the config's fields
 
 
@@ -41,15 +43,23 @@ class Kind(NamedTuple):
 class Architecture(NamedTuple):
     """One kind of network that a voice can have."""
 
-    config_class: type[SynthesizerConfig]
+    config_class: type[NetworkConfig]
     matches: Callable[[Weights], bool]  # by the names of the tensors
-    derive: Callable[[Weights, Declared, str], SynthesizerConfig]  # may raise what derive_config catches
-    build: Callable[..., Synthesizer]  # (config, posterior=False)
+    derive: Callable[[Weights, Declared, str], Any]  # a config; may raise what derive_config catches
+    build: Callable[..., Network]  # (config, posterior=False)
     parse_list: Callable[[Any, str], Declared]  # the entry `config` of a voice model to names and values
-    to_list: Callable[[SynthesizerConfig], list[Any]]  # and back
+    to_list: Callable[[Any], list[Any]]  # of a config, and back
 
 
 ARCHITECTURES = (
+    Architecture(
+        LiteConfig,
+        lite_config.matches,
+        lite_config.derive,
+        lambda config, posterior=False: LiteSynthesizer(config),
+        lite_config.parse_config_list,
+        lite_config.config_list,
+    ),
     Architecture(
         SynthesizerConfig,
         lambda weights: True,  # the last one: its messages say which tensor is missing
@@ -66,28 +76,28 @@ def architecture_of(weights: Weights) -> Architecture:
     return next(architecture for architecture in ARCHITECTURES if architecture.matches(weights))
 
 
-def _architecture_for(config: SynthesizerConfig) -> Architecture:
+def _architecture_for(config: NetworkConfig) -> Architecture:
     return next(architecture for architecture in ARCHITECTURES if architecture.config_class is type(config))
 
 
-def build_network(config: SynthesizerConfig, *, posterior: bool = False) -> Synthesizer:
+def build_network(config: NetworkConfig, *, posterior: bool = False) -> Network:
     """The untrained network of a config, float32."""
     return _architecture_for(config).build(config, posterior=posterior)
 
 
-def config_list(config: SynthesizerConfig) -> list[Any]:
+def config_list(config: NetworkConfig) -> list[Any]:
     """The positional list that a voice model stores as `config`."""
     return _architecture_for(config).to_list(config)
 
 
-def derive_config(weights: Weights, declared: Declared, where: str) -> SynthesizerConfig:
+def derive_config(weights: Weights, declared: Declared, where: str) -> NetworkConfig:
     """The config of the network that has these weights, with or without posterior.
 
     `declared` (perhaps empty) supplies what no tensor shows. CheckpointError if they are of no known network.
     """
     architecture = architecture_of(weights)
     try:
-        config = architecture.derive(weights, declared, where)
+        config: NetworkConfig = architecture.derive(weights, declared, where)
     except KeyError as error:
         raise CheckpointError(
             "{path} lacks the tensor {tensor} that every voice model has. It is not a voice model.",
@@ -112,7 +122,7 @@ def _unusual_shapes(where: str) -> CheckpointError:
     return CheckpointError("{path} has tensors of unusual shapes: it belongs to another kind of model.", path=where)
 
 
-def check_network(weights: Weights, config: SynthesizerConfig, where: str, *, posterior: bool = False) -> None:
+def check_network(weights: Weights, config: NetworkConfig, where: str, *, posterior: bool = False) -> None:
     """CheckpointError unless the weights are exactly those of this network, and finite."""
     try:
         shapes = _shapes(config, posterior)
@@ -123,12 +133,12 @@ def check_network(weights: Weights, config: SynthesizerConfig, where: str, *, po
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(config: SynthesizerConfig, posterior: bool) -> Shapes:
+def _shapes(config: NetworkConfig, posterior: bool) -> Shapes:
     with meta_device():
         return shapes_of(build_network(config, posterior=posterior))
 
 
-def derive_family(config: SynthesizerConfig, version: Any, where: str) -> Family:
+def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     """The model family. `version` is the entry of that name in the file, None without one; "V2" and 2 mean "v2".
 
     CheckpointError for the version of another architecture. A wrong but known version is logged and ignored.
@@ -140,6 +150,8 @@ def derive_family(config: SynthesizerConfig, version: Any, where: str) -> Family
     name = "" if version is None else str(version).strip().lower()
     declared = VERSIONS.get(name)
     if declared == "lite":
+        return "lite"
+    if isinstance(config, LiteConfig):
         return "lite"
     family: Family | None = {256: "v1", 768: "v2"}.get(config.content_width)  # type: ignore[assignment]
     if family is None or name not in VERSIONS:
@@ -157,7 +169,7 @@ def derive_family(config: SynthesizerConfig, version: Any, where: str) -> Family
     return family
 
 
-def _log_differences(declared: Declared, config: SynthesizerConfig, where: str) -> None:
+def _log_differences(declared: Declared, config: NetworkConfig, where: str) -> None:
     """Log metadata that contradicts the tensors. The speaker count is ignored: it is usually the base model's."""
     if not declared:
         return

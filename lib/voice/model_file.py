@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib.config import Family, SynthesizerConfig
+from lib.config import USUAL_INDEX_RATE, Family, NetworkConfig
 from lib.errors import CheckpointError
 from lib.files import replacing
-from lib.models.synthesizer import Synthesizer
 from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
+    Network,
     architecture_of,
     build_network,
     check_network,
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 VOCODER = "HiFi-GAN"
 METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
 SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs ignore it
+INDEX_RATE = "index_rate"  # an optional entry: the recommended index rate of a conversion
 MAX_DEPTH = 20  # of nested values
 _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
@@ -52,7 +53,7 @@ class VoiceModel:
     """A finished voice: config, weights (RVC's keys, without the posterior) and metadata."""
 
     family: Family
-    config: SynthesizerConfig
+    config: NetworkConfig
     weights: Weights
     info: str = ""
     content_encoder: ContentEncoderId | None = None
@@ -70,6 +71,14 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
     pairs = stored.items() if isinstance(stored, dict) else ()
     known = {int(number): name for number, name in pairs if str(number).isdecimal() and isinstance(name, str) and name}
     return {number: known[number] for number in sorted(known) if number < voice.config.n_speakers}
+
+
+def recommended_index_rate(voice: VoiceModel) -> float:
+    """The index rate of a conversion that names none: that of the entry `index_rate`, else that of the family."""
+    stored = voice.extra.get(INDEX_RATE)
+    if isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= 1:
+        return float(stored)
+    return 0.0 if voice.family == "lite" else USUAL_INDEX_RATE
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -149,7 +158,7 @@ def _refuse_other_files(content: Any, path: Path) -> None:
     raise CheckpointError("{path} is not a voice model: it lacks the entries 'weight' and 'config'.", path=path)
 
 
-def _log_wrong_metadata(content: dict[str, Any], config: SynthesizerConfig, where: str) -> None:
+def _log_wrong_metadata(content: dict[str, Any], config: NetworkConfig, where: str) -> None:
     """Log wrong entries `f0` and `sr`. RVC never reads `sr`, and programs spell it in different ways."""
     if "f0" in content and bool(content["f0"]) != config.has_f0:
         logger.warning(
@@ -219,7 +228,7 @@ def write_voice_model(path: Path, voice: VoiceModel) -> None:
 
 
 def extract_voice_model(
-    synthesizer: Synthesizer, family: Family, info: str, content_encoder: ContentEncoderId | None = None
+    synthesizer: Network, family: Family, info: str, content_encoder: ContentEncoderId | None = None
 ) -> VoiceModel:
     """The voice model of a synthesizer: its weights without the posterior, copied to the CPU in fp16."""
     weights = voice_weights(rvc_state_dict(synthesizer))
@@ -235,7 +244,7 @@ def voice_weights(weights: dict[str, Tensor]) -> Weights:
     }  # fmt: skip
 
 
-def load_synthesizer(voice: VoiceModel, where: str = "The voice model") -> Synthesizer:
+def load_synthesizer(voice: VoiceModel, where: str = "The voice model") -> Network:
     """Build the network of a voice: float32, evaluation mode, on the CPU."""
     synthesizer = build_network(voice.config)
     load_weights(synthesizer, voice.weights, where)

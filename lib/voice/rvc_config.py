@@ -137,8 +137,9 @@ def _from_shapes(weights: Weights) -> Declared:
 
 @functools.cache
 def _known_networks() -> list[SynthesizerConfig]:
-    """The networks of the shipped families; the classical 24k network has the rates of lite."""
-    return [load_family(family, rate).synthesizer for family, rates in FAMILIES.items() for rate in rates]
+    """The networks of the shipped families that are Synthesizers."""
+    networks = (load_family(family, rate).synthesizer for family, rates in FAMILIES.items() for rate in rates)
+    return [network for network in networks if isinstance(network, SynthesizerConfig)]
 
 
 def _dilations(found: Declared, declared: Declared) -> Declared:

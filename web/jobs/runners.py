@@ -44,16 +44,8 @@ ALL_GPUS = "all"  # as a device
 FROM_RECORDINGS: tuple[Stage, ...] = ("run", "prepare")  # stages that read recordings and set the kind of voice
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A voice that is ready to convert, and the index it uses."""
-
-    converter: "VoiceConverter"
-    index: Path | None
-
-
 # The names of a listed voice, of an index (or auto or none), and of a device -> the voice.
-Load = Callable[[str, str, str], Loaded]
+Load = Callable[[str, str, str], "VoiceConverter"]
 
 
 def make_runners(load: Load) -> dict[Kind, Runner]:
@@ -87,14 +79,14 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     return {"convert": convert, "compare": compare, "batch": batch, "train": train}
 
 
-def _load(load: Load, request: ConversionRequest) -> Loaded:
+def _load(load: Load, request: ConversionRequest) -> "VoiceConverter":
     return load(request.voice, request.index, request.options.device)
 
 
-def _convert(voice: Loaded, job: "Job", options: ConvertOptions, context: JobContext) -> "Outcome":
+def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, context: JobContext) -> "Outcome":
     from infer.batch import convert_files
 
-    (outcome,) = convert_files(voice.converter, [job], options, context.progress)
+    (outcome,) = convert_files(voice, [job], options, context.progress)
     if outcome.error:
         message = _without_folder(outcome.error, job.path)
         raise AudioError(message.template, **message.values)
@@ -114,19 +106,19 @@ def _without_folder(text: str, path: Path) -> Message:
     return Message(text.template, **values)
 
 
-def _told(outcome: "Outcome", voice: Loaded, options: ConvertOptions) -> dict[str, Any]:
+def _told(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
     """What there is to tell about a conversion, for JSON."""
-    device = voice.converter.device
+    device = voice.device
     return asdict(outcome) | {
         "path": outcome.path.name,
         "output": outcome.output.name,
-        "index": voice.index.name if voice.index and options.index_rate > 0 else None,
+        "index": voice.used_index(options),
         "device": str(device.device),
         "reason": device.reason,
     }
 
 
-def convert_batch(voice: Loaded, request: BatchRequest, context: JobContext) -> list[Path]:
+def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobContext) -> list[Path]:
     """Convert every recording of a request into the job's folder and put all results into a ZIP.
 
     A resumed job skips what it has already made: a result is there only when it is whole.
@@ -142,7 +134,7 @@ def convert_batch(voice: Loaded, request: BatchRequest, context: JobContext) -> 
         error = None
         if not output.is_file():
             report = _part(context, number, len(paths))
-            error = convert_files(voice.converter, [Job(path, output)], request.options, report)[0].error
+            error = convert_files(voice, [Job(path, output)], request.options, report)[0].error
             error = error and _without_folder(error, path)
         rows.append((path.name, error or output.name))
         context.publish(rows=rows)

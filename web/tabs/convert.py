@@ -10,6 +10,7 @@ import gradio as gr
 from infer.options import ConvertOptions
 from lib.audio.decode import list_recordings
 from lib.audio.encode import AUDIO_FORMATS
+from lib.config import USUAL_INDEX_RATE
 from lib.errors import ConfigError, RevoiceError
 from lib.messages import Message
 from lib.paths import given_path
@@ -32,6 +33,7 @@ COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
 FORMATS = sorted(AUDIO_FORMATS)
 SIMPLE = frozenset({"pitch_shift"})  # options that everybody needs
 SKIP = frozenset({"device"})  # has a list of its own
+SHOWN = {"index_rate": USUAL_INDEX_RATE}  # until a voice is chosen
 
 
 def build_convert_tab(t: Translator, services: Services) -> None:
@@ -59,7 +61,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
             build_picture(t, services, audio, result)
     with gr.Accordion(t("convert.options"), open=False, elem_id="options"):
         with gr.Row():
-            form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE)
+            form = simple + Form(ConvertOptions, t, skip=SKIP | SIMPLE, shown=SHOWN)
         with gr.Row():
             form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
             index = gr.Dropdown(

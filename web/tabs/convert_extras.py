@@ -1,5 +1,6 @@
 """Around a conversion: which pitch shift suits, a picture of both sounds, presets, and the settings used last."""
 
+import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.errors import ConfigError
+from lib.errors import ConfigError, RevoiceError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
 from web.i18n.translator import Translator
@@ -75,6 +76,22 @@ def build_picture(t: Translator, services: Services, recording: Any, result: Any
     button.click(draw_spectrograms, [recording, result], image, api_name="draw_spectrograms", concurrency_limit=1)
 
 
+def values_of(options: ConvertOptions, names: Sequence[str]) -> list[Any]:
+    """The values of the components of these options; without an index rate its slider stays as it is."""
+    values = {name: getattr(options, name) for name in names}
+    return [gr.skip() if name == "index_rate" and value is None else value for name, value in values.items()]
+
+
+def values_for(services: Services, voice: str | None, names: Sequence[str]) -> list[Any]:
+    """The values of the components once a voice is chosen: its last options, else its recommended index rate."""
+    options = services.presets.remembered(voice) if voice else None
+    values = values_of(options, names) if options else [gr.skip()] * len(names)
+    if voice in services.list_voices() and (options is None or options.index_rate is None):
+        with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
+            values[names.index("index_rate")] = services.index_rate(voice)
+    return values
+
+
 def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> Any:
     """Save, load, export and import settings; a voice brings back what was used with it last: the event is returned."""
     presets = services.presets
@@ -88,9 +105,6 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
         exported = gr.File(label=t("presets.export"), interactive=False, visible=False, height=90)
         imported = gr.File(label=t("presets.import"), file_types=[".json"], type="filepath", height=190)
 
-    def values_of(options: ConvertOptions) -> list[Any]:
-        return [getattr(options, field) for field in form.names]
-
     def save_preset(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> Any:
         """Keep the options under a name."""
         options = checked(ConvertOptions, {key: values[key] for key in form.names})
@@ -102,7 +116,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
         with guarded(t):
             if not name:
                 return [gr.skip()] * (len(form.names) + 1)
-            return [*values_of(presets.load(name)), str(presets.path(name))]
+            return [*values_of(presets.load(name), form.names), str(presets.path(name))]
 
     def import_preset(file: str) -> Any:
         """Add a preset from a file; its name is the file's."""
@@ -111,8 +125,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
             return gr.update(choices=presets.names(), value=name), None
 
     def remembered(voice: str | None) -> list[Any]:
-        options = presets.remembered(voice) if voice else None
-        return [gr.skip()] * len(form.names) if options is None else values_of(options)
+        return values_for(services, voice, form.names)
 
     handler = with_names(t, save_preset, ["name", *form.names], gr.skip())
     save.click(handler, [name, *form.components], chosen, api_name="save_preset")

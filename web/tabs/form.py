@@ -1,6 +1,6 @@
 """Form: one Gradio component per field of an options model, and the way back from their values to checked options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Generic, Literal, get_args, get_origin
 
@@ -19,14 +19,22 @@ MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 class Form(Generic[Options]):
     """The components of an options model, laid out where the Form is made; ranges and defaults are the model's.
 
-    Fields named in `skip` get no component; `parse` is told their values.
+    Fields named in `skip` get no component; `parse` is told their values. `shown` are the first values of fields whose
+    default is None and that are shown as numbers all the same.
     """
 
-    def __init__(self, model: type[Options], t: Translator, skip: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        model: type[Options],
+        t: Translator,
+        skip: frozenset[str] = frozenset(),
+        shown: Mapping[str, object] | None = None,
+    ) -> None:
         self.model = model
         self._t = t
         self.names = [name for name in model.model_fields if name not in skip]
-        self.components = [_component(name, model.model_fields[name], t) for name in self.names]
+        first = {name: model.model_fields[name].get_default() for name in self.names} | dict(shown or {})
+        self.components = [_component(name, model.model_fields[name], first[name], t) for name in self.names]
 
     def __add__(self, other: "Form[Options]") -> "Form[Options]":
         """Both forms as one: an options model may be laid out in several places."""
@@ -39,12 +47,12 @@ class Form(Generic[Options]):
         return checked(self.model, dict(zip(self.names, values, strict=True)) | fixed)
 
 
-def _component(name: str, field: FieldInfo, t: Translator) -> Any:
-    """Make the component that suits a field's type and range."""
+def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any:
+    """Make the component that suits a field's type and range, with its first value."""
     look = {
         "label": t(f"options.{name}.label"),
         "info": t(f"options.{name}.info"),
-        "value": field.get_default(),
+        "value": value,
         "min_width": COMPONENT_WIDTH,
     }
     kind = _without_none(field.annotation)

@@ -1,0 +1,75 @@
+"""The config of the lite networks: from the names and shapes of their tensors, and as the list in voice models."""
+
+from typing import Any
+
+from lib.config import LiteConfig
+from lib.errors import CheckpointError
+from lib.voice.weights import Weights
+
+SAMPLE_RATE = 24_000  # Hz
+FRAME_RATE = 100  # frames per second
+MAX_BLOCKS = 64
+SEGMENT_FRAMES = 96  # of a training; a voice does not need it
+Declared = dict[str, Any]
+_FIELDS = ("sample_rate", "n_fft")
+
+
+def matches(weights: Weights) -> bool:
+    """Whether tensors of these names are of a LiteSynthesizer."""
+    return "enc_p.first.weight" in weights and "dec.first.weight" in weights
+
+
+def parse_config_list(raw: Any, where: str) -> Declared:
+    """Name the values of the list `config` in a voice model. CheckpointError if it is no such list."""
+    if not isinstance(raw, list | tuple) or len(raw) != len(_FIELDS):
+        raise CheckpointError(
+            "{path}: the entry 'config' is not the list of two values of a lite voice. Get the voice again.", path=where
+        )
+    return dict(zip(_FIELDS, raw, strict=True))
+
+
+def config_list(config: LiteConfig) -> list[Any]:
+    """The list that a voice model stores as `config`."""
+    return [getattr(config, name) for name in _FIELDS]
+
+
+def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
+    """The config of the network that has these weights.
+
+    KeyError for a missing tensor, ValidationError, IndexError, TypeError or ValueError for impossible shapes. No tensor
+    shows the sample rate: it is 24 kHz. CheckpointError where another is declared.
+    """
+    width, inputs = weights["enc_p.first.weight"].shape
+    channels, bands, _ = weights["dec.first.weight"].shape
+    speakers, gin = weights["emb_g.weight"].shape
+    sample_rate = int(declared.get("sample_rate", SAMPLE_RATE))
+    if sample_rate != SAMPLE_RATE:
+        raise CheckpointError(
+            "{path} is a model of the family lite, which has {rate} Hz, not {declared} Hz. Give the right sample rate.",
+            path=where,
+            rate=SAMPLE_RATE,
+            declared=sample_rate,
+        )
+    if bands < 3 or inputs < 3:
+        raise ValueError("too few inputs")
+    return LiteConfig(
+        sample_rate=sample_rate,
+        n_fft=2 * (weights["dec.last.weight"].shape[0] // 3 - 1),
+        hop_length=sample_rate // FRAME_RATE,
+        segment_frames=SEGMENT_FRAMES,
+        n_mels=bands - 2,
+        prior_channels=width,
+        prior_blocks=_count(weights, "enc_p.blocks.{}.norm.weight"),
+        vocoder_channels=channels,
+        vocoder_blocks=_count(weights, "dec.blocks.{}.norm.weight"),
+        n_speakers=speakers,
+        gin_channels=gin,
+        content_width=inputs - 2,
+    )
+
+
+def _count(weights: Weights, pattern: str) -> int:
+    number = 0
+    while pattern.format(number) in weights and number <= MAX_BLOCKS:
+        number += 1
+    return number

@@ -1,0 +1,88 @@
+"""Losses of the family lite: spectra at several resolutions, hinge losses of the discriminators."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.models.discriminators import DiscriminatorOutput
+
+RESOLUTIONS = (512, 1024, 2048)  # samples of an STFT
+MIN_MAGNITUDE = 1e-3
+CONVERGENCE = 0.5  # weight of the spectral convergence beside the log magnitudes
+MAX_CONVERGENCE = 2.0  # it is relative to the level of the recording, which may be silent
+USABLE = 0.96  # share of the cutoff up to which spectra are compared
+EDGE = 60.0  # Hz, width of the filter that `band_limited` applies
+FULL_BAND = 10_000  # Hz; from here on nothing is filtered
+BANDWIDTH_FFT = 1024  # samples
+LOUD_FRAMES = 0.95  # quantile of a frequency's power over the frames
+MAX_DROP_DB = 75.0  # below the loudest frequency; what is less is nothing
+
+
+def spectral_loss(made: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
+    """Mean distance of the STFT magnitudes of two [B, T] (Yamamoto et al. 2020), below the `cutoffs` [B] in Hz."""
+    losses = []
+    for n_fft in RESOLUTIONS:
+        window = torch.hann_window(n_fft, device=made.device)
+        a, b = (
+            torch.stft(x.float(), n_fft, n_fft // 4, window=window, return_complex=True).abs() for x in (made, real)
+        )
+        bins = torch.ones(len(a), a.shape[1], 1, device=a.device)
+        if cutoffs is not None:
+            hertz = torch.arange(a.shape[1], device=a.device) * sample_rate / n_fft
+            bins = (hertz < USABLE * cutoffs[:, None]).float()[..., None]
+        distance = ((a + MIN_MAGNITUDE).log() - (b + MIN_MAGNITUDE).log()).abs() * bins
+        level = (b * bins).sum((1, 2)).clamp(min=MIN_MAGNITUDE)
+        convergence = (((a - b).abs() * bins).sum((1, 2)) / level).clamp(max=MAX_CONVERGENCE)
+        losses.append(distance.sum() / (bins.sum() * a.shape[2]) + CONVERGENCE * convergence.mean())
+    return torch.stack(losses).mean()
+
+
+def bandwidth(audio: Tensor, sample_rate: int) -> float:
+    """The highest frequency in Hz at which any of the recordings [B, T] holds something.
+
+    MP3 encoders and low sample rates cut the spectrum off: above, the mean power of a whole batch drops to nothing.
+    """
+    window = torch.hann_window(BANDWIDTH_FFT, device=audio.device)
+    spectrum = torch.stft(
+        audio.float(), BANDWIDTH_FFT, BANDWIDTH_FFT // 2, window=window, center=False, return_complex=True
+    )
+    # Not the mean: where a crop begins or ends within speech, single frames hold all frequencies.
+    power = spectrum.abs().square().quantile(LOUD_FRAMES, dim=2).amax(0)  # [bins]
+    loud = (power > power.max() * 10 ** (-MAX_DROP_DB / 10)).nonzero()
+    if len(loud) == 0:
+        return sample_rate / 2
+    return (int(loud[-1]) + 1) * sample_rate / BANDWIDTH_FFT
+
+
+def band_limited(audio: Tensor, cutoffs: Tensor, sample_rate: int) -> Tensor:
+    """[B, T] without what is above the cutoff [B] in Hz of each item, as its recording is."""
+    hertz = torch.fft.rfftfreq(audio.shape[1], 1 / sample_rate, device=audio.device)
+    gains = torch.sigmoid((cutoffs[:, None] - hertz) / EDGE)
+    gains = torch.where(cutoffs[:, None] >= FULL_BAND, torch.ones_like(gains), gains)
+    limited: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * gains, audio.shape[1])
+    return limited
+
+
+def discriminator_hinge(real: Sequence[DiscriminatorOutput], made: Sequence[DiscriminatorOutput]) -> Tensor:
+    """Hinge loss of the discriminators, mean over them (Lim & Ye 2017)."""
+    parts = [
+        F.relu(1 - a.score.float()).mean() + F.relu(1 + b.score.float()).mean() for a, b in zip(real, made, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+def generator_hinge(made: Sequence[DiscriminatorOutput]) -> Tensor:
+    """Hinge loss of the generator, mean over the discriminators."""
+    return torch.stack([-output.score.float().mean() for output in made]).mean()
+
+
+def feature_distance(real: Sequence[DiscriminatorOutput], made: Sequence[DiscriminatorOutput]) -> Tensor:
+    """Mean distance of the outputs of all layers of all discriminators (Larsen et al. 2016)."""
+    pairs = [
+        (a.float() - b.float()).abs().mean()
+        for one, other in zip(real, made, strict=True)
+        for a, b in zip(one.features, other.features, strict=True)
+    ]
+    return torch.stack(pairs).mean()
