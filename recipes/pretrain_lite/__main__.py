@@ -1,7 +1,4 @@
-"""What made pretrained/lite/: python -m recipes.pretrain_lite COMMAND.
-
-corpus | encoder | evaluate | base-corpus | base | turn-base | demo
-"""
+"""What made pretrained/lite/: python -m recipes.pretrain_lite features | acoustic | vocoder | export | demo."""
 
 import logging
 import sys
@@ -10,22 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from pydantic import BaseModel
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from recipes.pretrain_lite.options import (
-    BaseCorpusOptions,
-    BaseOptions,
-    CorpusOptions,
-    EncoderOptions,
-    EvaluateOptions,
-    TurnOptions,
-)
+from recipes.pretrain_lite.options import AcousticOptions, DemoOptions, ExportOptions, FeatureOptions, VocoderOptions
 
-
-class DemoOptions(BaseModel, frozen=True):
-    """The demo recordings have nothing to choose."""
+LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def _show_progress() -> Progress:
@@ -34,7 +21,7 @@ def _show_progress() -> Progress:
 
     def show(done: int, total: int, what: str) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last > 10:
+        if done == total or time.monotonic() - last > LINE_SECONDS:
             last = time.monotonic()
             print(f"{what}: {done} of {total}", flush=True)
 
@@ -42,33 +29,27 @@ def _show_progress() -> Progress:
 
 
 def _run(options: Any) -> Path | str:
-    from recipes.pretrain_lite import base, corpus, encoder, evaluate, recordings
+    from recipes.pretrain_lite import acoustic, demo, export, features, vocoder
 
-    if isinstance(options, CorpusOptions):
-        return corpus.make_corpus(options, progress=_show_progress())
-    if isinstance(options, EncoderOptions):
-        return encoder.train_encoder(options, progress=_show_progress())
-    if isinstance(options, BaseCorpusOptions):
-        return recordings.make_base_corpus(options, progress=_show_progress())
-    if isinstance(options, BaseOptions):
-        return base.train_base(options, progress=_show_progress())
-    if isinstance(options, TurnOptions):
-        return base.turn_base(options, progress=_show_progress())
-    if isinstance(options, EvaluateOptions):
-        return evaluate.evaluate(options)
-    return recordings.make_demo()
+    if isinstance(options, FeatureOptions):
+        return features.make_features(options, progress=_show_progress())
+    if isinstance(options, AcousticOptions):
+        return acoustic.train_acoustic(options, progress=_show_progress())
+    if isinstance(options, VocoderOptions):
+        return vocoder.train_vocoder(options, progress=_show_progress())
+    if isinstance(options, ExportOptions):
+        return export.export(options)
+    return demo.make_demo(options)
 
 
 def main() -> int:
     """Parse the command line and run one command; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     commands: dict[str, Any] = {
-        "corpus": CorpusOptions,
-        "encoder": EncoderOptions,
-        "evaluate": EvaluateOptions,
-        "base-corpus": BaseCorpusOptions,
-        "base": BaseOptions,
-        "turn-base": TurnOptions,
+        "features": FeatureOptions,
+        "acoustic": AcousticOptions,
+        "vocoder": VocoderOptions,
+        "export": ExportOptions,
         "demo": DemoOptions,
     }
     try:

@@ -1,75 +1,74 @@
-"""Options of the commands of this recipe; imports no torch, so that --help is fast."""
+"""Options of the recipe's commands."""
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
-
-from lib.paths import LOGS, ROOT
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class CorpusOptions(BaseModel, frozen=True):
-    """Synthesize the speech corpus of the encoder."""
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hours: float = Field(17.0, gt=0, le=100, description="total hours of speech, divided between speakers by voices.py")
-    processes: int = Field(2, ge=1, le=64, description="synthesizers to run in parallel")
-    seed: int = Field(1, ge=0, description="random seed for sentences, speaking styles and espeak variants")
+    data: Path = Path("../shared/data")
+    """Folder with voices/ljspeech and speech/ (LibriSpeech dev-clean and train-clean-100 excerpts, EmoDB)."""
 
+    seed: int = 0
+    """Of every random choice."""
 
-class EncoderOptions(BaseModel, frozen=True):
-    """Train the encoder."""
-
-    steps: int = Field(4600, ge=1, description="optimizer steps")
-    batch_size: int = Field(12, ge=2, description="crops per step, each used in two voices")
-    crop_seconds: float = Field(3.0, ge=0.5, le=20, description="crop length in seconds")
-    channels: int = Field(320, ge=8, le=1024, description="channels of the network")
-    blocks: int = Field(8, ge=1, le=32, description="convolution blocks")
-    kernel_size: int = Field(7, ge=3, le=31, description="kernel size of a block in frames; odd")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
-    contrast: float = Field(0.5, ge=0, description="weight of the contrastive loss between phones")
-    contrast_frames: int = Field(1536, ge=2, description="frames per step in the contrastive loss")
-    consistency: float = Field(1.5, ge=0, description="weight of the consistency loss between two views of a frame")
-    average: float = Field(0.998, gt=0, lt=1, description="decay of the averaged weights, per step")
-    save_every: int = Field(200, ge=1, description="steps between checkpoints")
-    seed: int = Field(1, ge=0, description="random seed")
-    threads: int = Field(1, ge=1, le=64, description="torch threads; 1 is fastest if the machine is busy")
-    bfloat16: bool = Field(True, description="use bfloat16 matrix multiplication")
+    threads: int = Field(1, ge=1)
+    """Of torch."""
 
 
-class EvaluateOptions(BaseModel, frozen=True):
-    """Evaluate the encoder on recordings of two readers with a reference alignment."""
+class FeatureOptions(_Options):
+    """Options of `features`."""
 
-    alignment: Path = Field(description="JSON file with a forced alignment, see recipes/pretrain_lite/evaluate.py")
-    first: Path = Field(ROOT.parent / "shared/data/voices/ljspeech", description="folder of the first reader's clips")
-    second: Path = Field(ROOT.parent / "shared/data/sources", description="folder of the second reader's clips")
-    second_pattern: str = Field("librivox_*.flac", description="file name pattern in that folder")
-    state: Path = Field(
-        LOGS / "pretrain_lite" / "encoder_state.pt", description="encoder checkpoint, for the phone error rate"
-    )
+    whisper: Path = Path("../shared/models/whisper-base-encoder/encoder_fp16.npz")
+    """Encoder of Whisper base as plain arrays."""
 
+    part: int = Field(0, ge=0)
+    """Number of this process, from 0; several may share the clips."""
 
-class BaseCorpusOptions(BaseModel, frozen=True):
-    """Synthesize the corpus of the base models."""
-
-    minutes: float = Field(64.0, gt=0, le=600, description="total minutes of speech")
-    speakers: int = Field(36, ge=2, le=64, description="number of speakers: natural voices first, then espeak variants")
-    seed: int = Field(2, ge=0, description="random seed for sentences and speaking styles")
+    parts: int = Field(1, ge=1)
+    """Number of processes that share the clips."""
 
 
-class BaseOptions(BaseModel, frozen=True, extra="forbid"):
-    """Train the base models of the lite family."""
+class AcousticOptions(_Options):
+    """Options of `acoustic`."""
 
-    max_minutes: float | None = Field(None, gt=0, description="save a checkpoint and stop after this many minutes")
-    epochs: int = Field(1000, ge=1, description="total number of epochs, including earlier runs")
-    learning_rate: float | None = Field(
-        None, gt=0, description="learning rate of both optimizers; None: the family's default"
-    )
-    batch_size: int | None = Field(None, ge=1, description="clips per step; None: the family's default")
-    from_shipped: bool = Field(False, description="start from the shipped base models instead of from scratch")
-    seed: int = Field(1234, ge=0, description="random seed")
-    device: str = Field("auto", description="device to train on")
+    steps: int = Field(2000, ge=1)
+    """Steps of 12 crops of 2 s."""
+
+    learning_rate: float = Field(2e-3, gt=0)
+    """Highest rate of a one-cycle schedule."""
+
+    invariance: float = Field(0.5, ge=0)
+    """Weight of the distance between the codes of a clip and of its augmented version."""
+
+    adversary: float = Field(0.1, ge=0)
+    """Weight of the reversed gradient of a network that recognises the reader from the code."""
+
+    noise: float = Field(0.3, ge=0)
+    """Deviation of the noise added to the code in training."""
 
 
-class TurnOptions(BaseModel, frozen=True):
-    """Adapt the base generator to a new encoder."""
+class VocoderOptions(_Options):
+    """Options of `vocoder`."""
 
-    old_encoder: Path = Field(description="safetensors file of the previous encoder")
+    max_minutes: float = Field(60, gt=0)
+    """Length of this run; the same command continues from its last state."""
+
+    learning_rate: float = Field(8e-4, gt=0)
+    """Of the generator; it falls to a tenth in the course of the run."""
+
+    predicted: float = Field(0.0, ge=0, le=1)
+    """Share of the crops whose mel spectrogram is predicted by the prior instead of measured."""
+
+
+class ExportOptions(_Options):
+    """Options of `export`."""
+
+    whisper: Path = Path("../shared/models/whisper-base-encoder/encoder_fp16.npz")
+    """Encoder of Whisper base as plain arrays."""
+
+
+class DemoOptions(_Options):
+    """Options of `demo`."""

@@ -25,6 +25,7 @@ from recipes.quality.clips import SPLITS, Clip, noisy, read_files, read_folder, 
 from recipes.quality.judges import Resemblyzer, Whisper
 from recipes.quality.ladder import Evaluator, measure_ladder, median_f0
 from recipes.quality.page import HEADINGS, Example, cells, text_row, to_json, write_page
+from recipes.quality.vocoder import load_vocoder
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -97,6 +98,7 @@ def make_evaluator(options: argparse.Namespace) -> Evaluator:
         references,
         voice_f0=float(np.median(medians)),
         repeats=options.repeats,
+        vocoder=load_vocoder(voice.path, pitch),
     )
 
 

@@ -1,0 +1,220 @@
+"""Trains the encoder's bottleneck and the prior together, by regression on the mel spectrograms of many readers.
+
+The code must suffice to predict a clip's spectrogram, given reader, F0 and level, also when it was computed from a
+version of the clip with other formants, pitch, room and noise. Two terms keep the speaker out: the codes of a clip and
+of its version shall be equal, and a network that recognises the reader from the code pushes it away from what it uses.
+"""
+
+import json
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.config import LiteConfig
+from lib.devices import has_fast_bfloat16
+from lib.files import replacing
+from lib.models.lite_encoder import CODE, Bottleneck
+from lib.models.lite_synthesizer import LitePrior, usable_bands
+from lib.progress import Progress, no_progress
+from recipes.pretrain_lite.features import FOLDER, Features, lite_config, read_features
+from recipes.pretrain_lite.options import AcousticOptions
+from train.feature_augment import with_noise_floor
+
+logger = logging.getLogger(__name__)
+
+CROP = 200  # frames of 10 ms
+BATCH = 12
+MANY = 5  # clips from which on a reader counts as one with much speech; half of a batch is from those
+VALUE_DROPOUT = 0.1  # of Whisper's values
+WARM_UP = 300  # steps until the adversary has its full weight
+SAVE_EVERY = 200  # steps
+USABLE = 0.97  # share of the cutoff up to which a mel band is compared
+MISSING_MEL = -11.5  # log mel outside of a clip
+
+
+class Crops(NamedTuple):
+    """A batch; F frames of 10 ms, N = F / 2."""
+
+    layers: Tensor  # [2, B, N, 2048] of the clip and a version of it
+    level: Tensor  # [B, N]
+    f0: Tensor  # [B, F]
+    mel: Tensor  # [B, F, M]
+    weight: Tensor  # [B, F, M] 1 where mel is known
+    reader: Tensor  # [B]
+
+
+class ReverseGradient(torch.autograd.Function):
+    """The identity whose gradient is negated (Ganin & Lempitsky 2015)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """x."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """-gradient."""
+        return -gradient
+
+
+class ReaderClassifier(nn.Module):
+    """Code of a crop -> who reads."""
+
+    def __init__(self, readers: int, channels: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(CODE, channels, 5, padding=2),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 5, 2, padding=2),
+            nn.GELU(),
+        )
+        self.out = nn.Linear(2 * channels, readers)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, N, CODE) -> (B, readers) scores; what flows back into the code is reversed."""
+        reversed_code: Tensor = ReverseGradient.apply(code)  # type: ignore[no-untyped-call]
+        x = self.layers(reversed_code.transpose(1, 2))
+        scores: Tensor = self.out(torch.cat([x.mean(2), x.std(2)], 1))
+        return scores
+
+
+class ReaderCorpus:
+    """All features in memory, by reader."""
+
+    def __init__(self, folder: Path, config: LiteConfig) -> None:
+        self.config = config
+        self.clips: dict[str, list[Features]] = {}
+        for path in sorted((folder / "features").glob("*.npz")):
+            self.clips.setdefault(path.name.split("__")[0], []).append(read_features(path))
+        self.readers = ["lj", *sorted(self.clips.keys() - {"lj"})]
+        self._many = [reader for reader in self.readers if len(self.clips[reader]) >= MANY]
+        self._few = [reader for reader in self.readers if len(self.clips[reader]) < MANY] or self._many
+        self._bands = {
+            c.cutoff: usable_bands(config, USABLE * c.cutoff) for clips in self.clips.values() for c in clips
+        }
+
+    def draw(self, rng: random.Random, noise: torch.Generator) -> Crops:
+        """A batch of crops, half of them of readers with much speech."""
+        readers = rng.choices(self._many, k=BATCH // 2) + rng.choices(self._few, k=BATCH - BATCH // 2)
+        half, bands = CROP // 2, self.config.n_mels
+        crops = Crops(
+            torch.zeros(2, BATCH, half, self.clips["lj"][0].layers[0].shape[1]), torch.full((BATCH, half), -3.8),
+            torch.zeros(BATCH, CROP), torch.full((BATCH, CROP, bands), MISSING_MEL), torch.zeros(BATCH, CROP, bands),
+            torch.tensor([self.readers.index(reader) for reader in readers]),
+        )  # fmt: skip
+        for row, reader in enumerate(readers):
+            self._fill(crops, row, rng.choice(self.clips[reader]), rng, noise)
+        return crops
+
+    def _fill(self, crops: Crops, row: int, clip: Features, rng: random.Random, noise: torch.Generator) -> None:
+        total = min(len(clip.level), len(clip.mel) // 2, len(clip.f0) // 2)
+        begin = rng.randint(0, max(0, total - CROP // 2))
+        count = min(CROP // 2, total)
+        rows, frames = slice(begin, begin + count), slice(2 * begin, 2 * (begin + count))
+        for version, number in enumerate((0, rng.randrange(len(clip.layers)))):
+            crops.layers[version, row, :count] = torch.from_numpy(clip.layers[number][rows]).float()
+        crops.level[row, :count] = with_noise_floor(torch.from_numpy(clip.level[rows])[None], noise)[0]
+        crops.f0[row, : 2 * count] = torch.from_numpy(clip.f0[frames])
+        crops.mel[row, : 2 * count] = torch.from_numpy(clip.mel[frames]).float()
+        crops.weight[row, : 2 * count, : self._bands[clip.cutoff]] = 1.0
+
+
+class AcousticTraining:
+    """Networks, optimiser and position of the training."""
+
+    def __init__(self, options: AcousticOptions, corpus: ReaderCorpus) -> None:
+        torch.manual_seed(options.seed)
+        self.options, self.corpus = options, corpus
+        config = corpus.config
+        self.bottleneck = Bottleneck(corpus.clips["lj"][0].layers[0].shape[1])
+        self.prior = LitePrior(config)
+        self.speakers = nn.Embedding(len(corpus.readers), config.gin_channels)
+        self.classifier = ReaderClassifier(len(corpus.readers))
+        self.networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier])
+        self.optimizer = torch.optim.AdamW(
+            self.networks.parameters(), options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, options.learning_rate, options.steps, pct_start=0.08
+        )
+        self.rng, self.noise = random.Random(options.seed), torch.Generator().manual_seed(options.seed)
+        self.fast = has_fast_bfloat16(torch.device("cpu"))
+        self.step = 0
+
+    def train_step(self) -> dict[str, float]:
+        """One step -> losses."""
+        crops, options = self.corpus.draw(self.rng, self.noise), self.options
+        kept = torch.rand(1, BATCH, 1, crops.layers.shape[3], generator=self.noise) > VALUE_DROPOUT
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
+            code = self.bottleneck((crops.layers * kept).flatten(0, 1)).view(2, BATCH, CROP // 2, CODE)
+            noisy = code + options.noise * torch.randn(code.shape, generator=self.noise)
+            augmented = torch.rand(BATCH, 1, 1, generator=self.noise) < 0.5
+            content = torch.cat([torch.where(augmented, noisy[1], noisy[0]), crops.level[..., None]], 2)
+            made = self.prior(content.repeat_interleave(2, 1), crops.f0, self.speakers(crops.reader))
+            scores = self.classifier(code.flatten(0, 1)).float()
+        losses = {
+            "mel": ((made - crops.mel).abs() * crops.weight).sum() / crops.weight.sum(),
+            "invariance": options.invariance * (code[0] - code[1]).square().mean(),
+            "reader": options.adversary
+            * min(1.0, self.step / WARM_UP)
+            * F.cross_entropy(scores, crops.reader.repeat(2)),
+        }
+        self.optimizer.zero_grad()
+        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on."""
+        state = {
+            "networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "step": self.step, "noise": self.noise.get_state(),
+            "random": list(self.rng.getstate()[1]), "readers": self.corpus.readers,
+        }  # fmt: skip
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Continue where `save` was called, if it was."""
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True)
+        self.networks.load_state_dict(state["networks"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.noise.set_state(state["noise"])
+        self.rng.setstate((3, tuple(state["random"]), None))
+        self.step = state["step"]
+        logger.info("continuing at step %d", self.step)
+
+
+def train_acoustic(options: AcousticOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
+    """Train on folder/features -> folder/acoustic.pt; the same command continues."""
+    torch.set_num_threads(options.threads)
+    corpus = ReaderCorpus(folder, lite_config())
+    seconds = sum(len(clip.mel) for clips in corpus.clips.values() for clip in clips) / 100
+    logger.info("%d readers, %.2f h", len(corpus.readers), seconds / 3600)
+    training, target = AcousticTraining(options, corpus), folder / "acoustic.pt"
+    training.resume(target)
+    started, recent = time.monotonic(), dict[str, float]()
+    with (folder / "acoustic.jsonl").open("a", encoding="utf-8") as log:
+        while training.step < options.steps:
+            losses = training.train_step()
+            recent = {name: 0.95 * recent.get(name, value) + 0.05 * value for name, value in losses.items()}
+            if training.step % 50 == 0:
+                seconds = round(time.monotonic() - started, 1)
+                log.write(json.dumps({"step": training.step, "seconds": seconds, **recent}) + "\n")
+                log.flush()
+            if training.step % SAVE_EVERY == 0 or training.step == options.steps:
+                training.save(target)
+            progress(training.step, options.steps, "acoustic")
+    return target

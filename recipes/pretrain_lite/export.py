@@ -1,0 +1,42 @@
+"""Writes what the other commands trained as pretrained/lite/{encoder,G,D}.safetensors."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib.content.lite import WEIGHTS_FILE, quantized
+from lib.files import replacing
+from lib.models.lite_encoder import LiteEncoder
+from lib.models.lite_synthesizer import LiteSynthesizer
+from lib.paths import PRETRAINED
+from recipes.pretrain_lite.features import FOLDER, lite_config, whisper_weights
+from recipes.pretrain_lite.options import ExportOptions
+from recipes.pretrain_lite.predict import Predictor
+
+COMMAND = "python -m recipes.pretrain_lite export"
+
+
+def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAINED / "lite") -> str:
+    """Write the three files; a new voice starts as the mean of all readers."""
+    trained = Predictor(folder)
+    whisper = {f"whisper.{name}": value for name, value in whisper_weights(options.whisper).items()}
+    encoder = whisper | {f"bottleneck.{name}": value for name, value in trained.weights["bottleneck"].items()}
+    LiteEncoder().load_state_dict(encoder)  # strictly
+    _write(target / WEIGHTS_FILE.name, quantized(encoder), {"content_encoder": "lite"})
+    vocoder = torch.load(folder / "vocoder.pt", weights_only=True)
+    network = LiteSynthesizer(lite_config())
+    network.enc_p.load_state_dict(trained.weights["prior"])
+    network.dec.load_state_dict(vocoder["vocoder"])
+    with torch.no_grad():
+        network.emb_g.weight[:] = trained.weights["speakers"]["weight"].mean(0)
+    told = {"readers": str(len(trained.readers)), "vocoder_steps": str(vocoder["step"]), "command": COMMAND}
+    for letter, weights in (("G", network.state_dict()), ("D", vocoder["discriminator"])):
+        _write(target / f"{letter}.safetensors", {name: value.half() for name, value in weights.items()}, told)
+    return f"{target}: encoder, G and D"
+
+
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata)
