@@ -75,7 +75,7 @@ def main() -> None:
         from web.i18n.placeholders import PageTexts
         from web.i18n.translator import check_language
         from web.jobs.worker import Worker
-        from web.services import apart, converting_runners, make_services
+        from web.services import converting_runners, in_subprocess, make_services
 
         logging.getLogger().addHandler(LogTail())
 
@@ -85,7 +85,7 @@ def main() -> None:
             login = (os.environ.get("REVOICE_USER") or "revoice", password)
         try:
             worker = Worker(converting_runners, CONVERTING)
-            services = make_services(Path(folder), arguments.device, local=login is None, runners=apart(worker))
+            services = make_services(Path(folder), arguments.device, local=login is None, runners=in_subprocess(worker))
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
             address = Address(

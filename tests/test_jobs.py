@@ -93,7 +93,7 @@ def test_a_job_tells_what_it_did(registry: JobRegistry, tmp_path: Path) -> None:
     assert copy.is_relative_to(tmp_path / job.id) and copy.name == "in.txt"
 
 
-def test_lanes_do_not_wait_for_each_other_and_keep_their_order(
+def test_queues_do_not_wait_for_each_other_and_keep_their_order(
     registry: JobRegistry, runners: Runners, tmp_path: Path
 ) -> None:
     long = registry.submit("long", TrainRequest(name="wait"))
@@ -159,7 +159,7 @@ def test_closing_interrupts(registry: JobRegistry, runners: Runners, tmp_path: P
 
 
 def test_limits(registry: JobRegistry, runners: Runners, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jobs_module, "MOST_WAITING", 1)
+    monkeypatch.setattr(jobs_module, "MAX_WAITING", 1)
     monkeypatch.setattr(jobs_module, "KEPT_JOBS", 2)
     first = registry.submit("first", TrainRequest(name="wait"))
     wait_for(registry, first, "running")
@@ -167,7 +167,7 @@ def test_limits(registry: JobRegistry, runners: Runners, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="already queued"):
         registry.submit("third", TrainRequest(name="later"))
     with pytest.raises(ConfigError, match="Cancel it first"):
-        registry.forget(first)
+        registry.delete(first)
     ids: list[str] = []
     for number in range(5):
         ids.append(registry.submit(str(number), convert(tmp_path)))

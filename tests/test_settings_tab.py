@@ -21,7 +21,7 @@ from web.bug_report import LOG_LINES, LogTail, log_lines, without_private_parts,
 from web.i18n.translator import Translator, texts_of
 from web.jobs.registry import JobView
 from web.jobs.requests import ConvertRequest
-from web.speed_test import measure, measure_apart
+from web.speed_test import measure, measure_in_subprocess
 from web.tabs import settings as settings_tab
 
 T = Translator()
@@ -101,7 +101,7 @@ def test_the_names_of_user_and_machine_never_get_through(text: str) -> None:
 
 @pytest.mark.slow
 def test_speeds_are_measured_in_a_process_of_its_own() -> None:
-    found = measure_apart("cpu")
+    found = measure_in_subprocess("cpu")
     assert found.device == "cpu"
     assert 0.1 < found.f0 < 10_000 and 0.1 < found.features < 10_000 and 0.1 < found.synthesis < 1000
     assert 0.01 < found.step < 1000

@@ -38,7 +38,7 @@ from web.jobs.requests import ConvertRequest
 from web.presets import Presets
 from web.services import Services, VoiceCard
 from web.tabs.form import Form
-from web.tabs.handlers import CancelButton, guarded, with_names
+from web.tabs.handlers import CancelButton, handle_errors, with_names
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
@@ -55,7 +55,7 @@ class FakeConverter:
         self.started = threading.Event()
         self.steps = 0
 
-    def take(self, archive: Path) -> str:
+    def import_voice(self, archive: Path) -> str:
         """Add a voice named as the archive, unless it is one to refuse."""
         if archive.stem == "bomb":
             raise CheckpointError("bomb.zip unfolds to far more than it holds.")
@@ -92,7 +92,7 @@ class FakeConverter:
             registry=JobRegistry(folder / "jobs", {"convert": self.convert}),
             list_voices=lambda: list(self.voices),
             voice_cards=lambda: [VoiceCard(name, True, 7.5, "2026-01-31") for name in self.voices],
-            import_voice=self.take,
+            import_voice=self.import_voice,
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
@@ -326,7 +326,7 @@ def test_form_accepts_exactly_what_the_model_accepts(shift: float, protect: floa
 
 
 def test_cancelling_is_not_shown_as_an_error() -> None:
-    with pytest.raises(Cancelled), guarded(T):
+    with pytest.raises(Cancelled), handle_errors(T):
         raise Cancelled
     button, request = CancelButton(), gr.Request(session_hash="s", username=None)
     reports: list[Any] = []

@@ -79,7 +79,7 @@ def describe_program() -> list[str]:
             lines.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{package} is not installed")
-    return lines + [f"device {name}: {told}" for name, told in list_devices()]
+    return lines + [f"device {name}: {reason}" for name, reason in list_devices()]
 
 
 def describe_job(job: JobView) -> list[str]:

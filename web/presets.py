@@ -39,7 +39,7 @@ class Presets:
             raise MissingFileError(path, "Choose a preset from the list.")
         return read_preset(path)
 
-    def take(self, path: Path) -> str:
+    def import_file(self, path: Path) -> str:
         """Add a preset file from outside under its own name, which must be free; returns the name."""
         options = read_preset(path)
         if self.path(path.stem).exists():

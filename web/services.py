@@ -20,7 +20,7 @@ from lib.voice.library import (
     list_voices,
     restore_voice,
 )
-from web.jobs.registry import LANES, JobRegistry, Runner
+from web.jobs.registry import QUEUES, JobRegistry, Runner
 from web.jobs.requests import Kind
 from web.jobs.runners import make_runners, train
 from web.jobs.worker import Worker
@@ -36,7 +36,7 @@ JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
 
 @dataclass(frozen=True)
 class VoiceCard:
-    """What a list of voices tells of one, without opening its file."""
+    """What the list of voices shows of one, without opening its file."""
 
     name: str
     indexed: bool
@@ -61,7 +61,7 @@ class Services:
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
     index_rate: Callable[[str], float]  # that a voice recommends
-    speaker_names: Callable[[str], dict[int, str]]  # of a voice, as far as its file tells them
+    speaker_names: Callable[[str], dict[int, str]]  # of a voice, as far as its file has them
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
     list_indexes: Callable[[], dict[str, Path]]  # by "folder/name"
@@ -130,9 +130,9 @@ def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner
     return make_runners(load)
 
 
-def apart(worker: Worker) -> dict[Kind, Runner]:
-    """The runners of a page that converts in a process of its own; trainings have one each."""
-    return {"train": train, **{kind: worker.runner(kind) for kind in LANES[0]}}
+def in_subprocess(worker: Worker) -> dict[Kind, Runner]:
+    """The runners of a page that converts in the worker process; every training has a process of its own."""
+    return {"train": train, **{kind: worker.runner(kind) for kind in QUEUES[0]}}
 
 
 def _card(voice: Voice) -> VoiceCard:
@@ -145,8 +145,8 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
     """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
     from lib.voice.model_file import read_voice_model
 
-    told = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
-    numbers = [value for value in told if isinstance(value, int | float)] if isinstance(told, list | tuple) else []
+    stored = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
+    numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
     if len(numbers) != 3:
         return None
     low, middle, high = (float(value) for value in numbers)
@@ -161,7 +161,7 @@ def index_rate(name: str, roots: Sequence[Path]) -> float:
 
 
 def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
-    """The speakers of a voice by their numbers, as far as its file tells their names."""
+    """The speakers of a voice by their numbers, as far as its file has their names."""
     from lib.voice.model_file import read_voice_model, speaker_names
 
     return speaker_names(read_voice_model(find_voice(name, roots).path))

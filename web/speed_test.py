@@ -35,7 +35,7 @@ class Speeds:
     step: float  # training steps per second
 
 
-def measure_apart(device: str) -> Speeds:
+def measure_in_subprocess(device: str) -> Speeds:
     """Measure in a process of its own, so that a driver that fails or a full memory cannot end the page."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, device).result()

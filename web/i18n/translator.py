@@ -64,7 +64,7 @@ def shorten(text: str, limit: int = MAX_VALUE) -> str:
 
 
 def field_name(name: str, spec: str | None, conversion: str | None) -> str:
-    """The name of a field that tells how it was formatted: "size" or "size!:.1f"."""
+    """The name of a field with its format: "size" or "size!:.1f"."""
     return f"{name}!{conversion or ''}:{spec}" if spec or conversion else name
 
 

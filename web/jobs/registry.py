@@ -1,6 +1,6 @@
-"""Jobs belong to the server: what runs, waits or has ended, whoever looks. They outlive pages, and a restart.
+"""The jobs of the server that wait, run or have ended. They do not depend on an open page and survive a restart.
 
-Two lanes, each with one job at a time: conversions, and trainings (which are processes of their own, see runners.py).
+There are two queues, and each runs one job at a time: conversions, and trainings (separate processes, see runners.py).
 Every job has a folder with `job.json`, written on each change of state; what a killed server left running or waiting
 is "interrupted" at the next start and can be resumed.
 """
@@ -32,11 +32,11 @@ from web.validation import describe_problems
 logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
-LANES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
+QUEUES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
 MAX_LINE = 1000  # characters of a line of the log
 KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
-MOST_WAITING = 20  # per lane, against a page that is shared with too many
+MAX_WAITING = 20  # per queue
 _ID = re.compile(r"[0-9a-f]{16}")
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Time = Annotated[float, Field(ge=0, le=2.5e11)]  # Unix seconds
@@ -69,12 +69,12 @@ class JobView:
 
     @property
     def resumable(self) -> bool:
-        """Whether `resume` may put it back in line."""
+        """Whether `resume` may put it back in its queue."""
         return self.request is not None and self.state in ("interrupted", "failed", "cancelled")
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will still take, judged by the time so far; None before there is anything to judge by."""
+        """The estimated remaining time; None before the job has made progress."""
         if self.state != "running" or self.started is None or not 0 < self.done <= self.total:
             return None
         return (time.time() - self.started) / self.done * (self.total - self.done)
@@ -89,7 +89,7 @@ def unexpected(error: Exception) -> Message:
 
 
 class JobContext:
-    """What a runner gets: a place for files, and ways to tell how it goes."""
+    """What a runner gets: a folder for files, and functions that report progress, log lines and details."""
 
     def __init__(self, folder: Path, change: Callable[..., None], add_line: Callable[[str], None]) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ class JobContext:
         self._add_line(line)
 
     def publish(self, **details: Any) -> None:
-        """Tell the page something that JSON can hold."""
+        """Report values that JSON can hold to the page."""
         self._change(details=details)
 
 
@@ -126,16 +126,16 @@ class JobRegistry:
         self._jobs: dict[str, JobView] = {}
         self._contexts: dict[str, JobContext] = {}
         self._closing = False
-        self._lines: tuple[deque[str], ...] = tuple(deque() for _ in LANES)
+        self._queues: tuple[deque[str], ...] = tuple(deque() for _ in QUEUES)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*/job.json")):
             self._read(path)
-        self._threads = [threading.Thread(target=self._work, args=(line,), daemon=True) for line in self._lines]
+        self._threads = [threading.Thread(target=self._work, args=(queue,), daemon=True) for queue in self._queues]
         for thread in self._threads:
             thread.start()
 
     def _read(self, path: Path) -> None:
-        """Take over a job of an earlier start; a damaged file is left where it is."""
+        """Read a job of an earlier start; a damaged file is left where it is."""
         try:
             job = _read_job(path)
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -147,7 +147,7 @@ class JobRegistry:
             self._write(job.id)
 
     def submit(self, title: str, request: Request) -> str:
-        """Put a job in line and return its id. ConfigError if too many wait already.
+        """Put a job in its queue and return its id. ConfigError if too many wait already.
 
         The uploads of the request are copied into the job's folder, because they vanish with the server.
         """
@@ -155,9 +155,9 @@ class JobRegistry:
         job_id = secrets.token_hex(8)
         folder = self._folder / job_id
         with self._changed:
-            line = self._line(kind)
-            if len(line) >= MOST_WAITING:
-                raise ConfigError("{count} jobs are already queued. Try again later.", count=len(line))
+            queue = self._queue_of(kind)
+            if len(queue) >= MAX_WAITING:
+                raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
         numbers = itertools.count()
 
         def copied(path: Path) -> Path:
@@ -170,7 +170,7 @@ class JobRegistry:
         with self._changed:
             self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
             self._write(job_id)
-            line.append(job_id)
+            queue.append(job_id)
             self._delete_old()
             self._changed.notify_all()
         return job_id
@@ -189,27 +189,27 @@ class JobRegistry:
         return sorted(found, key=lambda job: job.created, reverse=True)
 
     def cancel(self, job_id: str) -> None:
-        """Take a waiting job out of the line, or ask a running one to end."""
+        """Remove a waiting job from its queue, or ask a running one to end."""
         with self._changed:
             job = self.get(job_id)
             if job.state == "waiting":
-                self._line(job.kind).remove(job_id)
+                self._queue_of(job.kind).remove(job_id)
                 self._set(job_id, state="cancelled", ended=time.time())
             elif job_id in self._contexts:
                 self._contexts[job_id].cancelled.set()
 
     def resume(self, job_id: str) -> str:
-        """Put an interrupted, failed or cancelled job back in line, with the files it has made. Returns its id."""
+        """Put an interrupted, failed or cancelled job back in its queue, with the files it has made. Returns its id."""
         with self._changed:
             job = self.get(job_id)
             if not job.resumable:
                 raise ConfigError("The job “{job}” cannot be resumed.", job=job.title)
             self._set(job_id, state="waiting", error=None, started=None, ended=None, created=time.time())
-            self._line(job.kind).append(job_id)
+            self._queue_of(job.kind).append(job_id)
             self._changed.notify_all()
         return job_id
 
-    def forget(self, job_id: str) -> None:
+    def delete(self, job_id: str) -> None:
         """Delete a job that has ended, with the files in its folder."""
         with self._changed:
             if self.get(job_id).active:
@@ -229,30 +229,30 @@ class JobRegistry:
             self._closing = True
             for context in self._contexts.values():
                 context.cancelled.set()
-            for line in self._lines:
-                for job_id in line:
+            for queue in self._queues:
+                for job_id in queue:
                     self._set(job_id, state="interrupted", ended=time.time())
-                line.clear()
+                queue.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(seconds)
 
     # --- inside; the lock is held unless a docstring says otherwise ------------------------------------------------
 
-    def _line(self, kind: Kind) -> deque[str]:
-        return next(line for line, kinds in zip(self._lines, LANES, strict=True) if kind in kinds)
+    def _queue_of(self, kind: Kind) -> deque[str]:
+        return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
-    def _work(self, line: deque[str]) -> None:
-        """Do the jobs of one lane for ever. Takes the lock by itself."""
+    def _work(self, queue: deque[str]) -> None:
+        """Do the jobs of one queue until the server closes. Takes the lock by itself."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(line) or self._closing)
+                self._changed.wait_for(lambda: bool(queue) or self._closing)
                 if self._closing:
                     return
-                job_id = line.popleft()
+                job_id = queue.popleft()
                 self._set(job_id, state="running", started=time.time(), done=0, total=0, what="", log=())
                 context = JobContext(
-                    self._folder / job_id, partial(self._tell, job_id), partial(self._add_line, job_id)
+                    self._folder / job_id, partial(self._update, job_id), partial(self._add_line, job_id)
                 )
                 self._contexts[job_id] = context
             ended = self._run(self._jobs[job_id], context)
@@ -275,8 +275,8 @@ class JobRegistry:
             return {"state": "failed", "error": unexpected(error)}
         return {"state": "done", "results": tuple(map(str, results))}
 
-    def _tell(self, job_id: str, **values: Any) -> None:
-        """Take what a runner reports. Takes the lock by itself; nothing is written, for that is done too often."""
+    def _update(self, job_id: str, **values: Any) -> None:
+        """Update a running job. Takes the lock by itself; writes no file, because this is called too often."""
         with self._changed:
             job = self._jobs[job_id]
             if "details" in values:
@@ -303,7 +303,7 @@ class JobRegistry:
 
     def _delete_old(self) -> None:
         for job in [job for job in self.jobs() if not job.active][KEPT_JOBS:]:
-            self.forget(job.id)
+            self.delete(job.id)
 
 
 def _job_to_json(job: JobView) -> object:

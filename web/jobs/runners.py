@@ -1,4 +1,4 @@
-"""What each kind of job does: conversions in this process, where voices stay loaded; trainings in one of their own."""
+"""Runs each kind of job: conversions in this process, where voices stay loaded, and trainings in a subprocess."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         name = f"{request.recording.stem[:NAME_PART]}_{request.voice[:NAME_PART]}.{request.format}"
         job = Job(request.recording, context.folder / name, request.f0_file)
         outcome = _convert(voice, job, request.options, context)
-        context.publish(report=_told(outcome, voice, request.options))
+        context.publish(report=_report(outcome, voice, request.options))
         return [outcome.output]
 
     def compare(request: CompareRequest, context: JobContext) -> Sequence[Path]:
@@ -106,8 +106,8 @@ def _without_folder(text: str, path: Path) -> Message:
     return Message(text.template, **values)
 
 
-def _told(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
-    """What there is to tell about a conversion, for JSON."""
+def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
+    """What the page reports about a conversion, for JSON."""
     device = voice.device
     return asdict(outcome) | {
         "path": outcome.path.name,
@@ -211,7 +211,7 @@ def train_commands(request: TrainRequest, gpus: int) -> list[list[str]]:
 
 
 def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
-    """Do a training in processes of its own: a crash is a failed job, and no more. Cancelling leaves a checkpoint."""
+    """Run a training in subprocesses, so that a crash only fails the job. Cancelling leaves a checkpoint."""
     made: list[Path] = []
     for command in train_commands(request, count_gpus(request.options.device)):
         made = _train(command, request.name, context) or made
@@ -219,15 +219,15 @@ def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
 
 
 def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]:
-    """Run one command of a training; it watches its standard input and stops when this server is no more."""
+    """Run one command of a training; it watches its standard input and stops when this server has ended."""
     place = command.index("train") + 1  # after the module's name
     with subprocess.Popen(
         [sys.executable, *command[:place], "--report-as-json", *command[place:]], cwd=ROOT, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
-        told = _Reported()
-        reader = threading.Thread(target=_follow, args=(process.stdout, context, told), daemon=True)
+        reported = _Reported()
+        reader = threading.Thread(target=_follow, args=(process.stdout, context, reported), daemon=True)
         reader.start()
         while process.poll() is None:
             if context.cancelled.wait(POLL_SECONDS):
@@ -241,8 +241,8 @@ def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]
     if context.cancelled.is_set() or process.returncode == INTERRUPTED:
         raise Cancelled
     if process.returncode:
-        raise told.error or _ended_early(told.lines, process.returncode)
-    return [path for path in told.files if path.name == f"{name}.pth" or path.name.startswith("added_")]
+        raise reported.error or _ended_early(reported.lines, process.returncode)
+    return [path for path in reported.files if path.name == f"{name}.pth" or path.name.startswith("added_")]
 
 
 def _ended_early(lines: Sequence[str], status: int) -> RevoiceError:
@@ -267,19 +267,19 @@ def _follow(output: Any, context: JobContext, reported: _Reported) -> None:
     for line in output:
         text = line.rstrip("\n")
         try:
-            told = json.loads(text) if text.startswith("{") else {"log": text}
+            entry = json.loads(text) if text.startswith("{") else {"log": text}
         except ValueError:
-            told = {"log": text}
-        if "log" in told:
-            reported.lines.append(str(told["log"]))
-            context.log(str(told["log"]))
-        elif "error" in told:
-            reported.error = error_from_json(told["error"])
-        elif "files" in told:
-            reported.files = [Path(path) for path in told["files"]]
-        elif {"done", "total", "what"} <= told.keys():
+            entry = {"log": text}
+        if "log" in entry:
+            reported.lines.append(str(entry["log"]))
+            context.log(str(entry["log"]))
+        elif "error" in entry:
+            reported.error = error_from_json(entry["error"])
+        elif "files" in entry:
+            reported.files = [Path(path) for path in entry["files"]]
+        elif {"done", "total", "what"} <= entry.keys():
             with contextlib.suppress(Cancelled):  # the process is asked to stop elsewhere
-                context.progress(int(told["done"]), int(told["total"]), _text(told["what"]))
+                context.progress(int(entry["done"]), int(entry["total"]), _text(entry["what"]))
 
 
 def _text(value: object) -> str:

@@ -1,8 +1,8 @@
-"""Conversions in a process of their own, which stays and keeps its voices in memory.
+"""The worker process: it runs conversions and keeps their voices in memory.
 
-What a library computes in one piece (harvest over two minutes, a large voice on a CPU) does not look whether it should
-stop. So a conversion that goes on after it was cancelled is ended with its process, and one that crashes or fills the
-memory is a failed job and no more.
+A long call into a library (harvest over two minutes, a large voice on a CPU) cannot be cancelled. So a conversion that
+continues after it was cancelled is killed with its process, and a conversion that crashes or runs out of memory only
+fails its job.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ Runners = Mapping[Kind, Runner]
 
 
 class Worker:
-    """The process and the way to it; for one job at a time. It starts with the first job, and again after it ended."""
+    """Starts the process and sends it one job at a time; starts it again after it has ended."""
 
     def __init__(self, make_runners: Callable[[], Runners], imports: Sequence[str] = ()) -> None:
         """`make_runners` is a function of a module; the process calls it and does the jobs with what it returns.
@@ -67,7 +67,7 @@ class Worker:
             return self._pipe
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         with self._starting:
             if self._pipe is not None:
                 self._process.kill()
@@ -93,7 +93,7 @@ class Worker:
             ) from error
 
     def _follow(self, pipe: Connection, context: JobContext) -> Sequence[Path]:
-        """Pass on what the process tells, until the job has ended or is made to end."""
+        """Pass on the messages of the process until the job has ended or is killed."""
         asked: float | None = None
         while True:
             if context.cancelled.is_set():
@@ -111,7 +111,7 @@ class Worker:
                 raise error_from_json(value)
             if what == "cancelled":
                 raise Cancelled
-            _tell(context, what, value)
+            _handle_message(context, what, value)
 
     def _end_job(self, context: JobContext) -> None:
         self.end()
@@ -123,10 +123,10 @@ class Worker:
         raise Cancelled
 
 
-def _tell(context: JobContext, what: str, value: Any) -> None:
-    """Hand one message of the process to the job, or to the log."""
+def _handle_message(context: JobContext, what: str, value: Any) -> None:
+    """Pass one message of the process on to the job, or to the log."""
     if what == "progress":
-        with contextlib.suppress(Cancelled):  # the process is told itself
+        with contextlib.suppress(Cancelled):  # the process gets the request to cancel itself
             context.progress(*value)
     elif what == "log":
         context.log(value)
@@ -149,19 +149,19 @@ def _receive(pipe: Connection) -> tuple[str, Any]:
 # --- in the process -----------------------------------------------------------------------------------------------
 
 
-class _Desk:
-    """The other end: takes jobs one after the other and tells how they go. It leaves when the server is gone."""
+class _WorkerLoop:
+    """The other end of the pipe: receives jobs and sends their progress, until the server has ended."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()
         self._context: tuple[int, JobContext] | None = None
-        self._come = threading.Condition()
-        self._orders: list[Any] = []
-        self._gone = False
+        self._changed = threading.Condition()
+        self._jobs: list[Any] = []
+        self._closed = False
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def tell(self, what: str, value: Any) -> None:
+    def send(self, what: str, value: Any) -> None:
         with self._sending, contextlib.suppress(OSError):
             _send(self._pipe, what, value)
 
@@ -170,68 +170,68 @@ class _Desk:
             try:
                 what, value = _receive(self._pipe)
             except (EOFError, OSError):
-                self._leave()
+                self._exit()
                 return
-            with self._come:
+            with self._changed:
                 if what == "run":
-                    self._orders.append(value)
-                    self._come.notify()
+                    self._jobs.append(value)
+                    self._changed.notify()
                 elif self._context is not None and self._context[0] == value:
                     self._context[1].cancelled.set()
 
-    def _leave(self) -> None:
-        """Have the process end: by itself if it waits or its job looks whether it should stop, else by a signal."""
-        with self._come:
-            self._gone = True
+    def _exit(self) -> None:
+        """End the process: by itself if it waits or its job checks for cancelling, else by a signal."""
+        with self._changed:
+            self._closed = True
             if self._context is not None:
                 self._context[1].cancelled.set()
-            self._come.notify()
+            self._changed.notify()
         time.sleep(LEAVE_SECONDS)  # this thread ends with the process
         os.kill(os.getpid(), signal.SIGTERM)
 
     def next_job(self) -> tuple[Kind, object, JobContext] | None:
-        """Wait for a job; None when the server is gone."""
-        with self._come:
-            self._come.wait_for(lambda: self._gone or bool(self._orders))
-            if self._gone:
+        """Wait for a job; None when the server has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or bool(self._jobs))
+            if self._closed:
                 return None
-            number, kind, request, folder = self._orders.pop(0)
-            context = JobContext(Path(folder), self._change, partial(self.tell, "log"))
+            number, kind, request, folder = self._jobs.pop(0)
+            context = JobContext(Path(folder), self._change, partial(self.send, "log"))
             self._context = (number, context)
             return kind, request, context
 
     def _change(self, **values: Any) -> None:
         if "details" in values:
-            self.tell("publish", values["details"])
+            self.send("publish", values["details"])
         else:
-            self.tell("progress", [values["done"], values["total"], values["what"]])
+            self.send("progress", [values["done"], values["total"], values["what"]])
 
 
 class _Forward(logging.Handler):
     """Sends the log to the server, which shows and keeps it."""
 
-    def __init__(self, desk: _Desk) -> None:
+    def __init__(self, loop: _WorkerLoop) -> None:
         super().__init__()
-        self._desk = desk
+        self._loop = loop
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one entry, with its traceback if it has one."""
-        self._desk.tell("logged", [record.name, record.levelno, self.format(record)])
+        self._loop.send("logged", [record.name, record.levelno, self.format(record)])
 
 
 def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
-    """Do jobs until the server is gone; what the process runs."""
+    """Run jobs until the server has ended; the main function of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process when it has ended
-    desk = _Desk(pipe)
-    logging.basicConfig(level=logging.INFO, handlers=[_Forward(desk)], format="%(message)s")
+    loop = _WorkerLoop(pipe)
+    logging.basicConfig(level=logging.INFO, handlers=[_Forward(loop)], format="%(message)s")
     runners = make_runners()
     logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
     for name in imports:
-        with contextlib.suppress(ImportError):  # told by the job that needs it
+        with contextlib.suppress(ImportError):  # the job that needs it reports the error
             importlib.import_module(name)
-    while order := desk.next_job():
-        kind, request, context = order
-        desk.tell(*_outcome(runners[kind], kind, request, context))
+    while job := loop.next_job():
+        kind, request, context = job
+        loop.send(*_outcome(runners[kind], kind, request, context))
 
 
 def _outcome(runner: Runner, kind: Kind, request: object, context: JobContext) -> tuple[str, Any]:

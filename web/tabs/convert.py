@@ -175,17 +175,17 @@ def _follow(
     return job
 
 
-def _report(t: Translator, told: Mapping[str, Any]) -> str:
+def _report(t: Translator, report: Mapping[str, Any]) -> str:
     """Describe a conversion in a few lines."""
     return t(
         "convert.report_text",
-        seconds=f"{told['audio_seconds']:.1f}",
-        elapsed=f"{told['elapsed_seconds']:.1f}",
-        factor=f"{told['elapsed_seconds'] / max(told['audio_seconds'], 1e-3):.2f}",
-        rate=told["sample_rate"],
-        pitch=told["pitch_method"],
-        index=told["index"] or t("convert.no_index"),
-        device=f"{told['device']} ({translated(t, told['reason'])})",
+        seconds=f"{report['audio_seconds']:.1f}",
+        elapsed=f"{report['elapsed_seconds']:.1f}",
+        factor=f"{report['elapsed_seconds'] / max(report['audio_seconds'], 1e-3):.2f}",
+        rate=report["sample_rate"],
+        pitch=report["pitch_method"],
+        index=report["index"] or t("convert.no_index"),
+        device=f"{report['device']} ({translated(t, report['reason'])})",
     )
 
 
@@ -238,7 +238,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
         })  # fmt: skip
         title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
         done = _follow(t, services, services.registry.submit(title, work), request, bar)
-        rows = [[name, translated(t, told)] for name, told in done.details["rows"]]
+        rows = [[name, translated(t, result)] for name, result in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 
     voice, form_at, index, device = inputs
@@ -272,7 +272,7 @@ def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions], c
     def show(name: str | None, number: Any) -> Any:
         names: Mapping[int, str] = {}
         if name in services.list_voices():
-            with contextlib.suppress(RevoiceError):  # a damaged voice: told when it is used
+            with contextlib.suppress(RevoiceError):  # the error of a damaged voice is shown when it is used
                 names = services.speaker_names(name)
         choices = [(f"{name} ({number})", number) for number, name in names.items()] or [("0", 0)]
         return gr.update(choices=choices, value=number)

@@ -18,7 +18,7 @@ from lib.pitch.scale import suggested_shift
 from web.i18n.translator import Translator
 from web.services import Services
 from web.tabs.form import Form
-from web.tabs.handlers import guarded, with_names
+from web.tabs.handlers import handle_errors, with_names
 from web.validation import checked
 
 MEASURED_SECONDS = 60  # of a recording, for its pitch
@@ -31,7 +31,7 @@ def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], s
 
     def suggest_pitch_shift(voice: str | None, recording: str | None) -> float:
         """The pitch shift in semitones that brings a recording to the range the voice was trained in."""
-        with guarded(t):
+        with handle_errors(t):
             if not voice or not recording:
                 raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
             if voice not in services.list_voices():
@@ -59,7 +59,7 @@ def build_picture(t: Translator, services: Services, recording: Any, result: Any
 
     def draw_spectrograms(recording: str | None, result: str | None) -> Any:
         """A picture of two recordings: spectrograms up to 8 kHz, and F0."""
-        with guarded(t):
+        with handle_errors(t):
             if not recording or not result:
                 raise ConfigError(t("convert.no_picture"))
             import torch
@@ -113,15 +113,15 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
 
     def load_preset(name: str | None) -> list[Any]:
         """The options of a preset, and its file."""
-        with guarded(t):
+        with handle_errors(t):
             if not name:
                 return [gr.skip()] * (len(form.names) + 1)
             return [*values_of(presets.load(name), form.names), str(presets.path(name))]
 
     def import_preset(file: str) -> Any:
         """Add a preset from a file; its name is the file's."""
-        with guarded(t):
-            name = presets.take(Path(file))
+        with handle_errors(t):
+            name = presets.import_file(Path(file))
             return gr.update(choices=presets.names(), value=name), None
 
     def remembered(voice: str | None) -> list[Any]:

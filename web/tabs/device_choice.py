@@ -24,7 +24,7 @@ def device_choice(t: Translator, services: Services, elem_id: str, *, together: 
         several = [name for name, _ in devices if name.startswith("cuda:")]
         if together and len(several) > 1:
             devices = [*devices, (ALL_GPUS, ", ".join(several))]
-        return gr.update(choices=[(f"{name}: {translated(t, told)}", name) for name, told in devices])
+        return gr.update(choices=[(f"{name}: {translated(t, reason)}", name) for name, reason in devices])
 
     gr.on(None, refresh, outputs=chosen, show_progress="hidden", api_visibility="private")
     return chosen

@@ -19,7 +19,7 @@ MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 class Form(Generic[Options]):
     """The components of an options model, laid out where the Form is made; ranges and defaults are the model's.
 
-    Fields named in `skip` get no component; `parse` is told their values. `shown` are the first values of fields whose
+    Fields named in `skip` get no component; `parse` gets their values. `shown` are the first values of fields whose
     default is None and that are shown as numbers all the same.
     """
 

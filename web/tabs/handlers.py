@@ -20,7 +20,7 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 
 @contextmanager
-def guarded(t: Translator) -> Iterator[None]:
+def handle_errors(t: Translator) -> Iterator[None]:
     """Show the sentence of a RevoiceError; log anything unexpected and show that something unexpected happened."""
     try:
         yield
@@ -84,7 +84,7 @@ def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any,
         given = signature.bind(*positional, **keywords)
         given.apply_defaults()
         values = dict(given.arguments)
-        with guarded(t):
+        with handle_errors(t):
             try:
                 return action(values.pop("request"), values.pop("bar"), values)
             except Cancelled:

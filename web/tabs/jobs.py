@@ -17,7 +17,7 @@ from web.i18n.translator import Translator
 from web.jobs.registry import JobView
 from web.jobs.requests import Kind, TrainRequest
 from web.services import Services
-from web.tabs.handlers import guarded
+from web.tabs.handlers import handle_errors
 
 SHOWN = 8  # jobs in the list
 LOG_SHOWN = 12  # lines
@@ -27,14 +27,14 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: str) -> None:
-    """Lay out the list of jobs of these kinds; `name` tells the panels of a page apart."""
+    """Lay out the list of jobs of these kinds; `name` distinguishes the panels of a page."""
     known = gr.State("")
     table = gr.HTML(elem_id=f"{name}-jobs")
     with gr.Row(visible=False) as row:
         chosen = gr.Dropdown(label=t("jobs.choose"), choices=[], scale=3, elem_id=f"{name}-job")
         cancel = gr.Button(t("jobs.cancel"), scale=1, elem_id=f"{name}-cancel")
         resume = gr.Button(t("jobs.resume"), scale=1, elem_id=f"{name}-resume")
-        forget = gr.Button(t("jobs.forget"), scale=1, elem_id=f"{name}-forget")
+        delete = gr.Button(t("jobs.forget"), scale=1, elem_id=f"{name}-forget")
     player = gr.Audio(
         label=t("convert.result"), type="filepath", visible=False, interactive=False, buttons=["download"],
         elem_id=f"{name}-player",
@@ -68,7 +68,7 @@ def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: st
 
     def act(action: Any) -> Any:
         def press(job_id: str | None) -> None:
-            with guarded(t):
+            with handle_errors(t):
                 if job_id:
                     action(job_id)
 
@@ -76,11 +76,11 @@ def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: st
 
     for button, action in ((cancel, services.registry.cancel), (resume, services.registry.resume)):
         button.click(act(action), [chosen], queue=False, **_QUIET)
-    forget.click(act(services.registry.forget), [chosen], queue=False, **_QUIET)
+    delete.click(act(services.registry.delete), [chosen], queue=False, **_QUIET)
 
 
 class JobApi:
-    """The endpoints of the API that tell of jobs and steer them."""
+    """The endpoints of the API that list jobs, cancel them and resume them."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
@@ -93,32 +93,32 @@ class JobApi:
 
     def list_jobs(self) -> list[dict[str, Any]]:
         """All jobs, the newest first: id, kind, title, state, done, total, what, error."""
-        return [self._told(job) for job in self._registry.jobs()]
+        return [self._to_dict(job) for job in self._registry.jobs()]
 
     def job_status(self, job_id: str) -> dict[str, Any]:
         """One job by its id, with the last lines of its log."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             job = self._registry.get(job_id)
-            return self._told(job) | {"log": list(job.log), "results": [Path(path).name for path in job.results]}
+            return self._to_dict(job) | {"log": list(job.log), "results": [Path(path).name for path in job.results]}
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
         """End a job: a conversion at once, a training after its step and with a checkpoint."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             self._registry.cancel(job_id)
             return self.job_status(job_id)
 
     def resume_job(self, job_id: str) -> dict[str, Any]:
-        """Put an interrupted, failed or cancelled job back in line."""
-        with guarded(self._t):
+        """Put an interrupted, failed or cancelled job back in its queue."""
+        with handle_errors(self._t):
             return self.job_status(self._registry.resume(job_id))
 
     def forget_job(self, job_id: str) -> None:
         """Remove a job that has ended from the list, with the files it made."""
-        with guarded(self._t):
-            self._registry.forget(job_id)
+        with handle_errors(self._t):
+            self._registry.delete(job_id)
 
     @staticmethod
-    def _told(job: JobView) -> dict[str, Any]:
+    def _to_dict(job: JobView) -> dict[str, Any]:
         names = ("id", "kind", "title", "state", "done", "total", "what", "error", "created")
         return {name: getattr(job, name) for name in names} | {"seconds_left": job.seconds_left}
 

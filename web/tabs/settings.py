@@ -12,7 +12,7 @@ from web.i18n.messages import translated
 from web.i18n.middleware import choose_script
 from web.i18n.translator import LANGUAGES, Translator
 from web.services import Services
-from web.tabs.handlers import guarded
+from web.tabs.handlers import handle_errors
 
 QUESTIONS = (
     "begin", "data", "time", "index", "stop", "gpu", "memory", "paths", "other", "words", "pitch", "share", "expecting",
@@ -76,27 +76,27 @@ def _build_devices(t: Translator, services: Services) -> None:
     def measure_speed(bar: gr.Progress = gr.Progress()) -> list[list[str]]:  # noqa: B008
         """Measure F0, features, synthesis and a training step on every device of this machine, some seconds each."""
         rows, devices = [], _named_devices()
-        with guarded(t):
-            from web.speed_test import measure_apart
+        with handle_errors(t):
+            from web.speed_test import measure_in_subprocess
 
-            for number, (name, told) in enumerate(devices):
+            for number, (name, reason) in enumerate(devices):
                 bar((number, len(devices)), desc=name)
-                found = measure_apart(name)
+                found = measure_in_subprocess(name)
                 speeds = (found.f0, found.features, found.synthesis)
                 times = [t("speed.times", count=f"{value:.1f}") for value in speeds]
-                rows.append([name, translated(t, told), *times, t("speed.steps", count=f"{found.step:.2f}")])
+                rows.append([name, translated(t, reason), *times, t("speed.steps", count=f"{found.step:.2f}")])
         return rows
 
     gr.on(
-        None, lambda: [[name, translated(t, told), "", "", "", ""] for name, told in _named_devices()], outputs=table,
-        **_QUIET,
+        None, lambda: [[name, translated(t, reason), "", "", "", ""] for name, reason in _named_devices()],
+        outputs=table, **_QUIET,
     )  # fmt: skip
     run.click(measure_speed, outputs=table, api_name="measure_speed", concurrency_limit=1)
 
 
 def _named_devices() -> list[tuple[str, str]]:
     """Every device but "auto", which stands for one of the others, and what it is."""
-    return [(name, told) for name, told in list_devices() if name != "auto"]
+    return [(name, reason) for name, reason in list_devices() if name != "auto"]
 
 
 def _build_weights(t: Translator, services: Services) -> None:
@@ -105,7 +105,7 @@ def _build_weights(t: Translator, services: Services) -> None:
     with gr.Row():
         chosen = gr.Dropdown(label=t("weights.choose"), choices=_missing(), elem_id="weights-choice")
         run = gr.Button(t("weights.download"), elem_id="weights-download")
-    said = gr.Markdown(elem_id="weights-said")
+    message = gr.Markdown(elem_id="weights-said")
 
     def download_weights(name: str | None, bar: gr.Progress = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
         """Download published weights by their name and check that they are genuine."""
@@ -113,14 +113,14 @@ def _build_weights(t: Translator, services: Services) -> None:
         def progress(done: int, total: int, what: str) -> None:
             bar((done, max(total, 1)), desc=translated(t, what))
 
-        with guarded(t):
+        with handle_errors(t):
             paths = assets.download([name] if name else [], progress=progress)
             files = html.escape(", ".join(path.name for path in paths))
             return _list_weights(t), gr.update(choices=_missing(), value=None), t("weights.done", files=files)
 
     run.click(
-        download_weights, [chosen], [shown, chosen, said], api_name="download_weights", concurrency_limit=1,
-        show_progress_on=said,
+        download_weights, [chosen], [shown, chosen, message], api_name="download_weights", concurrency_limit=1,
+        show_progress_on=message,
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def _build_report(t: Translator, services: Services) -> None:
 
     def bug_report() -> Any:
         """Put versions, devices and the last lines of the log into a ZIP without private paths."""
-        with guarded(t):
+        with handle_errors(t):
             return gr.update(value=str(write_bug_report(services.registry.jobs(), services.folder)), visible=True)
 
     run.click(bug_report, outputs=made, api_name="bug_report", concurrency_limit=1)

@@ -99,7 +99,7 @@ class _TrainTab:
         self.inputs["device"] = device_choice(t, self.services, "train-device", together=True)
         self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
-        self.said = gr.Markdown(elem_id="train-said")
+        self.message = gr.Markdown(elem_id="train-said")
         self.command = gr.Textbox(
             label=t("train.command"), interactive=False, buttons=["copy"], elem_id="train-command"
         )
@@ -122,7 +122,7 @@ class _TrainTab:
         self.start.click(
             with_names(self.t, self.train, names, None),
             inputs,
-            [self.said, files],
+            [self.message, files],
             api_name="train",
         )
         changes = [field.change for field in inputs]
@@ -143,7 +143,7 @@ class _TrainTab:
         return checked(TrainRequest, {"name": name, "stage": values["stage"] or "run", "options": options, **settings})
 
     def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None]:
-        """Start or continue a training (prepare, extract, index, fit) as a job; list_jobs tells how it goes."""
+        """Start or continue a training (prepare, extract, index, fit) as a job; list_jobs shows its progress."""
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
@@ -177,7 +177,7 @@ class _TrainTab:
             options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
             config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
             return describe_estimate(self.t, estimate_training(config, options, seconds))
-        except ConfigError:  # what is wrong is told when the training is started
+        except ConfigError:  # shown when the training is started
             return ""
 
 
@@ -309,8 +309,8 @@ def _build_progress(t: Translator) -> None:
             return (gr.skip(),) * 6
         picture = samples[-1].with_suffix(".png") if samples else None
         shown_mels = str(picture) if picture and picture.is_file() else None
-        told = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
-        return mark, gr.update(visible=True), *told
+        updates = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
+        return mark, gr.update(visible=True), *updates
 
     gr.on(
         [gr.Timer(REFRESH_SECONDS).tick, shown.change],

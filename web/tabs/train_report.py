@@ -16,7 +16,7 @@ from train.estimate import Estimate
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.services import Services
-from web.tabs.handlers import guarded
+from web.tabs.handlers import handle_errors
 
 MELODY_BIN = 20  # Hz, width of a bar
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -64,7 +64,7 @@ class DataReportPanel:
         def progress(done: int, total: int, what: str) -> None:
             bar((done, max(total, 1)), desc=translated(self.t, what))
 
-        with guarded(self.t):
+        with handle_errors(self.t):
             if files:
                 found = check_recordings([Path(path) for path in files], progress)
             elif folder and self.services.local:

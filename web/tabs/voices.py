@@ -12,7 +12,7 @@ from train.ckpt import cli as ckpt
 from web.i18n.messages import translated
 from web.i18n.translator import Translator, shorten
 from web.services import Services
-from web.tabs.handlers import guarded
+from web.tabs.handlers import handle_errors
 
 REFRESH_SECONDS = 5
 OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know only what was there at the start
@@ -28,22 +28,22 @@ def build_voices_tab(t: Translator, services: Services) -> None:
                 label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice", **OPEN
             )
             info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
-            said = gr.Markdown(elem_id="voice-said")
+            message = gr.Markdown(elem_id="voice-said")
         with gr.Column():
-            _build_exchange(t, tools, voice, said)
-            _build_edit(t, tools, voice, info, said)
-            second, checkpoint = _build_makers(t, tools, voice, said)
+            _build_exchange(t, tools, voice, message)
+            _build_edit(t, tools, voice, info, message)
+            second, checkpoint = _build_makers(t, tools, voice, message)
             with gr.Row():
                 delete = gr.Button(t("voices.delete"), variant="stop", elem_id="delete")
                 undo = gr.Button(t("voices.undo"), elem_id="undo")
     gr.on(None, tools.voice_info, [voice], info, api_name="voice_info")  # when the page opens and when it changes
-    delete.click(tools.delete_voice, [voice], said, api_name="delete_voice")
-    undo.click(tools.undo_delete, outputs=said, api_name="undo_delete")
+    delete.click(tools.delete_voice, [voice], message, api_name="delete_voice")
+    undo.click(tools.undo_delete, outputs=message, api_name="undo_delete")
     gr.api(tools.list_voices, api_name="list_voices")
     _keep_fresh(tools, [voice, second, checkpoint], info, cards)
 
 
-def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> None:
+def _build_exchange(t: Translator, tools: "_Tools", voice: Any, message: Any) -> None:
     with gr.Accordion(t("voices.import"), open=True):
         archive = gr.File(
             label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=190, elem_id="import"
@@ -51,20 +51,20 @@ def _build_exchange(t: Translator, tools: "_Tools", voice: Any, said: Any) -> No
     with gr.Accordion(t("voices.export"), open=False):
         export = gr.Button(t("voices.export_run"), elem_id="export")
         exported = gr.File(label=t("voices.exported"), interactive=False, visible=False)
-    archive.upload(tools.import_voice, [archive], [said, archive], api_name="import_voice", concurrency_limit=1)
+    archive.upload(tools.import_voice, [archive], [message, archive], api_name="import_voice", concurrency_limit=1)
     export.click(tools.export_voice, [voice], exported, api_name="export_voice")
 
 
-def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, said: Any) -> None:
+def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, message: Any) -> None:
     with gr.Accordion(t("voices.edit"), open=False):
         texts = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence", "speakers")]
         edit = gr.Button(t("voices.edit_run"))
-    edit.click(tools.edit_voice, [voice, *texts], said, api_name="edit_voice").then(
+    edit.click(tools.edit_voice, [voice, *texts], message, api_name="edit_voice").then(
         tools.voice_info, [voice], info, api_name="voice_info_again", api_visibility="private"
     )
 
 
-def _build_makers(t: Translator, tools: "_Tools", voice: Any, said: Any) -> tuple[Any, Any]:
+def _build_makers(t: Translator, tools: "_Tools", voice: Any, message: Any) -> tuple[Any, Any]:
     with gr.Accordion(t("voices.merge"), open=False):
         second = gr.Dropdown(label=t("voices.second"), choices=tools.list_voices(), **OPEN)
         alpha = gr.Slider(0, 1, 0.5, step=0.01, label=t("voices.alpha"))
@@ -74,8 +74,8 @@ def _build_makers(t: Translator, tools: "_Tools", voice: Any, said: Any) -> tupl
         checkpoint = gr.Dropdown(label=t("voices.checkpoint"), choices=tools.list_checkpoints(), **OPEN)
         extracted = gr.Textbox(label=t("voices.new_name"))
         extract = gr.Button(t("voices.extract_run"))
-    merge.click(tools.merge_voices, [voice, second, alpha, merged], said, api_name="merge_voices")
-    extract.click(tools.extract_voice, [checkpoint, extracted], said, api_name="extract_voice")
+    merge.click(tools.merge_voices, [voice, second, alpha, merged], message, api_name="merge_voices")
+    extract.click(tools.extract_voice, [checkpoint, extracted], message, api_name="extract_voice")
     return second, checkpoint
 
 
@@ -105,26 +105,28 @@ class _Tools:
 
     def voice_info(self, voice: str | None) -> str:
         """What a voice is: family, sample rate, pitch, how long it was trained."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             if not voice:
                 return ""
             from train.ckpt.tools import describe, voice_path
 
             facts = describe(voice_path(self._named(voice)))
-            return "\n".join(f"{self._said(name)}: {self._said(shorten(str(fact)))}" for name, fact in facts.items())
+            return "\n".join(
+                f"{self._translate(name)}: {self._translate(shorten(str(fact)))}" for name, fact in facts.items()
+            )
 
-    def _said(self, text: str) -> str:
+    def _translate(self, text: str) -> str:
         return translated(self._t, text)
 
     def import_voice(self, archive: str) -> tuple[str, None]:
         """Install a voice and its index from a ZIP."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             name = self._services.import_voice(Path(archive))
             return self._t("convert.imported", name=html.escape(name)), None
 
     def export_voice(self, voice: str | None) -> Any:
         """Put a voice, its index and a card into one ZIP."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             output = self._services.folder / f"{self._named(voice)}.zip"
             list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
             return gr.update(value=str(output), visible=True)
@@ -135,20 +137,20 @@ class _Tools:
     def edit_voice(self, voice: str | None, info: str, author: str, licence: str, speakers: str = "") -> str:
         """Change the texts in a voice; empty ones stay as they are."""
         given = {"info": info, "author": author, "licence": licence, "speakers": speakers}
-        with guarded(self._t):
+        with handle_errors(self._t):
             return self._use(
                 ckpt.Edit(voice=self._named(voice), **{name: text or None for name, text in given.items()})
             )
 
     def merge_voices(self, first: str | None, second: str | None, alpha: float, name: str) -> str:
         """Blend two voices of one kind; alpha is the share of the first."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             pair = {"first": self._named(first), "second": self._named(second)}
             return self._use(ckpt.Merge(**pair, alpha=alpha, name=name or None))
 
     def extract_voice(self, checkpoint: str | None, name: str) -> str:
         """Make a voice of a training checkpoint."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             path = self._services.list_checkpoints().get(checkpoint or "")
             if path is None:
                 raise ConfigError(self._t("voices.no_checkpoint"))
@@ -156,13 +158,13 @@ class _Tools:
 
     def delete_voice(self, voice: str | None) -> str:
         """Put a voice aside; undo_delete brings it back."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             self._services.delete_voice(self._named(voice))
             return self._t("voices.deleted", name=html.escape(str(voice)))
 
     def undo_delete(self) -> str:
         """Bring back the voice that was deleted last."""
-        with guarded(self._t):
+        with handle_errors(self._t):
             return self._t("voices.restored", name=html.escape(self._services.undo_delete()))
 
 
@@ -186,9 +188,9 @@ def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any, cards: Any) ->
         if [names, checkpoints] == shown:
             return tuple(gr.skip() for _ in range(6))
         chosen = [name if name in names else None for name in (first, second)]
-        told = tools.voice_info(chosen[0]) if shown is None else gr.skip()
+        facts = tools.voice_info(chosen[0]) if shown is None else gr.skip()
         updates = [gr.update(choices=names, value=name) for name in chosen]
-        return [names, checkpoints], *updates, gr.update(choices=checkpoints), told, tools.cards()
+        return [names, checkpoints], *updates, gr.update(choices=checkpoints), facts, tools.cards()
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     ticks = [gr.Timer(REFRESH_SECONDS).tick]
