@@ -155,6 +155,8 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     assert ConvertOptions.model_validate(options) == wanted
     convert(client, "alice", recording, speaker_id="Ada")
     assert fake.calls[-1][1]["speaker_id"] == 3, "by the name that the voice knows"
+    convert(client, "alice", recording, index_rate=None)
+    assert fake.calls[-1][1]["index_rate"] is None, "what the voice recommends"
 
 
 def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:

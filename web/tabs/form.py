@@ -71,8 +71,18 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
     if low is not None and high is not None:
         step = 1 if kind is int else _step(high - low)
         if (high - low) / step <= MOST_SLIDER_STEPS:
-            return gr.Slider(minimum=low, maximum=high, step=step, **look)
+            return _accepting_none(gr.Slider(minimum=low, maximum=high, step=step, **look))
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def _accepting_none(slider: gr.Slider) -> gr.Slider:
+    """Let clients of the API pass None, for options whose default depends on the voice.
+
+    On the object, because Gradio writes a stub file beside every class that is derived from its components.
+    """
+    check = slider.preprocess
+    vars(slider)["preprocess"] = lambda payload: None if payload is None else check(payload)
+    return slider
 
 
 def _without_none(kind: Any) -> Any:
