@@ -95,7 +95,7 @@ def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
 
 
 def check_version(voice: VoiceModel, label: str) -> None:
-    """CheckpointError for a voice of the networks that the family lite had before."""
+    """CheckpointError for a lite voice of an earlier architecture."""
     if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
         raise CheckpointError(
             "{voice} was trained with an earlier version of the family lite, which cannot be used any more. Train the "

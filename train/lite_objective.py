@@ -1,7 +1,7 @@
-"""What a voice of the family lite is trained on: first the prior alone, by regression, then the vocoder beside it.
+"""Objective of the lite family: first the prior by regression; then it is frozen and the vocoder is trained.
 
-The prior predicts the log mel spectrogram of whole crops; the vocoder learns to make sound of what it predicts, by
-spectral, adversarial and feature-matching losses on segments.
+The prior predicts the log mel spectrogram of whole crops. The vocoder is trained on these predictions with spectral,
+adversarial and feature-matching losses on segments.
 """
 
 import torch
@@ -16,7 +16,7 @@ from train.objective import Discriminate, Losses
 
 
 class LiteObjective:
-    """Losses of the family lite."""
+    """Losses of the lite family."""
 
     has_phases = True
 

@@ -45,7 +45,10 @@ class IndexOptions(BaseModel, frozen=True, extra="forbid"):
 
     seed: int = Field(1234, ge=0, le=MAX_SEED, description="random seed for the order of the vectors and for k-means")
     most_vectors: int | None = Field(
-        None, ge=100, le=200_000, description="maximum number of index vectors; None: 200 000"
+        None,
+        ge=100,
+        le=200_000,
+        description="maximum number of index vectors; None: all, or 10 000 centroids if there are more than 200 000",
     )
 
 
@@ -58,7 +61,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=256,
-        description="clips per step and device; None: free GPU memory in GB / 2, or the family's default on a CPU",
+        description="clips per step and device; None: half the free GPU memory in GB, or the family's default on a CPU",
     )
     learning_rate: float | None = Field(
         None, gt=0, le=0.1, description="learning rate of both optimizers; None: the family's default"

@@ -17,7 +17,7 @@ MIN_MAGNITUDE = 1e-3
 
 
 class SpectrumDiscriminator(nn.Module):
-    """One resolution: an STFT of `n_fft` samples every quarter of it."""
+    """Discriminator on one STFT: window `n_fft`, hop `n_fft // 4`."""
 
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class SpectrumDiscriminator(nn.Module):
         self.last = nn.Conv1d(channels, 1, 3, padding=1)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """[B, 1, T] -> scores and the outputs of the layers."""
+        """[B, 1, T] -> scores and feature maps."""
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(
                 audio[:, 0].float(), self.n_fft, self.n_fft // 4, window=self.window, return_complex=True

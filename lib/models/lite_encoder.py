@@ -1,7 +1,7 @@
-"""Network of the lite content encoder: Whisper's encoder, then a bottleneck trained to leave the speaker out.
+"""Network of the lite content encoder: Whisper's encoder, then a bottleneck trained to remove speaker information.
 
-The first part is the encoder of Whisper base (Radford et al. 2022), 99 languages; its layers 3 to 6 are normalised over
-the utterance, and a small network with context reduces them to a code. A last feature is the level of the frame.
+The first part is the encoder of Whisper base (Radford et al. 2022), 99 languages. Its layers 3 to 6 are normalised over
+the utterance and projected to a 128-dim code. The last feature is the frame energy, relative to the utterance.
 """
 
 import math
@@ -139,7 +139,7 @@ class Bottleneck(nn.Module):
 
 
 def normalised_over_time(layers: Tensor) -> Tensor:
-    """(B, N, C) -> the same with mean 0 and deviation 1 of every value over the utterance.
+    """(B, N, C): instance normalisation over time, zero mean and unit standard deviation per channel.
 
     This removes most of the speaker and the channel: both are constant over an utterance.
     """

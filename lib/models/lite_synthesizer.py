@@ -146,7 +146,7 @@ class SpectralVocoder(nn.Module):
     def filters(self, mel: Tensor, f0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log mel [B, F, M], F0 [B, F] -> log gains of harmonics and noise, phase: each [B, bins, F].
 
-        The mel spectrogram's own envelope is where the gains begin; the network learns the difference.
+        Gains are the mel envelope plus a residual predicted by the network.
         """
         n_fft, voicing = self.config.n_fft, scaled_f0(f0)
         x = torch.cat([(mel - MEL_CENTRE) / MEL_SCALE, voicing], 2)
@@ -215,8 +215,8 @@ class LiteSynthesizer(nn.Module):
         """Training: content [B, F, C], F0 [B, F], lengths [B], speaker_id [B].
 
         Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
-        With `prior_only` gradients are those of the prior; without, those of the vocoder, which learns on predicted
-        spectra as they are.
+        With `prior_only`, only the prior gets gradients. Otherwise the prior runs without gradients and the vocoder is
+        trained on the mel spectrogram it predicts.
         """
         frames, hop = self.config.segment_frames, self.config.hop_length
         if starts is None:
@@ -233,7 +233,7 @@ class LiteSynthesizer(nn.Module):
 
     @property
     def receptive_frames(self) -> int:
-        """Frames on either side of a frame that the vocoder's sound of it depends on."""
+        """One-sided receptive field of the vocoder, in frames."""
         return 3 + 3 * self.config.vocoder_blocks + self.config.n_fft // self.config.hop_length + 1
 
     def infer(

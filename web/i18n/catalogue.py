@@ -50,8 +50,9 @@ def constants() -> frozenset[str]:
 
 
 def read(locale: str) -> dict[str, str]:
-    """The catalogue of a language."""
-    texts: dict[str, str] = json.loads((CATALOGUES / f"{locale}.json").read_text(encoding="utf-8"))
+    """The catalogue of a language; empty if it has none yet."""
+    path = CATALOGUES / f"{locale}.json"
+    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return texts
 
 

@@ -19,9 +19,9 @@ PREFIX = "message:"  # of the keys of templates among the texts of a language
 
 @cache
 def catalogue(locale: str) -> Mapping[str, str]:
-    """The translations of a language by their English templates; empty for English."""
+    """The translations of a language by their English templates; empty for English and for a new language."""
     path = CATALOGUES / f"{locale}.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if locale != MASTER else {}
+    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if locale != MASTER and path.is_file() else {}
     return texts
 
 
