@@ -181,7 +181,8 @@ def test_train_from_uploads_reload_stop_resume_and_convert(page: Any, program: P
     wait_for_job(page, "conversions", "done", TRAINING)
     report = page.locator("#report textarea")
     page.wait_for_function("document.querySelector('#report textarea').value.includes('24000 Hz')", timeout=PATIENCE)
-    assert "added_IVF" in report.input_value(), "the index of the new voice is found"
+    assert "added_IVF" not in report.input_value(), "the index of a lite voice is used when asked for only"
+    assert list((program / "logs" / VOICE).glob("added_IVF*.index"))
     assert page.locator("#conversions-results").get_by_text(".wav").count()
     page.reload()  # the result is still there, and so are the settings that were used with the voice
     page.locator("#conversions-player").wait_for(timeout=PATIENCE)
