@@ -150,7 +150,7 @@ def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach `host`."""
+    """Whether only this machine can reach `host`."""
     if host == "localhost":
         return True
     try:

@@ -64,17 +64,22 @@ def safe_load(path: Path, *, lazily: bool = False) -> Any:
             "computer, or it is damaged. Get the voice from a source you trust.",
             path=path,
         ) from error
-    except OSError as error:
-        raise CheckpointError(
-            "{path} cannot be read: {reason}. Check the disk and the permissions.",
-            path=path,
-            reason=error.strerror or str(error),
-        ) from error
-    except MemoryError as error:
-        raise CheckpointError("{path} does not fit into memory. Close other programs.", path=path) from error
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from error
     except (zipfile.BadZipFile, *_DAMAGED) as error:
         raise CheckpointError("{path} is damaged or not a model file. Get it again.", path=path) from error
     return content
+
+
+def _unreadable(path: Path, error: OSError | MemoryError) -> CheckpointError:
+    """The error for a file that the machine cannot read, whatever it holds."""
+    if isinstance(error, MemoryError):
+        return CheckpointError("{path} does not fit into memory. Close other programs.", path=path)
+    return CheckpointError(
+        "{path} cannot be read: {reason}. Check the disk and the permissions.",
+        path=path,
+        reason=error.strerror or str(error),
+    )
 
 
 def _check_size(path: Path) -> None:
@@ -168,14 +173,8 @@ def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
         with safe_open(path, "pt", device="cpu") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             metadata: dict[str, str] = file.metadata() or {}
-    except OSError as error:
-        raise CheckpointError(
-            "{path} cannot be read: {reason}. Check the disk and the permissions.",
-            path=path,
-            reason=error.strerror or str(error),
-        ) from error
-    except MemoryError as error:
-        raise CheckpointError("{path} does not fit into memory. Close other programs.", path=path) from error
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from error
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             "{path} is damaged or not a .safetensors file ({detail}). Get it again.", path=path, detail=str(error)

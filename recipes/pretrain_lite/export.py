@@ -31,9 +31,9 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
     network.dec.load_state_dict(vocoder["vocoder"])
     with torch.no_grad():
         network.emb_g.weight[:] = trained.weights["speakers"]["weight"].mean(0)
-    told = {"readers": str(len(trained.readers)), "vocoder_steps": str(vocoder["step"]), "command": COMMAND}
+    metadata = {"readers": str(len(trained.readers)), "vocoder_steps": str(vocoder["step"]), "command": COMMAND}
     for letter, weights in (("G", network.state_dict()), ("D", vocoder["discriminator"])):
-        _write(target / f"{letter}.safetensors", {name: value.half() for name, value in weights.items()}, told)
+        _write(target / f"{letter}.safetensors", {name: value.half() for name, value in weights.items()}, metadata)
     return f"{target}: encoder, G and D"
 
 

@@ -21,7 +21,7 @@ LARGE = 65_536  # bytes of an answer that is translated outside of the event loo
 
 
 class TranslateMiddleware:
-    """Replaces placeholders in answers; in pages it also tells Gradio which language and theme were chosen."""
+    """Replaces placeholders in answers; in pages it also sets for Gradio which language and theme were chosen."""
 
     def __init__(self, app: ASGIApp, default: str | None = None) -> None:
         self._app = app

@@ -3,7 +3,7 @@
 Gradio builds a page once for all users. So `PageTexts` returns, instead of a text, a placeholder that holds the id of
 the text and its values, and `translate` puts in the words of one language. A placeholder is made of delimiters that
 contain a random token of this process: text from outside can never be one. They are ASCII, so JSON and HTML leave them
-alone, except for the backslash in the first one: JSON doubles it, and so it tells how deep the text lies in JSON.
+alone, except for the backslash in the first one: JSON doubles it, and so it shows how deep the text lies in JSON.
 """
 
 import html

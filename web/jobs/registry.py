@@ -64,7 +64,7 @@ class JobView:
 
     @property
     def active(self) -> bool:
-        """Whether the job runs or will run by itself."""
+        """Whether the job runs or will run without further action."""
         return self.state in ("waiting", "running")
 
     @property
@@ -243,7 +243,7 @@ class JobRegistry:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
     def _work(self, queue: deque[str]) -> None:
-        """Do the jobs of one queue until the server closes. Takes the lock by itself."""
+        """Do the jobs of one queue until the server closes. Acquires the lock."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(queue) or self._closing)
@@ -263,7 +263,7 @@ class JobRegistry:
                 self._set(job_id, ended=time.time(), **ended)
 
     def _run(self, job: JobView, context: JobContext) -> dict[str, Any]:
-        """Run one job without the lock; returns what it ended with. This edge of the server survives every error."""
+        """Run one job without the lock; returns what it ended with. Catches every exception."""
         try:
             results = self._runners[job.kind](job.request, context)
         except Cancelled:
@@ -276,7 +276,7 @@ class JobRegistry:
         return {"state": "done", "results": tuple(map(str, results))}
 
     def _update(self, job_id: str, **values: Any) -> None:
-        """Update a running job. Takes the lock by itself; writes no file, because this is called too often."""
+        """Update a running job. Acquires the lock; writes no file, because this is called too often."""
         with self._changed:
             job = self._jobs[job_id]
             if "details" in values:
@@ -284,7 +284,7 @@ class JobRegistry:
             self._jobs[job_id] = replace(job, **values)
 
     def _add_line(self, job_id: str, text: str) -> None:
-        """Add to the job's log. Takes the lock by itself."""
+        """Add to the job's log. Acquires the lock."""
         with self._changed:
             job = self._jobs[job_id]
             self._jobs[job_id] = replace(job, log=(*job.log, text[:MAX_LINE])[-LOG_LINES:])
