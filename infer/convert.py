@@ -219,7 +219,7 @@ class VoiceConverter:
         progress: Progress,
     ) -> Iterator[tuple[Chunk, FloatArray]]:
         """Convert one chunk after another; yields the samples of each, including its cross-fades."""
-        rng = torch.Generator(self.device.device).manual_seed(options.seed)
+        rng = torch.Generator().manual_seed(options.seed)
         pad_frames = self._limits.pad_frames
         for i, chunk in enumerate(chunks):
             progress(i + 1, len(chunks) + 1, Message("converting"))

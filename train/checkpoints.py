@@ -230,7 +230,7 @@ def write_sample(state: TrainState, dataset: ClipDataset, folder: Path) -> Path:
     """
     clip = collate([dataset[0]], dataset.config)
     real, batch = clip.audio[0], clip.to(state.accelerator.device)
-    network, rng = state.voice, torch.Generator(state.accelerator.device).manual_seed(0)
+    network, rng = state.voice, torch.Generator().manual_seed(0)
     bins, f0 = (batch.pitch_bins, batch.f0) if dataset.config.synthesizer.has_f0 else (None, None)
     training = network.training
     network.eval()

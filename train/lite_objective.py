@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lib.config import FamilyConfig, LiteConfig
 from lib.models.lite_encoder import CODE
 from lib.models.lite_synthesizer import LiteOutput, log_mel, usable_bands
+from lib.models.noise import normal
 from train import lite_losses
 from train.dataset import Batch
 from train.objective import Discriminate, Losses
@@ -33,7 +34,7 @@ class LiteObjective:
         self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int
     ) -> LiteOutput:
         """Run the generator on the batch, with noise on the content code."""
-        noise = torch.randn(batch.content[..., :CODE].shape).to(batch.content.device)
+        noise = normal((*batch.content.shape[:2], CODE), batch.content)
         code = batch.content[..., :CODE] + self.settings.content_noise * temperature * noise
         content = torch.cat([code, batch.content[..., CODE:]], 2)
         output: LiteOutput = generator(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lib.config import LiteConfig
 from lib.models.frames import FrameBlock
+from lib.models.noise import normal
 
 MEL_CENTRE, MEL_SCALE = -5.0, 2.0  # of log-mel values, roughly their mean and deviation
 MIN_MEL = 1e-5  # amplitude below which a mel band is silent
@@ -228,7 +229,7 @@ class LiteSynthesizer(nn.Module):
         rows = [slice(begin, begin + frames) for begin in starts.tolist()]
         cut = torch.stack([item[row] for item, row in zip(mel.detach(), rows, strict=True)])
         cut_f0 = torch.stack([item[row] for item, row in zip(f0, rows, strict=True)])
-        noise = torch.randn(len(rows), frames * hop).to(cut.device) * temperature
+        noise = normal((len(rows), frames * hop), cut) * temperature
         return LiteOutput(mel, self.dec(cut, cut_f0, noise), starts)
 
     @property
@@ -260,8 +261,7 @@ class LiteSynthesizer(nn.Module):
         cut = slice(begin, min(last + self.receptive_frames, mel.shape[1]))
         mel, f0 = mel[:, cut], f0[:, cut]
         samples = mel.shape[1] * self.config.hop_length
-        device = torch.device("cpu") if generator is None else generator.device
-        noise = torch.randn(len(mel), samples, generator=generator, device=device).to(mel.device) * temperature
+        noise = normal((len(mel), samples), mel, generator) * temperature
         audio: Tensor = self.dec(mel, f0, noise)
         return audio[..., (first - begin) * self.config.hop_length : (last - begin) * self.config.hop_length]
 

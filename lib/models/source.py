@@ -6,6 +6,8 @@ Spec: synthesizer, "NSF-HiFi-GAN generator". One sine at F0, and noise; no overt
 import torch
 from torch import Tensor, nn
 
+from lib.models.noise import normal
+
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE = 0.003  # standard deviation of the noise added to voiced samples
 UNVOICED_NOISE = SINE_AMPLITUDE / 3  # and of the noise that stands alone in unvoiced samples
@@ -43,8 +45,8 @@ class SineSource(nn.Module):
         """
         f0 = f0.float()
         voiced = (f0 > 0).float().repeat_interleave(self.hop_length, dim=1)  # [B, T]
-        torch.rand(f0.shape[0], 1, generator=generator, device=f0.device)
-        noise = torch.randn(*voiced.shape, 1, generator=generator, device=f0.device).squeeze(2)
+        torch.rand(f0.shape[0], 1, generator=generator)
+        noise = normal((*voiced.shape, 1), voiced, generator).squeeze(2)
         level = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
         sine = sine_wave(f0, self.hop_length, self.sample_rate)
         return (voiced * sine + temperature * level * noise).unsqueeze(2)

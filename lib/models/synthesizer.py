@@ -16,6 +16,7 @@ from lib.models.flow import Flow
 from lib.models.generator import Generator
 from lib.models.int8 import Int8Block
 from lib.models.memory import trim_memory
+from lib.models.noise import normal
 
 NOISE_SCALE = 0.66666  # of the prior's standard deviation, at inference; five sixes, as in every published model
 PROBE_FRAMES = 20  # over which dtypes are compared
@@ -105,7 +106,7 @@ class Synthesizer(nn.Module):
             assert self.enc_q is not None, "training needs a Synthesizer with posterior=True"
             mask = frame_mask(lengths, spec.shape[2], mean_prior.dtype)
             mean, log_scale = self.enc_q(spec, mask, speaker)
-            noise = torch.randn_like(mean) * temperature
+            noise = normal(mean.shape, mean) * temperature
             latent = (mean + noise * log_scale.exp()) * mask
             latent_prior = self.flow(latent, mask, speaker)
             latents = LatentOutput(mask, latent, latent_prior, mean_prior, log_scale_prior, mean, log_scale)
@@ -121,7 +122,7 @@ class Synthesizer(nn.Module):
         self, mean: Tensor, log_scale: Tensor, mask: Tensor, speaker: Tensor, temperature: float
     ) -> Tensor:
         """Sample the prior [B, Z, F] and apply the reversed flow."""
-        prior = mean + log_scale.exp() * torch.randn_like(mean) * (NOISE_SCALE * temperature)
+        prior = mean + log_scale.exp() * normal(mean.shape, mean) * (NOISE_SCALE * temperature)
         return self.flow(prior * mask, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
     def infer(
@@ -137,8 +138,8 @@ class Synthesizer(nn.Module):
     ) -> Tensor:
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
 
-        `generator` makes the noise reproducible; `temperature` scales every random draw (0 = none). `keep` is
-        (first, last + 1) of the frames whose samples are returned; it does not change them.
+        `generator`, one of the CPU, makes the noise reproducible; `temperature` scales every random draw (0 = none).
+        `keep` is (first, last + 1) of the frames whose samples are returned; it does not change them.
         """
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)
@@ -157,7 +158,7 @@ class Synthesizer(nn.Module):
     ) -> Tensor:
         """Sample the prior [B, Z, F] with `generator` and apply the reversed flow."""
         trim_memory()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = normal(mean.shape, mean, generator)
         prior = (mean + log_scale.exp() * noise * (NOISE_SCALE * temperature)) * mask
         return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 

@@ -1,0 +1,16 @@
+"""Random numbers of the networks: drawn on the CPU, so that a seed gives the same on every device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise on the device and in the dtype of `like`; `generator` is one of the CPU, None the default.
+
+    The numbers are drawn in float32 unless `like` is float64. They depend on the shape as a whole: noise of a shorter
+    shape is not the beginning of noise of a longer one.
+    """
+    drawn = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.randn(*shape, generator=generator, dtype=drawn).to(like.device, like.dtype)
