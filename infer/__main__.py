@@ -109,7 +109,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
-    """Print the metrics of every result and draw it."""
+    """Print the metrics of every result and write its picture."""
     from infer.report import compare_files
     from lib.devices import choose_device
     from lib.pitch import load_pitch_extractor
@@ -140,7 +140,7 @@ def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
 
 
 def _report(outcomes: "Sequence[Outcome]", summary: str) -> int:
-    """Print one line per recording and one for all of them, which ends in `summary`; return the exit status."""
+    """Print one line per recording, then pitch method and `summary`; return the exit status."""
     done = [outcome for outcome in outcomes if outcome.error is None]
     for outcome in outcomes:
         if outcome.error is not None:

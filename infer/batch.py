@@ -1,4 +1,4 @@
-"""Convert many files: name the results, go on after a failure, report."""
+"""Convert many files: name the results, continue after a failure, report."""
 
 import contextlib
 import time
@@ -57,7 +57,7 @@ def plan_jobs(
 
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
     `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>` with the
-    same sub-folders. All names differ, also where upper and lower case do not count, and none is that of an input. The
+    same sub-folders. All names differ, also on case-insensitive file systems, and none is that of an input. The
     second list holds folders without recordings. ConfigError for a file name in a format that cannot be written.
     """
     if not inputs:
@@ -106,12 +106,12 @@ def _single(inputs: Sequence[Path], output: Path, audio_format: str | None) -> J
 
 
 def _unique_names(wanted: list[tuple[Path, Path]], voice: str, suffix: str) -> list[Job]:
-    """Give every result the suffix, and a distinct name where names collide."""
+    """Append the suffix to every result, and make names that collide distinct."""
     taken = {_key(path) for path, _ in wanted}  # a result must not replace a recording that is still to be read
     stems = Counter(_key(stem) for _, stem in wanted)
     jobs = []
     for path, stem in wanted:
-        # a.wav and a.mp3 become a_wav.* and a_mp3.*, whatever their order; only then are they counted.
+        # a.wav and a.mp3 become a_wav.* and a_mp3.*, whatever their order; a number is added only if these exist too.
         kind = path.suffix.lower().replace(".", "_") if stems[_key(stem)] > 1 else ""
         endings = chain((kind, f"{kind}_{voice}"), (f"{kind}_{voice}_{number}" for number in count(2)))
         results = (stem.with_name(f"{stem.name}{ending}{suffix}") for ending in endings)
@@ -197,7 +197,7 @@ def _read(job: Job, options: ConvertOptions) -> _Input:
 def _convert(
     converter: VoiceConverter, job: Job, source: _Input, options: ConvertOptions, progress: Progress
 ) -> tuple[Conversion, float]:
-    """Convert, and return the seconds it took too. Closes the input audio."""
+    """Convert and return the result with the seconds it took. Closes the input audio."""
     start = time.perf_counter()
     with source.audio as audio:
         if job.f0_out and converter.pitch_method(options) is None:
@@ -210,7 +210,7 @@ def _convert(
 def _write(job: Job, source: _Input, conversion: Conversion, seconds: float, pitch_method: str | None) -> Outcome:
     start, rate = time.perf_counter(), conversion.sample_rate
     with conversion:
-        # Rounding up twice, to 16 kHz and to the result's rate, can make up to two samples too many.
+        # Rounding up twice, to 16 kHz and to the result's rate, can yield up to two samples too many.
         save_blocks(job.output, _first(conversion.blocks(), source.output_length(rate)), rate)
         if job.f0_out and conversion.f0 is not None:
             write_curve(job.f0_out, conversion.f0)
@@ -283,7 +283,7 @@ def _failed(job: Job, error: RevoiceError | OSError) -> Outcome:
 
 
 def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:
-    """Report one file's progress as a part of all files'."""
+    """A Progress for one file that reports its share of the progress of all files."""
 
     def report(done: int, total: int, what: str) -> None:
         step = STEPS_PER_FILE * done // max(total, 1)

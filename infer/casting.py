@@ -1,4 +1,4 @@
-"""A synthesizer in the dtypes of the last conversion: cast when another precision is wanted, never held twice."""
+"""Holds a synthesizer in the dtypes of the last conversion and casts it when another precision is requested."""
 
 import logging
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class CastSynthesizer:
     def __init__(
         self, synthesizer: VoiceSynthesizer, device: torch.device, reload: Callable[[], VoiceSynthesizer] | None = None
     ) -> None:
-        """`synthesizer` is in float32; `reload` reads it again, so that float32 need not be held beside a cast copy."""
+        """`synthesizer` is in float32; `reload` reads it again, so that no float32 copy is kept beside a cast one."""
         self._current = synthesizer.to(device)
         self._device = device
         self._dtypes = FLOAT32  # of the generator, and of prior and flow

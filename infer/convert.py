@@ -53,7 +53,7 @@ class Conversion:
         return len(self._audio)
 
     def blocks(self) -> Iterator[FloatArray]:
-        """The samples, with a peak of at most 99 % of full scale."""
+        """Blocks (N,) of the samples, scaled down where the peak would exceed 99 % of full scale."""
         for block in in_blocks(self._audio):
             yield block if self._gain == 1 else (block * self._gain).astype(np.float32)
 
@@ -65,10 +65,10 @@ class VoiceParts:
     synthesizer: VoiceSynthesizer  # in float32, evaluation mode
     encoder: ContentEncoder
     index: FeatureIndex | None = None  # None: no retrieval
-    index_rate: float = USUAL_INDEX_RATE  # of conversions that name none
+    index_rate: float = USUAL_INDEX_RATE  # of conversions that do not set one
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
     encoder_in: Callable[[torch.dtype], ContentEncoder] | None = None  # the encoder in a dtype; None: float32 only
-    reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: keep the one above
+    reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: a cast keeps `synthesizer`
 
 
 class VoiceConverter:
@@ -87,9 +87,10 @@ class VoiceConverter:
         limits: ChunkLimits | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """`cache` holds pitch methods, and F0 and features of recent recordings. CheckpointError for unequal widths.
+        """CheckpointError if synthesizer, encoder and index differ in the number of content features.
 
-        `limits` say where long audio is cut; `temperature` scales the synthesizer's noise (0 = none, for tests).
+        `device` None is the CPU. `cache` holds pitch methods, and F0 and features of recent recordings; converters may
+        share it. `limits` determine where long audio is cut; `temperature` scales the synthesizer's noise (0 = none).
         """
         config = parts.synthesizer.config
         _check_parts(parts)
@@ -117,7 +118,7 @@ class VoiceConverter:
         return options.resample_rate or self.sample_rate
 
     def index_rate(self, options: ConvertOptions) -> float:
-        """The share of the index in the content features: that of the options, else what the voice recommends."""
+        """Share of the index in the content features: that of the options, otherwise the voice's recommendation."""
         return self._index_rate if options.index_rate is None else options.index_rate
 
     def used_index(self, options: ConvertOptions) -> str | None:
@@ -125,7 +126,7 @@ class VoiceConverter:
         return self.index.name if self.index and self.index_rate(options) > 0 else None
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
-        """Name of the pitch method, also where "auto" is asked for; None for a voice that uses no F0."""
+        """Name of the pitch method, resolved if the option is "auto"; None for a voice that uses no F0."""
         if not self._config.has_f0:
             return None
         return self._extractor(options, choose_precision(options.precision, self.device.device)).method
@@ -133,7 +134,8 @@ class VoiceConverter:
     def convert(self, audio: FloatArray, options: ConvertOptions, progress: Progress = no_progress) -> FloatArray:
         """Convert (T,) at 16 kHz to ceil(T * rate / 16000) samples at `output_rate(options)`.
 
-        Raises AudioError for audio without a voice in it, ConfigError for a speaker the voice does not have.
+        Raises AudioError for audio that is shorter than 0.05 s, digital silence or not finite, ConfigError for a
+        speaker that the voice does not have.
         """
         return self.convert_with_f0(audio, options, progress)[0]
 
@@ -144,7 +146,7 @@ class VoiceConverter:
         progress: Progress = no_progress,
         curve: PitchCurve | None = None,
     ) -> tuple[FloatArray, FloatArray | None]:
-        """Convert as `convert` does, and return the target F0 too: (T // 160,) Hz, 0 where unvoiced.
+        """Convert as `convert` does, and also return the target F0: (T // 160,) Hz, 0 where unvoiced.
 
         `curve` replaces the F0 of the part of the recording it covers; pitch_shift and filter_radius do not change it.
         The F0 is None for a voice that uses none, for which a curve is a ConfigError.
@@ -218,7 +220,7 @@ class VoiceConverter:
         precision: Precision,
         progress: Progress,
     ) -> Iterator[tuple[Chunk, FloatArray]]:
-        """Convert one chunk after another; yields the samples of each, including its cross-fades."""
+        """Convert one chunk after another; yields each with its samples, including the cross-fades."""
         rng = torch.Generator().manual_seed(options.seed)
         pad_frames = self._limits.pad_frames
         for i, chunk in enumerate(chunks):
@@ -278,9 +280,10 @@ class VoiceConverter:
 
 
 class _Finished:
-    """Converted audio with the input's loudness, at the output rate: blocks of (T,), and their peak once all are read.
+    """Post-processed audio: loudness envelope of the source, resampled to the output rate. Iterates over blocks (N,).
 
-    Resampling can make up to two samples too many; they are dropped.
+    `peak` is the maximum magnitude of the blocks yielded so far. Resampling can yield up to two samples too many; they
+    are dropped.
     """
 
     def __init__(
@@ -300,12 +303,12 @@ class _Finished:
 
 
 def _check_parts(parts: VoiceParts) -> None:
-    """CheckpointError if the synthesizer's clock is not 100 frames/s or widths differ."""
+    """CheckpointError if the synthesizer does not have 100 frames/s, or the numbers of content features differ."""
     config = parts.synthesizer.config
     if config.hop_length * FRAMES_PER_SECOND != config.sample_rate:
         raise CheckpointError(
-            "The voice makes {hop_length} samples per frame of 10 ms, which is not its sample rate of {rate} Hz. It "
-            "was made for another program; use another voice.",
+            "The voice generates {hop_length} samples per frame of 10 ms, which does not match its sample rate of "
+            "{rate} Hz. It was made for another program; use another voice.",
             hop_length=config.hop_length,
             rate=config.sample_rate,
         )

@@ -1,4 +1,4 @@
-"""Long signals on disk: written block by block, read in parts, in memory up to a few megabytes."""
+"""A growing float32 audio buffer that spills to a temporary file once it exceeds a few megabytes."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ class Samples(Protocol):
 
 
 class DiskBuffer:
-    """A signal (T,) in float32 that can grow. Close it, or use it in a `with` statement, to free its space."""
+    """A growing signal (T,) in float32. Close it, or use it in a `with` statement, to free memory and disk space."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed by close)

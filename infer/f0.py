@@ -1,4 +1,4 @@
-"""The target F0: estimated over the whole input, transposed, replaced where an F0 file says so."""
+"""The target F0: estimated over the whole input, transposed, replaced where an F0 curve covers it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Content features between encoder and synthesizer: blend retrieved ones, 50 to 100 frames/s, protect consonants."""
+"""Processing of content features: blend in retrieved ones, repeat 50 to 100 frames/s, protect consonants."""
 
 import numpy as np
 
@@ -16,8 +16,7 @@ def blend_retrieved(content: FloatArray, retrieved: FloatArray, index_rate: floa
 def to_pitch_rate(content: FloatArray, frames: int) -> FloatArray:
     """Repeat content (N, C) at 50 frames/s to 100 frames/s and cut it: (min(frames, 2 * N), C).
 
-    This is the only place that reconciles the two clocks: whatever goes with the result (F0, pitch bins) is cut to
-    its length.
+    This is the only place where the two frame rates meet: F0 and pitch bins are cut to the length of the result.
     """
     return np.repeat(content, 2, axis=0)[:frames]  # [F, C]
 

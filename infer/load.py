@@ -98,7 +98,7 @@ def check_version(voice: VoiceModel, label: str) -> None:
     """CheckpointError for a lite voice of an earlier architecture."""
     if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
         raise CheckpointError(
-            "{voice} was trained with an earlier version of the family lite, which cannot be used any more. Train the "
+            "{voice} was trained with an earlier version of the lite family, which is no longer supported. Train the "
             "voice again.",
             voice=label,
         )

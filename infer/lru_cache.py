@@ -1,4 +1,4 @@
-"""A cache bounded in bytes that drops the least recently used values first."""
+"""A thread-safe LRU cache with a size limit in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -9,20 +9,20 @@ Value = TypeVar("Value")
 
 
 class LruCache:
-    """Values by key. The newest value stays even if it exceeds the bound alone.
+    """Values by key. The newest value is kept even if it alone exceeds the limit.
 
-    A thread that asks for a value while another one makes it waits for it.
+    Values are computed under the lock, so a thread that needs one being computed waits for it.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # least recently used first
-        self._lock = threading.RLock()  # making one value may ask for another
+        self._lock = threading.RLock()  # computing one value may need another
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """The value of `key`; a missing one is made, and the least recently used ones make room for its `size`.
+        """The value of `key`. `make` computes a missing one, `size` its bytes; the least recently used are evicted.
 
-        A key must name everything that the value depends on, so that a cached value is never out of date.
+        The key must contain everything that the value depends on, so that a cached value is never out of date.
         """
         with self._lock:
             if key in self._entries:

@@ -1,7 +1,7 @@
-"""The cache of a process: loaded networks, indexes and voices, and F0 and content features of recent recordings.
+"""Caches loaded networks, indexes and voices, and the F0 and content features of recent recordings.
 
-A key names everything that its value depends on. Files are loaded again when they change; F0 and features belong to the
-content of the audio and to the settings of the network that computed them.
+A key contains everything that its value depends on: for a file its path, time and size, for F0 and features a hash of
+the audio and the settings of the network that computed them.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 NETWORK_BYTES = 2_000_000_000  # e.g. encoder and F0 network of v2, and five voices with their indexes
 ANALYSIS_BYTES = 64_000_000  # seven minutes of v2, twenty of lite
-ENCODER_BYTES, PITCH_BYTES = 400_000_000, 200_000_000  # of the largest networks; each one counts as much
+ENCODER_BYTES, PITCH_BYTES = 400_000_000, 200_000_000  # of the largest networks; assumed for each
 
 
 class ModelCache:
@@ -63,7 +63,7 @@ class ModelCache:
         )
 
     def analysis(self, audio: FloatArray, key: str, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        """`compute(audio)` for audio (T,), computed once per content of the audio and `key`. It is read-only."""
+        """`compute(audio)` for audio (T,), cached by `key` and a hash of the samples. The result is read-only."""
 
         def make() -> FloatArray:
             result = compute(audio)
@@ -76,6 +76,6 @@ class ModelCache:
 
 
 def file_stamp(path: Path) -> tuple[Path, int, int]:
-    """Path, time and size of a file: another stamp means another content."""
+    """Path, modification time in ns and size of a file (0 if missing); it changes when the file changes."""
     stat = path.stat() if path.is_file() else None
     return path.absolute(), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0

@@ -1,4 +1,4 @@
-"""The options of a conversion, from which command line and page are made. Imports no torch."""
+"""The options of a conversion; command line and page are generated from them. Imports no torch."""
 
 from typing import Literal
 
@@ -31,8 +31,8 @@ class ConvertOptions(BaseModel, frozen=True):
         None,
         ge=0,
         le=1,
-        description="share of content features taken from the index; 0 = none, None = what the voice recommends, or "
-        "0.75 for voices of v1 and v2 and 0 for those of lite",
+        description="share of content features taken from the index; 0 = none, None = the voice's recommendation, or "
+        "0.75 for v1 and v2 voices and 0 for lite voices",
     )
     protect: float = Field(
         0.33, ge=0, le=0.5, description="protection of unvoiced consonants and breaths; lower protects more, 0.5 = off"

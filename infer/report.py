@@ -1,4 +1,4 @@
-"""Compare a conversion with its source, in metrics and as a picture: F0, timbre, level."""
+"""Compare a conversion with its source: metrics and a picture of F0, timbre and level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Comparison:
     seconds_in: float
     seconds_out: float
     f0_correlation: float  # of log F0 over frames voiced in both; NaN when there are none
-    median_cents: float  # |F0 error| after the wanted transposition, median over the same frames
+    median_cents: float  # median |F0 error| after the requested transposition, over the same frames
     voicing_agreement: float  # share of frames on which both are voiced or both are not
     to_source_db: float  # distance of the long-term mel envelopes, output to source
     to_target_db: float | None  # and output to recordings of the target voice
@@ -58,8 +58,8 @@ def compare(
 ) -> Comparison:
     """Compare source and output, both (T,) at 16 kHz, and recordings of the target voice at the same rate.
 
-    `pitch_shift` is what was asked for, in semitones. `seconds` are the exact lengths in and out,
-    which resampling to 16 kHz would hide.
+    `pitch_shift` is that of the conversion, in semitones. `seconds` are the exact lengths of input and output, which
+    resampling to 16 kHz would round.
     """
     f0_in, f0_out = pitch(source), pitch(output)
     frames = min(len(f0_in), len(f0_out))

@@ -1,8 +1,7 @@
 """The configuration of a model family: sample rate, network sizes, training defaults; read from and written as JSON.
 
-The files under `configs/` and an experiment's `config.json` have RVC's three objects `train`, `data` and `model`
-(spec: file-formats, "config.json of an experiment"). A fourth, `revoice`, holds the settings of this project; other
-programs ignore it.
+The files under `configs/` and an experiment's `config.json` have RVC's three objects `train`, `data` and `model`. A
+fourth, `revoice`, holds the settings of this project; other programs ignore it.
 """
 
 import json
@@ -41,7 +40,7 @@ class AudioConfig(_Strict):
 
 
 class SynthesizerConfig(_Strict):
-    """The sizes of a Synthesizer (spec: synthesizer, "Configurations")."""
+    """The sizes of a Synthesizer; the names are those of VITS and HiFi-GAN."""
 
     sample_rate: int = Field(ge=8000, le=192_000)  # Hz
     spec_channels: Size  # n_fft // 2 + 1
@@ -62,7 +61,7 @@ class SynthesizerConfig(_Strict):
     upsample_kernel_sizes: tuple[Size, ...]
     n_speakers: Size = 109
     gin_channels: Size = 256
-    content_width: Size  # 256 (v1, lite) or 768 (v2)
+    content_width: Size  # 256 (v1) or 768 (v2)
     has_f0: bool = True
 
     @property
@@ -111,7 +110,7 @@ class DiscriminatorConfig(_Strict):
 
 
 class LiteDiscriminatorConfig(_Strict):
-    """The sizes of the discriminators of the family lite."""
+    """The sizes of the discriminators of the lite family."""
 
     resolutions: tuple[Size, ...] = (512, 1024, 2048)  # samples of an STFT
     channels: Size = 192
@@ -123,17 +122,17 @@ class LiteDiscriminatorConfig(_Strict):
 
 
 class LiteTrainConfig(_Strict):
-    """How a voice of the family lite is trained: first the prior alone, by regression, then the vocoder beside it."""
+    """How a lite voice is trained: first the prior alone, by regression, then the vocoder."""
 
     prior_steps: int = Field(400, ge=0)  # steps of the prior alone
     c_spectral: float = 3.0
     c_adversarial: float = 0.3
     c_matching: float = 1.0
-    content_noise: float = Field(0.3, ge=0)  # deviation of the noise added to the code
+    content_noise: float = Field(0.3, ge=0)  # standard deviation of the noise added to the content code
 
 
 class TrainConfig(_Strict):
-    """Training defaults of a family (spec: training, "Training step")."""
+    """Training defaults of a family: AdamW, learning rate schedule, weights of the losses (VITS, HiFi-GAN)."""
 
     seed: int = 1234
     learning_rate: float = 1e-4
@@ -155,7 +154,7 @@ class FamilyConfig(_Strict):
     synthesizer: NetworkConfig
     discriminator: DiscriminatorConfig | LiteDiscriminatorConfig
     train: TrainConfig
-    lite: LiteTrainConfig | None = None  # of the family lite alone
+    lite: LiteTrainConfig | None = None  # of the lite family only
     max_frames: int = 900  # training clips are cropped to this many 10 ms frames
     augmentations: int = Field(0, ge=0, le=64)  # augmented versions of each clip's content features
     average: float = Field(0.0, ge=0, lt=1)  # maximum decay of the averaged weights; 0: voices have the last weights
@@ -230,7 +229,7 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     data, model, own = sections["data"], sections["model"], sections["revoice"]
     if own.get("family") == "lite" and "upsample_rates" in model:
         raise ConfigError(
-            "{path} is of an earlier version of the family lite, whose training cannot continue. Train under another "
+            "{path} is of an earlier version of the lite family, whose training cannot be resumed. Train under another "
             "name.",
             path=where,
         )
@@ -286,6 +285,6 @@ def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool 
         )
     config = read_config(CONFIGS / family / f"{rate}.json")
     if family == "lite" and not has_f0:
-        raise ConfigError("The family lite has no voices without F0. Train with F0, or choose v1 or v2.")
+        raise ConfigError("The lite family has no voices without F0. Train with F0, or choose v1 or v2.")
     network = config.synthesizer.model_copy(update={"has_f0": has_f0})
     return config.model_copy(update={"synthesizer": network})

@@ -46,7 +46,7 @@ def choose_device(wanted: str = "auto") -> Device:
     try:
         device = torch.device(wanted)
         if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("not a device that this program computes on")
+            raise RuntimeError("not a supported type of device")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         others = ["mps"] if torch.backends.mps.is_available() else []
@@ -54,7 +54,7 @@ def choose_device(wanted: str = "auto") -> Device:
         raise ConfigError(
             "The device {name!r} cannot be used here; available: {found}.", name=wanted, found=found
         ) from error
-    return Device(device, Message("asked for"))
+    return Device(device, Message("requested"))
 
 
 def choose_precision(
@@ -107,7 +107,7 @@ def list_devices() -> list[tuple[str, str]]:
     """Every device that can be chosen, with a description: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
     import torch
 
-    found: list[tuple[str, str]] = [("auto", Message("the best there is"))]
+    found: list[tuple[str, str]] = [("auto", Message("best available"))]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)

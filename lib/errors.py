@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet, in one tree.
+"""The errors a user can cause or encounter, in one tree.
 
     RevoiceError                the message is one clear sentence: what is wrong, the value, what to do
     ├── AudioError              a recording that cannot be read or decoded, or is empty
@@ -6,7 +6,7 @@
     ├── ConfigError             an option, name or configuration value that is not allowed
     ├── MissingFileError        a file or folder that should be there; says how to get it
     ├── WriteError              a file cannot be written: a full disk, a read-only folder
-    └── ProcessLostError        another process of the same run has ended, so this one cannot go on
+    └── ProcessLostError        another process of the same run has ended, so this one cannot continue
 
 They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
 `lib.progress.Cancelled` is deliberately not among them: cancelling is not an error.
@@ -76,11 +76,11 @@ class WriteError(RevoiceError):
 
 
 class ProcessLostError(RevoiceError):
-    """Another process of the same run has ended, so this one cannot go on."""
+    """Another process of the same run has ended, so this one cannot continue."""
 
 
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:
-    """The error of which `RevoiceError.to_json` made this; an unknown type becomes a RevoiceError."""
+    """The error that `RevoiceError.to_json` serialised; an unknown type becomes a RevoiceError."""
     message = from_json({"template": value["template"], "values": value["values"]})
     kinds = {kind.__name__: kind for kind in (AudioError, CheckpointError, ConfigError, WriteError, ProcessLostError)}
     kind = kinds.get(str(value["type"]), RevoiceError)

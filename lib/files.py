@@ -66,7 +66,7 @@ _IO_ERROR = re.compile(r"I/O error: (.+?) \(os error")
 
 
 def _reason(error: Exception, folder: Path) -> str | None:
-    """Why the system refused to write. Libraries that drop the reason are asked no further: a probe finds it."""
+    """Why the system refused to write. Where a library has dropped the reason, a test write finds it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if match := _IO_ERROR.search(str(error)):
@@ -78,7 +78,7 @@ def _reason(error: Exception, folder: Path) -> str | None:
             os.fsync(file.fileno())
     except OSError as refused:
         return refused.strerror
-    by_numpy = " requested and " in str(error)  # it reports numbers of items only
+    by_numpy = " requested and " in str(error)  # which reports only numbers of items
     return None if by_numpy or not isinstance(error, OSError) else str(error) or None
 
 

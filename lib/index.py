@@ -150,8 +150,8 @@ class FeatureIndex:
         """
         if content.shape[1] != self.width:
             raise CheckpointError(
-                "{path} holds vectors of {index_width} features, but this voice's encoder makes {content_width}. Use "
-                "the index that was made with the voice, or none.",
+                "{path} holds vectors of {index_width} features, but this voice's encoder computes {content_width}. "
+                "Use the index that was built with the voice, or none.",
                 path=self.name,
                 index_width=self.width,
                 content_width=content.shape[1],

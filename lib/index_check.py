@@ -30,7 +30,7 @@ class _Walk:
         """Skip n_bytes and return their offset; ValueError if the data is shorter."""
         start, self.at = self.at, self.at + n_bytes
         if n_bytes < 0 or self.at > len(self.data):
-            raise ValueError(Message("it ends too early"))
+            raise ValueError(Message("it is truncated"))
         return start
 
     def read(self, layout: str) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 
 def as_revoice_error(error: Exception) -> RevoiceError:
-    """An error for users: of the system, such as a disk that is read-only, or of too little memory."""
+    """The error to show for a failure of the system, such as a read-only disk, or for a lack of memory."""
     if isinstance(error, RevoiceError):
         return error
     if isinstance(error, MemoryError):

@@ -155,7 +155,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr("C:/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("..\\out.pth", b"x"), "leads out of the folder"),
     (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as voice name"),
-    (link, "is a link or device"), (device, "is a link or device"), (twice, "is there twice"),
+    (link, "is a link or device"), (device, "is a link or device"), (twice, "occurs twice"),
     (many, "holds 300 files"), (very_many, "more parts than any"),
     (lambda a: a.writestr("bomb.txt", bytes(200 << 20), zipfile.ZIP_DEFLATED), "would unpack to 209715200 bytes"),
     (lambda a: a.writestr("readme.txt", b"x"), "holds no voice model"),
@@ -163,7 +163,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr("a.pth", b"not a voice"), r"was not imported: a\.pth"),
     (with_card("{"), "damaged card"),
     (with_card("[" * 100_000), "damaged card"),
-    (with_card("[]"), "no voice archive has"),
+    (with_card("[]"), "invalid card"),
     (with_card('{"files": {"a.pth": "00"}}'), "does not match its card"),
     (with_card('{"name": "../x"}'), "cannot be used as voice name"),
 ]  # fmt: skip

@@ -96,7 +96,7 @@ def test_midi_notes_become_hertz(tmp_path: Path, header: str) -> None:
         ("time_s,midi\n0.5,128\n", "line 2"),
         ("something;else\n0,5;220\n", r"line 1: the header 'something;else' does not name a column"),
         ("time,duration_s\n0.5,220\n", "does not name a column"),
-        ("frame,f0_hz\n50,220\n", r"line 1: the name of the column 'frame' does not tell its unit"),
+        ("frame,f0_hz\n50,220\n", r"line 1: the name of the column 'frame' does not state its unit"),
         ("\ntime_s,cents\n0.5,5500\n", "line 2: the name of the column 'cents'"),
         ("time_s,midi_cents\n0.5,5500\n", "'midi_cents'"),
         ("s or ms,Hz\n0.5,220\n", "does not name a column"),

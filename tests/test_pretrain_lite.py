@@ -305,11 +305,11 @@ def test_what_is_exported_can_be_loaded(data: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "made", tmp_path / "pretrained" / "lite"
     write_full_features(folder, data)
     whisper = write_whisper(tmp_path / "whisper.npz", 512)
-    train_acoustic(AcousticOptions(data=data, steps=1), folder)
+    train_acoustic(AcousticOptions(steps=1), folder)
     train_vocoder(VocoderOptions(data=data, max_minutes=1e-4), folder)
     assert (folder / "acoustic.jsonl").is_file() and (folder / "vocoder.jsonl").is_file()
     target.mkdir(parents=True)
-    export(ExportOptions(data=data, whisper=tmp_path / "whisper.npz"), folder, target)
+    export(ExportOptions(whisper=tmp_path / "whisper.npz"), folder, target)
     encoder, trained = load("lite", torch.device("cpu"), target / "encoder.safetensors"), Predictor(folder)
     assert isinstance(encoder.network, LiteEncoder)
     for got, want in (

@@ -164,11 +164,11 @@ def is_audio_file(path: Path) -> bool:
 def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
     """The recordings in `folder` and its sub-folders, sorted by path; hidden files and folders are skipped.
 
-    So is the sub-folder `results`, if it is one: what is written must not be read the next time.
+    So is the folder `results` where it lies below `folder`, so that a second run does not convert its own results.
 
-    A recording is a file that probes as audio. A file with a suffix of audio that does not is listed too, so that
-    loading it reports the reason. Raises MissingFileError for a missing folder and
-    AudioError when there is nothing to list, or too much to search.
+    A recording is a file that probes as audio. A file with an audio suffix that does not is listed too, so that loading
+    it reports the reason. Raises MissingFileError for a missing folder, and AudioError if there are no recordings or
+    more than MAX_FILES files.
     """
     if not folder.exists():
         raise MissingFileError(folder, "Give a folder of recordings.")
@@ -190,8 +190,8 @@ def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
 def list_files(folder: Path, results: Path | None = None) -> list[Path]:
     """All files in `folder` and its sub-folders, sorted by path; links are followed.
 
-    Hidden folders and the folder `results` are skipped. AudioError beyond MAX_FILES, for a folder that is not
-    meant to be one of recordings, such as the whole disk.
+    Hidden folders and the folder `results` are skipped. AudioError beyond MAX_FILES: the folder is
+    then probably not one of recordings, but a whole disk.
     """
     found: list[Path] = []
     seen = set() if results is None else {os.path.realpath(results)} - {os.path.realpath(folder)}

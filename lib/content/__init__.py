@@ -1,4 +1,4 @@
-"""Content encoders: features of what is spoken, with little of the speaker. One file per encoder, imported lazily."""
+"""Content encoders: features of the spoken sounds that depend little on the speaker. One file each, imported lazily."""
 
 import importlib
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.huber
 
 
 def canonical_name(name: str) -> str:
-    """The name that stands for all names of a content encoder."""
+    """The name of a content encoder here, for any of the names that programs give it."""
     return CONTENTVEC if name in SAME_AS_CONTENTVEC else name
 
 
@@ -61,7 +61,7 @@ def content_frames(samples: int) -> int:
 
 
 def casts_encoder(family: str) -> bool:
-    """Whether the content encoder of a family can compute in another dtype than float32; lite's gains nothing by it."""
+    """Whether the content encoder of a family can compute in another dtype than float32; lite's gains no speed."""
     return family != "lite"
 
 
@@ -81,7 +81,7 @@ def load_content_encoder(
         )
     if family == "lite" and name not in (None, "lite"):
         raise ConfigError(
-            "Models of the family lite use its own content encoder, not {name!r}. Leave the name out.", name=name
+            "Models of the lite family use their own content encoder, not {name!r}. Leave the name out.", name=name
         )
     module = importlib.import_module(FAMILIES[family])
     chosen: dict[str, object] = {} if family == "lite" else {"dtype": dtype} | ({} if name is None else {"name": name})

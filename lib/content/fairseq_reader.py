@@ -2,7 +2,7 @@
 
 The file is a pickle that holds, besides tensors, an object of fairseq's `Dictionary` and, if it is old, settings as
 omegaconf objects. torch's weights-only reader builds the classes of an allow list only; the list has an empty stand-in
-for each of these names, and every other one is refused (spec: auxiliary-networks, "What lies in the fairseq pickle").
+for each of these names, and every other one is refused.
 """
 
 import re

@@ -84,7 +84,7 @@ def load(
 ) -> HubertContentEncoder:
     """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError.
 
-    `dtype` is the one that it multiplies in.
+    `dtype` is that of its matrix products and convolutions.
     """
     name = canonical_name(name)
     path = find(name)

@@ -135,7 +135,7 @@ def read_cached(path: Path) -> HubertWeights | None:
         facts = json.loads(about["hubert"])
         return assemble(tensors, path, heads=facts["heads"], strides=facts["strides"], pre_norm=facts["pre_norm"])
     except (CheckpointError, KeyError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged and is made again (%s)", path, error)
+        logger.warning("%s is damaged and is converted again (%s)", path, error)
         return None
 
 
@@ -148,4 +148,4 @@ def write_cached(path: Path, weights: HubertWeights) -> None:
             contiguous = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
             save_file(contiguous, temporary, metadata={"format": "pt", "hubert": json.dumps(facts)})
     except WriteError as error:
-        logger.warning("%s was not written (%s); the content encoder is converted anew each time", path, error)
+        logger.warning("%s was not written (%s); the content encoder is converted each time it is loaded", path, error)

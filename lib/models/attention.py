@@ -1,6 +1,6 @@
 """Self-attention with learned relative positions inside a window (Shaw et al. 2018, as used in VITS).
 
-Spec: synthesizer, "MHSA with relative positions". Attribute names are RVC's state-dict keys.
+Attribute names are RVC's state-dict keys.
 """
 
 import math

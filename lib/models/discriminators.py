@@ -1,6 +1,6 @@
-"""Scale and period discriminators of the adversarial training (HiFi-GAN). Periods and widths are arguments.
+"""Scale and period discriminators of the adversarial training (HiFi-GAN, Kong et al. 2020).
 
-Spec: synthesizer, "Discriminators". Attribute names are RVC's state-dict keys.
+Periods and widths are arguments. Attribute names are RVC's state-dict keys.
 """
 
 from typing import NamedTuple

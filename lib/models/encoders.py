@@ -1,6 +1,7 @@
-"""The two encoders of the synthesizer: content -> prior (text encoder of VITS), spectrogram -> posterior.
+"""The two encoders of the synthesizer: content -> prior, spectrogram -> posterior (VITS, Kim et al. 2021, 2.1).
 
-Spec: synthesizer, "Phone encoder" and "Posterior encoder". Attribute names are RVC's state-dict keys.
+The prior encoder is the text encoder of VITS with content features and pitch bins in place of phonemes. Attribute names
+are RVC's state-dict keys.
 """
 
 import math
@@ -37,7 +38,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two convolutions over time with a ReLU between; an even kernel sees one frame further ahead."""
+    """Two convolutions over time with a ReLU between; an even kernel reaches one frame further ahead."""
 
     def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Volume-preserving residual coupling flow between posterior and prior.
+"""Volume-preserving residual coupling flow between posterior and prior (VITS, Kim et al. 2021).
 
-Spec: synthesizer, "Residual coupling flow". Attribute names are RVC's state-dict keys.
+Attribute names are RVC's state-dict keys.
 """
 
 import torch

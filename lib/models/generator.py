@@ -1,6 +1,6 @@
 """HiFi-GAN generator (Kong et al. 2020), with or without a sine source added at every stage (NSF-HiFi-GAN).
 
-Spec: synthesizer, "NSF-HiFi-GAN generator" and "HiFi-GAN generator". Attribute names are state-dict keys.
+Attribute names are RVC's state-dict keys.
 """
 
 import copy

@@ -5,7 +5,7 @@
 Two kinds exist: "base" normalises the first convolution per channel and normalises after each sublayer; others
 normalise every convolution per frame, or before each sublayer. `HubertShape` says which.
 
-After `cast` it multiplies in another dtype; norms, softmax and residual connections stay in float32.
+After `cast`, matrix products run in another dtype; norms, softmax and residual connections stay in float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -320,7 +320,7 @@ class Hubert(nn.Module):
         return projected.float()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Cast the network in place: it multiplies in `dtype` from now on.
+        """Cast linear layers and convolutions in place to `dtype`.
 
         The first convolution and the positional one stay in float32: both take little time.
         """

@@ -1,7 +1,7 @@
-"""Discriminators of the family lite: log-magnitude spectra at several resolutions, frequencies as channels.
+"""Discriminators of the lite family: log-magnitude spectra at several resolutions, frequencies as channels.
 
-Much cheaper on a CPU than discriminators of waveforms, and what they compare can be limited to a band (Jang et al.
-2021, UnivNet, with one-dimensional convolutions).
+They follow UnivNet (Jang et al. 2021), with one-dimensional convolutions, and cost a CPU much less than discriminators
+of waveforms.
 """
 
 import torch

@@ -1,7 +1,8 @@
 """Network of the lite content encoder: Whisper's encoder, then a bottleneck trained to remove speaker information.
 
-The first part is the encoder of Whisper base (Radford et al. 2022), 99 languages. Its layers 3 to 6 are normalised over
-the utterance and projected to a 128-dim code. The last feature is the frame energy, relative to the utterance.
+The first part is the encoder of Whisper base (Radford et al. 2022), which was trained on 99 languages. The outputs of
+its layers 3 to 6 are normalised over the utterance and projected to a code of 128 features per frame. The last feature
+is the energy of the frame relative to the utterance.
 """
 
 import math
@@ -17,7 +18,7 @@ WINDOW_LENGTH = 400  # samples, 25 ms
 MEL_HOP_LENGTH = 160  # samples, 10 ms
 N_MELS = 80
 N_LAYERS = 6
-FIRST_LAYER = 3  # of the layers that the bottleneck reads: 3, 4, 5, 6
+FIRST_LAYER = 3  # the bottleneck's input is the output of layers 3, 4, 5 and 6
 CHANNELS = 512  # of Whisper base
 N_HEADS = 8
 CODE = 128
@@ -27,7 +28,7 @@ MIN_DEVIATION = 0.1  # of a layer's value over an utterance, so that silence is 
 MIN_POWER = 1e-10
 LEVEL_FLOOR = 1e-5  # power below the utterance's mean that counts as silence: 50 dB
 LEVEL_SCALE = 1.5  # nepers; divides the level, so that it varies about as much as the code
-WINDOW_FRAMES = 1300  # content frames, 26 s, that go through Whisper at once; it was trained on 30 s
+WINDOW_FRAMES = 1300  # content frames, 26 s, encoded by Whisper at a time; it was trained on 30 s
 CONTEXT_FRAMES = 50  # content frames of the neighbouring windows on either side of such a window
 
 
@@ -61,7 +62,7 @@ def power_spectrum(audio: Tensor, n_fft: int = WINDOW_LENGTH) -> Tensor:
 
 
 def whisper_log_mel(mel: Tensor) -> Tensor:
-    """(B, M, N_MELS) mel power -> (B, N_MELS, M) as Whisper's encoder expects it: 80 dB below the loudest value."""
+    """(B, M, N_MELS) mel power -> (B, N_MELS, M) input of Whisper's encoder: log10, floored 80 dB below the maximum."""
     log_mel = torch.log10(mel.clamp(min=MIN_POWER)).transpose(1, 2)
     return (torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
 
@@ -97,7 +98,7 @@ class WhisperLayer(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """Log mel -> the outputs of the upper layers."""
+    """Log mel -> the outputs of layers 3 to 6."""
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
@@ -141,14 +142,14 @@ class Bottleneck(nn.Module):
 def normalised_over_time(layers: Tensor) -> Tensor:
     """(B, N, C): instance normalisation over time, zero mean and unit standard deviation per channel.
 
-    This removes most of the speaker and the channel: both are constant over an utterance.
+    This removes most information about the speaker and the microphone, which are constant over an utterance.
     """
     deviation = layers.std(dim=1, keepdim=True, unbiased=False) if layers.shape[1] > 1 else torch.ones_like(layers)
     return (layers - layers.mean(dim=1, keepdim=True)) / deviation.clamp(min=MIN_DEVIATION)
 
 
 def frame_levels(mel: Tensor, frames: int) -> Tensor:
-    """(B, M, N_MELS) mel power -> (B, frames) level of content frames relative to the utterance, scaled."""
+    """(B, M, N_MELS) mel power -> (B, frames): log energy of content frames relative to the utterance, scaled."""
     power = mel.mean(dim=2)  # [B, M]
     around = F.pad(power[:, None], (1, 1), mode="replicate")
     kernel = torch.tensor([[[0.25, 0.5, 0.25]]], device=mel.device, dtype=mel.dtype)
@@ -165,7 +166,7 @@ class LiteEncoder(nn.Module):
         self.whisper = WhisperEncoder(channels)
         self.bottleneck = Bottleneck((N_LAYERS - FIRST_LAYER + 1) * channels)
         self.filters: Tensor
-        # Computed, not stored: it follows from the constants above.
+        # Not in the state dict: it follows from the constants above.
         self.register_buffer("filters", mel_filter_bank(), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ class LiteEncoder(nn.Module):
         return torch.cat([code, frame_levels(mel, frames)[..., None]], 2)
 
     def _layers(self, mel: Tensor, frames: int) -> list[Tensor]:
-        """The upper layers of Whisper in windows of at most 28 s, each with a second of context."""
+        """(B, M, N_MELS) -> parts (B, N, 4 * channels): Whisper's upper layers, in windows with a second of context."""
         parts = []
         for first in range(0, frames, WINDOW_FRAMES):
             begin, last = max(first - CONTEXT_FRAMES, 0), min(first + WINDOW_FRAMES, frames)

@@ -1,8 +1,9 @@
-"""The voice network of the family lite: content, F0 and speaker -> mel spectrogram -> waveform.
+"""The voice network of the lite family: content, F0 and speaker -> mel spectrogram -> waveform.
 
-The prior predicts a log-mel spectrogram with context on both sides, which a few minutes of regression teach it; a
-source-filter vocoder turns that into sound: it shapes the spectra of a pulse train at F0 and of noise, frame by frame,
-and an inverse STFT adds them up. Everything runs at 100 frames/s, which is what makes it fast.
+The prior, a stack of non-causal convolutions, predicts a log-mel spectrogram; it is trained by regression. A
+source-filter vocoder computes the waveform: per frame it multiplies the spectra of a pulse train at F0 and of white
+noise with predicted filters; an inverse STFT overlap-adds their sum. Both run at 100 frames/s, not at the sample rate,
+which makes them fast.
 """
 
 import functools
@@ -17,24 +18,24 @@ from lib.config import LiteConfig
 from lib.models.frames import FrameBlock
 from lib.models.noise import normal
 
-MEL_CENTRE, MEL_SCALE = -5.0, 2.0  # of log-mel values, roughly their mean and deviation
+MEL_CENTRE, MEL_SCALE = -5.0, 2.0  # of log-mel values: about their mean and standard deviation
 MIN_MEL = 1e-5  # amplitude below which a mel band is silent
 F0_CENTRE = 200.0  # Hz, where the logarithm of F0 is 0
 MIN_F0 = 40.0  # Hz
 DILATIONS = (1, 2, 1, 3)  # of the prior's blocks, repeated
-# Content comes at 50 frames/s, each frame twice, centred 12.5 ms after the first of the two frames it stands for. These
-# taps over a frame and the two before it interpolate linearly between the centres.
+# Content features have 50 frames/s and are repeated to 100; their centres lie 12.5 ms after the first of both frames.
+# These taps, over a frame and the two before it, interpolate linearly between the centres.
 CONTENT_TAPS = (0.375, 0.5, 0.125)
 MAX_GAIN = 6.0  # of the logarithm of a filter: 52 dB
-UNVOICED_NOISE = 1.5  # nepers that the noise of voiced frames begins below that of unvoiced ones
-NYQUIST_MARGIN = 0.98  # share of half the sample rate that harmonics reach
+UNVOICED_NOISE = 1.5  # nepers by which noise is initially lower in voiced frames than in unvoiced ones
+NYQUIST_MARGIN = 0.98  # share of the Nyquist frequency up to which harmonics are generated
 
 
 class LiteOutput(NamedTuple):
-    """What training needs."""
+    """Output of the training forward pass."""
 
     mel: Tensor  # [B, F, M] predicted log mel
-    audio: Tensor | None  # [B, 1, S * hop] of the segments; None where only the prior is trained
+    audio: Tensor | None  # [B, 1, S * hop] of the segments; None while only the prior is trained
     starts: Tensor  # [B] first frame of each segment
 
 
@@ -43,7 +44,7 @@ def mel_filters(config: LiteConfig) -> Tensor:
     """(n_fft // 2 + 1, n_mels) triangular filters of equal area on Slaney's mel scale, 0 Hz to half the sample rate."""
     import torchaudio.functional as audio_functional
 
-    with torch.device("cpu"):  # also where networks are built on the meta device
+    with torch.device("cpu"):  # even while a network is built on the meta device
         bank: Tensor = audio_functional.melscale_fbanks(
             config.n_fft // 2 + 1, 0.0, config.sample_rate / 2, config.n_mels, config.sample_rate, "slaney", "slaney"
         )
@@ -57,7 +58,7 @@ def usable_bands(config: LiteConfig, cutoff: float) -> int:
 
 
 def band_shares(bank: Tensor) -> Tensor:
-    """(bins, M) mel filters -> (M, bins): the weight of each band in the envelope of a bin; the sum over bands is 1."""
+    """(bins, M) mel filters -> (M, bins): weight of a band in the spectral envelope at a bin; columns sum to 1."""
     total = bank.sum(1, keepdim=True)
     shares = bank / total.clamp(min=1e-8)
     first, last = (int(bin_) for bin_ in (total[:, 0] > 0).nonzero()[[0, -1], 0])
@@ -123,7 +124,7 @@ class LitePrior(nn.Module):
 
 
 class SpectralVocoder(nn.Module):
-    """Log mel and F0 -> waveform, by filters for harmonics and noise in the STFT domain."""
+    """Log mel and F0 -> waveform: filters a pulse train and white noise in the STFT domain."""
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class SpectralVocoder(nn.Module):
         self.envelope: Tensor
         self.area: Tensor
         self.window: Tensor
-        with torch.device("cpu"):  # computed, not stored: also where the network is built on the meta device
+        with torch.device("cpu"):  # not in the state dict; computed even on the meta device
             bank = mel_filters(config)
             self.register_buffer("envelope", band_shares(bank), persistent=False)  # [M, bins]
             self.register_buffer("area", torch.log(bank.sum(0).clamp(min=1e-8)), persistent=False)  # [M]
@@ -178,7 +179,7 @@ class SpectralVocoder(nn.Module):
         return spectrum[..., :frames]
 
     def _inverse(self, spectrum: Tensor) -> Tensor:
-        """[B, bins, F] -> [B, 1, F * hop] by overlapping and adding windowed frames."""
+        """[B, bins, F] -> [B, 1, F * hop]: inverse STFT by overlap-add of windowed frames."""
         n_fft, hop = self.config.n_fft, self.config.hop_length
         frames = spectrum.shape[2]
         pieces = torch.fft.irfft(spectrum, n_fft, dim=1) * self.window[:, None]  # [B, n_fft, F]
@@ -191,7 +192,7 @@ class SpectralVocoder(nn.Module):
 
 
 class LiteSynthesizer(nn.Module):
-    """Prior, vocoder and table of speakers; the attribute names are state-dict keys."""
+    """Prior, vocoder and speaker embedding; the attribute names are state-dict keys."""
 
     supports_int8 = False
 
@@ -251,10 +252,10 @@ class LiteSynthesizer(nn.Module):
         """Content [B, F, C] at 100 frames/s, speaker_id [B], F0 [B, F] Hz -> [B, 1, F * hop] in float32.
 
         `generator` makes the noise reproducible, `temperature` scales it (0 = none). `keep` is (first, last + 1) of the
-        frames whose samples are wanted. `lengths` and `pitch_bins` are part of the interface of all voice networks;
-        this one needs neither.
+        frames whose samples are returned. `lengths` and `pitch_bins` belong to the interface of VoiceSynthesizer and
+        are not used here.
         """
-        assert f0 is not None, "the family lite has no voices without F0"
+        assert f0 is not None, "the lite family has no voices without F0"
         first, last = keep or (0, content.shape[1])
         begin = max(first - self.receptive_frames, 0)
         mel = self.enc_p(content, f0, self.emb_g(speaker_id))
@@ -266,11 +267,11 @@ class LiteSynthesizer(nn.Module):
         return audio[..., (first - begin) * self.config.hop_length : (last - begin) * self.config.hop_length]
 
     def fold_weight_norm(self) -> "LiteSynthesizer":
-        """Nothing to fold; returns self."""
+        """Returns self: the network has no weight norm."""
         return self
 
     def cast(self, generator: torch.dtype, prior: torch.dtype) -> "LiteSynthesizer":
-        """Returns self: the network is so small that a shorter dtype saves no time."""
+        """Returns self: the network is so small that a narrower dtype saves no time."""
         return self
 
     @property

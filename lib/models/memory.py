@@ -12,8 +12,8 @@ from typing import Any
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 APART_BYTES = 16 << 20  # larger blocks are mapped separately and returned at once when freed
 # oneDNN caches a convolution for each input shape. With its default of 1024, chunks of unequal lengths leave some 20 MB
-# each; one chunk needs more than 320 entries. Programs set this environment variable before they compute anything,
-# unless their user did.
+# each; one chunk needs more than 320 entries. The entry points set this environment variable before torch is imported,
+# unless the user has set it.
 PRIMITIVE_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "384")
 SPARE_BYTES = 64 << 20  # free memory at the end of the heap that is kept for the next layer
 

@@ -1,6 +1,6 @@
 """Sine source of the neural source-filter generator (Wang, Takaki & Yamagishi 2019).
 
-Spec: synthesizer, "NSF-HiFi-GAN generator". One sine at F0, and noise; no overtones.
+One sine at F0, without overtones, plus noise.
 """
 
 import torch

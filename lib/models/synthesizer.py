@@ -1,6 +1,6 @@
-"""The voice network: content, pitch and speaker -> waveform. One class for v1, v2 and lite, with and without F0.
+"""The voice network of v1 and v2: content, pitch and speaker -> waveform, with and without F0.
 
-A conditional VAE with a flow and an adversarially trained generator (VITS, Kim et al. 2021). Spec: synthesizer.
+A conditional VAE with a flow and an adversarially trained generator (VITS, Kim et al. 2021).
 """
 
 import copy
@@ -23,7 +23,7 @@ PROBE_FRAMES = 20  # over which dtypes are compared
 
 
 class LatentOutput(NamedTuple):
-    """What the KL loss needs; F is the length of the batch."""
+    """Inputs of the KL loss; F is the length of the batch."""
 
     mask: Tensor  # [B, 1, F] of the spectrogram
     latent: Tensor  # [B, Z, F] drawn from the posterior
@@ -35,11 +35,11 @@ class LatentOutput(NamedTuple):
 
 
 class TrainOutput(NamedTuple):
-    """What the losses need; S is the length of the random segments."""
+    """Output of the training forward pass; S is the length of the random segments."""
 
     audio: Tensor  # [B, 1, S * hop]
     starts: Tensor  # [B] first frame of each segment
-    latents: LatentOutput | None  # None where the training does without the posterior
+    latents: LatentOutput | None  # None without a spectrogram: the posterior was not used
 
 
 def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int = 1) -> Tensor:

@@ -1,6 +1,6 @@
 """Gated convolution stack with skip connections and speaker conditioning (WaveNet, as used in VITS).
 
-Spec: synthesizer, "WN". All dilations are 1. Attribute names are RVC's state-dict keys.
+All dilations are 1. Attribute names are RVC's state-dict keys.
 """
 
 import torch

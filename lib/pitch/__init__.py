@@ -150,7 +150,7 @@ def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExt
 
 
 class ExactExtractor:
-    """Makes any method keep the contract: exact length, float32, zeros for silence, clips of every length.
+    """Adapts any method to the contract: exact length, float32, zeros for silence, clips of every length.
 
     `method` is the name of the method that "auto" chose; `cache_key` also names the settings that F0 depends on.
     """

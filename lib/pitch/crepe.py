@@ -15,9 +15,9 @@ from lib.typing import FloatArray, IntArray
 from lib.voice.safe_load import safe_load
 
 BATCH_FRAMES = 512  # of crepe; the Viterbi path is searched within a batch, so this is part of the method
-PERIODICITY_FLOOR = 0.1  # below it crepe calls a frame unvoiced
+PERIODICITY_FLOOR = 0.1  # below it a frame of crepe is unvoiced
 SMOOTHING = 3  # frames, of periodicity (median) and pitch (mean)
-LOUDEST_SHARE = 0.999  # of the samples are not louder than what mangio-crepe brings to full scale
+LOUDEST_SHARE = 0.999  # quantile of the magnitude that mangio-crepe scales to full scale
 WINDOW_LENGTH = 1024  # samples of a frame at the input of the network
 MAX_STEP = 12  # pitches; a step from frame to frame is smaller
 

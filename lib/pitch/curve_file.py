@@ -2,7 +2,7 @@
 
 A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
 form has nothing else; tables with a header, more columns, other separators and comments are read too. The units of a
-table are those that its header names, such as `time_ms` and `midi`; a header that leaves them open is refused.
+table are those that its header names, such as `time_ms` and `midi`; an ambiguous header is refused.
 """
 
 import math
@@ -38,8 +38,8 @@ def _midi_to_hz(note: float) -> float:
     return 440.0 * 2.0 ** ((note - 69.0) / 12.0) if note > 0 else 0.0
 
 
-# Words in the names of columns: those that say what a column holds, its unit, and units whose size nobody can know
-# from the name (the rate of frames, the reference of cents).
+# Words in the names of columns: the quantity, its unit, and units whose size the name does not state (the rate of
+# frames, the reference of cents).
 TIME_WORDS = frozenset({"time", "times", "timestamp", "timestamps", "t", "in", "start", "onset", "position"})
 TIME_UNITS: dict[str, Converter] = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), _scaled(1.0)),
@@ -54,11 +54,11 @@ PITCH_UNITS: dict[str, Converter] = {
 }
 OPEN_PITCHES = frozenset({"cent", "cents", "semitone", "semitones", "st", "bin", "bins", "octave", "octaves", "log"})
 ANY_SCALE = frozenset({"pitch", "value", "values", "in"})  # alone, values of at most MAX_MIDI may be Hz or notes
-NOTE_WORDS = frozenset({"note", "notes", "number", "nr", "no"})  # beside a unit they say nothing more
+NOTE_WORDS = frozenset({"note", "notes", "number", "nr", "no"})  # redundant beside a unit
 
 
 class _Columns(NamedTuple):
-    """Where times and pitches stand in a line, and their conversion to seconds and Hz; None: of an open unit."""
+    """Where times and pitches stand in a line, and their conversion to seconds and Hz; None: of an ambiguous unit."""
 
     time: int = 0
     pitch: int = 1
@@ -146,7 +146,7 @@ def _text(path: Path) -> str:
 
 
 def _fields(line: str) -> list[str]:
-    """Cut a line at its separator: semicolon, tab, comma or blanks. Only beside the first two a comma is a point."""
+    """Split a line at its separator: semicolon, tab, comma or blanks. With the first two, a comma is a point."""
     for separator in (";", "\t"):
         if separator in line:
             return [field.strip().replace(",", ".") for field in line.split(separator)]
@@ -154,7 +154,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
-    """The columns that a header names; ConfigError if it names none of times and pitches, or leaves a unit open.
+    """The columns that a header names; ConfigError if it names none of times and pitches, or a unit is ambiguous.
 
     `width` is the number of columns if the header is a comment, which then may also be a remark of another kind.
     """
@@ -184,13 +184,13 @@ def _columns(path: Path, number: int, header: str, width: int | None) -> _Column
     return _Columns(time, pitch, times[time][1], pitches[pitch][1], any_scale)
 
 
-STATED, USUAL, OPEN, NOT_NAMED = range(4)  # how well a name tells the unit of its column
+STATED, USUAL, OPEN, NOT_NAMED = range(4)  # whether the name of a column states its unit
 
 
 def _named(
     field: str, plain: frozenset[str], units: Mapping[str, Converter], open_units: frozenset[str]
 ) -> tuple[int, Converter | None]:
-    """How well the name of a column tells a unit of this kind, and the conversion; None if the unit is open."""
+    """Whether the name of a column states a unit of this kind, and the conversion; None if the unit is ambiguous."""
     words = _words(field)
     found = {units[word] for word in words if word in units}
     ignored = NOTE_WORDS if found else frozenset[str]()
@@ -210,7 +210,7 @@ def _words(name: str) -> set[str]:
 
 
 def _pitch(field: str) -> float:
-    """The number in a column of pitches; 0, unvoiced, for negative numbers, NaN, and what programs write instead."""
+    """The number in a column of pitches; 0 (unvoiced) for negative numbers, NaN and words such as "undefined"."""
     text = field.strip("\"'").lower()
     value = 0.0 if text.strip() in UNVOICED else float(text)
     return 0.0 if math.isnan(value) else max(value, 0.0)
@@ -241,8 +241,8 @@ def _wrong(path: Path, number: int, text: str) -> ConfigError:
 
 def _open_unit(path: Path, number: int, column: str) -> ConfigError:
     return ConfigError(
-        "{path}, line {line}: the name of the column {column!r} does not tell its unit. Give times in s or ms (time_s, "
-        "time_ms) and pitches in Hz or MIDI notes (f0_hz, midi).",
+        "{path}, line {line}: the name of the column {column!r} does not state its unit. Give times in s or ms "
+        "(time_s, time_ms) and pitches in Hz or MIDI notes (f0_hz, midi).",
         path=path,
         line=number,
         column=column[:60],

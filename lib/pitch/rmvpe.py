@@ -195,7 +195,7 @@ def _mel_matrix(device: torch.device) -> Tensor:
     from torchaudio.functional import melscale_fbanks
 
     with torch.inference_mode(False), warnings.catch_warnings():
-        # Some of the lowest bands are narrower than a bin of the spectrum and stay empty; so they were in training.
+        # Some of the lowest bands are narrower than a bin of the spectrum and stay empty; as in training.
         warnings.filterwarnings("ignore", message="At least one mel filterbank")
         bins = N_FFT // 2 + 1
         bank: Tensor = melscale_fbanks(bins, MEL_LOW, MEL_HIGH, N_MELS, ANALYSIS_RATE, norm="slaney", mel_scale="htk")

@@ -13,7 +13,7 @@ from lib.typing import FloatArray
 if TYPE_CHECKING:
     import torch
 
-VOICING_THRESHOLD = 0.5  # confidence from which the network calls a frame voiced
+VOICING_THRESHOLD = 0.5  # confidence from which a frame is voiced
 STEP = 256  # samples between the network's frames
 # The receptive field is below half a second: windows of 16 s give the same numbers in a tenth of the memory.
 CORE_STEPS, MARGIN_STEPS = 1024, 64

@@ -288,9 +288,7 @@ def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
     except (ValueError, RecursionError) as error:
         raise CheckpointError("{path} has a damaged card ({card}). Get it again.", path=archive, card=CARD) from error
     if len(data) > MAX_CARD_BYTES or not isinstance(card, dict) or not isinstance(card.get("files", {}), dict):
-        raise CheckpointError(
-            "{path} has a card ({card}) that no voice archive has. Get it again.", path=archive, card=CARD
-        )
+        raise CheckpointError("{path} has an invalid card ({card}). Get it again.", path=archive, card=CARD)
     return card
 
 
@@ -305,7 +303,7 @@ def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, archive
             left -= len(block)
             if left < 0:
                 raise CheckpointError(
-                    "{path} is unsafe: {entry!r} is larger than it announces.", path=archive, entry=name
+                    "{path} is unsafe: {entry!r} is larger than its declared size.", path=archive, entry=name
                 )
             digest.update(block)
             target.write(block)

@@ -30,7 +30,7 @@ def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipI
     for entry in entries:
         problem = _problem(entry)
         if entry.filename.casefold() in seen:
-            problem = Message("is there twice")
+            problem = Message("occurs twice")
         if problem:
             raise CheckpointError(
                 "{path} is unsafe and was not imported: its entry {entry!r} {problem}.",

@@ -156,8 +156,8 @@ def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     family: Family | None = {256: "v1", 768: "v2"}.get(config.content_width)  # type: ignore[assignment]
     if family is None or name not in VERSIONS:
         raise CheckpointError(
-            "{path} is of the kind {version!r:.60} with {width} content features; known are v1 (256), v2 (768) and "
-            "lite.",
+            "{path} declares the version {version!r:.60} and has {width} content features; supported are v1 (256), v2 "
+            "(768) and lite.",
             path=where,
             version=version,
             width=config.content_width,
@@ -179,7 +179,7 @@ def _log_differences(declared: Declared, config: NetworkConfig, where: str) -> N
     wrong = [name for name, value in own.items() if name not in skipped and str(declared.get(name)) != str(value)]
     if wrong:
         logger.warning(
-            "%s declares other values than its tensors have; the tensors decide: %s", where, ", ".join(wrong)
+            "%s declares values that differ from its tensors; the tensors take precedence: %s", where, ", ".join(wrong)
         )
 
 

@@ -16,7 +16,7 @@ VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the 
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
 RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
-RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training
+RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
@@ -57,7 +57,7 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
     names = [voice.name for voice in voices]
     if not names:
         raise ConfigError(
-            "There is no voice {name!r}, nor any other: train one, or put a .pth file in {folder}.",
+            "There is no voice {name!r}; no voice is installed. Train one, or put a .pth file into {folder}.",
             name=name,
             folder=roots[0],
         )
@@ -184,7 +184,7 @@ def restore_voice(root: Path = WEIGHTS) -> str:
     """Restore the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
     found = sorted((root / TRASH).glob("[0-9]*_*"), reverse=True)
     if not found:
-        raise ConfigError("No voice was deleted, so there is none to bring back.")
+        raise ConfigError("No voice was deleted, so there is none to restore.")
     target = root / found[0].name.split("_", 1)[1]
     if target.exists():
         raise ConfigError(

@@ -9,7 +9,7 @@ from lib.voice.weights import Weights
 SAMPLE_RATE = 24_000  # Hz
 FRAME_RATE = 100  # frames per second
 MAX_BLOCKS = 64
-SEGMENT_FRAMES = 96  # of a training; a voice does not need it
+SEGMENT_FRAMES = 96  # of training; a voice does not need it
 Declared = dict[str, Any]
 _FIELDS = ("sample_rate", "n_fft")
 
@@ -45,7 +45,7 @@ def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
     sample_rate = int(declared.get("sample_rate", SAMPLE_RATE))
     if sample_rate != SAMPLE_RATE:
         raise CheckpointError(
-            "{path} is a model of the family lite, which has {rate} Hz, not {declared} Hz. Give the right sample rate.",
+            "{path} is a lite model, whose sample rate is {rate} Hz, not {declared} Hz. Give the right sample rate.",
             path=where,
             rate=SAMPLE_RATE,
             declared=sample_rate,

@@ -1,7 +1,8 @@
 """Voice models: `weights/*.pth` in RVC's format, and `.safetensors` with the same content.
 
-Spec: file-formats, "Small voice model" and "Extensions seen in the wild". The config of the network is inferred from
-its tensors; a file's metadata is only compared with it. Reading executes nothing from the file.
+A `.pth` voice is a dictionary of `weight` (fp16 tensors without the posterior encoder), `config` (a positional list of
+sizes), `info`, `sr`, `f0` and `version`; other programs add entries, which are kept. The config of the network is
+inferred from its tensors; a file's metadata is only compared with it. Reading executes nothing from the file.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The config of RVC's synthesizer: from the names and shapes of its tensors, and as the positional list in files.
 
-Spec: file-formats, "The config list"; checkpoint-tools, "Extract small model". Declared values supply what no tensor
-shows: the dilations, and the rates where several networks have the same shapes.
+The list has 18 values without names, from the bins of the spectrogram to the sample rate. Declared values supply what
+no tensor shows: the dilations, and the rates where several networks have the same shapes.
 """
 
 import functools

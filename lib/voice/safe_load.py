@@ -1,6 +1,7 @@
 """Reads tensors and plain values from model files without executing anything in them.
 
-Every reader of model files uses it. Spec: file-formats, "Checkpoint and data file formats".
+Every reader of model files uses it. A `.pth` file is a zip archive (or, before torch 1.6, a plain stream) that holds a
+pickle; only tensors and plain values are read from it. `.safetensors` files hold nothing else.
 """
 
 import mmap

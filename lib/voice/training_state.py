@@ -1,4 +1,4 @@
-"""Training checkpoints, `logs/<name>/{G,D}_*.pth`. Spec: file-formats, "Training checkpoints"."""
+"""Training checkpoints, `logs/<name>/{G,D}_*.pth`: weights, AdamW state, learning rate and progress of one network."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,8 @@ class TrainingState:
     epoch: int  # the last finished epoch; the key `iteration` in the file
     optimizer: dict[str, Any]  # AdamW state dict; indices count the keys of `weights`
     learning_rate: float
-    average: Weights | None = None  # of this project: averaged weights of the generator
-    extra: dict[str, Any] = field(default_factory=dict)  # of this project: step, position in the epoch, …
+    average: Weights | None = None  # written by this project only: averaged weights of the generator
+    extra: dict[str, Any] = field(default_factory=dict)  # of this and other programs: step, position in the epoch, …
 
     @property
     def voice(self) -> Weights:
@@ -84,8 +84,8 @@ def write_training_state(path: Path, state: TrainingState) -> None:
 def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[str, Any]:
     """Re-index an optimiser state by parameter name, so that files of every program can be resumed.
 
-    In a file, index i means the i-th key of its `model` (spec: file-formats, "Optimiser index order"). CheckpointError
-    if the state does not belong to these weights.
+    In a file, index i means the i-th key of its `model`, whose order differs between programs. CheckpointError if the
+    state does not belong to these weights.
     """
     stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
     if not isinstance(stored, dict) or not isinstance(groups, list):

@@ -1,3 +1,3 @@
-"""The recipe of pretrained/lite/. Read in this order: options, recordings (what is read, split by reader); features;
+"""How pretrained/lite/ was trained. Read in this order: options, recordings (the data, split by reader); features;
 acoustic (bottleneck of the encoder and prior, by regression); vocoder; export; demo.
 """

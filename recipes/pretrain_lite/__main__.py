@@ -1,4 +1,4 @@
-"""What made pretrained/lite/: python -m recipes.pretrain_lite features | acoustic | vocoder | export | demo."""
+"""Trains pretrained/lite/: python -m recipes.pretrain_lite features | acoustic | vocoder | export | demo."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def _show_progress() -> Progress:
-    """A Progress that prints a line now and then, so that a log of it stays readable."""
+    """A Progress that prints a line every LINE_SECONDS."""
     last = time.monotonic()
 
     def show(done: int, total: int, what: str) -> None:

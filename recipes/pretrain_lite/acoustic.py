@@ -1,8 +1,9 @@
 """Trains the encoder's bottleneck and the prior together, by regression on the mel spectrograms of many readers.
 
-The code must suffice to predict a clip's spectrogram, given reader, F0 and level, also when it was computed from a
-version of the clip with other formants, pitch, room and noise. Two terms keep the speaker out: the codes of a clip and
-of its version shall be equal, and a network that recognises the reader from the code pushes it away from what it uses.
+The mel spectrogram of a clip is predicted from its code, reader, F0 and level; half of the codes are computed from a
+version of the clip with other formants, pitch, room and noise. Two terms remove speaker information from the code: the
+squared distance between the codes of a clip and of its version, and an adversarial reader classifier with reversed
+gradient (Ganin & Lempitsky 2015).
 """
 
 import json
@@ -30,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 CROP = 200  # frames of 10 ms
 BATCH = 12
-MANY = 5  # clips from which on a reader counts as one with much speech; half of a batch is from those
-VALUE_DROPOUT = 0.1  # of Whisper's values
-WARM_UP = 300  # steps until the adversary has its full weight
+MANY = 5  # clips; half of a batch is drawn from readers with at least this many
+VALUE_DROPOUT = 0.1  # of Whisper's outputs
+WARM_UP = 300  # steps until the classifier has its full weight
 SAVE_EVERY = 200  # steps
-USABLE = 0.97  # share of the cutoff up to which a mel band is compared
-MISSING_MEL = -11.5  # log mel outside of a clip
+USABLE = 0.97  # share of the cutoff up to which mel bands enter the loss
+MISSING_MEL = -11.5  # log mel outside a clip
 
 
 class Crops(NamedTuple):
@@ -64,7 +65,7 @@ class ReverseGradient(torch.autograd.Function):
 
 
 class ReaderClassifier(nn.Module):
-    """Code of a crop -> who reads."""
+    """Code of a crop -> scores of the readers."""
 
     def __init__(self, readers: int, channels: int = 256) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class ReaderClassifier(nn.Module):
         self.out = nn.Linear(2 * channels, readers)
 
     def forward(self, code: Tensor) -> Tensor:
-        """(B, N, CODE) -> (B, readers) scores; what flows back into the code is reversed."""
+        """(B, N, CODE) -> (B, readers) scores; the gradient into the code is reversed."""
         reversed_code: Tensor = ReverseGradient.apply(code)  # type: ignore[no-untyped-call]
         x = self.layers(reversed_code.transpose(1, 2))
         scores: Tensor = self.out(torch.cat([x.mean(2), x.std(2)], 1))
@@ -100,7 +101,7 @@ class ReaderCorpus:
         }
 
     def draw(self, rng: random.Random, noise: torch.Generator) -> Crops:
-        """A batch of crops, half of them of readers with much speech."""
+        """A batch of crops, half of them of readers with at least MANY clips."""
         readers = rng.choices(self._many, k=BATCH // 2) + rng.choices(self._few, k=BATCH - BATCH // 2)
         half, bands = CROP // 2, self.config.n_mels
         crops = Crops(
@@ -126,7 +127,7 @@ class ReaderCorpus:
 
 
 class AcousticTraining:
-    """Networks, optimiser and position of the training."""
+    """Networks, optimiser and progress of the training."""
 
     def __init__(self, options: AcousticOptions, corpus: ReaderCorpus) -> None:
         torch.manual_seed(options.seed)
@@ -174,7 +175,7 @@ class AcousticTraining:
         return {name: loss.item() for name, loss in losses.items()}
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on."""
+        """Write the complete training state."""
         state = {
             "networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(), "step": self.step, "noise": self.noise.get_state(),
@@ -184,7 +185,7 @@ class AcousticTraining:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Continue where `save` was called, if it was."""
+        """Restore the state that `save` wrote, if there is one."""
         if not path.is_file():
             return
         state = torch.load(path, weights_only=True)
@@ -198,7 +199,7 @@ class AcousticTraining:
 
 
 def train_acoustic(options: AcousticOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Train on folder/features -> folder/acoustic.pt; the same command continues."""
+    """Train on folder/features -> folder/acoustic.pt; running it again resumes."""
     torch.set_num_threads(options.threads)
     corpus = ReaderCorpus(folder, lite_config())
     seconds = sum(len(clip.mel) for clips in corpus.clips.values() for clip in clips) / 100

@@ -1,4 +1,4 @@
-"""Writes the demo recordings: a minute of a voice to train, and a clip of another reader to convert."""
+"""Writes the demo recordings: a minute of speech to train a voice on, and a clip of another reader to convert."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes what the other commands trained as pretrained/lite/{encoder,G,D}.safetensors."""
+"""Writes the trained networks as pretrained/lite/{encoder,G,D}.safetensors."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COMMAND = "python -m recipes.pretrain_lite export"
 
 
 def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAINED / "lite") -> str:
-    """Write the three files; a new voice starts as the mean of all readers."""
+    """Write the three files; every speaker embedding is the mean over the readers."""
     trained = Predictor(folder)
     whisper = {f"whisper.{name}": value for name, value in whisper_weights(options.whisper).items()}
     encoder = whisper | {f"bottleneck.{name}": value for name, value in trained.weights["bottleneck"].items()}

@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Features(NamedTuple):
-    """What training needs of one clip."""
+    """Inputs and targets of one clip."""
 
     layers: list[npt.NDArray[np.float16]]  # of the clip and its augmented versions, each (N, 2048), normalised
     level: Floats  # (N,)
@@ -45,7 +45,7 @@ class Features(NamedTuple):
 
 
 def lite_config() -> LiteConfig:
-    """The shapes of the lite networks."""
+    """The sizes of the lite networks."""
     config = load_family("lite").synthesizer
     assert isinstance(config, LiteConfig)
     return config
@@ -72,7 +72,7 @@ def whisper_weights(path: Path) -> dict[str, Tensor]:
 
 
 def make_features(options: FeatureOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Write folder/features/READER__CLIP.npz of every training recording that lacks it."""
+    """Write folder/features/READER__CLIP.npz for every training recording that has none yet."""
     torch.set_num_threads(options.threads)
     weights = whisper_weights(options.whisper)
     whisper = WhisperEncoder(len(weights["conv_1.weight"])).eval()

@@ -8,21 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: Path = Path("../shared/data")
-    """Folder with voices/ljspeech and speech/ (LibriSpeech dev-clean and train-clean-100 excerpts, EmoDB)."""
-
     seed: int = 0
-    """Of every random choice."""
+    """Random seed."""
 
     threads: int = Field(1, ge=1)
-    """Of torch."""
+    """Threads of torch."""
 
 
-class FeatureOptions(_Options):
+class _WithData(_Options):
+    data: Path
+    """Folder with voices/ljspeech and speech/ (LibriSpeech dev-clean and train-clean-100 excerpts, EmoDB)."""
+
+
+class FeatureOptions(_WithData):
     """Options of `features`."""
 
-    whisper: Path = Path("../shared/models/whisper-base-encoder/encoder_fp16.npz")
-    """Encoder of Whisper base as plain arrays."""
+    whisper: Path
+    """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
 
     part: int = Field(0, ge=0)
     """Number of this process, from 0; several may share the clips."""
@@ -35,29 +37,29 @@ class AcousticOptions(_Options):
     """Options of `acoustic`."""
 
     steps: int = Field(2000, ge=1)
-    """Steps of 12 crops of 2 s."""
+    """Training steps; a batch has 12 crops of 2 s."""
 
     learning_rate: float = Field(2e-3, gt=0)
-    """Highest rate of a one-cycle schedule."""
+    """Maximum learning rate of a one-cycle schedule."""
 
     invariance: float = Field(0.5, ge=0)
     """Weight of the distance between the codes of a clip and of its augmented version."""
 
     adversary: float = Field(0.1, ge=0)
-    """Weight of the reversed gradient of a network that recognises the reader from the code."""
+    """Weight of the adversarial reader classifier."""
 
     noise: float = Field(0.3, ge=0)
-    """Deviation of the noise added to the code in training."""
+    """Standard deviation of the noise added to the code in training."""
 
 
-class VocoderOptions(_Options):
+class VocoderOptions(_WithData):
     """Options of `vocoder`."""
 
     max_minutes: float = Field(60, gt=0)
-    """Length of this run; the same command continues from its last state."""
+    """Length of this run; running the command again resumes."""
 
     learning_rate: float = Field(8e-4, gt=0)
-    """Of the generator; it falls to a tenth in the course of the run."""
+    """Initial learning rate of the vocoder; it falls to a tenth during the run."""
 
     predicted: float = Field(0.0, ge=0, le=1)
     """Share of the crops whose mel spectrogram is predicted by the prior instead of measured."""
@@ -66,9 +68,9 @@ class VocoderOptions(_Options):
 class ExportOptions(_Options):
     """Options of `export`."""
 
-    whisper: Path = Path("../shared/models/whisper-base-encoder/encoder_fp16.npz")
-    """Encoder of Whisper base as plain arrays."""
+    whisper: Path
+    """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
 
 
-class DemoOptions(_Options):
+class DemoOptions(_WithData):
     """Options of `demo`."""

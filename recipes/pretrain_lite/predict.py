@@ -1,4 +1,4 @@
-"""The mel spectrogram of a clip as the trained bottleneck and prior predict it."""
+"""Predicts the mel spectrogram of a clip with the trained bottleneck and prior."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ STATE = "acoustic.pt"
 
 
 class Predictor:
-    """Bottleneck, prior and table of readers as `acoustic` left them in `folder`."""
+    """Bottleneck, prior and speaker embedding of folder/acoustic.pt."""
 
     def __init__(self, folder: Path, config: LiteConfig | None = None) -> None:
         """`config` is that of the prior; None: the family's."""

@@ -1,4 +1,4 @@
-"""The recordings that the lite models are made from, split by reader into train, tune and test."""
+"""The recordings that the lite models are trained on, split by reader into train, tune and test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ import soxr
 
 from lib.errors import MissingFileError
 
-# Readers of LibriSpeech dev-clean. The tune readers may guide choices; the test readers are reported once.
+# Readers of LibriSpeech dev-clean. The tune readers are for development; the test readers for final results only.
 TUNE = frozenset({"422", "1988"})
 TEST = frozenset({"1272", "1462", "2086", "2412"})
 EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})
 LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held back
 DEV_CLEAN_STEP = 2  # every second utterance of a train reader
-DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: nothing is recorded above
+DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: the recordings have no content above
 Floats = npt.NDArray[np.float32]
 
 
@@ -26,7 +26,7 @@ class Recording:
 
     reader: str
     path: Path
-    cutoff: int  # Hz, above which the file holds nothing
+    cutoff: int  # Hz, above which the file has no content
     versions: int = 1  # augmented versions of its features
 
     @property
@@ -36,7 +36,7 @@ class Recording:
 
 
 def training_recordings(data: Path) -> list[Recording]:
-    """All recordings of the train split under `data`. MissingFileError if a set is not there."""
+    """All recordings of the train split under `data`. MissingFileError if a set is missing."""
     found = [Recording("lj", path, FULL_CUTOFF, 4) for path in _files(data / "voices/ljspeech", "*.flac")[:LJ_CLIPS]]
     dev_clean = data / "speech/librispeech-dev-clean-mp3"
     for folder in sorted(path for path in dev_clean.iterdir() if path.is_dir()) if dev_clean.is_dir() else []:

@@ -1,7 +1,6 @@
 """Trains one vocoder for all readers: measured (or predicted) mel spectrograms and F0 -> waveform.
 
-Recordings without high frequencies teach nothing about them: what the vocoder makes of their crops is filtered like the
-recording before it is compared.
+For recordings without high frequencies the output is low-pass filtered at their cutoff before the losses are computed.
 """
 
 import json
@@ -33,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 CROP = 96  # frames of 10 ms
 BATCH = 12
-LJ_SHARE = 0.12  # of the crops are of the only reader recorded up to 11 kHz
+LJ_SHARE = 0.12  # share of crops of LJ Speech, the only recordings with content up to 11 kHz
 REGRESSION_STEPS = 400  # without discriminators
 SPECTRAL, ADVERSARIAL, MATCHING = 3.0, 0.3, 1.0  # weights of the losses
 SAVE_SECONDS = 120.0
-LOWEST_RATE = 0.1  # of the learning rate, at the end of a run
+LOWEST_RATE = 0.1  # learning rate at the end of a run, relative to its beginning
 
 
 class Clip(NamedTuple):
-    """Sound, F0 and mel of a clip."""
+    """Audio, F0 and mel spectrogram of a clip."""
 
     features: Features
     predicted: npt.NDArray[np.float16] | None  # mel (F, M) by the prior
@@ -61,7 +60,7 @@ class VocoderTraining:
     """Networks, optimisers and clips."""
 
     def __init__(self, options: VocoderOptions, folder: Path, family: FamilyConfig | None = None) -> None:
-        """`family` has the sizes of the networks; None: those that are shipped."""
+        """`family` has the sizes of the networks; None: those of configs/lite."""
         torch.manual_seed(options.seed)
         family = family or load_family("lite")
         assert isinstance(family.synthesizer, LiteConfig)
@@ -164,7 +163,7 @@ class VocoderTraining:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Continue from `save`, if it was called."""
+        """Restore the state that `save` wrote, if there is one."""
         if path.is_file():
             state = torch.load(path, weights_only=True)
             self.vocoder.load_state_dict(state["vocoder"])
@@ -178,7 +177,7 @@ class VocoderTraining:
 
 
 def train_vocoder(options: VocoderOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Train for `max_minutes` on folder/features -> folder/vocoder.pt; the same command continues."""
+    """Train for `max_minutes` on folder/features -> folder/vocoder.pt; running it again resumes."""
     torch.set_num_threads(options.threads)
     training, target = VocoderTraining(options, folder), folder / "vocoder.pt"
     training.resume(target)

@@ -1,1 +1,1 @@
-"""How a voice sounds, in figures: word errors, speaker similarity, F0, pauses. Run as python -m recipes.quality."""
+"""Objective measures of a voice: word errors, speaker similarity, F0, pauses. Run as python -m recipes.quality."""

@@ -1,4 +1,4 @@
-"""How a voice sounds, in figures: python -m recipes.quality --voice NAME --whisper FOLDER --held-back FILES ...
+"""Objective measures of a voice: python -m recipes.quality --voice NAME --whisper FOLDER --held-back FILES ...
 
 Prints a table of word errors, speaker similarity, F0 and artefacts: sources, recordings of the voice, other readers,
 noise, and any further sets. Each clip is transposed by whole semitones to the register of the voice and converted with
@@ -118,7 +118,7 @@ def make_examples(evaluator: Evaluator, sets: dict[str, list[Clip]]) -> list[Exa
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print and write what the options ask for."""
+    """Measure the sets of the options, print the table and write the requested files."""
     readers, sets = read_other_readers(options), read_sets(options.set, options.language, options.seed)
     trained = read_files(expand(options.trained), options.language, is_own=True)
     evaluator = make_evaluator(options)

@@ -1,4 +1,4 @@
-"""The recordings that a voice is judged by: readers of LibriSpeech, plain folders, and both with noise."""
+"""The recordings a voice is evaluated on: readers of LibriSpeech, plain folders, and both with noise."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ class Clip:
 
     name: str
     path: Path
-    text: str | None = None  # None: what Whisper understands of the source is the reference
+    text: str | None = None  # None: Whisper's transcript of the source is the reference
     reader: str = ""
     language: str = "en"
     is_own: bool = False  # a recording of the voice itself, which is not transposed
@@ -39,7 +39,7 @@ class Clip:
         return load_audio(self.path, sample_rate)
 
     def audio(self) -> FloatArray:
-        """What is converted: the recording with its noise, (T,) at 16 kHz."""
+        """The input of the conversion: the recording with its noise, (T,) at 16 kHz."""
         clean = self.clean()
         return clean if self.snr_db is None else add_noise(clean, self.snr_db, zlib.crc32(self.name.encode()))
 

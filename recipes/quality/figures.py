@@ -79,7 +79,7 @@ def mean_figures(repeats: Sequence[Figures]) -> Figures:
 
 
 def bootstrap(values: Doubles, weights: Doubles, seed: int = 0) -> Interval:
-    """sum(values) / sum(weights) over clips (N,), and the interval of that ratio when clips are drawn anew.
+    """sum(values) / sum(weights) over clips (N,), and the bootstrap interval of that ratio.
 
     Clips whose value is NaN or whose weight is 0 are left out.
     """
@@ -94,7 +94,7 @@ def bootstrap(values: Doubles, weights: Doubles, seed: int = 0) -> Interval:
 
 
 def pause_level(source: FloatArray, output: FloatArray) -> float:
-    """Level of the output in dB where the source pauses, relative to where it does not; NaN without pauses.
+    """Level of the output in dB in the source's pauses, relative to the rest; NaN without pauses.
 
     Both are (T,) at 16 kHz; the longer one is cut.
     """

@@ -1,4 +1,4 @@
-"""The two models that judge a voice: Whisper base for words, resemblyzer for speakers."""
+"""The two models that evaluate a voice: Whisper base for words, resemblyzer for speaker similarity."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +10,10 @@ from lib.audio import ANALYSIS_RATE
 from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.typing import FloatArray
 
-WINDOW_SECONDS = 30  # of audio that Whisper reads at once
+WINDOW_SECONDS = 30  # input length of Whisper
 N_MELS, N_FFT, HOP_LENGTH = 80, 400, 160  # of Whisper's spectrogram; samples at ANALYSIS_RATE
 BEAM_SIZE = 5
-MIN_TOKENS, TOKENS_PER_SECOND = 120, 8  # limits of a transcript, which end a repetition
+MIN_TOKENS, TOKENS_PER_SECOND = 120, 8  # limits of the length of a transcript, in case decoding repeats itself
 WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.*")
 
 
@@ -68,7 +68,7 @@ class Whisper:
         seconds = len(audio) / ANALYSIS_RATE
         if seconds > WINDOW_SECONDS:
             raise AudioError(
-                "A clip of {seconds:.0f} s is too long; Whisper reads at most {limit} s.",
+                "A clip of {seconds:.0f} s is too long; Whisper accepts at most {limit} s.",
                 seconds=seconds,
                 limit=WINDOW_SECONDS,
             )

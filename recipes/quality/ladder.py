@@ -25,7 +25,7 @@ NAN = float("nan")
 
 @dataclass
 class Evaluator:
-    """A voice and the models that judge it; keeps embeddings and reference texts of the clips."""
+    """A voice and the models that evaluate it; caches embeddings and reference texts of the clips."""
 
     converter: VoiceConverter
     transcribe: Transcriber
@@ -54,13 +54,13 @@ class Evaluator:
         return self._made(name, clips, lambda clip, seed: self.convert(clip, options, seed))
 
     def vocoded(self, name: str, clips: Sequence[Clip]) -> Line:
-        """The line of a set of clips that the vocoder alone makes of their own mel spectrograms and F0."""
+        """The line of a set of clips resynthesised by the vocoder from their own mel spectrograms and F0."""
         vocoder = self.vocoder
         assert vocoder is not None
         return self._made(name, clips, lambda clip, seed: (vocoder(clip, seed), 0))
 
     def _made(self, name: str, clips: Sequence[Clip], make: Callable[[Clip, int], tuple[FloatArray, int]]) -> Line:
-        """The line of outputs, (T,) at the converter's rate and their transposition, by clip and seed."""
+        """The line of a set of clips; `make` returns (T,) at the converter's rate and the transposition."""
         figures = []
         for clip in clips:
             repeats = []
@@ -72,7 +72,7 @@ class Evaluator:
         return Line(name, figures)
 
     def unconverted(self, name: str, clips: Sequence[Clip]) -> Line:
-        """The line of a set of clips as they are: words, similarity to the voice, pauses, clipping and DC."""
+        """The line of a set of unconverted clips: words, similarity to the voice, pauses, clipping and DC."""
         figures = []
         for clip in clips:
             audio, source = clip.audio(), clip.clean()

@@ -1,4 +1,4 @@
-"""The vocoder of a lite voice alone: what it makes of the mel spectrogram and F0 of a recording."""
+"""Resynthesis with the vocoder of a lite voice, from mel spectrogram and F0 of a recording."""
 
 from pathlib import Path
 
@@ -32,6 +32,6 @@ class LiteVocoder:
 
 
 def load_vocoder(path: Path, pitch: PitchExtractor) -> LiteVocoder | None:
-    """The vocoder of a voice model; None if the voice is not of the family lite, whose prior predicts mel frames."""
+    """The vocoder of a voice model; None if the voice is not of the lite family."""
     synthesizer = load_synthesizer(read_voice_model(path), str(path))
     return LiteVocoder(synthesizer, pitch) if isinstance(synthesizer, LiteSynthesizer) else None
