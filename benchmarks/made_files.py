@@ -1,5 +1,6 @@
 """Networks, an index and recordings for benchmarks: of real size, with random weights, which are equally fast."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +40,8 @@ def prepare(folder: Path) -> None:
     (folder / "ready").write_text("")
 
 
-def write_analysis_networks(folder: Path) -> None:
-    """HuBERT base as a Hugging Face folder, and RMVPE in fp16, as it is published."""
+def write_analysis_networks(folder: Path, *, tiny: bool = False) -> None:
+    """HuBERT base as a Hugging Face folder, and RMVPE in fp16, as it is published; `tiny`: a narrow HuBERT alone."""
     import torch
     from safetensors.torch import save_file
 
@@ -53,6 +54,8 @@ def write_analysis_networks(folder: Path) -> None:
         conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2), conv_bias=False,
         norm_every_conv=False, pre_norm=False, position_kernel=128, position_groups=16, projection=256,
     )  # fmt: skip
+    if tiny:
+        shape = replace(shape, feed_forward=8, conv_channels=(8,) * 7)
     hubert = Hubert(shape, shape.layers, project=True)
     for name, weight in hubert.named_parameters():
         torch.nn.init.ones_(weight) if name.endswith("weight_g") else torch.nn.init.normal_(weight, 0, 0.02)
@@ -61,7 +64,8 @@ def write_analysis_networks(folder: Path) -> None:
     (folder / "hubert/config.json").write_text(config, encoding="utf-8")
     table = {key: value.contiguous() for key, value in hubert.state_dict().items()}
     save_file(table, folder / "hubert/model.safetensors")
-    save_file(Rmvpe().half().state_dict(), folder / "rmvpe.safetensors")
+    if not tiny:
+        save_file(Rmvpe().half().state_dict(), folder / "rmvpe.safetensors")
 
 
 def use_random_networks(folder: Path) -> None:
