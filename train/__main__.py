@@ -35,6 +35,8 @@ from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptio
 if TYPE_CHECKING:
     from train.experiment import Experiment
 
+logger = logging.getLogger("train")  # also when this module is __main__
+
 PROGRAM = "python -m train"
 FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a training with
 
@@ -181,15 +183,38 @@ def _run(command: Command, for_program: bool) -> int:
     elif not experiment.folder.is_dir():
         _raise_missing(experiment)
     shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
-    with shown as progress, experiment.locked():
-        began = time.monotonic()
-        try:
-            for sentence in _stages(command, experiment, progress):
-                print(f"{sentence} ({time.monotonic() - began:.1f} s)")
-                began = time.monotonic()
-        finally:  # also after Ctrl-C: what was written can be used
-            _print_files(experiment, for_program)
+    with shown as progress:
+        _check_all(command, experiment)
+        with experiment.locked():
+            _run_stages(command, experiment, progress, for_program)
     return 0
+
+
+def _check_all(command: Command, experiment: "Experiment") -> None:
+    """Check everything that the command needs before it changes anything; all problems are one error."""
+    from train.preflight import VoiceKind, preflight
+
+    kind = VoiceKind(command.family, command.sample_rate, command.pitch) if isinstance(command, _Kind) else None
+    given = command.model_dump(include=set(RunOptions.model_fields))
+    found = preflight(
+        experiment, kind, getattr(command, "data", None), RunOptions.model_validate(given), _stages_of(command)
+    )
+    found.raise_problems()
+    for fact in found.facts:
+        logger.info("%s", fact)
+    for warning in found.warnings:
+        logger.warning("%s", warning)
+
+
+def _run_stages(command: Command, experiment: "Experiment", progress: Progress, for_program: bool) -> None:
+    """Run the stages of a command, and print what each made and which files exist, also after Ctrl-C."""
+    began = time.monotonic()
+    try:
+        for sentence in _stages(command, experiment, progress):
+            print(f"{sentence} ({time.monotonic() - began:.1f} s)")
+            began = time.monotonic()
+    finally:
+        _print_files(experiment, for_program)
 
 
 def _run_together(command: Command, for_program: bool) -> int:
@@ -268,19 +293,23 @@ def _print_files(experiment: "Experiment", for_program: bool) -> None:
 
 def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
     """Run the stages of a command in order; yields one sentence after each."""
-    from train.pipeline import STAGES
-
     stages: dict[str, Callable[[Any, Experiment, Progress], str]] = {
         "prepare": _prepare, "extract": _extract, "index": _index, "fit": _fit,
     }  # fmt: skip
+    for stage in _stages_of(command):
+        try:
+            sentence = stages[stage](command, experiment, progress)
+        except WriteError as error:
+            raise WriteError("{reason} {saved}", reason=error.message, saved=_saved(stage, experiment)) from error
+        yield sentence
+
+
+def _stages_of(command: Command) -> list[str]:
+    """The stages of a command in order; without recordings nothing is prepared."""
+    from train.pipeline import STAGES
+
     wanted = STAGES if isinstance(command, Run) else (type(command).__name__.lower(),)
-    for stage in wanted:
-        if stage != "prepare" or getattr(command, "data", None) is not None:
-            try:
-                sentence = stages[stage](command, experiment, progress)
-            except WriteError as error:
-                raise WriteError("{reason} {saved}", reason=error.message, saved=_saved(stage, experiment)) from error
-            yield sentence
+    return [stage for stage in wanted if stage != "prepare" or getattr(command, "data", None) is not None]
 
 
 def _saved(stage: str, experiment: "Experiment") -> Message:

@@ -7,8 +7,10 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.assets import how_to_get
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
+from lib.messages import Message
 from lib.paths import ROOT
 from lib.voice.infer_config import Kind, check_network, kind_of
 from lib.voice.safe_load import read_weights
@@ -69,6 +71,21 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
         logger.info("base models: %s and %s", generator, discriminator)
         return BaseModels(_read_generator(generator, config), _read_discriminator(discriminator, config), folder)
     return None
+
+
+def without_base(config: FamilyConfig, *, wanted: bool = True) -> Message:
+    """The warning of a training from scratch; `wanted` says that base models were to be used."""
+    name = f"{config.family}-{config.audio.sample_rate // 1000}k{'' if config.synthesizer.has_f0 else '-nof0'}"
+    if not wanted or config.family == "lite":
+        return Message(
+            "The voice is trained from scratch, without base models. With less than several hours of recordings the "
+            "result will be unusable."
+        )
+    return Message(
+        "No base models are installed for {family} at {rate}k, so the voice is trained from scratch. With less than "
+        "several hours of recordings the result will be unusable. {remedy}",
+        family=config.family, rate=config.audio.sample_rate // 1000, remedy=how_to_get(name),
+    )  # fmt: skip
 
 
 def _file(folder: Path, name: str) -> Path | None:

@@ -48,6 +48,16 @@ def _kind(config: FamilyConfig) -> tuple[Any, ...]:
     return config.family, config.audio, config.synthesizer.content_width, config.synthesizer.has_f0
 
 
+def check_speaker(config: FamilyConfig, speaker_id: int) -> None:
+    """ConfigError if networks of the family have no such row of the speaker embedding."""
+    count = config.synthesizer.n_speakers
+    if speaker_id >= count:
+        raise ConfigError(
+            "The speaker id {speaker} does not exist in the family {family}; it has {count} speakers, 0 to {last}.",
+            speaker=speaker_id, family=config.family, count=count, last=count - 1,
+        )  # fmt: skip
+
+
 class Experiment:
     """The folder `logs/<name>/` and the voice `weights/<name>.pth` that is trained in it."""
 
@@ -95,17 +105,33 @@ class Experiment:
         A training that has started keeps its network sizes, even if those of the family have changed since.
         """
         if self.config_file.is_file():
-            old = self.config()
-            if _kind(old) != _kind(config):
-                raise ConfigError(
-                    "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; choose the same or "
-                    "another name.",
-                    name=self.name, family=old.family, rate=old.audio.sample_rate,
-                    f0="on" if old.synthesizer.has_f0 else "off",
-                )  # fmt: skip
+            old = self.check_kind(config)
             if old.synthesizer == config.synthesizer or any(self.folder.glob("G_*.pth")):
                 return
         write_json(self.config_file, config.to_json())
+
+    def check_kind(self, config: FamilyConfig) -> FamilyConfig:
+        """The configuration of the experiment, or `config` for a new one; ConfigError if it is of another kind."""
+        if not self.config_file.is_file():
+            return config
+        old = self.config()
+        if _kind(old) != _kind(config):
+            raise ConfigError(
+                "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; choose the same or "
+                "another name.",
+                name=self.name, family=old.family, rate=old.audio.sample_rate,
+                f0="on" if old.synthesizer.has_f0 else "off",
+            )  # fmt: skip
+        return old
+
+    def check_voice_is_ours(self) -> None:
+        """ConfigError if a voice exists under this name that the experiment did not make."""
+        if self.voice.exists() and not self.stage("fit").get("voice"):
+            raise ConfigError(
+                "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment "
+                "name.",
+                path=self.voice, name=self.name,
+            )  # fmt: skip
 
     # --- stages --------------------------------------------------------------------------------------------------
 

@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 
 from accelerate.utils import set_seed
 
-from lib.config import FamilyConfig
 from lib.content import ContentEncoder, load_content_encoder
 from lib.devices import choose_device
-from lib.errors import ConfigError
 from lib.voice.model_file import ContentEncoderId
-from train.base_models import find_base
+from train.base_models import find_base, without_base
 from train.checkpoints import CheckpointManager, load_base, resume_pair
 from train.dataset import ClipDataset, TrainBatches
 from train.distributed import minimum
 from train.estimate import MUTE_CLIPS, default_batch_size
-from train.experiment import Clip, Experiment
+from train.experiment import Clip, Experiment, check_speaker
 from train.extract import make_mute_clip, mute_clip
 from train.metrics import Events, RunMetrics
 from train.options import FitOptions
@@ -54,8 +52,8 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     training cannot start; no checkpoint and no voice has changed then.
     """
     config = experiment.config()
-    _check_speaker(config, options.speaker_id)
-    _check_voice_is_ours(experiment)
+    check_speaker(config, options.speaker_id)
+    experiment.check_voice_is_ours()
     device = choose_device(options.device)
     logger.info("device: %s (%s)", device.device, device.reason)
     earlier = experiment.stage("fit").get("precision", "auto") if options.precision == "auto" else options.precision
@@ -78,24 +76,6 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     return Training(experiment, options, state, batches, checkpoints, metrics)
 
 
-def _check_speaker(config: FamilyConfig, speaker_id: int) -> None:
-    count = config.synthesizer.n_speakers
-    if speaker_id >= count:
-        raise ConfigError(
-            "The speaker id {speaker} does not exist in the family {family}; it has {count} speakers, 0 to {last}.",
-            speaker=speaker_id, family=config.family, count=count, last=count - 1,
-        )  # fmt: skip
-
-
-def _check_voice_is_ours(experiment: Experiment) -> None:
-    """Refuse to replace a voice that this experiment did not make."""
-    if experiment.voice.exists() and not experiment.stage("fit").get("voice"):
-        raise ConfigError(
-            "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment name.",
-            path=experiment.voice, name=experiment.name,
-        )  # fmt: skip
-
-
 def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> None:
     """Load the newest checkpoint, else the base models, else keep the fresh weights."""
     newest = experiment.newest_pair()
@@ -106,7 +86,7 @@ def _load_start_weights(state: TrainState, experiment: Experiment, options: FitO
         return
     base = find_base(state.config) if options.base else None
     if base is None:
-        logger.info("training from scratch%s", ": no base models found" if options.base else "")
+        logger.warning("%s", without_base(state.config, wanted=options.base))
     else:
         load_base(state, base.generator, base.discriminator, where=str(base.folder))
         logger.info("starting from the base models in %s", base.folder)

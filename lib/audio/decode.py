@@ -94,11 +94,7 @@ class Recording:
         held: FloatArray = np.zeros(0, np.float32)  # possibly padding of the encoder
         try:
             with _open(path) as container:
-                if not container.streams.audio or container.streams.audio[0].codec_context is None:
-                    raise AudioError(
-                        "{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...).", path=path
-                    )
-                stream = container.streams.audio[0]
+                stream = _audio_stream(container, path)
                 for block in _larger(decoded.run(container, stream)):
                     if not np.isfinite(block).all():
                         raise AudioError(
@@ -113,11 +109,7 @@ class Recording:
                 expected = _expected_samples(stream, decoded.sample_rate)
                 is_mp4 = "mp4" in container.format.name
         except av.error.FFmpegError as error:
-            raise AudioError(
-                "{path} is not a recording or is damaged ({reason}). Replace or remove it.",
-                path=path,
-                reason=error.strerror,
-            ) from error
+            raise _not_a_recording(path, error.strerror) from error
         if samples == 0:
             raise AudioError(
                 "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
@@ -132,6 +124,21 @@ class Recording:
             held = held[: len(held) - (samples - expected)]  # an edit list marks it as padding
         yield held
         _warn_if_damaged(path, samples, decoded, expected)
+
+
+def _audio_stream(container: Any, path: Path) -> Any:
+    """The first audio stream of a container. AudioError if there is none."""
+    if not container.streams.audio or container.streams.audio[0].codec_context is None:
+        raise AudioError(
+            "{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...).", path=path
+        )
+    return container.streams.audio[0]
+
+
+def _not_a_recording(path: Path, reason: str) -> AudioError:
+    return AudioError(
+        "{path} is not a recording or is damaged ({reason}). Replace or remove it.", path=path, reason=reason
+    )
 
 
 def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
@@ -159,6 +166,24 @@ def is_audio_file(path: Path) -> bool:
             return len(streams) > 0 and streams[0].codec_context is not None
     except (av.error.FFmpegError, AudioError, MissingFileError):
         return False
+
+
+def stated_seconds(path: Path) -> float:
+    """The length of a recording by its header, in seconds, 0 where it states none; nothing is decoded.
+
+    MissingFileError, or AudioError if the file has no audio stream.
+    """
+    import av
+
+    _check_file(path)
+    try:
+        with _open(path) as container:
+            stream = _audio_stream(container, path)
+            if stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return float(container.duration or 0) / float(av.time_base)
+    except av.error.FFmpegError as error:
+        raise _not_a_recording(path, error.strerror) from error
 
 
 def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:

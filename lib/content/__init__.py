@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -65,6 +66,16 @@ def casts_encoder(family: str) -> bool:
     return family != "lite"
 
 
+def find_content_encoder(family: str, name: str | None = None) -> Path:
+    """File or folder of the content encoder that `load_content_encoder` loads, without reading its weights.
+
+    MissingFileError if it is not installed; ConfigError or CheckpointError if it does not fit the family.
+    """
+    _check_choice(family, name)
+    found: Path = importlib.import_module(FAMILIES[family]).locate(family, name)
+    return found
+
+
 def load_content_encoder(
     family: str, device: torch.device, name: str | None = None, dtype: torch.dtype = torch.float32
 ) -> ContentEncoder:
@@ -73,6 +84,14 @@ def load_content_encoder(
     `name` chooses among the HuBERTs, of which v1 and v2 voices usually take ContentVec; lite has one encoder.
     `dtype` counts for the encoders that `casts_encoder` allows to be cast.
     """
+    _check_choice(family, name)
+    module = importlib.import_module(FAMILIES[family])
+    chosen: dict[str, object] = {} if family == "lite" else {"dtype": dtype} | ({} if name is None else {"name": name})
+    return cast(ContentEncoder, module.load(family, device, **chosen))
+
+
+def _check_choice(family: str, name: str | None) -> None:
+    """ConfigError for an unknown family, or an encoder that a family does not offer."""
     if family not in FAMILIES:
         raise ConfigError(
             "The model family {family!r} does not exist. Choose one of {families}.",
@@ -83,6 +102,3 @@ def load_content_encoder(
         raise ConfigError(
             "Models of the lite family use their own content encoder, not {name!r}. Leave the name out.", name=name
         )
-    module = importlib.import_module(FAMILIES[family])
-    chosen: dict[str, object] = {} if family == "lite" else {"dtype": dtype} | ({} if name is None else {"name": name})
-    return cast(ContentEncoder, module.load(family, device, **chosen))

@@ -13,7 +13,7 @@ import torch
 from lib.assets import how_to_get, known_name, sha256_of
 from lib.content import CONTENTVEC, canonical_name, content_frames
 from lib.content.fairseq_reader import read_fairseq
-from lib.content.hubert_weights import HubertWeights, read_cached, read_directory, write_cached
+from lib.content.hubert_weights import HubertWeights, read_cached, read_config, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.hubert import Hubert
 from lib.models.memory import trim_memory
@@ -101,14 +101,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
     """Build the network that `family` needs from weights. CheckpointError without enough layers or the projection."""
     shape, depth = weights.shape, DEPTH[family]
     if shape.layers < depth:
-        raise CheckpointError(
-            "{path} has {layers} layers, but {family} needs {needed}. Use {encoder}.",
-            path=where,
-            layers=shape.layers,
-            family=family,
-            needed=depth,
-            encoder=CONTENTVEC,
-        )
+        raise _too_few_layers(where, shape.layers, family)
     if family in PROJECTED and shape.projection is None:
         raise CheckpointError(
             "{path} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2.",
@@ -134,6 +127,29 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
     network.load_state_dict({key: value.to(device, torch.float32) for key, value in known.items()}, assign=True)
     width = shape.projection if network.final_proj is not None and shape.projection else shape.width
     return HubertContentEncoder(network.requires_grad_(False), width, name)
+
+
+def locate(family: str, name: str | None = None) -> Path:
+    """File or folder of the HuBERT called `name`, None for ContentVec; weights are not read.
+
+    MissingFileError if there is none, CheckpointError if the folder's config declares fewer layers than `family` needs.
+    """
+    path = find(canonical_name(name or CONTENTVEC))
+    layers = read_config(path / "config.json").get("num_hidden_layers", DEPTH[family]) if path.is_dir() else None
+    if isinstance(layers, int) and layers < DEPTH[family]:
+        raise _too_few_layers(path, layers, family)
+    return path
+
+
+def _too_few_layers(path: Path, layers: int, family: str) -> CheckpointError:
+    return CheckpointError(
+        "{path} has {layers} layers, but {family} needs {needed}. Use {encoder}.",
+        path=path,
+        layers=layers,
+        family=family,
+        needed=DEPTH[family],
+        encoder=CONTENTVEC,
+    )
 
 
 def find(name: str) -> Path:

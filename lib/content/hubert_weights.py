@@ -94,7 +94,7 @@ def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: boo
 
 def read_directory(folder: Path) -> HubertWeights:
     """Read a Hugging Face folder: config.json and the weights. MissingFileError or CheckpointError."""
-    config = _read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     expected = {"model_type": "hubert", "hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
     expected |= {"conv_pos_batch_norm": False, "feat_proj_layer_norm": True}
     for key, value in expected.items():
@@ -113,7 +113,8 @@ def read_directory(folder: Path) -> HubertWeights:
     return assemble(tensors, path, heads=heads, strides=strides, pre_norm=config.get("do_stable_layer_norm") is True)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a folder's config.json. CheckpointError if they cannot be read."""
     try:
         with path.open("rb") as file:
             config = json.loads(file.read(MAX_CONFIG_BYTES))

@@ -75,10 +75,16 @@ def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
-    """The shipped encoder on `device`. MissingFileError or CheckpointError where its file is not what it should be."""
+def locate(family: str, name: str | None = None, path: Path = WEIGHTS_FILE) -> Path:
+    """The file of the shipped encoder. MissingFileError if it is not there."""
     if not path.is_file():
         raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
+    return path
+
+
+def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
+    """The shipped encoder on `device`. MissingFileError or CheckpointError where its file is not what it should be."""
+    locate(family, path=path)
     network = LiteEncoder()
     try:
         network.load_state_dict(dequantized(safetensors.torch.load_file(path)))

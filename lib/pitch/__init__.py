@@ -1,9 +1,10 @@
 """F0 estimation: one protocol, one file per method, one table. Methods are imported when they are loaded."""
 
 import importlib
+import importlib.util
 import logging
 import re
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar, runtime_checkable
 
 from pydantic import AfterValidator, Field
 
@@ -11,13 +12,14 @@ from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class PitchExtractor(Protocol):
@@ -46,6 +48,13 @@ METHODS: dict[str, str] = {
     "pm": "lib.pitch.praat",
     "harvest": "lib.pitch.world",
     "dio": "lib.pitch.world",
+}
+PACKAGES = {  # of modules: what they import, and the name under which it is installed
+    "lib.pitch.fcpe": ("torchfcpe", "torchfcpe"),
+    "lib.pitch.swift": ("swift_f0", "swift-f0"),
+    "lib.pitch.crepe": ("torchcrepe", "torchcrepe"),
+    "lib.pitch.praat": ("parselmouth", "praat-parselmouth"),
+    "lib.pitch.world": ("pyworld", "pyworld-prebuilt"),
 }
 WITH_HOP_LENGTH = ("mangio-crepe", "mangio-crepe-tiny")  # their load() takes it as a third argument
 WITH_DTYPE = ("rmvpe",)  # their load() takes a dtype as a third argument
@@ -83,6 +92,20 @@ def _unknown_method(name: str, *, inside_hybrid: bool) -> ConfigError:
         name=name,
         methods=", ".join(PITCH_METHODS),
     )
+
+
+def check_pitch_method(method: str) -> None:
+    """ConfigError or MissingFileError if a package or file of a pitch method is not installed; nothing is loaded."""
+    parts = split_method(method)
+    if parts == ("auto",):
+        _first_of_auto(check_pitch_method)
+        return
+    for part in parts:
+        module = METHODS[part]
+        if module in PACKAGES and importlib.util.find_spec(PACKAGES[module][0]) is None:
+            raise missing_package(part, PACKAGES[module][1])
+        if module == METHODS["rmvpe"]:
+            importlib.import_module(module).find_weights()
 
 
 def missing_package(method: str, package: str) -> ConfigError:
@@ -137,15 +160,19 @@ def load_pitch_extractor(
 
 
 def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExtractor":
+    extractor = _first_of_auto(lambda method: load_pitch_extractor(method, device, dtype=dtype))
+    logger.info("pitch method: auto chose %s", extractor.method)
+    return extractor
+
+
+def _first_of_auto(use: "Callable[[str], T]") -> "T":
+    """What `use` returns for the first method of AUTO_ORDER that is installed. ConfigError with the reasons if none."""
     reasons: Message | None = None
     for method in AUTO_ORDER:
         try:
-            extractor = load_pitch_extractor(method, device, dtype=dtype)
+            return use(method)
         except (ConfigError, MissingFileError) as error:
             reasons = Message("{first} {second}", first=reasons, second=error.message) if reasons else error.message
-            continue
-        logger.info("pitch method: auto chose %s", method)
-        return extractor
     raise ConfigError("No pitch method can be loaded. {reasons}", reasons=reasons)
 
 
