@@ -102,6 +102,12 @@ def test_archives_of_other_programs_come_in(
         archive.writestr("__MACOSX/model/._Bea_e20_s100.pth", b"x")
         archive.writestr("model/.DS_Store", b"x")
         archive.writestr("model/sample.mp3", bytes(3000))
+    with_epoch = take_in(tmp_path / "shared.zip")
+    assert with_epoch.name == "Bea_e20_s100"
+    assert find_index(with_epoch.voice, "v1", [tmp_path / "logs"]) == with_epoch.index
+    for path in (with_epoch.voice, with_epoch.index):
+        assert path is not None
+        path.unlink()
     imported = take_in(tmp_path / "shared.zip", "bea")
     assert imported.card == {} and imported.index is not None
     assert installed(tmp_path) == ["logs/bea/added_IVF1_Flat_nprobe_1_bea_v1.index", "weights/bea.pth"]

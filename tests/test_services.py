@@ -4,19 +4,21 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
 
 from infer import model_cache as loaded_module
 from infer.options import ConvertOptions
-from lib.errors import ConfigError
 from lib.voice.archive import export_voice
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.tiny_voice import TinyEncoder, lite_synthesizer, voice_like
+from web.i18n.translator import Translator
 from web.jobs.registry import JobView
 from web.jobs.requests import BatchRequest, CompareRequest, ConvertRequest, Request
 from web.services import make_services
+from web.tabs.voice_intake import _Intake
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,10 +34,20 @@ def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> N
     write_voice_model(tmp_path / "alice.pth", extract_voice_model(lite_synthesizer(), "lite", "test"))
     export_voice(tmp_path / "alice.pth", None, tmp_path / "alice.zip")
     services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
-    assert services.import_voice(tmp_path / "alice.zip") == "alice"
+    intake = _Intake(Translator(), services)
+    table, name, button = intake.show([str(tmp_path / "alice.zip")])
+    assert table["value"] == [["alice.pth", "New voice alice: lite, 24k, with F0, without index"]]
+    assert (name["value"], name["visible"], button["visible"]) == ("alice", True, True)
+    assert services.list_voices() == [], "looking adds nothing"
+    assert intake.add_voices([str(tmp_path / "alice.zip")], "alice") == ("The voice alice was imported.", None)
     assert services.list_voices() == ["alice"]
-    with pytest.raises(ConfigError):
-        services.import_voice(tmp_path / "alice.zip")
+    table, name, button = intake.show([str(tmp_path / "alice.pth"), str(tmp_path / "alice.zip"), str(ROOT / "LICENSE")])
+    assert [row[1] for row in table["value"][:2]] == ["Already installed as alice"] * 2
+    assert table["value"][2] == ["LICENSE", "is neither a voice model nor an index nor a ZIP archive"]
+    assert not name["visible"] and not button["visible"]
+    with pytest.raises(gr.Error, match="installed already, as alice"):
+        intake.import_voice(str(tmp_path / "alice.pth"))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("import-")] == []
 
 
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:

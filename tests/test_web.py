@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from lib.errors import AudioError, CheckpointError, ConfigError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
 from lib.progress import Cancelled
+from lib.voice.intake import FoundModel, FoundVoice, Inspected, Part
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
 from web.app import Address, build_app, serve_somewhere
@@ -55,12 +56,18 @@ class FakeConverter:
         self.started = threading.Event()
         self.steps = 0
 
-    def import_voice(self, archive: Path) -> str:
-        """Add a voice named as the archive, unless it is one to refuse."""
-        if archive.stem == "bomb":
-            raise CheckpointError("bomb.zip unfolds to far more than it holds.")
-        self.voices = sorted({*self.voices, archive.stem})
-        return archive.stem
+    def inspect_files(self, files: Sequence[Path], folder: Path) -> Inspected:
+        """One voice per file, named as the file, unless it is one to refuse."""
+        if any(file.stem == "bomb" for file in files):
+            raise CheckpointError("{path} unfolds to far more than it holds.", path=files[0])
+        models = [FoundModel(Part(file, file.name, file), "v2", 40_000, True, 768) for file in files]
+        return Inspected(tuple(FoundVoice(model.part.stem, model) for model in models))
+
+    def add_files(self, found: Inspected, name: str | None) -> list[str]:
+        """Add the voices to the list."""
+        names = [name or voice.name for voice in found.voices]
+        self.voices = sorted({*self.voices, *names})
+        return names
 
     def convert(self, request: ConvertRequest, context: JobContext) -> list[Path]:
         """Write the recording back at half its loudness."""
@@ -92,7 +99,8 @@ class FakeConverter:
             registry=JobRegistry(folder / "jobs", {"convert": self.convert}),
             list_voices=lambda: list(self.voices),
             voice_cards=lambda: [VoiceCard(name, True, 7.5, "2026-01-31") for name in self.voices],
-            import_voice=self.import_voice,
+            inspect_files=self.inspect_files,
+            add_files=self.add_files,
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
@@ -184,16 +192,23 @@ def test_errors_become_messages(client: Client, recording: str, voice: str, sent
         convert(client, voice, recording)
 
 
-def test_a_dropped_archive_adds_its_voice_and_a_bad_one_is_told(
+def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(
     client: Client, fake: FakeConverter, tmp_path: Path
 ) -> None:
-    for name in ("dora", "bomb"):
-        (tmp_path / f"{name}.zip").write_bytes(b"PK")
+    for name in ("dora.zip", "bomb.zip", "eva.pth", "fay.safetensors"):
+        (tmp_path / name).write_bytes(b"PK")
     said, _ = client.predict(handle_file(tmp_path / "dora.zip"), api_name="/import_voice")
     assert "dora" in said and "dora" in fake.voices
-    with pytest.raises(AppError, match="unfolds"):
+    files = [handle_file(tmp_path / name) for name in ("eva.pth", "fay.safetensors")]
+    said, _ = client.predict(files, api_name="/add_voices")
+    assert "eva, fay" in said and {"eva", "fay"} < {*fake.voices}
+    said, _ = client.predict(files[:1], "gia", api_name="/add_voices")
+    assert "gia" in said and "gia" in fake.voices
+    with pytest.raises(AppError, match=r"bomb\.zip unfolds") as refused:
         client.predict(handle_file(tmp_path / "bomb.zip"), api_name="/import_voice")
-    fake.voices.remove("dora")
+    assert str(Path(tmp_path.anchor) / "tmp") not in str(refused.value) and "/" not in str(refused.value)
+    for name in ("dora", "eva", "fay", "gia"):
+        fake.voices.remove(name)
 
 
 def test_missing_choices_are_told(client: Client, recording: str) -> None:

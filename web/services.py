@@ -29,6 +29,7 @@ from web.presets import Presets
 if TYPE_CHECKING:
     from infer.convert import VoiceConverter
     from infer.model_cache import ModelCache
+    from lib.voice.intake import Inspected
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
@@ -48,7 +49,8 @@ class VoiceCard:
 class Services:
     """The functions behind the page; voices go by their names.
 
-    `import_voice` takes a voice archive (NAME.zip) and returns its voice's name. `local` says that only the user of
+    `inspect_files` says what given files hold, unpacking archives below a temporary folder; `add_files` adds that, the
+    only voice under a chosen name, and returns the names of the voices. `local` says that only the user of
     this machine sees the page, who may then name any folder of it.
     """
 
@@ -56,7 +58,8 @@ class Services:
     registry: JobRegistry
     list_voices: Callable[[], list[str]]
     voice_cards: Callable[[], list[VoiceCard]]
-    import_voice: Callable[[Path], str]
+    inspect_files: Callable[[Sequence[Path], Path], "Inspected"]
+    add_files: Callable[["Inspected", str | None], list[str]]
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
@@ -86,17 +89,23 @@ def make_services(
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
 
-    def import_archive(archive: Path) -> str:
-        from lib.voice.archive import import_voice
+    def inspect(files: Sequence[Path], folder: Path) -> "Inspected":
+        from lib.voice.intake import inspect_files
 
-        return import_voice(archive, weights=roots[0]).name
+        return inspect_files(files, folder, logs=logs, roots=roots)
+
+    def add(found: "Inspected", name: str | None) -> list[str]:
+        from lib.voice.intake import install
+
+        return install(found, name, weights=roots[0], logs=logs)
 
     return Services(
         device=device,
         registry=JobRegistry(logs / JOBS, runners or converting_runners(roots)),
         list_voices=lambda: [voice.name for voice in list_voices(roots)],
         voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
-        import_voice=import_archive,
+        inspect_files=inspect,
+        add_files=add,
         delete_voice=lambda name: delete_voice(name, roots[0]),
         undo_delete=lambda: restore_voice(roots[0]),
         voice_range=lambda name: voice_range(name, roots),

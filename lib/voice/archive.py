@@ -12,7 +12,8 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -23,6 +24,7 @@ from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
+from lib.voice.library import experiment_of
 from lib.voice.model_file import VoiceModel, read_voice_model
 from lib.voice.safe_load import check_directory, safe_load
 
@@ -144,33 +146,44 @@ def import_voice(
     All parts are checked before any is installed. ConfigError if the voice exists and `overwrite` is not given,
     CheckpointError if the archive is unsafe, damaged or without a usable voice, RevoiceError if it cannot be written.
     """
-    if not archive.is_file():
-        raise MissingFileError(archive, "Give the path of a voice archive (NAME.zip).")
-    check_directory(archive, MAX_PARTS)
     with write_errors(weights):
         weights.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=weights) as folder:
-            try:
-                with zipfile.ZipFile(archive) as opened:
-                    unpacked = _unpack(opened, archive, Path(folder))
-            except (
-                OSError,
-                zipfile.BadZipFile,
-                zipfile.LargeZipFile,
-                NotImplementedError,
-                EOFError,
-                zlib.error,
-            ) as error:
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise
-                raise CheckpointError(
-                    "{path} is not a readable .zip archive ({detail}). Get it again.", path=archive, detail=str(error)
-                ) from error
-            except (RuntimeError, ValueError) as error:
-                raise CheckpointError(
-                    "{path} is encrypted or damaged ({detail}). Get it again.", path=archive, detail=str(error)
-                ) from error
+            with _opened(archive) as opened:
+                unpacked = _unpack(opened, archive, Path(folder))
             return _install(unpacked, name, overwrite, weights, logs)
+
+
+def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
+    """Unpack all voice models and indexes of an archive into `folder`: its card, and the file names with their paths.
+
+    MissingFileError, or CheckpointError if the archive is unsafe or damaged.
+    """
+    with _opened(archive) as opened:
+        entries, card = _entries_and_card(opened, archive)
+        parts = _with_suffix(entries, (*VOICE_SUFFIXES, INDEX_SUFFIX))
+        return card, [(entry_name(entry), _copy(opened, entry, folder, archive, card)) for entry in parts]
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; whatever is wrong with it while it is open becomes a CheckpointError."""
+    if not archive.is_file():
+        raise MissingFileError(archive, "Give the path of a voice archive (NAME.zip).")
+    check_directory(archive, MAX_PARTS)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (OSError, *NOT_AN_ARCHIVE) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        raise CheckpointError(
+            "{path} is not a readable .zip archive ({detail}). Get it again.", path=archive, detail=str(error)
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            "{path} is encrypted or damaged ({detail}). Get it again.", path=archive, detail=str(error)
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -204,7 +217,8 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
         raise CheckpointError("{path} was not imported: {reason}", path=found.archive, reason=reason) from error
     target = None
     if index is not None and found.index is not None:
-        target = inside(logs, name, "voice") / index_names(name, model.family, index.n_cells)[1]
+        experiment = experiment_of(name)  # where `find_index` looks
+        target = inside(logs, experiment, "voice") / index_names(experiment, model.family, index.n_cells)[1]
         _move(found.index, target)
     voice = inside(weights, name + found.voice.suffix, "voice")
     _move(found.voice, voice)
@@ -222,9 +236,7 @@ def _move(source: Path, target: Path) -> None:
 
 def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path) -> _Unpacked:
     """Write the voice, the index and the card of an archive to `folder`; other entries are not unpacked."""
-    entries = checked_entries(opened, archive)
-    card_entry = next((entry for entry in entries if entry_name(entry).lower() == CARD), None)
-    card = {} if card_entry is None else _read_card(opened, card_entry, archive)
+    entries, card = _entries_and_card(opened, archive)
     models = _with_suffix(entries, VOICE_SUFFIXES)
     indexes = [entry for entry in _with_suffix(entries, (INDEX_SUFFIX,)) if "trained_" not in entry_name(entry)]
     if not models:
@@ -238,6 +250,13 @@ def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path) -> _Unpacked:
     index = files[indexes[0].filename] if indexes else None
     stem = PurePosixPath(entry_name(voice)).stem.strip(" .")
     return _Unpacked(archive, files[voice.filename], index, stem, card, tuple(map(entry_name, others)))
+
+
+def _entries_and_card(opened: zipfile.ZipFile, archive: Path) -> tuple[list[zipfile.ZipInfo], dict[str, Any]]:
+    """The checked entries of an archive, and its card, empty if it has none."""
+    entries = checked_entries(opened, archive)
+    card_entry = next((entry for entry in entries if entry_name(entry).lower() == CARD), None)
+    return entries, {} if card_entry is None else _read_card(opened, card_entry, archive)
 
 
 def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], archive: Path) -> Sequence[zipfile.ZipInfo]:

@@ -22,6 +22,11 @@ _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
 
 
+def index_roots(logs: Path = LOGS) -> tuple[Path, ...]:
+    """The folders searched for indexes, those of the experiments in `logs` first."""
+    return (logs, *INDEX_ROOTS[1:])
+
+
 @dataclass(frozen=True)
 class Voice:
     """A voice model on disk."""
@@ -80,11 +85,11 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = I
     those in that folder, then the newest. Empty ("trained") indexes are skipped, with `family` given also those named
     for another family.
     """
-    experiment = _experiment_of(voice)
+    experiment = experiment_of(voice.stem)
     files = _usable(_index_files(voice.parent, roots), family)
     candidates = []
     for path in files:
-        rank = _rank(path.stem, experiment, voice.stem)
+        rank = rank_index(path.stem, experiment, voice.stem)
         if path.parent.name == experiment and _recorded(path.parent) == path.name:
             rank = RECORDED
         if rank is None and path.parent.name == experiment and sum(path.parent == file.parent for file in files) == 1:
@@ -97,8 +102,8 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = I
 
 def unmatched_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> list[Path]:
     """The indexes in the folders of a voice's experiment, for a voice that `find_index` finds none for."""
-    folders = [root / _experiment_of(voice) for root in roots]
-    if voice.parent.name == _experiment_of(voice):
+    folders = [root / experiment_of(voice.stem) for root in roots]
+    if voice.parent.name == experiment_of(voice.stem):
         folders.append(voice.parent)
     return sorted(path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders)
 
@@ -112,9 +117,9 @@ def explain_no_index(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> Messag
     return Message("no index has the name of the voice; choose one by its path (--index): {names}", names=names)
 
 
-def _experiment_of(voice: Path) -> str:
-    """The name of a voice without the epoch and step that RVC and Applio append."""
-    return _EPOCH_AND_STEP.sub("", voice.stem) or voice.stem
+def experiment_of(voice: str) -> str:
+    """The name of a voice, the stem of its file, without the epoch and step that RVC and Applio append."""
+    return _EPOCH_AND_STEP.sub("", voice) or voice
 
 
 def _recorded(folder: Path) -> str | None:
@@ -138,7 +143,7 @@ def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
     return [path for path, match in standard.items() if not match or family in (None, match["family"])]
 
 
-def _rank(stem: str, experiment: str, voice: str) -> int | None:
+def rank_index(stem: str, experiment: str, voice: str) -> int | None:
     """How well the name of an index fits a voice; None: not at all, as names in RVC's form for other experiments."""
     if match := _STANDARD.match(stem):
         return STANDARD if match["experiment"] == experiment else None

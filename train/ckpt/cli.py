@@ -79,10 +79,10 @@ class Export(BaseModel, frozen=True):
 
 
 class Import(BaseModel, frozen=True):
-    """Import a voice and its index from a ZIP archive."""
+    """Import voices and indexes: ZIP archives, .pth, .safetensors and .index files, of this or another program."""
 
-    archive: GivenPath = Field(description="ZIP archive from this or another program")
-    name: str | None = Field(None, description="name of the voice; None: name stored in the archive")
+    files: tuple[GivenPath, ...] = Field(description="the files; indexes are paired with voices by their content")
+    name: str | None = Field(None, description="name of the voice; None: name stored in the archive, or of the file")
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
@@ -182,13 +182,46 @@ def _export(tool: Export) -> str:
 
 
 def _import(tool: Import) -> Iterator[str]:
+    from lib.errors import ConfigError
     from lib.voice.archive import import_voice
+    from lib.voice.intake import ARCHIVE_SUFFIX
 
-    imported = import_voice(tool.archive, tool.name, overwrite=tool.overwrite)
+    if len(tool.files) != 1 or tool.files[0].suffix.lower() != ARCHIVE_SUFFIX:
+        if tool.overwrite:
+            raise ConfigError("--overwrite is for one ZIP archive. Delete the voice first, or choose another name.")
+        yield from _import_loose(tool)
+        return
+    imported = import_voice(tool.files[0], tool.name, overwrite=tool.overwrite)
     yield f"imported the voice {imported.name!r}: {imported.voice}"
     yield "it has no index" if imported.index is None else f"its index: {imported.index}"
     if imported.skipped:
         yield f"skipped training checkpoints, which are no voices: {', '.join(imported.skipped)}"
+
+
+def _import_loose(tool: Import) -> Iterator[str]:
+    """Import files that are not one archive: `tool.name` is for the only new voice among them."""
+    import tempfile
+
+    from lib.errors import CheckpointError, MissingFileError
+    from lib.voice.intake import inspect_files, install
+
+    for file in tool.files:
+        if not file.is_file():
+            raise MissingFileError(file, "Give the path of a .pth, .safetensors, .index or .zip file.")
+    with tempfile.TemporaryDirectory(prefix="revoice-import-") as folder:
+        found = inspect_files(tool.files, Path(folder))
+        if len(tool.files) == 1 and found.unused:
+            label, reason = found.unused[0]
+            raise CheckpointError("{path} {reason}.", path=label, reason=reason)
+        install(found, tool.name)
+    for voice in found.voices:
+        index = f"with the index {voice.index.part.label}" if voice.index else "without an index"
+        name = tool.name or voice.name
+        yield f"{voice.installed!r} is here already" if voice.installed else f"imported the voice {name!r} {index}"
+    for index_file in found.indexes:
+        yield f"imported the index {index_file.part.label} of the voice {index_file.voice and index_file.voice.name!r}"
+    for label, reason in found.unused:
+        yield f"not imported: {label} {reason}"
 
 
 def _written(path: Path, voice: "VoiceModel") -> str:

@@ -5,11 +5,13 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lib.errors import RevoiceError
+from lib.messages import Message
 from lib.progress import Cancelled, Progress
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
@@ -20,14 +22,18 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 
 @contextmanager
-def handle_errors(t: Translator) -> Iterator[None]:
-    """Show the sentence of a RevoiceError; log anything unexpected and show that something unexpected happened."""
+def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
+    """Show the sentence of a RevoiceError; log anything unexpected and show that something unexpected happened.
+
+    `names_only`: paths in the sentence are shown as the names of their files.
+    """
     try:
         yield
     except (gr.Error, Cancelled):
         raise
     except RevoiceError as error:
-        raise _message(t, translated(t, error.message)) from error
+        message = _without_folders(error.message) if names_only else error.message
+        raise _message(t, translated(t, message)) from error
     except Exception as error:
         logger.exception("unexpected error")
         raise _message(t, t("error.unexpected", kind=type(error).__name__)) from error
@@ -36,6 +42,22 @@ def handle_errors(t: Translator) -> Iterator[None]:
 def _message(t: Translator, text: str) -> gr.Error:
     """Make a message; escaped, because Gradio renders HTML and texts contain names of files."""
     return gr.Error(html.escape(text), duration=ERROR_SECONDS, title=t("error.title"), print_exception=False)
+
+
+def _without_folders(message: Message) -> Message:
+    """A message whose paths are replaced by the names of their files."""
+
+    def shown(value: object) -> object:
+        if isinstance(value, Message):
+            return _without_folders(value)
+        return value.name if isinstance(value, Path) else value
+
+    return Message(message.template, **{key: shown(value) for key, value in message.values.items()})
+
+
+def show_success(t: Translator, text: str) -> None:
+    """Show a short message (HTML) on the page; nothing where no page is asking."""
+    gr.Success(text, title=t("message.done"))
 
 
 class CancelButton:

@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +11,8 @@ from train.ckpt import cli as ckpt
 from web.i18n.messages import translated
 from web.i18n.translator import Translator, shorten
 from web.services import Services
-from web.tabs.handlers import handle_errors
+from web.tabs.handlers import handle_errors, show_success
+from web.tabs.voice_intake import build_intake
 
 REFRESH_SECONDS = 5
 OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know only what was there at the start
@@ -30,7 +30,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
             info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
             message = gr.Markdown(elem_id="voice-said")
         with gr.Column():
-            _build_exchange(t, tools, voice, message)
+            _build_exchange(t, services, tools, voice, message)
             _build_edit(t, tools, voice, info, message)
             second, checkpoint = _build_makers(t, tools, voice, message)
             with gr.Row():
@@ -43,15 +43,12 @@ def build_voices_tab(t: Translator, services: Services) -> None:
     _keep_fresh(tools, [voice, second, checkpoint], info, cards)
 
 
-def _build_exchange(t: Translator, tools: "_Tools", voice: Any, message: Any) -> None:
+def _build_exchange(t: Translator, services: Services, tools: "_Tools", voice: Any, message: Any) -> None:
     with gr.Accordion(t("voices.import"), open=True):
-        archive = gr.File(
-            label=t("convert.import_file"), file_types=[".zip"], type="filepath", height=190, elem_id="import"
-        )
+        build_intake(t, services, message)
     with gr.Accordion(t("voices.export"), open=False):
         export = gr.Button(t("voices.export_run"), elem_id="export")
         exported = gr.File(label=t("voices.exported"), interactive=False, visible=False)
-    archive.upload(tools.import_voice, [archive], [message, archive], api_name="import_voice", concurrency_limit=1)
     export.click(tools.export_voice, [voice], exported, api_name="export_voice")
 
 
@@ -105,7 +102,7 @@ class _Tools:
 
     def voice_info(self, voice: str | None) -> str:
         """What a voice is: family, sample rate, pitch, how long it was trained."""
-        with handle_errors(self._t):
+        with handle_errors(self._t, names_only=True):
             if not voice:
                 return ""
             from train.ckpt.tools import describe, voice_path
@@ -118,54 +115,75 @@ class _Tools:
     def _translate(self, text: str) -> str:
         return translated(self._t, text)
 
-    def import_voice(self, archive: str) -> tuple[str, None]:
-        """Install a voice and its index from a ZIP."""
-        with handle_errors(self._t):
-            name = self._services.import_voice(Path(archive))
-            return self._t("convert.imported", name=html.escape(name)), None
-
     def export_voice(self, voice: str | None) -> Any:
         """Put a voice, its index and a card into one ZIP."""
-        with handle_errors(self._t):
+        with handle_errors(self._t, names_only=True):
             output = self._services.folder / f"{self._named(voice)}.zip"
             list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
             return gr.update(value=str(output), visible=True)
 
-    def _use(self, tool: ckpt.Tool) -> str:
-        return html.escape("\n".join(ckpt.use(tool)))
+    def _done(self, said: str) -> str:
+        """Show that something was done, and return the same words."""
+        show_success(self._t, said)
+        return said
 
-    def edit_voice(self, voice: str | None, info: str, author: str, licence: str, speakers: str = "") -> str:
+    def _new_name(self, name: str | None, usual: str) -> str:
+        """The name of a new voice, by default a free one. ConfigError if it is taken: the page replaces no voice."""
+        from lib.voice.intake import free_name
+
+        chosen = (name or "").strip()
+        if not chosen:
+            return free_name(usual, self._services.list_voices())
+        if chosen.casefold() in {voice.casefold() for voice in self._services.list_voices()}:
+            raise ConfigError("There is a voice named {name!r} already. Choose another name.", name=chosen)
+        return chosen
+
+    def edit_voice(
+        self,
+        voice: str | None,
+        info: str | None = None,
+        author: str | None = None,
+        licence: str | None = None,
+        speakers: str | None = None,
+    ) -> str:
         """Change the texts in a voice; empty ones stay as they are."""
         given = {"info": info, "author": author, "licence": licence, "speakers": speakers}
-        with handle_errors(self._t):
-            return self._use(
-                ckpt.Edit(voice=self._named(voice), **{name: text or None for name, text in given.items()})
-            )
+        texts = {name: text for name, text in given.items() if text}
+        with handle_errors(self._t, names_only=True):
+            name = self._named(voice)
+            if not texts:
+                raise ConfigError(self._t("voices.nothing_to_edit"))
+            list(ckpt.use(ckpt.Edit(voice=name, **texts)))
+            return self._done(self._t("voices.edited", name=html.escape(name)))
 
-    def merge_voices(self, first: str | None, second: str | None, alpha: float, name: str) -> str:
+    def merge_voices(self, first: str | None, second: str | None, alpha: float = 0.5, name: str | None = None) -> str:
         """Blend two voices of one kind; alpha is the share of the first."""
-        with handle_errors(self._t):
+        with handle_errors(self._t, names_only=True):
             pair = {"first": self._named(first), "second": self._named(second)}
-            return self._use(ckpt.Merge(**pair, alpha=alpha, name=name or None))
+            made = self._new_name(name, "-".join(pair.values()))
+            list(ckpt.use(ckpt.Merge(**pair, alpha=alpha, name=made)))
+            return self._done(self._t("voices.made", name=html.escape(made)))
 
-    def extract_voice(self, checkpoint: str | None, name: str) -> str:
+    def extract_voice(self, checkpoint: str | None, name: str | None = None) -> str:
         """Make a voice of a training checkpoint."""
-        with handle_errors(self._t):
+        with handle_errors(self._t, names_only=True):
             path = self._services.list_checkpoints().get(checkpoint or "")
             if path is None:
                 raise ConfigError(self._t("voices.no_checkpoint"))
-            return self._use(ckpt.Extract(checkpoint=path, name=name or None))
+            made = self._new_name(name, path.parent.name)
+            list(ckpt.use(ckpt.Extract(checkpoint=path, name=made)))
+            return self._done(self._t("voices.made", name=html.escape(made)))
 
     def delete_voice(self, voice: str | None) -> str:
         """Put a voice aside; undo_delete brings it back."""
-        with handle_errors(self._t):
+        with handle_errors(self._t, names_only=True):
             self._services.delete_voice(self._named(voice))
-            return self._t("voices.deleted", name=html.escape(str(voice)))
+            return self._done(self._t("voices.deleted", name=html.escape(str(voice))))
 
     def undo_delete(self) -> str:
         """Bring back the voice that was deleted last."""
-        with handle_errors(self._t):
-            return self._t("voices.restored", name=html.escape(self._services.undo_delete()))
+        with handle_errors(self._t, names_only=True):
+            return self._done(self._t("voices.restored", name=html.escape(self._services.undo_delete())))
 
 
 def _cards(t: Translator, services: Services) -> str:

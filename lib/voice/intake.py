@@ -1,0 +1,364 @@
+"""Import of loose files: voice models, indexes and archives given together, recognised and paired by their content.
+
+`inspect_files` says what an import would add, `install` adds it. Nothing is replaced: a voice whose name is taken gets
+another one, and a voice that is installed already is not added twice.
+"""
+
+import filecmp
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lib.config import Family
+from lib.errors import CheckpointError, ConfigError, RevoiceError
+from lib.files import replacing, write_errors
+from lib.index import FeatureIndex, index_names
+from lib.messages import Message
+from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.voice.archive import INDEX_SUFFIX, unpack_parts
+from lib.voice.library import VOICE_ROOTS, Voice, experiment_of, find_index, index_roots, list_voices, rank_index
+from lib.voice.model_file import read_voice_model
+from lib.voice.safe_load import safe_load
+
+ARCHIVE_SUFFIX = ".zip"
+INTAKE_SUFFIXES = (*VOICE_SUFFIXES, INDEX_SUFFIX, ARCHIVE_SUFFIX)
+MAX_FILES = 50  # given at once
+MAX_TRIES = 1000  # names tried for a voice whose name is taken
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+
+
+@dataclass(frozen=True)
+class Part:
+    """A voice model or index among the given files."""
+
+    path: Path  # to read it from; that of a part of an archive is temporary
+    label: str  # its file name, as the user knows it
+    source: Path  # the given file: itself, or its archive
+
+    @property
+    def stem(self) -> str:
+        """The file name without suffix."""
+        return Path(self.label).stem.strip(" .")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A voice model and what its tensors say."""
+
+    part: Part
+    family: Family
+    sample_rate: int  # Hz
+    has_f0: bool
+    width: int  # content features per frame
+
+
+@dataclass(frozen=True)
+class FoundIndex:
+    """An index; `voice` is the installed voice that it is for, None while it is not known."""
+
+    part: Part
+    width: int  # content features per vector
+    vectors: int
+    voice: Voice | None = None
+
+
+@dataclass(frozen=True)
+class FoundVoice:
+    """A voice to add, under a free name. `installed`: the name under which the same file is installed already."""
+
+    name: str
+    model: FoundModel
+    index: FoundIndex | None = None
+    installed: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What the given files hold. `unused`: file names with the reason why nothing is done with them."""
+
+    voices: tuple[FoundVoice, ...] = ()
+    indexes: tuple[FoundIndex, ...] = ()  # for voices that are installed
+    unused: tuple[tuple[str, Message], ...] = ()
+
+
+@dataclass
+class _Sorted:
+    """The given files while they are being recognised."""
+
+    models: list[FoundModel] = field(default_factory=list)
+    indexes: list[FoundIndex] = field(default_factory=list)
+    names: dict[Path, str] = field(default_factory=dict)  # of voices, from the cards of archives, by source
+    unused: list[tuple[str, Message]] = field(default_factory=list)
+
+
+# --- recognise --------------------------------------------------------------------------------------------------------
+
+
+def inspect_files(
+    files: Sequence[Path], folder: Path, *, logs: Path = LOGS, roots: Sequence[Path] = VOICE_ROOTS
+) -> Inspected:
+    """Recognise voice models, indexes and archives, and pair each index with its voice.
+
+    Archives are unpacked below `folder`, a temporary folder of the caller's, from which `install` reads. An index
+    belongs to the voice of its width (features per frame) that its name names; without such a name, to the only voice
+    of its width in the same archive or, failing that, among all files. Files that cannot be used are reported in
+    `unused`. ConfigError for no files or more than MAX_FILES.
+    """
+    if not files:
+        raise ConfigError("No file was given. Choose a .pth, .safetensors, .index or .zip file.")
+    if len(files) > MAX_FILES:
+        raise ConfigError(
+            "{count} files are more than the {most} that can be added at once.", count=len(files), most=MAX_FILES
+        )
+    found = _Sorted()
+    for number, file in enumerate(files):
+        _recognise(file, folder / str(number), found)
+    owners = _pair(found)
+    paired = {index.part for index in owners.values()}
+    installed, taken = list_voices(roots), {voice.name for voice in list_voices(roots)}
+    voices = []
+    for model in found.models:
+        voices.append(_plan(model, owners.get(model.part), found, installed, taken, logs))
+        taken.add(voices[-1].name)
+    loose = [index for index in found.indexes if index.part not in paired]
+    return Inspected(tuple(voices), _for_installed_voices(loose, found, installed, logs), tuple(found.unused))
+
+
+def _recognise(file: Path, folder: Path, found: _Sorted) -> None:
+    """Sort one given file into `found`; of an archive, all its parts."""
+    suffix = file.suffix.lower()
+    try:
+        if suffix == ARCHIVE_SUFFIX:
+            folder.mkdir(parents=True)
+            card, parts = unpack_parts(file, folder)
+            if card.get("name"):
+                found.names[file] = str(card["name"])
+            if not parts:
+                found.unused.append((file.name, Message("holds neither a voice model nor an index")))
+            for label, path in parts:
+                _read(Part(path, label, file), found)
+        elif suffix in INTAKE_SUFFIXES:
+            _read(Part(file, file.name, file), found)
+        else:
+            found.unused.append((file.name, Message("is neither a voice model nor an index nor a ZIP archive")))
+    except RevoiceError as error:
+        found.unused.append((file.name, _without_path(error, file.name)))
+
+
+def _read(part: Part, found: _Sorted) -> None:
+    """Read a voice model or an index, and keep what it says."""
+    try:
+        if part.path.suffix.lower() == INDEX_SUFFIX:
+            if part.label.startswith("trained_"):
+                found.unused.append((part.label, Message("is an empty index, which conversion never uses")))
+            else:
+                index = FeatureIndex.load(part.path)
+                found.indexes.append(FoundIndex(part, index.width, len(index)))
+        elif _is_checkpoint(part.path):
+            found.unused.append((part.label, Message("is a training checkpoint (G or D), not a finished voice")))
+        else:
+            voice = read_voice_model(part.path)
+            config = voice.config
+            facts = (voice.family, config.sample_rate, config.has_f0, config.content_width)
+            found.models.append(FoundModel(part, *facts))
+    except RevoiceError as error:
+        found.unused.append((part.label, _without_path(error, part.label)))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a model file holds a training checkpoint. CheckpointError if it cannot be read."""
+    if path.suffix.lower() != VOICE_SUFFIXES[0]:
+        return False
+    content = safe_load(path, lazily=True)
+    return isinstance(content, dict) and "model" in content
+
+
+def _without_path(error: RevoiceError, label: str) -> Message:
+    """The message of an error with the file's name in place of its path, which may be temporary."""
+    values = {key: label if isinstance(value, Path) else value for key, value in error.values.items()}
+    return Message("cannot be used: {reason}", reason=Message(error.template, **values))
+
+
+# --- pair -------------------------------------------------------------------------------------------------------------
+
+
+def _pair(found: _Sorted) -> dict[Part, FoundIndex]:
+    """The index of each model that has one. An index that fits several models equally well is left over."""
+    owners: dict[Part, FoundIndex] = {}
+    rules: tuple[Callable[[FoundIndex, list[FoundModel], list[FoundIndex]], list[FoundModel]], ...]
+    rules = (_named_alike, _of_same_source, _of_same_width)
+    for rule in rules:
+        used = {index.part for index in owners.values()}
+        left = [index for index in found.indexes if index.part not in used]
+        for index in left:
+            free = [model for model in found.models if model.width == index.width]
+            if rule is not _named_alike:
+                free = [model for model in free if model.part not in owners]
+            fitting = rule(index, free, left)
+            if len(fitting) == 1:
+                _give(index, fitting[0], owners, found)
+    return owners
+
+
+def _give(index: FoundIndex, model: FoundModel, owners: dict[Part, FoundIndex], found: _Sorted) -> None:
+    """Make an index that of a model; of two, the one that holds more vectors."""
+    other = owners.get(model.part)
+    kept, dropped = (index, other) if other is None or index.vectors > other.vectors else (other, index)
+    owners[model.part] = kept
+    if dropped is not None:
+        found.indexes.remove(dropped)
+        reason = Message("is not used: {other} is for the same voice and holds more", other=kept.part.label)
+        found.unused.append((dropped.part.label, reason))
+
+
+def _named_alike(index: FoundIndex, free: list[FoundModel], left: list[FoundIndex]) -> list[FoundModel]:
+    """The models that the name of an index names best."""
+    ranks = {model.part: _rank(index.part.stem, model.part.stem) for model in free}
+    best = min((rank for rank in ranks.values() if rank is not None), default=None)
+    return [model for model in free if best is not None and ranks[model.part] == best]
+
+
+def _of_same_source(index: FoundIndex, free: list[FoundModel], left: list[FoundIndex]) -> list[FoundModel]:
+    """The models of the same archive."""
+    return [model for model in free if model.part.source == index.part.source]
+
+
+def _of_same_width(index: FoundIndex, free: list[FoundModel], left: list[FoundIndex]) -> list[FoundModel]:
+    """All models, for the only index left of its width."""
+    return free if sum(other.width == index.width for other in left) == 1 else []
+
+
+def _rank(index: str, voice: str) -> int | None:
+    """How well the name of an index fits that of a voice, whatever their case and separators; None: not at all."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[\s._-]+", "_", name).casefold()
+
+    forms = re.sub(r"_ivf(\d+)_flat(?=_)", r"_IVF\1_Flat", plain(index), count=1)
+    return rank_index(forms, plain(experiment_of(voice)), plain(voice))
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def _plan(
+    model: FoundModel, index: FoundIndex | None, found: _Sorted, installed: list[Voice], taken: set[str], logs: Path
+) -> FoundVoice:
+    """Choose a free name for a voice, unless the same file is installed already."""
+    part = model.part
+    same = next((voice for voice in installed if filecmp.cmp(voice.path, part.path, shallow=False)), None)
+    if same is not None:
+        if index and (own := find_index(same.path, roots=index_roots(logs))):
+            found.unused.append((index.part.label, Message("is not used: the voice {voice} has the index {index}",
+                                                           voice=same.name, index=own.name)))  # fmt: skip
+            index = None
+        return FoundVoice(same.name, model, index, same.name)
+    alone = sum(other.part.source == part.source for other in found.models) == 1
+    wished = found.names.get(part.source, part.stem) if alone else part.stem
+    return FoundVoice(free_name(wished, taken, logs if index else None), model, index)
+
+
+def free_name(wished: str, taken: Iterable[str], logs: Path | None = None) -> str:
+    """`wished`, or that with a number behind it where the name is taken, or its folder in `logs` has an index.
+
+    Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
+    """
+    folded = {name.casefold() for name in taken}
+    clean = _NOT_IN_NAMES.sub("_", wished).strip(" .") or "voice"
+    for number in range(1, MAX_TRIES):
+        name = check_name(clean if number == 1 else f"{clean}_{number}", "voice")
+        if name.casefold() not in folded and not (logs and _has_index(logs, name)):
+            return name
+    raise ConfigError("There are too many voices named {name!r}. Rename the file, then add it again.", name=wished)
+
+
+def _has_index(logs: Path, name: str) -> bool:
+    """Whether the folder for the index of a voice of this name has an index."""
+    return any((logs / experiment_of(name)).glob(f"*{INDEX_SUFFIX}"))
+
+
+def _for_installed_voices(
+    loose: list[FoundIndex], found: _Sorted, installed: list[Voice], logs: Path
+) -> tuple[FoundIndex, ...]:  # fmt: skip
+    """Indexes for voices that are installed, by their names; the others become unused."""
+    kept = []
+    for index in loose:
+        label, owner = index.part.label, None
+        for voice in installed:
+            if _rank(index.part.stem, voice.name) is not None and _width_of(voice) == index.width:
+                owner = voice
+                break
+        if owner is None:
+            reason = Message("names no voice of {width} features. Add it together with its voice, or rename it to the "
+                             "name of the voice", width=index.width)  # fmt: skip
+            found.unused.append((label, reason))
+        elif own := find_index(owner.path, roots=index_roots(logs)):
+            reason = Message("is not used: the voice {voice} has the index {index}", voice=owner.name, index=own.name)
+            found.unused.append((label, reason))
+        else:
+            kept.append(replace(index, voice=owner))
+    return tuple(kept)
+
+
+def _width_of(voice: Voice) -> int | None:
+    """The content features per frame of an installed voice; None if it cannot be read."""
+    try:
+        return read_voice_model(voice.path).config.content_width
+    except RevoiceError:
+        return None
+
+
+# --- install ----------------------------------------------------------------------------------------------------------
+
+
+def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHTS, logs: Path = LOGS) -> list[str]:
+    """Add the voices and indexes that `inspect_files` found; returns the names of the voices that were changed.
+
+    `name` is for the only voice. ConfigError if it is taken, or there are several voices; RevoiceError if a file cannot
+    be written. A voice that is installed already is not added again, but gets the index that came with it.
+    """
+    voices = [voice for voice in found.voices if voice.installed is None or voice.index]
+    if name:
+        voices = [_renamed(voices, name, weights)]
+    with write_errors(weights):
+        weights.mkdir(parents=True, exist_ok=True)
+    for voice in voices:
+        if voice.index:
+            _install_index(voice.index, voice.installed or voice.name, voice.model.family, logs)
+        if voice.installed is None:
+            source = voice.model.part.path
+            _copy(source, inside(weights, voice.name + source.suffix.lower(), "voice"))
+    added = [voice.name for voice in voices]
+    for index in found.indexes:
+        assert index.voice is not None
+        _install_index(index, index.voice.name, read_voice_model(index.voice.path).family, logs)
+        added.append(index.voice.name)
+    return added
+
+
+def _renamed(voices: list[FoundVoice], name: str, weights: Path) -> FoundVoice:
+    """The only voice, under a name that must be free."""
+    if len(voices) != 1 or voices[0].installed:
+        raise ConfigError("A name can be chosen when one new voice is added; these are {count}.", count=len(voices))
+    if any(voice.name.casefold() == name.casefold() for voice in list_voices([weights])):
+        raise ConfigError("There is a voice named {name!r} already. Choose another name.", name=name)
+    return replace(voices[0], name=check_name(name, "voice"))
+
+
+def _install_index(index: FoundIndex, voice: str, family: Family, logs: Path) -> None:
+    """Copy an index to where `find_index` finds it for a voice. CheckpointError if another is there."""
+    source, experiment = index.part.path, experiment_of(voice)
+    target = inside(logs, experiment, "voice") / index_names(experiment, family, FeatureIndex.load(source).n_cells)[1]
+    if target.exists() and not filecmp.cmp(target, source, shallow=False):
+        raise CheckpointError(
+            "{path} exists and is another index. Move it away first if the new one is to be used.", path=target
+        )
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file to its place atomically; the target may be on another disk."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
