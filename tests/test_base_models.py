@@ -46,7 +46,7 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
     [
         (
             tiny_family("v2", "32k"),
-            "is a base generator of v2 at 32k with F0, but this training needs one of v2 at 40k with F0",
+            "is a base generator of v2 at 32k with F0, but this training run needs one of v2 at 40k with F0",
         ),
         (tiny_family("v1", "40k"), "is a base generator of v1 at 40k with F0, but"),
         (tiny_family("v2", "40k", has_f0=False), "is a base generator of v2 at 40k without F0, but"),

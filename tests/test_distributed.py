@@ -221,7 +221,7 @@ def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(pro
     workers[1].kill()
     told = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode != 0
-    assert told.count("Another of the 2 processes has ended, so this one ends, too. The same command continues") == 1
+    assert told.count("Another of the 2 processes has ended, so this one ends, too. Run the same command") == 1
     assert not any(worker.is_running() for worker in workers)
     newest = experiment.newest_pair()
     assert newest is not None
@@ -237,7 +237,7 @@ def test_ctrl_c_saves_once_and_ends_all(program: Path) -> None:
     told = process.communicate(timeout=PATIENCE)[0]
     for worker in workers:
         worker.wait(timeout=PATIENCE)
-    assert told.count("Stopped. The same command continues where it was.") == 1
+    assert told.count("Stopped. Run the same command to resume.") == 1
     assert "Another of the" not in told
     with experiment.locked():
         assert experiment.checkpoint_pairs()

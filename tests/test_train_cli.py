@@ -166,7 +166,7 @@ def test_interrupting_leaves_with_130_and_continues(
 
     monkeypatch.setattr(preprocess, "prepare", interrupted)
     assert run("prepare", "v", "--data", str(tmp_path)) == 130
-    assert "The same command continues" in capsys.readouterr().err.splitlines()[-1]
+    assert "Run the same command" in capsys.readouterr().err.splitlines()[-1]
     monkeypatch.undo()
     monkeypatch.setattr(experiment.Experiment.__init__, "__defaults__", (tmp_path / "logs", tmp_path / "weights"))
     assert run("prepare", "v", "--data", str(tmp_path)) == 0

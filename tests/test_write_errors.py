@@ -119,12 +119,12 @@ def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFi
     (program / "logs").unlink()
     with full_disk(50_000):
         assert cli.main(prepare) == 1
-    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("v are as they were before.")
+    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("v are unchanged.")
     assert cli.main(prepare) == 0
     extract = ["extract", "v", "--pitch-method", "pm", "--device", "cpu"]
     with full_disk(50_000):
         assert cli.main(extract) == 1
-    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("the same command continues.")
+    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("run the same command to resume.")
     assert cli.main(extract) == 0
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("train")  # also when this module is __main__
 
 PROGRAM = "python -m train"
-FOR_PROGRAMS = "--report-as-json"  # before the command: what the page starts a training with
+FOR_PROGRAMS = "--report-as-json"  # before the command; the web UI passes it
 
 
 class _Kind(PrepareOptions, frozen=True):
@@ -110,7 +110,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from train.distributed import disconnect
 
-        disconnect()  # here, where no exception refers to the connection any more
+        disconnect()  # here, where no exception refers to the connection any longer
     return status
 
 
@@ -135,7 +135,7 @@ def _main(args: Sequence[str] | None) -> int:
         return _run(command, for_program)
     except (Cancelled, KeyboardInterrupt):
         if _is_main_process():
-            print("Stopped. The same command continues where it was.", file=sys.stderr)
+            print("Stopped. Run the same command to resume.", file=sys.stderr)
         return INTERRUPTED
     except (RevoiceError, OSError, MemoryError) as caught:
         error = as_revoice_error(caught)
@@ -225,12 +225,12 @@ def _run_together(command: Command, for_program: bool) -> int:
 
     experiment = Experiment(command.name)
     if not isinstance(command, Extract | Fit):
-        raise ConfigError("Only extract and fit work in several processes. Run the other stages without a launcher.")
+        raise ConfigError("Only extract and fit can run in several processes. Run the other stages without a launcher.")
     if not experiment.folder.is_dir():
         _raise_missing(experiment)
     if ":" in command.device:
         raise ConfigError(
-            "--device {device} names one GPU, but each process takes its own. Leave it out.", device=command.device
+            "--device {device} names one GPU, but each process uses its own. Leave it out.", device=command.device
         )
     if os.environ.get("ACCELERATE_USE_CPU") == "True":
         command = command.model_copy(update={"device": "cpu"})
@@ -260,7 +260,7 @@ def _worker(name: str) -> Iterator[Progress]:
 
 
 def _check(data: Path) -> int:
-    """Print a report on recordings."""
+    """Print the report of `check_recordings`."""
     from lib.audio.decode import list_recordings
     from train.data_report import ADVICE, check_recordings, sample_rates
 
@@ -313,17 +313,17 @@ def _stages_of(command: Command) -> list[str]:
 
 
 def _saved(stage: str, experiment: "Experiment") -> Message:
-    """What a stage has saved although it could not write everything."""
+    """What is left of a stage that failed to write a file."""
     if stage == "prepare":
-        return Message("The clips of {name} are as they were before.", name=experiment.name)
+        return Message("The clips of {name} are unchanged.", name=experiment.name)
     if stage == "extract":
-        return Message("The features computed so far are kept; the same command continues.")
+        return Message("The features computed so far are kept; run the same command to resume.")
     if stage == "index":
-        return Message("The features are kept; the same command builds the index.")
+        return Message("The features are kept; run the same command to build the index.")
     newest = experiment.newest_pair()
     if newest is None:
         return Message("No checkpoint was saved.")
-    return Message("The last checkpoint is {path}; the same command continues from it.", path=newest[0])
+    return Message("The last checkpoint is {path}; run the same command to resume from it.", path=newest[0])
 
 
 def _check_data(data: Path) -> None:
@@ -387,7 +387,7 @@ def _fit(command: Fit | Run, experiment: "Experiment", progress: Progress) -> st
     if report.skipped:
         return f"fit: all {report.epochs} epochs are done, skipped (increase --epochs to continue)"
     mel = "" if report.mel_loss is None else f", mel loss {report.mel_loss:.2f}"
-    more = "" if report.finished else "; the same command continues"
+    more = "" if report.finished else "; run the same command to resume"
     speed = f"{report.steps_per_second:.2f} steps/s"
     return f"fit: {report.epochs} epochs, {report.steps} steps in total{mel}, {speed}{more}"
 

@@ -28,7 +28,7 @@ def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor
 
 
 def log_uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """(count,) numbers whose logarithm is even between `low` and `high`."""
+    """(count,) numbers whose logarithm is uniform between those of `low` and `high`."""
     return uniform(count, math.log(low), math.log(high), rng).exp()
 
 
@@ -59,7 +59,7 @@ def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
 
 
 def wander(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
-    """(count, frames) smooth random curves around 0, each of its own strength up to `strength` (deviation)."""
+    """(count, frames) smooth random curves around 0, each with its own standard deviation up to `strength`."""
     heights = torch.randn(count, 1, knots, generator=rng) * uniform(count, 0.0, strength, rng)[:, None, None]
     return F.interpolate(heights, size=frames, mode="linear", align_corners=True)[:, 0]
 
@@ -105,7 +105,7 @@ def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.7) -> Tensor:
     level = mel.mean(dim=(1, 2), keepdim=True)
     knots = torch.randn(count, 1, 4, generator=rng) * 1.5
     colour = F.interpolate(knots, size=bands, mode="linear", align_corners=True).exp()
-    # The power of noise in one band and frame scatters; four degrees of freedom are about right for a mel band.
+    # The power of noise in one mel band and frame is chi-square distributed with about 4 degrees of freedom.
     noise = colour * torch.randn(4, count, frames, bands, generator=rng).square().mean(0)
     noise = torch.where(chance(count, 0.2, rng)[:, None, None], mel.roll(1, 0), noise)
     noise = noise / noise.mean(dim=(1, 2), keepdim=True) * level

@@ -1,6 +1,6 @@
-"""Base models: finds the weights a training starts from, and checks that they are what their names say.
+"""Base models: finds the weights that training starts from, and checks that they match their file names.
 
-Spec: file-formats, "Pretrained base models"; README, "Folder layout". The folders of older programs are searched too.
+The folders of RVC programs (`pretrained`, `pretrained_v2`, also below `assets`) are searched too.
 """
 
 import logging
@@ -24,7 +24,7 @@ SUFFIXES = (".pth", ".safetensors")
 
 
 class BaseModels(NamedTuple):
-    """The weights a training starts from."""
+    """The weights that training starts from."""
 
     generator: Weights
     discriminator: Weights
@@ -51,7 +51,7 @@ def base_names(config: FamilyConfig) -> tuple[str, str]:
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
     """The base models of a family, strictly checked; None if there are none.
 
-    MissingFileError if only one of the two is there; CheckpointError if a file is not what its name says.
+    MissingFileError if only one of the two is there; CheckpointError if a file does not match its name.
     """
     if config.family == "lite" and not config.synthesizer.has_f0:
         return None
@@ -99,7 +99,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
     found = kind_of(weights, str(path))
     if found != wanted:
         raise CheckpointError(
-            "{path} is a base generator of {found}, but this training needs one of {wanted}. "
+            "{path} is a base generator of {found}, but this training run needs one of {wanted}. "
             "`python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
             path=path, found=found, wanted=wanted,
         )  # fmt: skip

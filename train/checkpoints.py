@@ -1,4 +1,4 @@
-"""What a training writes: pairs of checkpoints, the exported voice, a validation sample; from the main process only."""
+"""The files of a training run: G/D checkpoints, the exported voice, validation samples; main process only."""
 
 import logging
 from datetime import datetime, timedelta, timezone
@@ -77,8 +77,7 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
     own, other = (_own_entry(item, path) for item, path in zip(stored, paths, strict=True))
     if stored[0].epoch != stored[1].epoch or own.get("step") != other.get("step"):
         raise CheckpointError(
-            "{generator} and {discriminator} are from different steps of the training. Move the older of them out of "
-            "the folder.",
+            "{generator} and {discriminator} are from different training steps. Move the older one out of the folder.",
             generator=generator.name, discriminator=discriminator.name,
         )  # fmt: skip
     networks = (
@@ -112,8 +111,7 @@ def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
     counts = all(type(number) is int and number >= 0 for number in numbers[:3])
     if not (numbers and counts and isinstance(numbers[3], int | float) and 0 <= numbers[3] < float("inf")):
         raise CheckpointError(
-            "{path} has a damaged entry 'revoice': it does not say how far the training is. Go back to an earlier "
-            "checkpoint.",
+            "{path} has a damaged entry 'revoice': the training progress is missing. Go back to an earlier checkpoint.",
             path=path,
         )
     return dict(own)
@@ -134,7 +132,7 @@ def _random_states(state: TrainState) -> dict[str, Any]:
 
 
 def _restore_random_state(state: TrainState, own: dict[str, Any]) -> None:
-    """Continue with the random numbers of this process; one that the checkpoint does not know starts new ones."""
+    """Restore the random state of this process; a process that the checkpoint does not cover gets a new seed."""
     index, device = state.accelerator.process_index, state.accelerator.device
 
     def of_this_process(name: str) -> Tensor | None:
@@ -178,7 +176,7 @@ class CheckpointManager:
             save_pair(state, generator, discriminator)
         except WriteError:
             if not discriminator.exists():
-                generator.unlink(missing_ok=True)  # a lone half would end the next run
+                generator.unlink(missing_ok=True)  # the next run would refuse a generator without its discriminator
             raise
         self.newest, self._saved_step = generator, step
         if not state.accelerator.is_main_process:
@@ -226,7 +224,7 @@ def write_sample(state: TrainState, dataset: ClipDataset, folder: Path) -> Path:
 
     A .png of that name shows the mel spectrograms of the clip and, below it, of the sample.
 
-    The random state of the training does not change.
+    The random state of training is not changed.
     """
     clip = collate([dataset[0]], dataset.config)
     real, batch = clip.audio[0], clip.to(state.accelerator.device)

@@ -1,7 +1,7 @@
 """Checks recordings before training: length, silence, loudness, clipping, duplicates, F0, and advice.
 
-The limits follow the spec's chapter on the user interface: 10 to 50 minutes of clean speech or singing by one person,
-at an even level, without other voices.
+The limits are the usual advice for RVC voices: 10 to 50 minutes of clean speech or singing by one person, at an even
+level, without other voices.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Training clips -> batches: a dataset, its collation, a length-bucketed sampler, and the loader of a training.
+"""Training clips -> batches: dataset, collation, length-bucketed sampler and loader.
 
-Spec: training, "Dataset item" and "Bucketing, batching", without the defects: real lengths instead of estimates, no
-clip discarded, and the batch size is per device (Accelerate distributes the batches).
+Unlike in RVC, lengths are read from the files instead of estimated, no clip is discarded, and the batch size is per
+device (Accelerate distributes the batches).
 """
 
 import functools
@@ -159,7 +159,7 @@ class BucketSampler(Sampler[list[int]]):
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:
         self.batch_size = batch_size
         self.epoch = 0
-        self.skip = 0  # batches to skip at the start of the epoch, because an earlier run did them
+        self.skip = 0  # batches to skip at the start of the epoch, which an earlier run has processed
         buckets: list[list[int]] = [[] for _ in boundaries[1:]]
         for index, length in enumerate(lengths):
             place = int(np.searchsorted(boundaries, length, side="left")) - 1
@@ -182,7 +182,7 @@ class BucketSampler(Sampler[list[int]]):
 
 
 class TrainBatches:
-    """The batches of a training, epoch by epoch; an epoch can be resumed at any batch.
+    """The batches of a training run, epoch by epoch; an epoch can be resumed at any batch.
 
     The batch size of `dataset.config` is per process.
     """
@@ -207,7 +207,7 @@ class TrainBatches:
         return len(self.sampler)
 
     def of_epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0) after the first `skip`, on the device of the training."""
+        """The batches of an epoch (counted from 0) after the first `skip`, on the training device."""
         self.sampler.epoch = self.dataset.epoch = epoch + 1  # RVC counts epochs from 1
         self.sampler.skip = skip
         state = torch.get_rng_state()
@@ -220,5 +220,5 @@ class TrainBatches:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Let Ctrl-C reach only the training itself, which saves; a loader process that ended would look like an error."""
+    """Ignore Ctrl-C in loader processes: the main process handles it, and the end of a loader would raise an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

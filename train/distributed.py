@@ -1,4 +1,4 @@
-"""Several processes of one training or extraction: connect them, agree on a decision, explain the loss of one.
+"""Several processes of one training or extraction run: connect them, agree on decisions, explain the loss of one.
 
 A launcher (`python -m torch.distributed.run`, `accelerate launch`) starts the same command several times; Accelerate
 connects the processes. A decision that a process takes alone (Ctrl-C, a clock, a file) goes through `any_process`
@@ -59,9 +59,9 @@ def disconnect() -> None:
 
 
 def check_launcher(environment: Mapping[str, str]) -> None:
-    """ConfigError if `accelerate launch --cpu` was asked for several processes: it starts only one.
+    """ConfigError if `accelerate launch --cpu` was told to start several processes: it starts only one.
 
-    It then sets the address of a meeting point, but no rank.
+    It then sets the address of the main process, but no rank.
     """
     if environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment and "RANK" not in environment:
         raise ConfigError(
@@ -76,7 +76,7 @@ def describe_process(state: "PartialState | Accelerator") -> Message:
 
 
 def any_process(*conditions: bool) -> tuple[bool, ...]:
-    """For each condition, whether it holds in some process; equal in all, and none continues before all have called."""
+    """For each condition, whether it holds in any process: the same in all. Blocks until every process has called."""
     from accelerate.state import PartialState
     from accelerate.utils import reduce
 

@@ -1,4 +1,4 @@
-"""Estimates before a training: steps, time on this machine, disk space, and the default batch size."""
+"""Estimates before training: steps, time on this machine, disk space, and the default batch size."""
 
 import math
 import shutil
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 GOOD_STEPS = {"lite": 3500}  # after which the loss curves of a family flatten; others use the default epochs
-MUTE_CLIPS = 2  # silent clips added to every training, as in RVC
+MUTE_CLIPS = 2  # silent clips added to the training data, as in RVC
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
 AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
 VOICE_BYTES = 2  # per parameter of a voice, in float16
@@ -30,10 +30,10 @@ MAX_BATCH = 40  # RVC's limit; a larger batch would only repeat the clips of a s
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training from the start will need."""
+    """The estimated cost of a training run from the first step."""
 
     steps: int
-    minutes: float | None  # None: no comparable training on this machine
+    minutes: float | None  # None: no comparable run on this machine
     disk: int  # bytes it will write
     free: int  # bytes free now
 
@@ -52,7 +52,7 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
 
 
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) -> int:
-    """Number of epochs on `seconds` of recordings that trains a good voice of the family."""
+    """Suggested number of epochs for `seconds` of recordings."""
     wanted = GOOD_STEPS.get(config.family)
     if wanted is None:
         return options.epochs
@@ -61,7 +61,7 @@ def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) 
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:
-    """Last steps per second of the newest training of the family with that batch size; None if there is none."""
+    """Last steps per second of the newest run of the family with that batch size; None if there is none."""
     paths = [path for path in logs.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         experiment = Experiment(path.parent.name, logs)

@@ -1,7 +1,7 @@
-"""One training on disk: every path below `logs/<name>/`, its clips and checkpoints, and the record of its stages.
+"""An experiment on disk: every path below `logs/<name>/`, its clips and checkpoints, and the record of its stages.
 
-The folder names are RVC's (spec: README, "Folder layout"; training, "File list"), so that other programs can continue
-our trainings and the other way round. `revoice.json` holds what is only ours: what each stage was made from.
+The folder names are RVC's, so that other programs can resume experiments made here, and vice versa. `revoice.json` is
+not known to them: it records the fingerprint of each stage's inputs.
 """
 
 import glob
@@ -44,7 +44,7 @@ class Clip:
 
 
 def _kind(config: FamilyConfig) -> tuple[Any, ...]:
-    """What all clips, features and voices of an experiment have in common."""
+    """The properties shared by all clips, features and voices of an experiment."""
     return config.family, config.audio, config.synthesizer.content_width, config.synthesizer.has_f0
 
 
@@ -102,7 +102,7 @@ class Experiment:
     def create(self, config: FamilyConfig) -> None:
         """Write the configuration; ConfigError if the experiment exists with another kind of voice.
 
-        A training that has started keeps its network sizes, even if those of the family have changed since.
+        Once there is a checkpoint, the network sizes stay, even if those of the family have changed since.
         """
         if self.config_file.is_file():
             old = self.check_kind(config)
@@ -225,8 +225,8 @@ class Experiment:
         whole = [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
         if halves and not whole:
             raise CheckpointError(
-                "{path} lacks its other half (G_*.pth and D_*.pth of one number belong together). Put it back, or move "
-                "{name} away to start again.",
+                "The counterpart of {path} is missing (G_*.pth and D_*.pth of one number belong together). Restore it, "
+                "or move {name} away to start again.",
                 path=halves[0], name=halves[0].name,
             )  # fmt: skip
         return whole

@@ -1,4 +1,4 @@
-"""Clips -> F0 and content features, one `.npy` each (spec: training, "F0 extraction" and "Feature extraction")."""
+"""Clips -> F0 and content features, one `.npy` file each, in the folders and formats of RVC."""
 
 import contextlib
 import logging
@@ -46,13 +46,13 @@ BYTES_PER_WORKER = 1e9  # what RMVPE and HuBERT take for CPU_SECONDS, roughly
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What came out of the clips."""
+    """The result of the stage extract."""
 
     clips: int
     unvoiced: tuple[str, ...]  # names of clips without a single voiced frame
     f0_range: tuple[float, float, float] | None  # Hz: 5 %, 50 % and 95 % of the voiced frames
     pitch_method: str | None
-    skipped: bool  # everything was there already
+    skipped: bool  # all features existed already
 
 
 def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
@@ -91,7 +91,7 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         "precision": "fp32" if precision.analysis == torch.float32 else "bf16",
     }
     clips = _Clips(experiment, encoder, pitch, options, augmentations)
-    with explaining_lost_processes(Message("The same command continues with the remaining clips.")):
+    with explaining_lost_processes(Message("Run the same command to extract the remaining clips.")):
         with processes.main_process_first():
             if processes.is_main_process and not is_done(experiment, "extract", made_from):
                 experiment.mark_owned(clips.folders, clear=True)
@@ -215,7 +215,7 @@ def cpu_workers(threads: int, memory: float) -> int:
 
 
 def _check_cancelled(progress: Progress, done: int, total: int) -> None:
-    """Report the progress; Cancelled in every process if one of them is to stop."""
+    """Report the progress; raise Cancelled in every process if one of them was asked to stop."""
     stop = False
     try:
         progress(done, total, Message("F0 and content"))

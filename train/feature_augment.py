@@ -1,4 +1,4 @@
-"""Feature augmentation for the family lite: content features of a clip with simulated changes of speaker and room.
+"""Feature augmentation for the lite family: content features of a clip with simulated changes of speaker and room.
 
 The features keep some information about the speaker. A small voice trained only on the features of its own speaker
 depends on it and fails for other speakers; one trained on augmented features does not.
@@ -17,16 +17,16 @@ from lib.content.lite import LiteContentEncoder
 from lib.models.lite_encoder import CODE, LEVEL_SCALE, shifted
 from train.augment import augmented_mel, uniform
 
-ORIGINALS = 2  # the features themselves are served as often as so many augmented versions
+ORIGINALS = 2  # the original features are drawn as often as this many augmented versions
 NOISE_FLOOR = (-5.2, -1.8)  # nepers below the mean level
-FLOOR_SHARE = 0.5  # of the versions whose level has a noise floor
+FLOOR_SHARE = 0.5  # share of the versions whose level has a noise floor
 
 
 @torch.inference_mode()
 def augment_features(
     encoder: LiteContentEncoder, audio: npt.NDArray[np.float32], count: int, name: str
 ) -> npt.NDArray[np.float16]:
-    """(T,) at 16 kHz -> (count, (T - 80) // 320, width) features, drawn from the clip's name: the same each time."""
+    """(T,) at 16 kHz -> (count, (T - 80) // 320, width) features, seeded by the clip's name."""
     frames = content_frames(len(audio))
     if frames == 0:
         return np.zeros((count, 0, encoder.width), np.float16)

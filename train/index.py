@@ -48,7 +48,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
 
 
 def _delete_older(experiment: Experiment, recorded: str, new: set[str], *, is_ours: bool) -> None:
-    """Delete the pair of indexes that was recorded before, built from features that are not there any more.
+    """Delete the previously recorded pair of indexes, built from features that no longer exist.
 
     If the features of the experiment are ours, so are all other indexes with names in RVC's form for it.
     """

@@ -1,4 +1,4 @@
-"""Losses of the family lite: spectra at several resolutions, hinge losses of the discriminators."""
+"""Losses of the lite family: spectra at several resolutions, hinge losses of the discriminators."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ EDGE = 60.0  # Hz, width of the filter that `band_limited` applies
 FULL_BAND = 10_000  # Hz; from here on nothing is filtered
 BANDWIDTH_FFT = 1024  # samples
 LOUD_FRAMES = 0.95  # quantile of a frequency's power over the frames
-MAX_DROP_DB = 75.0  # below the loudest frequency; what is less is nothing
+MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 
 
 def spectral_loss(made: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
@@ -40,9 +40,9 @@ def spectral_loss(made: Tensor, real: Tensor, cutoffs: Tensor | None = None, sam
 
 
 def bandwidth(audio: Tensor, sample_rate: int) -> float:
-    """The highest frequency in Hz at which any of the recordings [B, T] holds something.
+    """The bandwidth in Hz of recordings [B, T]: the highest frequency with content in any of them.
 
-    MP3 encoders and low sample rates cut the spectrum off: above, the mean power of a whole batch drops to nothing.
+    MP3 encoders and low sample rates remove everything above a cutoff.
     """
     window = torch.hann_window(BANDWIDTH_FFT, device=audio.device)
     spectrum = torch.stft(
@@ -57,7 +57,7 @@ def bandwidth(audio: Tensor, sample_rate: int) -> float:
 
 
 def band_limited(audio: Tensor, cutoffs: Tensor, sample_rate: int) -> Tensor:
-    """[B, T] without what is above the cutoff [B] in Hz of each item, as its recording is."""
+    """[B, T] low-pass filtered at the cutoff [B] in Hz of each item."""
     hertz = torch.fft.rfftfreq(audio.shape[1], 1 / sample_rate, device=audio.device)
     gains = torch.sigmoid((cutoffs[:, None] - hertz) / EDGE)
     gains = torch.where(cutoffs[:, None] >= FULL_BAND, torch.ones_like(gains), gains)

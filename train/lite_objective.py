@@ -44,7 +44,7 @@ class LiteObjective:
         return output
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
-        """After the regression, keep the averaged prior: it stays as it is from there on."""
+        """After the last regression step, copy the averaged weights into the prior, which is frozen from then on."""
         if step == self.settings.prior_steps and averaged is not None:
             for name in ("enc_p", "emb_g"):
                 getattr(generator, name).load_state_dict(getattr(averaged, name).state_dict())
@@ -61,7 +61,7 @@ class LiteObjective:
         losses = {"mel": self._mel_distance(batch, output) / frames}
         if discriminate is None:
             return losses
-        losses = {"mel": losses["mel"].detach()}  # a figure: the prior does not learn any more
+        losses = {"mel": losses["mel"].detach()}  # reported only: the prior is frozen
         real, generated = self._compared(batch, output)
         of_generated = discriminate(generated)
         with torch.no_grad():
@@ -80,7 +80,7 @@ class LiteObjective:
         return (distance * inside).sum()
 
     def _bandwidth(self, batch: Batch) -> float:
-        """Up to which frequency in Hz the recordings of the batch can be compared with what is generated."""
+        """The frequency in Hz up to which recordings and generated audio are compared."""
         found = lite_losses.bandwidth(batch.audio[:, 0], self.network.sample_rate)
         return found if found < lite_losses.FULL_BAND else self.network.sample_rate / 2
 

@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, with metrics, checkpoints, stop and resume.
 
-Spec: training, "Saving, resuming, finishing", without its defects: a checkpoint is written whenever a run ends, a
-resumed run continues at the exact step, and a damaged checkpoint is an error instead of a silent restart.
+A checkpoint is written whenever a run ends, a resumed run continues at the exact step, and a damaged checkpoint is an
+error instead of a silent restart.
 """
 
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a run of training did."""
+    """The result of a training run."""
 
     epochs: int  # finished in total
     steps: int  # in total
@@ -56,7 +56,7 @@ def fit(
     """
     if (done := _finished(experiment, options)) is not None:
         return done
-    with explaining_lost_processes(Message("The same command continues from the last checkpoint.")):
+    with explaining_lost_processes(Message("Run the same command to resume from the last checkpoint.")):
         training = set_up(experiment, options, clips)
         try:
             train(training, progress)
@@ -69,13 +69,13 @@ def fit(
 
 
 def train(training: Training, progress: Progress = no_progress) -> None:
-    """Run to the end of the epochs or of the time, and save. Raises Cancelled without saving when stopped."""
+    """Train until all epochs are done or time is up, and save. Raises Cancelled without saving when stopped."""
     state, options, batches = training.state, training.options, training.batches
     done, seconds_before, is_main = state.progress, state.progress.seconds, state.accelerator.is_main_process
     if is_main:
         training.experiment.stop_file.unlink(missing_ok=True)
         training.metrics.logger = TensorBoard(training.experiment.folder)
-    # Each process has a clock of its own; the main one's counts.
+    # Every process has its own clock; that of the main process decides.
     (time_is_up,) = any_process(is_main and _time_is_up(training))
     while done.epoch < options.epochs and not time_is_up:
         learning_rate = begin_epoch(state)
@@ -122,7 +122,10 @@ def _check_stop(training: Training, progress: Progress) -> None:
 
 
 def _check_finite(training: Training, losses: dict[str, float]) -> None:
-    """Stop before a broken network replaces a good checkpoint. With fp16, single overflows are normal."""
+    """ConfigError if a loss is not finite, before a checkpoint is written.
+
+    In fp16, overflows are expected: the gradient scaler skips their steps.
+    """
     totals = [value for name, value in losses.items() if name.endswith("/total")]
     if training.state.accelerator.scaler is not None or all(map(math.isfinite, totals)):
         return
@@ -139,7 +142,7 @@ def _check_finite(training: Training, losses: dict[str, float]) -> None:
 
 
 def _describe(training: Training) -> tuple[int, int, str]:
-    """The arguments of the Progress: seconds if time is limited, else steps."""
+    """The arguments of the Progress: (seconds, limit, text) if time is limited, else (steps, total, text)."""
     done, mel, options = training.state.progress, training.metrics.shown_mel_loss, training.options
     epoch, step, speed = done.epoch + 1, done.step, f"{training.metrics.speed:.2f}"
     if mel is None:
@@ -157,7 +160,7 @@ def _describe(training: Training) -> tuple[int, int, str]:
 
 
 def _finished(experiment: Experiment, options: FitOptions) -> FitReport | None:
-    """The report of a training whose epochs are all done, else None."""
+    """The report of an experiment whose epochs are all done, else None."""
     if (finished := finished_training(experiment, options.epochs)) is None:
         return None
     epochs, steps, checkpoint = finished
@@ -171,7 +174,7 @@ def _finished(experiment: Experiment, options: FitOptions) -> FitReport | None:
 
 
 def _report(training: Training) -> FitReport:
-    """What the run did; draws the losses of all runs of the experiment."""
+    """The report of this run; plots the losses of all runs of the experiment."""
     experiment, progress, metrics = training.experiment, training.state.progress, training.metrics
     plot = experiment.folder / PLOT_NAME
     with training.state.accelerator.main_process_first():

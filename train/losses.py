@@ -1,6 +1,7 @@
-"""Losses of the GAN step: functions of tensors, computed in float32 whatever the networks run in.
+"""Losses of the GAN step: functions of tensors, computed in float32 whatever the dtype of the networks.
 
-Spec: training, "Training step". Least-squares adversarial losses and feature matching of HiFi-GAN, KL of VITS.
+Least-squares adversarial losses and feature matching of HiFi-GAN (Kong et al. 2020), KL divergence of VITS (Kim et al.
+2021).
 """
 
 from collections.abc import Sequence

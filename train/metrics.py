@@ -1,4 +1,4 @@
-"""Metrics of a training: means and speed of a run, TensorBoard, `events.jsonl`, and a plot of the losses."""
+"""Metrics of a training run: means and speed, TensorBoard, `events.jsonl`, and a plot of the losses."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
 
 
 class MetricLogger(Protocol):
-    """Takes metrics by their `group/name`."""
+    """Receives metrics named `group/name`."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -43,7 +43,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is still buffered; a failure is logged, because it must not hide that of the training."""
+        """Write what is still buffered; a failure is only logged, so that it cannot hide an error of training."""
         try:
             self._writer.close()
         except OSError as error:
@@ -77,7 +77,7 @@ class Events:
 
 
 class RunMetrics:
-    """Metrics of one run: speed, means of the mel loss, and what goes to the logger and into `events.jsonl`."""
+    """Metrics of one run: speed, means of the mel loss, and the values for the logger and `events.jsonl`."""
 
     def __init__(self, events: Events, log_interval: int, first_step: int) -> None:
         self.events = events
@@ -106,7 +106,7 @@ class RunMetrics:
         return _mean(list(self._mel)[-self._log_interval :])
 
     def add(self, step: int, epoch: int, losses: Mapping[str, float], learning_rate: float) -> None:
-        """Take the losses of a step; log them every so many steps, and on a slow machine also in between."""
+        """Add the losses of a step; they are logged every `log_interval` steps, and at least every LOG_SECONDS."""
         self._last_step = step
         if "loss/g/mel" in losses:
             self._mel.append(losses["loss/g/mel"])

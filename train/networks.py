@@ -9,7 +9,7 @@ from lib.voice.infer_config import Network, build_network
 
 
 class Networks(NamedTuple):
-    """What a training updates."""
+    """The networks that training updates."""
 
     generator: Network
     discriminator: Discriminator | LiteDiscriminator

@@ -1,7 +1,7 @@
-"""What the networks of a family are trained on: the output of the generator and the losses of both networks.
+"""The training objective of each family: forward pass of the generator and losses of both networks.
 
-`train_step` knows no losses: it calls the objective of the family, sums the losses, and updates the networks. A new
-kind of network adds a class here and a line in `make_objective`. Spec: training, "Training step".
+`train_step` contains no losses: it calls the objective of the family, sums the losses, and updates the networks. A new
+kind of network adds a class here and a line in `make_objective`. v1 and v2 use the losses of VITS (Kim et al. 2021).
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Objective(Protocol):
         ...
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
-        """Called after each step with the networks as they are and the number of steps done."""
+        """Called after each step; `averaged` has the averaged weights, if any; `step` counts the steps done."""
         ...
 
     def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: Any) -> Losses:
@@ -58,7 +58,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class SpectrumConstants:
-    """Guards of the mel spectrogram; the published base models were trained with these (spec: README, decisions)."""
+    """Constants that keep roots and logarithms of spectra finite; the published base models were trained with these."""
 
     epsilon: float = mel.MAGNITUDE_EPSILON
     floor: float = mel.MEL_FLOOR

@@ -1,4 +1,4 @@
-"""How each stage of training is done: one frozen options model per stage; importing this imports no torch."""
+"""The options of the training stages: one frozen model per stage. Importing this imports no torch."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from lib.pitch import PITCH_METHODS, PitchMethod
 
-MAX_SEED = 2**32 - 1  # what NumPy takes
+MAX_SEED = 2**32 - 1  # NumPy's limit
 
 
 class PrepareOptions(BaseModel, frozen=True, extra="forbid"):

@@ -1,4 +1,4 @@
-"""The stages of a training, in order, and whether a stage is done. Importing this imports no torch.
+"""The stages of training, in order, and whether a stage is done. Importing this imports no torch.
 
 A stage is done when the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
 invalidates the stages after it, except the training, which continues with the new clips.
@@ -38,7 +38,7 @@ def record(experiment: Experiment, stage: str, **facts: Any) -> None:
 
 
 def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Path] | None:
-    """Epochs, steps and newest generator checkpoint of a training that has all its epochs, else None.
+    """Epochs, steps and newest generator checkpoint of an experiment whose epochs are all done, else None.
 
     CheckpointError if the newest checkpoint is damaged.
     """

@@ -30,16 +30,16 @@ from train.slicer import SliceRule, slice_audio
 logger = logging.getLogger(__name__)
 
 OVERLAP_SECONDS = 0.3  # s shared by neighbouring clips of one slice
-TARGET_PEAK = 0.9 * 0.75  # what a clip's peak contributes: three quarters of every clip are brought to 0.9 ...
-ORIGINAL_SHARE = 0.25  # ... and a quarter keeps its level, so that whispers stay softer than shouts
+TARGET_PEAK = 0.9 * 0.75  # of the normalised signal, which has a weight of three quarters in a clip ...
+ORIGINAL_SHARE = 0.25  # ... and the original one a quarter, so that whispers stay softer than shouts
 MAX_PEAK = 2.5  # times full scale; beyond it the recording is broken
-MIN_SECONDS = 0.32  # s; a training segment has 32 frames of 10 ms
+MIN_SECONDS = 0.32  # s; a segment has 32 frames of 10 ms
 SILENCE_PEAK = 10.0 ** (SliceRule().threshold_db / 20.0)  # a clip that never reaches the slicer's threshold is silent
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What was made of a set of recordings."""
+    """The result of the stage prepare."""
 
     recordings: int  # files that gave at least one clip
     clips: int
@@ -88,7 +88,9 @@ def prepare(
             progress(number, len(recordings), Message("prepare"))
             writer = _ClipWriter(gt, small, number, sample_rate)
             for _ in _prepare_one(path, writer, options, tally):
-                progress(number, len(recordings), Message("prepare"))  # lets a job be cancelled within a long recording
+                progress(
+                    number, len(recordings), Message("prepare")
+                )  # so that a job can be cancelled within a long recording
         if tally.clips == tally.short:
             raise _nothing_usable(data, tally)
     progress(len(recordings), len(recordings), Message("prepare"))
@@ -109,7 +111,7 @@ def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, 
 
 
 def normalise(clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Bring a clip (T,) most of the way to a peak of 0.9; its peak must not be 0."""
+    """Three quarters of a clip (T,) normalised to a peak of 0.9, plus a quarter of the clip; its peak must not be 0."""
     wide = clip.astype(np.float64)
     out: npt.NDArray[np.float32] = (wide / np.abs(wide).max() * TARGET_PEAK + ORIGINAL_SHARE * wide).astype(np.float32)
     return out
@@ -190,7 +192,7 @@ def _nothing_usable(data: Path, tally: _Tally) -> AudioError:
 
 @contextmanager
 def _replacing_folders(*folders: Path) -> Iterator[list[Path]]:
-    """Yield an empty folder beside each of `folders`; on success they take their places, on failure they vanish."""
+    """Yield an empty folder beside each of `folders`; on success they replace them, on failure they are deleted."""
     fresh = [folder.with_name(f".new-{folder.name}") for folder in folders]
     created = [folder.parent for folder in folders if not folder.parent.exists()]
     try:

@@ -1,4 +1,4 @@
-"""From an experiment and its options to a training that is ready to run: device, state, clips, start weights."""
+"""Sets up a training run from an experiment and its options: device, state, clips, initial weights."""
 
 import logging
 import time
@@ -48,8 +48,8 @@ class Training:
 def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | None = None) -> Training:
     """Load everything for a run, and resume from the newest checkpoint if there is one.
 
-    `clips` None takes the experiment's own. ConfigError, CheckpointError, AudioError or MissingFileError if the
-    training cannot start; no checkpoint and no voice has changed then.
+    `clips` None takes the experiment's own. ConfigError, CheckpointError, AudioError or MissingFileError if
+    training cannot start; checkpoints and voice are unchanged then.
     """
     config = experiment.config()
     check_speaker(config, options.speaker_id)
@@ -62,7 +62,9 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     size = size or minimum(default_batch_size(config, accelerator.device))
     logger.info("batch size: %d clips per step on each of %d device(s)", size, accelerator.num_processes)
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
-    set_seed(options.seed + accelerator.process_index)  # own noise for each process; the weights are the main one's
+    set_seed(
+        options.seed + accelerator.process_index
+    )  # each process draws its own noise; weights are those of the main process
     encoder_name = experiment.stage("extract").get("content_encoder")
     encoder = load_content_encoder(config.family, accelerator.device, encoder_name)
     state = make_state(config, accelerator, options.learning_rate)
@@ -77,7 +79,7 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
 
 
 def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> None:
-    """Load the newest checkpoint, else the base models, else keep the fresh weights."""
+    """Load the newest checkpoint, else the base models, else keep the random initial weights."""
     newest = experiment.newest_pair()
     if newest is not None:
         resume_pair(state, *newest)
@@ -111,7 +113,7 @@ def _all_clips(
 
 
 def _number_steps(state: TrainState, experiment: Experiment, batches_per_epoch: int) -> None:
-    """Count the steps of another program's training from above its checkpoints, so that none is replaced."""
+    """For another program's experiment, start the step count above its checkpoints, so that none is overwritten."""
     progress = state.progress
     if progress.step == 0 and progress.epoch > 0:
         names = [path.stem[2:] for path in experiment.folder.glob("G_*.pth")]

@@ -1,6 +1,6 @@
-"""Everything that a training changes: networks, optimisers, averaged weights, progress; and how it is built.
+"""The training state: networks, optimisers, averaged weights, progress; and how it is built.
 
-Accelerate decides device, precision and processes; nothing else here does.
+The Accelerator determines device, precision and processes.
 """
 
 import copy
@@ -26,13 +26,13 @@ from train.objective import Objective, make_objective
 
 logger = logging.getLogger(__name__)
 
-AVERAGED_PART = 4  # the average extends over about this part of all steps (Shamir & Zhang 2013, eta = 3)
+AVERAGED_PART = 4  # about 1/4 of all steps are averaged (polynomial decay, Shamir & Zhang 2013, eta = 3)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
 class TrainProgress:
-    """How far a training is; checkpoints store these values."""
+    """The training progress; checkpoints store these values."""
 
     epoch: int = 0  # finished epochs
     batch: int = 0  # batches done in the epoch after them
@@ -84,7 +84,10 @@ def make_state(
     learning_rate: float | None = None,
     objective: Objective | None = None,
 ) -> TrainState:
-    """Build networks with fresh weights and their optimisers. None takes learning rate and objective of the family."""
+    """Build the networks with random initial weights, and their optimisers, on the device of the Accelerator.
+
+    `learning_rate` and `objective` None: those of the family.
+    """
     objective = objective or make_objective(config)
     learning_rate = learning_rate or config.train.learning_rate
     networks = build_networks(config)
@@ -105,7 +108,7 @@ def make_state(
 
 
 def begin_epoch(state: TrainState) -> float:
-    """Set the learning rate of the next epoch (it falls by `lr_decay` per epoch) and return it."""
+    """Set both optimisers' learning rate, decayed by `lr_decay` per finished epoch, and return it."""
     rate = state.learning_rate * state.config.train.lr_decay**state.progress.epoch
     for optimizer in (state.optimizer_g, state.optimizer_d):
         for group in optimizer.param_groups:
@@ -114,7 +117,10 @@ def begin_epoch(state: TrainState) -> float:
 
 
 def update_average(state: TrainState) -> None:
-    """Move the averaged weights towards the current ones; the first step copies them."""
+    """Average the generator's weights: averaged += share * (current - averaged); the first step copies them.
+
+    share = max(1 - config.average, 4 / (step + 3)). Does nothing for families without averaged weights.
+    """
     if state.averaged is not None:
         share = max(1 - state.config.average, AVERAGED_PART / (state.progress.step - 1 + AVERAGED_PART))
         with torch.no_grad():
@@ -140,7 +146,9 @@ def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if PartialState._shared_state and PartialState().num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)  # or a second training would keep the first's precision
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # or a second run in this process would keep the precision of the first
     chosen, reason = choose_precision(precision, device)
     logger.info("training on %s in precision %s (%s)", device, chosen, reason)
     return Accelerator(

@@ -1,7 +1,7 @@
 """One training step on one batch: update the discriminator, then the generator, in micro-batches if memory is short.
 
-Spec: training, "Training step". When memory runs out, the update being computed restarts with smaller micro-batches,
-whose gradients add up to those of the whole batch; no update is lost or done twice.
+When memory runs out, the update being computed restarts with smaller micro-batches, whose gradients add up to those of
+the whole batch; no update is lost or applied twice.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def train_step(
     if state.accelerator.scaler is not None:
         state.accelerator.scaler.update()  # once per step, for both optimisers
     means = reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
-    numbers = means.tolist()  # the only wait for the device
+    numbers = means.tolist()  # the only synchronisation with the device
     state.progress.step += 1
     update_average(state)
     state.objective.finish_step(state.plain_generator, state.averaged, state.progress.step)
@@ -79,7 +79,7 @@ def _apply_gradients(state: TrainState, optimizer: Any, network: nn.Module) -> T
 
 
 class _Step:
-    """What the two updates of one step share: the batch, its random numbers, and the output of the generator."""
+    """Shared by both updates of a step: the batch, its random state, and the output of the generator."""
 
     def __init__(self, state: TrainState, batch: Batch, starts: Tensor | None, temperature: float) -> None:
         self.state = state

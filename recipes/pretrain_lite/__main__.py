@@ -58,7 +58,7 @@ def main() -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except (Cancelled, KeyboardInterrupt):
-        print("Stopped. The same command continues.", file=sys.stderr)
+        print("Stopped. Run the same command to resume.", file=sys.stderr)
         return 130
     return 0
 

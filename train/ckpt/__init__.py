@@ -1,1 +1,1 @@
-"""python -m train ckpt: cli (the commands), tools (what they do to voice models)."""
+"""python -m train ckpt: cli (the commands), tools (the operations on model files)."""

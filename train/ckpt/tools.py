@@ -1,7 +1,7 @@
 """Tools for model files: describe, extract a voice from a training checkpoint, merge two voices, edit, convert.
 
-Spec: checkpoint-tools, with these differences: a model's properties are inferred from its tensors instead of typed
-into a form, incompatible voices are not merged, and existing files are replaced only with `overwrite`.
+Unlike in RVC, a model's properties are inferred from its tensors instead of entered by the user, incompatible voices
+cannot be merged, and existing files are replaced only with `overwrite`.
 """
 
 from dataclasses import replace
@@ -87,7 +87,7 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Values for people: numbers with one decimal, lists and tables as text."""
+    """Values for display: numbers with one decimal, lists and tables as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
