@@ -14,12 +14,12 @@ from pathlib import Path
 
 from lib.models.memory import PRIMITIVE_CACHE
 
-WARM_UP_SECONDS = 5.0  # after which the page imports what a conversion needs, so that nobody waits for it
+WARM_UP_SECONDS = 5.0  # after startup, in which the packages of a conversion are imported in the background
 CONVERTING = ("infer.batch",)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; heavy imports wait until it is known to be right."""
+    """Parse the command line, before heavy imports."""
     parser = argparse.ArgumentParser(
         description="Start the web page; by default only this machine can open it.",
         epilog="If other machines can reach the page, it requires a login: REVOICE_USER and REVOICE_PASSWORD, or a "
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare_environment(folder: str) -> None:
-    """Set what oneDNN and Gradio read: a small cache, files under `folder`, no statistics, no proxy to ourselves."""
+    """Set environment variables: oneDNN's cache size, Gradio's folder and no analytics, no proxy for this address."""
     os.environ.setdefault(*PRIMITIVE_CACHE)
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -56,7 +56,7 @@ def prepare_environment(folder: str) -> None:
 
 def _warm_up(start_worker: Callable[[], object]) -> None:
     start_worker()  # conversions have a process of their own
-    importlib.import_module(CONVERTING[0])  # for what this one shows of voices and recordings
+    importlib.import_module(CONVERTING[0])  # this process reads voices and recordings for display
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself
     logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a terminated page, too, deletes its files
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder is deleted in this case, too
     with tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True) as folder:
         prepare_environment(folder)
         print("Starting the page ...", flush=True)
@@ -95,7 +95,7 @@ def main() -> None:
             addresses = serve_somewhere(app, address, arguments.port, [services.files])
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
-        print(f"The page is at {' and '.join(addresses)} (Ctrl-C ends it).")
+        print(f"The page is at {' and '.join(addresses)} (press Ctrl-C to stop).")
         if login and "REVOICE_PASSWORD" not in os.environ:
             print(f"Log in as {login[0]} with the password {login[1]}")
         sys.stdout.flush()
@@ -105,12 +105,12 @@ def main() -> None:
         try:
             app.block_thread()
         finally:
-            services.registry.close()  # a training that runs gets its checkpoint
+            services.registry.close()  # running training saves a checkpoint
             worker.end()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # before the page is there; afterwards Ctrl-C is the usual way to end it
+    except KeyboardInterrupt:  # before the page is served; later, Gradio handles Ctrl-C
         sys.exit(130)

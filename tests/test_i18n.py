@@ -186,9 +186,9 @@ class Request:
 
 
 def test_texts_that_are_drawn_are_in_the_language_of_the_request() -> None:
-    assert MARKS.speaking(Request(accept_language="it"))("convert.run") == texts_of("it")["convert.run"]
-    assert MARKS.speaking(Request(cookie=f"a=b; {COOKIE}=ru"))("convert.run") == texts_of("ru")["convert.run"]
-    assert PageTexts("ko").speaking(Request())("convert.run") == texts_of("ko")["convert.run"]
+    assert MARKS.for_request(Request(accept_language="it"))("convert.run") == texts_of("it")["convert.run"]
+    assert MARKS.for_request(Request(cookie=f"a=b; {COOKIE}=ru"))("convert.run") == texts_of("ru")["convert.run"]
+    assert PageTexts("ko").for_request(Request())("convert.run") == texts_of("ko")["convert.run"]
 
 
 def answer(kind: str, parts: list[bytes], path: str = "/", **headers: str) -> tuple[dict[str, str], list[bytes]]:

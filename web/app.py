@@ -31,11 +31,11 @@ from web.tabs.voices import build_voices_tab
 
 FIRST_PORT, PORTS_TRIED = 7865, 100
 PORTS_RACED = 5  # times that another program may take the free port before us
-LARGEST_UPLOAD = "500mb"
+MAX_UPLOAD = "500mb"
 CACHE_SECONDS = 24 * 3600  # uploads and results older than this are deleted while the page runs
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
-# Headings that fold begin at the left, in two lines as well; on a phone a long name of a tab has room.
+# Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
 STYLE = """
 .label-wrap {text-align: start; gap: .5em}
 .label-wrap .icon {flex: none}
@@ -46,19 +46,19 @@ MONOSPACE_FONT = ["ui-monospace", "monospace"]
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page is served; a login of None means that anybody who reaches it may use it."""
+    """Where the page is served. Without a login, anyone who can reach it can use it."""
 
     host: str
     port: int = FIRST_PORT
     share: bool = False
     login: tuple[str, str] | None = None  # user, password
-    language: str | None = None  # of users who have not chosen one; None: what their browser asks for
-    hosts: tuple[str, ...] = ()  # more names of the server, by which a page without a login may be called
-    mcp: bool = False  # whether the actions are also tools for language models
+    language: str | None = None  # of users who have not chosen one; None: their browser's
+    hosts: tuple[str, ...] = ()  # further host names accepted by a page without a login
+    mcp: bool = False  # also serve the actions as MCP tools for language models
 
 
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
-    """Build the page; everything it does to files and voices goes through `services`."""
+    """Build the page; it accesses files and voices only through `services`."""
     t = t or PageTexts()
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)) as app:
         gr.Markdown(f"# {t('app.title')}\n{t('app.subtitle')}")
@@ -112,7 +112,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         auth=address.login,
         theme=theme,
         css=STYLE,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=MAX_UPLOAD,
         allowed_paths=[str(folder) for folder in folders],
         footer_links=[],
         ssr_mode=False,
@@ -137,7 +137,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
 
 
 def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders: Sequence[Path] = ()) -> list[str]:
-    """`serve` on the port that was asked for, or on the first free one; another program may take that meanwhile."""
+    """`serve` on the requested port, or on the first free one, retrying if another program takes that."""
     for attempt in range(PORTS_RACED):
         try:
             return serve(app, replace(address, port=find_port(address.host, port)), folders)
@@ -160,7 +160,7 @@ def is_loopback(host: str) -> bool:
 
 
 def find_port(host: str, wanted: int | None) -> int:
-    """Return `wanted` if it can be used, or without a wish the first port from 7865 that can. Raises ConfigError."""
+    """Return `wanted` if it can be used, or for None the first usable port from 7865. Raises ConfigError."""
     ports = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if wanted is None else [wanted]
     problem = ""
     for port in ports:
@@ -174,7 +174,7 @@ def find_port(host: str, wanted: int | None) -> int:
 
 
 def _port_problem(host: str, port: int) -> str:
-    """Say why nothing can listen on a port; empty if it can be used."""
+    """Why a port cannot be listened on; empty if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if sys.platform != "win32":  # there it would let two programs share a port

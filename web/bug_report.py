@@ -1,4 +1,4 @@
-"""What a bug report needs, in one ZIP: versions, device, the last lines of the log, and no private path or name."""
+"""Writes the bug report: a ZIP with versions, devices and the last log lines, without private paths and names."""
 
 import getpass
 import logging
@@ -24,9 +24,9 @@ LOG_LINES = 200
 REPORTED_JOBS = 5
 REPORTED_VALUES = ("options", "format", "index_rates", "stage", *VOICE_SETTINGS)  # of a request
 PACKAGES = ("torch", "torchaudio", "gradio", "accelerate", "numpy", "faiss-cpu", "onnxruntime", "soundfile", "av")
-_SHORT = 3  # a user's name of fewer letters would be found in the middle of words
-# A path of two or more parts, in the manner of Linux or of Windows, up to its last part. Folders may have spaces, so a
-# path may swallow words up to the next slash: better a word too few than a name too many.
+_SHORT = 3  # user names of fewer letters are not replaced, because they occur within words
+# A path of two or more parts, as on Linux or Windows, up to its last part. Folders may have spaces, so a match may
+# include words up to the next slash: removing a word too many is better than leaving a name.
 _PATH = re.compile(
     r"(?<![\w.:/\\>~])/(?:[^/\n\"':;,<>]+/)+[^\s/\"':;,<>]*|\b[A-Za-z]:\\(?:[^\\\n\"':;,<>]+\\)*[^\s\\\"':;,<>]*"
 )
@@ -52,7 +52,7 @@ def log_lines() -> list[str]:
 
 
 def without_private_parts(text: str) -> str:
-    """Replace this machine's folders, and the names of user and machine, by words that say what they were."""
+    """Replace this machine's folders, and the names of user and machine, by placeholders such as <home>."""
     folders = {ROOT: "<revoice>", Path(tempfile.gettempdir()): "<temporary>", Path.home(): "<home>"}
     for folder, word in sorted(folders.items(), key=lambda item: -len(str(item[0]))):
         if len(folder.parts) > 1:
@@ -83,7 +83,7 @@ def describe_program() -> list[str]:
 
 
 def describe_job(job: JobView) -> list[str]:
-    """What a job was asked to do and how it ended; of recordings not even the names."""
+    """The options and the outcome of a job, without the names of recordings."""
     request = job.request.model_dump(mode="json") if job.request else {}
     options = {name: value for name, value in request.items() if name in REPORTED_VALUES}
     lines = [f"--- {job.kind}: {job.state}, {job.done} of {job.total} {job.what}", f"{options}"]

@@ -1,4 +1,4 @@
-"""Settings of conversions under a name, and the last ones used with each voice, kept on the server as JSON files."""
+"""Named presets of conversion options, and the last options used with each voice, as JSON files on the server."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from lib.errors import ConfigError, MissingFileError
 from lib.files import write_json
 from lib.paths import check_name, inside
 
-LAST = ".last"  # folder of the settings used last, a file per voice
-LARGEST = 20_000  # bytes of a preset from outside
+LAST = ".last"  # folder of the options used last, one file per voice
+MAX_BYTES = 20_000  # of an imported preset
 
 
 class Presets:
-    """The presets in a folder. Names are checked as those of voices are."""
+    """The presets in a folder. Names are checked like those of voices."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class Presets:
         return inside(self._folder, f"{check_name(name, 'preset')}.json", "preset")
 
     def save(self, name: str, options: ConvertOptions) -> None:
-        """Keep options under a name; an older preset of that name is replaced."""
+        """Save options under a name; an older preset of that name is replaced."""
         write_json(self.path(name), options.model_dump(mode="json", exclude={"device"}))
 
     def load(self, name: str) -> ConvertOptions:
@@ -48,11 +48,11 @@ class Presets:
         return path.stem
 
     def remember(self, voice: str, options: ConvertOptions) -> None:
-        """Note what was used last with a voice."""
+        """Save the options that were used last with a voice."""
         write_json(self._last(voice), options.model_dump(mode="json", exclude={"device"}))
 
     def remembered(self, voice: str) -> ConvertOptions | None:
-        """What was used last with a voice; None if nothing is known, or not readable any more."""
+        """The options that were used last with a voice; None if there are none or they cannot be read."""
         path = self._last(voice)
         try:
             return read_preset(path) if path.is_file() else None
@@ -66,7 +66,7 @@ class Presets:
 def read_preset(path: Path) -> ConvertOptions:
     """Read a preset; ConfigError if it is not one. Options it does not name have their defaults."""
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_BYTES:
             raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or not values.keys() <= ConvertOptions.model_fields.keys():

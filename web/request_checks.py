@@ -23,7 +23,7 @@ MAX_HEADERS = 32_000  # bytes of all headers together
 MAX_ECHOED = 200  # characters of a value that an answer repeats
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-# What a browser needs to show the form for the login, and what Gradio asks itself for at its start.
+# Paths that a browser needs for the login form, and that Gradio requests from itself at startup.
 PUBLIC = frozenset(
     {"/", "/login", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/pwa_icon"}
     | {f"{API}{name}" for name in ("theme.css", "login_check", "startup-events", "app_id")}
@@ -144,7 +144,7 @@ async def _answer(scope: Scope, send: Send, status: int, reason: str) -> None:
 
 
 class _Limited:
-    """A request whose body is counted while it is read, for a body without a length can be endless."""
+    """Counts the body of a request while it is read, because a body without a declared length can be endless."""
 
     def __init__(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         self._app = app
@@ -154,7 +154,7 @@ class _Limited:
         self._started = False
 
     async def run(self, scope: Scope) -> None:
-        """Pass the request on; answer 413 if it turns out to be too large, whatever Gradio makes of that."""
+        """Pass the request on; answer 413 if it turns out to be too large, whatever Gradio answers."""
         with contextlib.suppress(RequestTooLargeError):
             await self._app(scope, self._receive_counted, self._send_unless_too_large)
         if self._received > MAX_BODY and not self._started:
@@ -174,7 +174,7 @@ class _Limited:
 
 
 async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a request that is not built as it should be: what is wrong, without repeating the request."""
+    """The answer to an invalid request: what is wrong, without repeating the request."""
     assert isinstance(error, RequestValidationError)
     problems = [
         {"type": problem["type"], "loc": [str(part)[:MAX_ECHOED] for part in problem["loc"]], "msg": problem["msg"]}

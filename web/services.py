@@ -1,4 +1,4 @@
-"""What the page can do, as an object of functions: a test passes others; make_services() is the real ones."""
+"""The backend interface of the web UI. `make_services()` builds the real one; tests inject fakes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
 
 @dataclass(frozen=True)
 class VoiceCard:
-    """What the list of voices shows of one, without opening its file."""
+    """An entry of the voice list, made without opening the voice's file."""
 
     name: str
     indexed: bool
@@ -47,11 +47,11 @@ class VoiceCard:
 
 @dataclass(frozen=True)
 class Services:
-    """The functions behind the page; voices go by their names.
+    """The functions behind the page; voices are referred to by name.
 
     `inspect_files` says what given files hold, unpacking archives below a temporary folder; `add_files` adds that, the
-    only voice under a chosen name, and returns the names of the voices. `local` says that only the user of
-    this machine sees the page, who may then name any folder of it.
+    only voice under a chosen name, and returns the names of the voices. `local`: only the user of
+    this machine can open the page, and may name any of its folders.
     """
 
     device: str
@@ -63,12 +63,12 @@ class Services:
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
-    index_rate: Callable[[str], float]  # that a voice recommends
-    speaker_names: Callable[[str], dict[int, str]]  # of a voice, as far as its file has them
+    index_rate: Callable[[str], float]  # recommended by a voice
+    speaker_names: Callable[[str], dict[int, str]]  # of a voice, those that its file contains
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
     list_indexes: Callable[[], dict[str, Path]]  # by "folder/name"
-    folder: Path  # for files that the page makes and offers for download
+    folder: Path  # for files that the page writes and offers for download
     files: Path  # jobs and their results, which the page may show
     local: bool = True
 
@@ -121,11 +121,11 @@ def make_services(
 
 
 def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner]:
-    """What each kind of job does with the voices of `roots`, which stay in memory."""
+    """The runners of all kinds of jobs, for the voices of `roots`; loaded voices stay in memory."""
     voices = _VoiceCache()
 
     def load(chosen: str, index: str, device: str) -> "VoiceConverter":
-        # Only what is listed may be opened: the page must not become a way to read other files of this machine.
+        # Only listed voices may be opened: the page must not give access to other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
             raise ConfigError("There is no voice {voice}. Select one from the list.", voice=chosen)
@@ -140,7 +140,7 @@ def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner
 
 
 def in_subprocess(worker: Worker) -> dict[Kind, Runner]:
-    """The runners of a page that converts in the worker process; every training has a process of its own."""
+    """Runners that convert in the worker process; every training job starts its own processes."""
     return {"train": train, **{kind: worker.runner(kind) for kind in QUEUES[0]}}
 
 
@@ -151,7 +151,7 @@ def _card(voice: Voice) -> VoiceCard:
 
 
 def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
-    """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
+    """Low, median and high F0 in Hz that a voice was trained on; None if its file does not record it."""
     from lib.voice.model_file import read_voice_model
 
     stored = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
@@ -163,21 +163,21 @@ def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] 
 
 
 def index_rate(name: str, roots: Sequence[Path]) -> float:
-    """The index rate that a voice recommends, or that is usual in its family."""
+    """The recommended index rate of a voice, or the default of its family."""
     from lib.voice.model_file import read_voice_model, recommended_index_rate
 
     return recommended_index_rate(read_voice_model(find_voice(name, roots).path))
 
 
 def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
-    """The speakers of a voice by their numbers, as far as its file has their names."""
+    """The speaker names of a voice by speaker number, those that its file contains."""
     from lib.voice.model_file import read_voice_model, speaker_names
 
     return speaker_names(read_voice_model(find_voice(name, roots).path))
 
 
 class _VoiceCache:
-    """Voices, networks and features of recordings in memory; made at its first use, because it imports torch."""
+    """Voices, networks and features of recordings in memory; created at the first use, because it imports torch."""
 
     def __init__(self) -> None:
         self._cache: ModelCache | None = None

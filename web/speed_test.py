@@ -1,4 +1,4 @@
-"""How fast each stage runs on a device of this machine: seconds of sound per second, and training steps per second."""
+"""Measures the speed of each stage on a device: seconds of audio per second, and training steps per second."""
 
 import time
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from lib.voice.infer_config import build_network
 
 RECORDING = PRETRAINED / "lite" / "demo" / "source.flac"
 FAMILY: Literal["lite"] = "lite"
-LEAST_SECONDS = 1.0  # of every measurement, after one run that warms up
-RATE = 16_000  # Hz, of what F0 and features are computed from
+MIN_SECONDS = 1.0  # of every measurement, after one warm-up run
+RATE = 16_000  # Hz, of the input of F0 and features
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Speeds:
 
 
 def measure_in_subprocess(device: str) -> Speeds:
-    """Measure in a process of its own, so that a driver that fails or a full memory cannot end the page."""
+    """Measure in a subprocess, so that a driver crash or a lack of memory cannot end the server."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, device).result()
 
 
 def measure(device: str) -> Speeds:
-    """Measure in this process, some seconds long. ConfigError for a device that is not there."""
+    """Measure in this process, some seconds long. ConfigError for a device that is not available."""
     where = choose_device(device).device
     audio = load_audio(RECORDING, RATE)
     seconds = len(audio) / RATE
@@ -57,17 +57,17 @@ def measure(device: str) -> Speeds:
 
 
 def _per_second(work: Callable[[], Any]) -> float:
-    """How often something can be done in a second."""
+    """Calls of `work` per second."""
     work()
     begin, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begin) < LEAST_SECONDS or not count:
+    while (passed := time.perf_counter() - begin) < MIN_SECONDS or not count:
         work()
         count += 1
     return count / passed
 
 
 def _synthesis(where: torch.device) -> float:
-    """Seconds of sound made in a second; the weights are random, for speed does not depend on what they say."""
+    """Seconds of audio synthesised per second, with random weights, on which the speed does not depend."""
     config = load_family(FAMILY)
     network = build_network(config.synthesizer).to(where).eval()
     network.fold_weight_norm()

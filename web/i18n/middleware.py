@@ -1,7 +1,7 @@
 """ASGI middleware that translates the placeholders in every answer into the language of the user who asked.
 
-Pages, results of handlers, messages and progress pass through it. Changing the language is a cookie and a reload;
-jobs on the server go on.
+Pages, results of handlers, messages and progress pass through it. Changing the language sets a cookie and reloads the
+page; jobs on the server keep running.
 """
 
 import json
@@ -21,7 +21,7 @@ LARGE = 65_536  # bytes of an answer that is translated outside of the event loo
 
 
 class TranslateMiddleware:
-    """Replaces placeholders in answers; in pages it also sets for Gradio which language and theme were chosen."""
+    """Replaces placeholders in answers, and inserts the chosen language and theme into pages."""
 
     def __init__(self, app: ASGIApp, default: str | None = None) -> None:
         self._app = app
@@ -37,7 +37,7 @@ class TranslateMiddleware:
 
 
 class _Answer:
-    """One answer on its way out: streams message by message, everything else once it is whole."""
+    """Translates one answer: event streams message by message, other bodies once they are complete."""
 
     def __init__(self, send: Send, locale: str) -> None:
         self._send = send
@@ -91,9 +91,9 @@ class _Answer:
 
 
 def page_script(locale: str) -> str:
-    """What a page runs first: Gradio's own words follow `navigator.language`, and its colours a parameter.
+    """The first script of a page. Gradio's own texts follow `navigator.language`, and its theme a query parameter.
 
-    The heading of its messages is always "Error", whatever title is set, so a style puts other words in its place.
+    The heading of its messages is always "Error", whatever title is set, so a style replaces it.
     """
     tag = locale.replace("_", "-")
     failed = json.dumps(texts_of(locale)["error.title"], ensure_ascii=False)

@@ -1,9 +1,9 @@
-"""Placeholders for the texts of the page, which become words when an answer leaves the server.
+"""Placeholders for the texts of the page; the middleware replaces them by text in the user's language.
 
 Gradio builds a page once for all users. So `PageTexts` returns, instead of a text, a placeholder that holds the id of
-the text and its values, and `translate` puts in the words of one language. A placeholder is made of delimiters that
+the text and its values, and `translate` inserts the text of one language. A placeholder is made of delimiters that
 contain a random token of this process: text from outside can never be one. They are ASCII, so JSON and HTML leave them
-alone, except for the backslash in the first one: JSON doubles it, and so it shows how deep the text lies in JSON.
+alone, except for the backslash in the first one: JSON doubles it, so their number shows the depth of nesting.
 """
 
 import html
@@ -24,7 +24,7 @@ MAX_NESTED = 8  # placeholders within placeholders; deeper ones are dropped
 
 
 class PageTexts(Translator):
-    """A Translator that returns placeholders, so that each user reads the page in a language of their choice."""
+    """A Translator that returns placeholders, so that each user gets the page in the language of their choice."""
 
     def __init__(self, default: str | None = None) -> None:
         super().__init__(default or MASTER)
@@ -49,7 +49,7 @@ class PageTexts(Translator):
         """The placeholder of a message of the program."""
         return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{value}" for name, value in fields.items()) + END
 
-    def speaking(self, request: Any) -> Translator:
+    def for_request(self, request: Any) -> Translator:
         """A translator into the language of a gr.Request, for texts that do not go to the browser as text."""
         return Translator(request_language(request.headers, self.default))
 

@@ -1,4 +1,4 @@
-"""Translator: the id of a text -> the text in one language; which languages there are, and which one a user wants."""
+"""Translator: text keys to texts of one language; the list of languages, and the choice of one for a request."""
 
 import json
 import re
@@ -38,7 +38,7 @@ class Translator:
         self.texts = texts_of(locale)
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the text; KeyError for an unknown id, which is a mistake in the program."""
+        """Return the text; KeyError for an unknown id, which is a bug."""
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:
@@ -53,8 +53,8 @@ class Translator:
         """A message of the program, of which `words` is the translation; used by `web.i18n.messages`."""
         return self.fill(words, fields)
 
-    def speaking(self, request: Any) -> "Translator":
-        """The translator for texts made while answering a request (a gr.Request); this one knows one language."""
+    def for_request(self, request: Any) -> "Translator":
+        """The translator for texts made while answering a request (a gr.Request): this one, which has one language."""
         return self
 
 
@@ -133,6 +133,6 @@ def _match(tag: str) -> str | None:
 
 
 def _weight(word: str) -> float:
-    """How much a browser wants one of its languages: ";q=0.8", 1 without it."""
+    """The quality value of a language in Accept-Language (";q=0.8"), 1 without it."""
     match = re.search(r";\s*q\s*=\s*([01](?:\.\d+)?)\s*$", word)
     return float(match[1]) if match else 1.0

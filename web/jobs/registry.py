@@ -1,8 +1,8 @@
 """The jobs of the server that wait, run or have ended. They do not depend on an open page and survive a restart.
 
-There are two queues, and each runs one job at a time: conversions, and trainings (separate processes, see runners.py).
-Every job has a folder with `job.json`, written on each change of state; what a killed server left running or waiting
-is "interrupted" at the next start and can be resumed.
+There are two queues, each of which runs one job at a time: conversions, and training (in subprocesses, see runners.py).
+Every job has a folder with `job.json`, written on each change of state; jobs that a killed server left running or
+waiting are "interrupted" at the next start and can be resumed.
 """
 
 import itertools
@@ -35,7 +35,7 @@ State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupte
 QUEUES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
 MAX_LINE = 1000  # characters of a line of the log
-KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one comes
+KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one is submitted
 MAX_WAITING = 20  # per queue
 _ID = re.compile(r"[0-9a-f]{16}")
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -49,7 +49,7 @@ class JobView:
     id: str
     kind: Kind
     title: str
-    request: Request | None  # all that is needed to do it again; None if its file has no usable request
+    request: Request | None  # everything needed to run it again; None if its file has no usable request
     state: State = "waiting"
     done: Count = 0
     total: Count = 0
@@ -57,7 +57,7 @@ class JobView:
     log: tuple[str, ...] = ()
     results: tuple[str, ...] = ()  # paths of files
     error: str | None = None  # the message, with its template
-    details: Mapping[str, Any] = field(default_factory=dict)  # what the runner published
+    details: Mapping[str, Any] = field(default_factory=dict)  # values that the runner published
     created: Time = 0.0
     started: Time | None = None
     ended: Time | None = None
@@ -81,7 +81,7 @@ class JobView:
 
 
 def unexpected(error: Exception) -> Message:
-    """The message for an error that is a mistake in the program; the log has the details."""
+    """The message for an error that is a bug; the log has the details."""
     return Message(
         "An unexpected error occurred ({kind}). See the window where the program was started for details.",
         kind=type(error).__name__,
@@ -89,7 +89,7 @@ def unexpected(error: Exception) -> Message:
 
 
 class JobContext:
-    """What a runner gets: a folder for files, and functions that report progress, log lines and details."""
+    """The interface of a runner to its job: a folder for files, and functions for progress, log lines and details."""
 
     def __init__(self, folder: Path, change: Callable[..., None], add_line: Callable[[str], None]) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ class JobContext:
         self._add_line(line)
 
     def publish(self, **details: Any) -> None:
-        """Report values that JSON can hold to the page."""
+        """Publish JSON-able values to the page."""
         self._change(details=details)
 
 
@@ -135,12 +135,12 @@ class JobRegistry:
             thread.start()
 
     def _read(self, path: Path) -> None:
-        """Read a job of an earlier start; a damaged file is left where it is."""
+        """Read a job of an earlier start; a damaged file is ignored."""
         try:
             job = _read_job(path)
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             reason = describe_problems(error) if isinstance(error, ValidationError) else error
-            logger.warning("%s is not a job file and is left out: %s", path, reason)
+            logger.warning("%s is not a job file and is ignored: %s", path, reason)
             return
         if _ID.fullmatch(job.id) is not None and path.parent.name == job.id and job.kind in self._runners:
             self._jobs[job.id] = job
@@ -149,7 +149,7 @@ class JobRegistry:
     def submit(self, title: str, request: Request) -> str:
         """Put a job in its queue and return its id. ConfigError if too many wait already.
 
-        The uploads of the request are copied into the job's folder, because they vanish with the server.
+        The uploads of the request are copied into the job's folder, because the server deletes uploads when it ends.
         """
         kind = kind_of(request)
         job_id = secrets.token_hex(8)
@@ -218,13 +218,13 @@ class JobRegistry:
             shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
     def wait(self, job_id: str, seconds: float | None = None) -> JobView:
-        """Wait until the job has ended, or so many seconds; returns it as it is then."""
+        """Wait until the job has ended, or for `seconds` at most; returns its state at that time."""
         with self._changed:
             self._changed.wait_for(lambda: not self.get(job_id).active, seconds)
             return self.get(job_id)
 
     def close(self, seconds: float = 60.0) -> None:
-        """End what runs and wait for it; waiting jobs are interrupted."""
+        """Cancel running jobs and wait for their end; waiting jobs become "interrupted"."""
         with self._changed:
             self._closing = True
             for context in self._contexts.values():
@@ -243,7 +243,7 @@ class JobRegistry:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
     def _work(self, queue: deque[str]) -> None:
-        """Do the jobs of one queue until the server closes. Acquires the lock."""
+        """Run the jobs of one queue until the server closes. Acquires the lock."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(queue) or self._closing)
@@ -263,7 +263,7 @@ class JobRegistry:
                 self._set(job_id, ended=time.time(), **ended)
 
     def _run(self, job: JobView, context: JobContext) -> dict[str, Any]:
-        """Run one job without the lock; returns what it ended with. Catches every exception."""
+        """Run one job without the lock; returns the final changes to its JobView. Catches every exception."""
         try:
             results = self._runners[job.kind](job.request, context)
         except Cancelled:
@@ -298,8 +298,8 @@ class JobRegistry:
         try:
             with replacing(self._folder / job_id / "job.json") as path:
                 path.write_text(json.dumps(_job_to_json(self._jobs[job_id])), encoding="utf-8")
-        except WriteError as error:  # a full disk must not end the server; only the restart would not know the job
-            logger.warning("the job %s could not be written down: %s", job_id, error)
+        except WriteError as error:  # a full disk must not end the server; the job is only missing after a restart
+            logger.warning("the file of job %s could not be written: %s", job_id, error)
 
     def _delete_old(self) -> None:
         for job in [job for job in self.jobs() if not job.active][KEPT_JOBS:]:

@@ -1,6 +1,6 @@
-"""The requests of jobs: what the page hands to a runner, and what a job file keeps, validated on both ways.
+"""Typed requests of jobs: passed from the page to a runner and stored in job files, validated in both cases.
 
-Files written before the requests had models are upgraded when they are read.
+Job files of earlier versions are upgraded when they are read.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from train.options import RunOptions
 from web.validation import checked
 
 Kind = Literal["convert", "batch", "compare", "train"]
-Stage = Literal["run", "prepare", "extract", "index", "fit"]  # of a training: all of it, or one stage
-VOICE_SETTINGS = ("family", "sample_rate", "pitch")  # of a training, fixed when its voice is begun
+Stage = Literal["run", "prepare", "extract", "index", "fit"]  # all stages of training, or one
+VOICE_SETTINGS = ("family", "sample_rate", "pitch")  # fixed when training of a voice starts
 
 
 def _known_format(name: str) -> str:
@@ -32,7 +32,7 @@ IndexRate = Annotated[float, Field(ge=0, le=1)]
 
 
 class JobRequest(BaseModel, frozen=True, extra="forbid"):
-    """What every request has in common."""
+    """Base class of all requests."""
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
         """The request with every uploaded file replaced by `copy(file)`."""
@@ -40,7 +40,7 @@ class JobRequest(BaseModel, frozen=True, extra="forbid"):
 
 
 class ConversionRequest(JobRequest, frozen=True):
-    """A conversion by a listed voice, with the index of that name, "auto" or "none"."""
+    """A conversion with a listed voice; `index` is the name of a listed index, "auto" or "none"."""
 
     voice: str
     options: ConvertOptions = ConvertOptions()
@@ -72,7 +72,7 @@ class CompareRequest(ConversionRequest, frozen=True):
 
 
 class BatchRequest(ConversionRequest, frozen=True):
-    """Convert uploaded recordings, and recordings where they are on this machine."""
+    """Convert uploaded recordings, and recordings by their paths on this machine (`inputs`)."""
 
     uploads: tuple[Path, ...] = ()
     inputs: tuple[Path, ...] = ()
@@ -84,9 +84,9 @@ class BatchRequest(ConversionRequest, frozen=True):
 
 
 class TrainRequest(JobRequest, frozen=True):
-    """Train a voice, or do one stage of its training; without `data` it uses the clips that exist.
+    """Train a voice, or run one stage of its training; without `data` the existing clips are used.
 
-    What is None has the default of the command line.
+    None stands for the default of the command line.
     """
 
     name: Annotated[str, AfterValidator(lambda name: check_name(name, "voice"))]
@@ -105,7 +105,7 @@ REQUESTS: dict[Kind, type[Request]] = {
 
 
 def kind_of(request: Request) -> Kind:
-    """The kind of job that a request asks for."""
+    """The kind of job of a request."""
     return next(kind for kind, model in REQUESTS.items() if type(request) is model)
 
 
@@ -118,7 +118,7 @@ def read_request(kind: Kind, values: object) -> Request:
 
 
 def _upgraded(kind: Kind, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Values with the names of today; older files have all uploads in the list "files", the F0 file in second place."""
+    """Values by their current names; older job files have all uploads in the list "files", the F0 file second."""
     files = values.get("files")
     if not isinstance(files, list):
         return values

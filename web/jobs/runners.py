@@ -1,4 +1,4 @@
-"""Runs each kind of job: conversions in this process, where voices stay loaded, and trainings in a subprocess."""
+"""Runs each kind of job: conversions in this process, where voices stay loaded, and training in subprocesses."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ from lib.files import replacing
 from lib.messages import Message, from_json
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
+from lib.terminal import INTERRUPTED
 from train.options import RunOptions
 from train.pipeline import SHARED_STAGES, STAGES
 from web.jobs.registry import JobContext, Runner
@@ -36,20 +37,19 @@ if TYPE_CHECKING:
     from infer.batch import Job, Outcome
     from infer.convert import VoiceConverter
 
-KILL_SECONDS = 60.0  # a training that has not ended so long after it was asked to is killed
+KILL_SECONDS = 60.0  # after which a training process that was asked to stop is killed
 POLL_SECONDS = 0.2
 NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
-INTERRUPTED = 130  # exit status of a training that was stopped
-ALL_GPUS = "all"  # as a device
+ALL_GPUS = "all"  # a choice of device
 FROM_RECORDINGS: tuple[Stage, ...] = ("run", "prepare")  # stages that read recordings and set the kind of voice
 
 
-# The names of a listed voice, of an index (or auto or none), and of a device -> the voice.
+# (name of a listed voice, name of an index or auto or none, device) -> the loaded voice
 Load = Callable[[str, str, str], "VoiceConverter"]
 
 
 def make_runners(load: Load) -> dict[Kind, Runner]:
-    """The runners of a page whose voices are loaded by `load`."""
+    """The runners of all kinds of jobs; `load` loads voices."""
 
     def convert(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
@@ -94,7 +94,7 @@ def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, conte
 
 
 def _without_folder(text: str, path: Path) -> Message:
-    """A message with the name of a recording instead of its path: the folders of uploads mean nothing to users."""
+    """A message with the name of a recording instead of its path: the folders of uploads are meaningless to users."""
     if not isinstance(text, Message):
         return Message(text.replace(str(path), path.name))
     values: dict[str, object] = {}
@@ -107,7 +107,7 @@ def _without_folder(text: str, path: Path) -> Message:
 
 
 def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
-    """What the page reports about a conversion, for JSON."""
+    """The report on a conversion that the page shows, as JSON values."""
     device = voice.device
     return asdict(outcome) | {
         "path": outcome.path.name,
@@ -119,9 +119,9 @@ def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions
 
 
 def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobContext) -> list[Path]:
-    """Convert every recording of a request into the job's folder and put all results into a ZIP.
+    """Convert every recording of a request into the job's folder and write a ZIP of all results.
 
-    A resumed job skips what it has already made: a result is there only when it is whole.
+    A resumed job skips recordings whose results exist: results are written atomically.
     """
     from infer.batch import Job, convert_files
 
@@ -153,7 +153,7 @@ def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobCo
 
 
 def _part(context: JobContext, number: int, count: int) -> Progress:
-    """Report one recording's progress as a part of all recordings'."""
+    """A Progress for one recording that reports its share of the progress of all recordings."""
 
     def report(done: int, total: int, what: str) -> None:
         context.progress(number * 1000 + 1000 * done // max(total, 1), count * 1000, what)
@@ -165,7 +165,7 @@ def _part(context: JobContext, number: int, count: int) -> Progress:
 
 
 def train_command(request: TrainRequest) -> list[str]:
-    """The words after `python` of the command line that does a training job in one process."""
+    """The arguments of `python` that run a training job in one process."""
     begins = request.stage in FROM_RECORDINGS
     words = ["-m", "train", request.stage, request.name]
     if begins and request.data:
@@ -189,18 +189,18 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def count_gpus(device: str | None) -> int:
-    """How many GPUs a training on that device uses, where it makes a difference to its commands."""
+    """The number of GPUs if the device is ALL_GPUS; 0 for other devices, whose commands do not depend on it."""
     return sum(name.startswith("cuda:") for name, _ in list_devices()) if device == ALL_GPUS else 0
 
 
 def train_commands(request: TrainRequest, gpus: int) -> list[list[str]]:
-    """The words after `python` of every command of a training job; on ALL_GPUS each stage is one of its own.
+    """The arguments of `python` of every command of a training job; on ALL_GPUS each stage is a command.
 
-    What takes time is then started once per GPU, which share the work.
+    Stages that can share their work are then started once per GPU.
     """
     if request.options.device != ALL_GPUS:
         return [train_command(request)]
-    first = 0 if request.data else 1  # without recordings it goes on with the clips that are there
+    first = 0 if request.data else 1  # without recordings the existing clips are used
     stages = [request.stage] if request.stage != "run" else list(STAGES)[first:]
     options = request.options.model_copy(update={"device": "auto"})
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
@@ -211,7 +211,7 @@ def train_commands(request: TrainRequest, gpus: int) -> list[list[str]]:
 
 
 def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
-    """Run a training in subprocesses, so that a crash only fails the job. Cancelling leaves a checkpoint."""
+    """Run a training job in subprocesses, so that a crash fails only the job. Cancelling saves a checkpoint."""
     made: list[Path] = []
     for command in train_commands(request, count_gpus(request.options.device)):
         made = _train(command, request.name, context) or made
@@ -219,7 +219,7 @@ def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
 
 
 def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]:
-    """Run one command of a training; it watches its standard input and stops when this server has ended."""
+    """Run one command of a training job; it stops when its standard input is closed, also by the end of this server."""
     place = command.index("train") + 1  # after the module's name
     with subprocess.Popen(
         [sys.executable, *command[:place], "--report-as-json", *command[place:]], cwd=ROOT, stdin=subprocess.PIPE,
@@ -246,16 +246,16 @@ def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]
 
 
 def _ended_early(lines: Sequence[str], status: int) -> RevoiceError:
-    """The error of a training that failed without an error of ours, such as a crash."""
+    """The error for a training process that ended without reporting one, such as after a crash."""
     last = next((line for line in reversed(lines) if line.strip()), "")
     if last:
-        return RevoiceError("The training ended early: {reason}", reason=last)
-    return RevoiceError("The training ended early, with status {status}.", status=status)
+        return RevoiceError("Training ended early: {reason}", reason=last)
+    return RevoiceError("Training ended early, with status {status}.", status=status)
 
 
 @dataclass
 class _Reported:
-    """What the process of a training has reported so far."""
+    """The reports of a training process so far."""
 
     lines: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -263,7 +263,7 @@ class _Reported:
 
 
 def _follow(output: Any, context: JobContext, reported: _Reported) -> None:
-    """Read what the process writes until it ends, see lib.terminal.reporting; other lines belong to the log."""
+    """Read the output of the process until it ends, see lib.terminal.reporting; other lines go to the log."""
     for line in output:
         text = line.rstrip("\n")
         try:

@@ -1,8 +1,7 @@
-"""The worker process: it runs conversions and keeps their voices in memory.
+"""The worker process: runs conversions and keeps their voices in memory.
 
-A long call into a library (harvest over two minutes, a large voice on a CPU) cannot be cancelled. So a conversion that
-continues after it was cancelled is killed with its process, and a conversion that crashes or runs out of memory only
-fails its job.
+A long call into a library (harvest over two minutes, a large voice on a CPU) cannot be interrupted. A cancelled
+conversion that does not stop is therefore killed with its process. A crash or a lack of memory fails only the job.
 """
 
 import contextlib
@@ -28,10 +27,10 @@ from web.jobs.requests import Kind, Request, read_request
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 0.5  # for a cancelled conversion to stop by itself, which keeps the voices in memory
+GRACE_SECONDS = 0.5  # for a cancelled conversion to stop, so that the process and its loaded voices can be kept
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
-LEAVE_SECONDS = 2.0  # for the process to end by itself when the server is gone
+LEAVE_SECONDS = 2.0  # for the process to return from its job after the server has ended
 
 Runners = Mapping[Kind, Runner]
 
@@ -40,9 +39,9 @@ class Worker:
     """Starts the process and sends it one job at a time; starts it again after it has ended."""
 
     def __init__(self, make_runners: Callable[[], Runners], imports: Sequence[str] = ()) -> None:
-        """`make_runners` is a function of a module; the process calls it and does the jobs with what it returns.
+        """`make_runners` is a module-level function; the process calls it and runs jobs with the result.
 
-        `imports` are modules that it imports while it waits for the first job.
+        `imports` are modules that the process imports before the first job.
         """
         self._arguments = (make_runners, tuple(imports))
         self._starting = threading.Lock()
@@ -51,11 +50,11 @@ class Worker:
         self._number = 0  # of the job
 
     def runner(self, kind: Kind) -> Runner:
-        """What a registry runs for jobs of a kind."""
+        """The runner of a JobRegistry for jobs of a kind."""
         return partial(self._run, kind)
 
     def start(self) -> Connection:
-        """Start the process if it does not run."""
+        """Start the process if it is not running; returns the connection to it."""
         with self._starting:
             if self._pipe is not None and self._process.is_alive():
                 return self._pipe
@@ -180,7 +179,7 @@ class _WorkerLoop:
                     self._context[1].cancelled.set()
 
     def _exit(self) -> None:
-        """End the process: by itself if it waits or its job checks for cancelling, else by a signal."""
+        """End the process: it returns if it is idle or its job checks for cancellation, else it is terminated."""
         with self._changed:
             self._closed = True
             if self._context is not None:
@@ -221,7 +220,7 @@ class _Forward(logging.Handler):
 
 def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
     """Run jobs until the server has ended; the main function of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process when it has ended
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C, and this process ends after it
     loop = _WorkerLoop(pipe)
     logging.basicConfig(level=logging.INFO, handlers=[_Forward(loop)], format="%(message)s")
     runners = make_runners()

@@ -31,8 +31,8 @@ REFRESH_SECONDS = 5
 POLL_SECONDS = 0.2
 COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
 FORMATS = sorted(AUDIO_FORMATS)
-SIMPLE = frozenset({"pitch_shift"})  # options that everybody needs
-SKIP = frozenset({"device"})  # has a list of its own
+SIMPLE = frozenset({"pitch_shift"})  # options above the accordion
+SKIP = frozenset({"device"})  # has its own list
 SHOWN = {"index_rate": USUAL_INDEX_RATE}  # until a voice is chosen
 
 
@@ -42,7 +42,7 @@ def build_convert_tab(t: Translator, services: Services) -> None:
         with gr.Column():
             voice = gr.Dropdown(
                 label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices(), elem_id="voice",
-                allow_custom_value=True,  # else the API would know only the voices of the page's start
+                allow_custom_value=True,  # else the API would accept only voices that existed at startup
             )  # fmt: skip
             audio = gr.Audio(
                 label=t("convert.audio"), sources=["upload", "microphone"], type="filepath", buttons=[],
@@ -126,7 +126,7 @@ def _wire_one(
 
 
 def _options(services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]) -> ConvertOptions:
-    """The options of a request; without a device that of the page."""
+    """The options of a request; the default device is that of the page."""
     device = values.get("device") or services.device
     chosen = {name: values[name] for name in form.names} | {"device": device}
     if isinstance(chosen["speaker_id"], str) and not chosen["speaker_id"].isdecimal():
@@ -156,7 +156,7 @@ def _follow(
     t: Translator, services: Services, job_id: str, request: gr.Request, bar: gr.Progress,
     pressed: CancelButton | None = None,
 ) -> JobView:  # fmt: skip
-    """Wait for a job while moving the page's bar; the cancel button cancels the job. A failure raises its sentence."""
+    """Wait for a job while moving the page's bar; the cancel button cancels it. The error of a failed job is raised."""
     report = pressed.progress(request, bar) if pressed else lambda done, total, what: bar((done, total), desc=what)
     while True:
         job = services.registry.wait(job_id, POLL_SECONDS)
@@ -194,7 +194,7 @@ def _wire_compare(
     players: Sequence[Any],
 ) -> None:  # fmt: skip
     def compare_index_rates(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
-        """Convert one recording with index rates 0, 0.5 and 1, to listen to them side by side."""
+        """Convert one recording with index rates 0, 0.5 and 1, to compare them by ear."""
         voice, recording = _checked(t, services, values)
         options = _options(services, form, values)
         work = CompareRequest(voice=voice, options=options, recording=recording, index_rates=COMPARED_RATES)
@@ -211,7 +211,7 @@ def _wire_compare(
 
 
 def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
-    """Many recordings at once: a table of what became of each, and a ZIP of all."""
+    """Batch conversion: a table of the results, and a ZIP of all."""
     gr.Markdown(t("batch.info"))
     with gr.Row():
         files = gr.Files(
@@ -223,7 +223,7 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
     archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
 
     def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Convert many recordings; returns a table of what became of each, and a ZIP of all results."""
+        """Convert many recordings; returns a table with the result of each, and a ZIP of all results."""
         voice = _listed(t, services, values["voice"])
         uploads = [Path(path) for path in values["files"] or []]
         named: list[Path] = []
@@ -266,7 +266,7 @@ def _index(t: Translator, services: Services, name: str | None) -> str:
 
 
 def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions], chosen: Any) -> None:
-    """Let the choice of the speaker show the names that a voice knows, once it is chosen; numbers can be typed, too."""
+    """Show the speaker names of a voice in the list of speakers once it is chosen; numbers can be typed, too."""
     speaker = form.components[form.names.index("speaker_id")]
 
     def show(name: str | None, number: Any) -> Any:
@@ -281,7 +281,7 @@ def _name_speakers(services: Services, voice: Any, form: Form[ConvertOptions], c
 
 
 def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> None:
-    """Let the lists of voices and indexes follow the disk, keeping the user's choices while they exist."""
+    """Update the lists of voices and indexes from the disk; the user's choices are kept while they exist."""
     known = gr.State(None)
 
     def refresh(shown: Any, chosen: str | None) -> tuple[Any, Any, Any]:

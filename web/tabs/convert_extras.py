@@ -1,4 +1,4 @@
-"""Around a conversion: which pitch shift suits, a picture of both sounds, presets, and the settings used last."""
+"""Extras of the Convert tab: suggested pitch shift, spectrograms, presets, and the last options of each voice."""
 
 import contextlib
 import tempfile
@@ -93,7 +93,7 @@ def values_for(services: Services, voice: str | None, names: Sequence[str]) -> l
 
 
 def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> Any:
-    """Save, load, export and import settings; a voice brings back what was used with it last: the event is returned."""
+    """Save, load, export and import presets; choosing a voice restores its last options. Returns that event."""
     presets = services.presets
     with gr.Row():
         chosen = gr.Dropdown(
@@ -106,7 +106,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
         imported = gr.File(label=t("presets.import"), file_types=[".json"], type="filepath", height=190)
 
     def save_preset(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> Any:
-        """Keep the options under a name."""
+        """Save the options as a preset."""
         options = checked(ConvertOptions, {key: values[key] for key in form.names})
         presets.save((values["name"] or "").strip(), options)
         return gr.update(choices=presets.names(), value=values["name"].strip())
@@ -119,7 +119,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
             return [*values_of(presets.load(name), form.names), str(presets.path(name))]
 
     def import_preset(file: str) -> Any:
-        """Add a preset from a file; its name is the file's."""
+        """Add a preset from a file, under the name of the file."""
         with handle_errors(t):
             name = presets.import_file(Path(file))
             return gr.update(choices=presets.names(), value=name), None

@@ -1,4 +1,4 @@
-"""Where to compute, as a list to choose from that fills itself when the page opens."""
+"""A device list that is filled when the page opens."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def device_choice(t: Translator, services: Services, elem_id: str, *, together: 
     )  # fmt: skip
 
     def refresh() -> Any:
-        """Finding out takes seconds, so the page does not wait for it."""
+        """Listing devices takes seconds, so the page does not wait for it."""
         devices = list_devices()
         several = [name for name, _ in devices if name.startswith("cuda:")]
         if together and len(several) > 1:

@@ -1,4 +1,4 @@
-"""Form: one Gradio component per field of an options model, and the way back from their values to checked options."""
+"""Form: one Gradio component per field of an options model, and checked options from the components' values."""
 
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
@@ -13,7 +13,7 @@ from web.validation import Options, checked
 
 UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
 COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
-MOST_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
+MAX_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
 
 class Form(Generic[Options]):
@@ -60,7 +60,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
         return gr.Checkbox(**look)
-    if field.examples:  # what can be chosen; anything else can be typed
+    if field.examples:  # choices; other values can be typed
         choices = [(str(choice), choice) for choice in field.examples]
         return gr.Dropdown(choices=choices, allow_custom_value=True, **look)
     if kind not in (int, float):
@@ -70,7 +70,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
         return gr.Textbox(**look | {"value": ""})
     if low is not None and high is not None:
         step = 1 if kind is int else _step(high - low)
-        if (high - low) / step <= MOST_SLIDER_STEPS:
+        if (high - low) / step <= MAX_SLIDER_STEPS:
             return _accepting_none(gr.Slider(minimum=low, maximum=high, step=step, **look))
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
 
@@ -97,8 +97,8 @@ def _bound(field: FieldInfo, name: str) -> float | None:
 
 
 def _step(width: float) -> float:
-    """Return the smallest of 0.01, 0.1, 1, ... that crosses `width` in at most MOST_SLIDER_STEPS steps."""
+    """Return the smallest of 0.01, 0.1, 1, ... that crosses `width` in at most MAX_SLIDER_STEPS steps."""
     exponent = -2
-    while width / 10.0**exponent > MOST_SLIDER_STEPS:
+    while width / 10.0**exponent > MAX_SLIDER_STEPS:
         exponent += 1
     return 10.0**exponent

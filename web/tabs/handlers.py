@@ -23,9 +23,9 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 @contextmanager
 def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
-    """Show the sentence of a RevoiceError; log anything unexpected and show that something unexpected happened.
+    """Show a RevoiceError as a message on the page; log any other exception and show a generic message.
 
-    `names_only`: paths in the sentence are shown as the names of their files.
+    `names_only`: paths in the message are shown as file names.
     """
     try:
         yield
@@ -61,9 +61,9 @@ def show_success(t: Translator, text: str) -> None:
 
 
 class CancelButton:
-    """Which sessions of the page have asked to cancel.
+    """The sessions of the page that have pressed the cancel button.
 
-    Gradio lets a running function finish whatever the page does, so the function's Progress must look here.
+    Gradio lets a running function finish whatever the page does, so the function's Progress checks this.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class CancelButton:
         self._pressed.add(request.session_hash)
 
     def reset(self, request: gr.Request) -> None:
-        """Forget an earlier press; called before a new job is queued."""
+        """Clear an earlier press; called before a new job is queued."""
         self._pressed.discard(request.session_hash)
 
     def progress(self, request: gr.Request, bar: gr.Progress) -> Progress:
@@ -115,5 +115,5 @@ def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any,
     handle.__signature__ = signature  # type: ignore[attr-defined]
     handle.__annotations__ = {"request": gr.Request, "bar": gr.Progress}
     handle.__doc__ = doc or action.__doc__
-    handle.__name__ = action.__name__  # what a tool for language models is called
+    handle.__name__ = action.__name__  # also the name of the MCP tool
     return handle

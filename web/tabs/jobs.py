@@ -1,4 +1,4 @@
-"""The jobs of the server as a list with buttons: what runs, what waits, what was interrupted, what is done.
+"""The job list: queued, running, interrupted and ended jobs, with buttons to cancel, resume and delete them.
 
 It reads the registry only, so a reloaded page and a second browser show the same.
 """
@@ -102,7 +102,7 @@ class JobApi:
             return self._to_dict(job) | {"log": list(job.log), "results": [Path(path).name for path in job.results]}
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
-        """End a job: a conversion at once, a training after its step and with a checkpoint."""
+        """Cancel a job: a conversion stops at once, training after the current step, with a checkpoint."""
         with handle_errors(self._t):
             self._registry.cancel(job_id)
             return self.job_status(job_id)
@@ -124,7 +124,7 @@ class JobApi:
 
 
 def _describe(t: Translator, job: JobView) -> str:
-    """One job as a card; every text that came from outside is escaped."""
+    """One job as a card; every text from outside is escaped."""
     share = 100 * job.done / job.total if job.total else 0
     bar = ""
     if job.state == "running":
@@ -154,7 +154,7 @@ def _describe(t: Translator, job: JobView) -> str:
 
 
 def _rows(t: Translator, rows: Sequence[Sequence[str]]) -> str:
-    """What became of each recording of a batch, folded."""
+    """The results of a batch, one row per recording, collapsed."""
     lines = [
         "<tr>"
         + "".join(f'<td style="padding-right:1.5em">{html.escape(translated(t, cell))}</td>' for cell in row)

@@ -51,10 +51,10 @@ def _build_looks(t: Translator) -> None:
         themes = [(t(f"settings.theme_{name}"), name) for name in ("system", "light", "dark")]
         theme = gr.Radio(label=t("settings.theme"), choices=themes, value=None, elem_id="theme")
 
-    def spoken(request: gr.Request) -> str:
-        return t.speaking(request).locale
+    def current(request: gr.Request) -> str:
+        return t.for_request(request).locale
 
-    gr.on(None, spoken, outputs=language, **_QUIET)
+    gr.on(None, current, outputs=language, **_QUIET)
     language.input(None, [language], js=choose_script(), **_QUIET)
     gr.on(None, None, outputs=theme, js="()=>localStorage.getItem('revoice-theme')||'system'", **_QUIET)
     theme.input(
@@ -67,7 +67,7 @@ def _build_looks(t: Translator) -> None:
 
 
 def _build_devices(t: Translator, services: Services) -> None:
-    """What can compute here, and how fast it is when asked."""
+    """The table of devices, and the speed test."""
     headers = [t(f"speed.{name}") for name in ("device", "what", "f0", "features", "synthesis", "step")]
     table = gr.Dataframe(headers=headers, interactive=False, wrap=True, column_widths=WIDTHS, elem_id="devices")
     gr.Markdown(t("speed.info"))
@@ -100,7 +100,7 @@ def _named_devices() -> list[tuple[str, str]]:
 
 
 def _build_weights(t: Translator, services: Services) -> None:
-    """Which published weights are there, and a button that gets one of those that are not."""
+    """The list of downloadable weights, and a download button."""
     shown = gr.Markdown(_list_weights(t), elem_id="weights")
     with gr.Row():
         chosen = gr.Dropdown(label=t("weights.choose"), choices=_missing(), elem_id="weights-choice")
@@ -108,7 +108,7 @@ def _build_weights(t: Translator, services: Services) -> None:
     message = gr.Markdown(elem_id="weights-said")
 
     def download_weights(name: str | None, bar: gr.Progress = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
-        """Download published weights by their name and check that they are genuine."""
+        """Download published weights by name and verify them."""
 
         def progress(done: int, total: int, what: str) -> None:
             bar((done, max(total, 1)), desc=translated(t, what))
@@ -125,7 +125,7 @@ def _build_weights(t: Translator, services: Services) -> None:
 
 
 def _missing() -> list[str]:
-    """Names of downloads of which a file is missing and can be had."""
+    """Names of downloads with a missing file that can be downloaded."""
     return list(dict.fromkeys(a.name for a in assets.MANIFEST if a.source and not assets.path_of(a).is_file()))
 
 

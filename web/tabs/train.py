@@ -1,4 +1,4 @@
-"""From recordings to a voice on one page: look at the data, choose, train, follow, stop, go on."""
+"""The Train tab: check recordings, choose options, start training, follow its progress."""
 
 import filecmp
 import html
@@ -39,8 +39,8 @@ from web.tabs.train_report import DataReportPanel, describe_estimate
 from web.validation import checked
 
 REFRESH_SECONDS = 3
-UPLOADS = "recordings"  # below an experiment's folder: what was given to the page
-SOURCE = "recordings.txt"  # there too: the folder that was typed instead
+UPLOADS = "recordings"  # below an experiment's folder: the uploaded recordings
+SOURCE = "recordings.txt"  # there too: the path that was typed instead
 SHOWN_POINTS = 400
 MAIN_OPTIONS = frozenset({"max_minutes", "epochs", "batch_size"})
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -63,7 +63,7 @@ def build_train_tab(t: Translator, services: Services) -> None:
 
 
 class _TrainTab:
-    """The components of the tab by the names of their options, and what its buttons do."""
+    """The components of the tab by the names of their options, and the actions of its buttons."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t
@@ -83,7 +83,7 @@ class _TrainTab:
         self.report = DataReportPanel(t, self.services)
 
     def lay_out_options(self) -> None:
-        """What has to be decided, the button, and the command line that does the same."""
+        """The main options, the start button, and the equivalent command line."""
         t = self.t
         with gr.Row():
             self.inputs["family"] = gr.Dropdown(
@@ -105,7 +105,7 @@ class _TrainTab:
         )
 
     def lay_out_advanced(self) -> None:
-        """Every other option, and whether only one stage is done."""
+        """All other options, and the choice of a single stage."""
         stages = [(self.t(f"train.stage_{name}"), name) for name in ("run", *STAGES)]
         self.inputs["stage"] = gr.Dropdown(
             label=self.t("train.stage"), info=self.t("train.stage_info"), choices=stages, value="run",
@@ -143,7 +143,7 @@ class _TrainTab:
         return checked(TrainRequest, {"name": name, "stage": values["stage"] or "run", "options": options, **settings})
 
     def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None]:
-        """Start or continue a training (prepare, extract, index, fit) as a job; list_jobs shows its progress."""
+        """Start or resume training (prepare, extract, index, fit) as a job; list_jobs shows its progress."""
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
@@ -169,7 +169,7 @@ class _TrainTab:
         return " && ".join(_typed([_python(), *words]) for words in train_commands(work, gpus))
 
     def _show_estimate(self, seconds: float, *given: Any) -> str:
-        """What the training will take, once it is known how long the recordings are."""
+        """The estimate, once the length of the recordings is known."""
         values = dict(zip(self.inputs, given, strict=True))
         if not seconds:
             return ""
@@ -177,12 +177,12 @@ class _TrainTab:
             options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
             config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
             return describe_estimate(self.t, estimate_training(config, options, seconds))
-        except ConfigError:  # shown when the training is started
+        except ConfigError:  # shown when training is started
             return ""
 
 
 def _python() -> str:
-    """How a command line in the program's folder names the Python that the page runs in."""
+    """The Python of this server, as written in a command line in the program's folder."""
     path = Path(sys.executable)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else "python"  # that of a container or notebook
 
@@ -193,7 +193,7 @@ def _typed(words: Sequence[str]) -> str:
 
 
 def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
-    """Refuse a training that has had all its epochs: it would end at once and have learnt nothing new."""
+    """ConfigError if all epochs are done: training would end at once without a change."""
     if not Experiment(name).config_file.is_file() or (newest := Experiment(name).newest_pair()) is None:
         return
     from lib.voice.training_state import peek_progress
@@ -213,7 +213,7 @@ def _suggest_rate(family: Family, found: DataReport | None) -> Any:
 
 
 def _suggest_epochs(family: Family, seconds: float) -> Any:
-    """The passes that make a good voice of so many seconds of recordings."""
+    """The suggested number of epochs for `seconds` of recordings."""
     return suggested_epochs(load_family(family), RunOptions(), seconds) if seconds else gr.skip()
 
 
@@ -223,10 +223,10 @@ def _hertz(rate: str) -> int:
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:
-    """Where a training's recordings lie; what was given before under this name stays in the training.
+    """The folder of recordings to train on, including those given earlier for this name.
 
-    Uploads are kept with the experiment, because the page's own copies vanish. A typed folder is used where it is, as
-    long as nothing else was ever given. None where nothing is given and the experiment has clips: it goes on with them.
+    Uploads are copied into the experiment's folder, because the page's own copies are deleted. A typed folder is used
+    in place as long as nothing else was given. None if nothing is given and the experiment has clips: these are used.
     """
     experiment = Experiment(name)
     kept, note = experiment.folder / UPLOADS, experiment.folder / SOURCE
@@ -248,7 +248,7 @@ def _recordings(t: Translator, services: Services, name: str, files: list[str] |
 
 
 def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
-    """Copy recordings into a folder, whole or not at all; what is there already stays untouched, with its time."""
+    """Copy recordings into a folder, each atomically; existing files are not touched, so their times stay."""
     for path in paths:
         target, number = folder / path.name, 1
         while target.exists() and not filecmp.cmp(path, target, shallow=False):
@@ -266,7 +266,7 @@ def _experiments() -> list[str]:
 
 
 def _build_progress(t: Translator) -> None:
-    """Loss curves and listening samples of one experiment, read from its folder."""
+    """Loss curves and validation samples of one experiment, read from its folder."""
     experiments = _experiments()
     with gr.Accordion(t("train.progress"), open=True, visible=bool(experiments)) as panel:
         shown = gr.Dropdown(label=t("train.experiment"), choices=experiments, elem_id="train-shown")
@@ -300,7 +300,7 @@ def _build_progress(t: Translator) -> None:
             return (gr.skip(),) * 6
         newest_before = before[0][0] if before else None
         if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
-            chosen = experiments[0]  # a training has begun, and the user had not chosen an older one
+            chosen = experiments[0]  # training has started, and the user had not chosen an older experiment
         folder = LOGS / chosen
         samples = list_samples(folder)
         events = Events(folder / "events.jsonl").read("fit")
@@ -322,7 +322,7 @@ def _build_progress(t: Translator) -> None:
 
 
 def losses(events: list[dict[str, Any]]) -> pd.DataFrame:
-    """The loss curves of a training's events as a table of step, loss and name."""
+    """The loss curves of the events of a run, as a table of step, loss and name."""
     rows = [
         (event["done"], event["losses"].get(f"loss/g/{key}"), key)
         for event in events[:: max(1, len(events) // SHOWN_POINTS)]

@@ -1,4 +1,4 @@
-"""What recordings are worth as training data, as text and pictures, and what a training on them will take."""
+"""The report on recordings as training data, as text and plots, and the estimate of a training run."""
 
 import html
 import math
@@ -23,7 +23,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class DataReportPanel:
-    """The button that looks at recordings, its report and two pictures; laid out where it is made."""
+    """The button that checks recordings, its report and two plots; laid out where it is constructed."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t
@@ -45,7 +45,7 @@ class DataReportPanel:
                 elem_id="report-levels",
             )
         self.found = gr.State(None)
-        self.seconds = gr.State(0.0)  # of sound in the recordings
+        self.seconds = gr.State(0.0)  # of the recordings, without silence
 
     def wire(self, files: Any, folder: Any) -> None:
         """Connect the button."""
@@ -59,7 +59,7 @@ class DataReportPanel:
         folder: str,
         bar: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, DataReport, float]:
-        """Look at recordings before training on them: length, silence, loudness, clipping, duplicates, F0."""
+        """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""
 
         def progress(done: int, total: int, what: str) -> None:
             bar((done, max(total, 1)), desc=translated(self.t, what))
@@ -87,7 +87,7 @@ class DataReportPanel:
 
 
 def describe(t: Translator, report: DataReport) -> str:
-    """A data report as Markdown: figures, advice, what could not be read."""
+    """A data report as Markdown: figures, advice, and unreadable files."""
     items = report.recordings
     lines = [
         t(
@@ -115,7 +115,7 @@ def describe(t: Translator, report: DataReport) -> str:
 
 
 def describe_estimate(t: Translator, found: Estimate) -> str:
-    """What a training will take, as Markdown."""
+    """The estimate of a training run as Markdown."""
     if found.minutes is None:
         time = t("forecast.unknown")
     else:

@@ -1,4 +1,4 @@
-"""The voices of this machine: what they are, and the tools of `python -m train ckpt` with buttons."""
+"""The Voices tab: details of the voices, and the tools of `python -m train ckpt`."""
 
 import html
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from web.tabs.handlers import handle_errors, show_success
 from web.tabs.voice_intake import build_intake
 
 REFRESH_SECONDS = 5
-OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would know only what was there at the start
+OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would accept only choices that existed at startup
 
 
 def build_voices_tab(t: Translator, services: Services) -> None:
@@ -77,7 +77,7 @@ def _build_makers(t: Translator, tools: "_Tools", voice: Any, message: Any) -> t
 
 
 class _Tools:
-    """What the buttons do; each is an endpoint of the API, named and described as it is here."""
+    """The actions of the buttons; each is an endpoint of the API with this name and description."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
@@ -97,11 +97,11 @@ class _Tools:
         return self._services.list_voices()
 
     def list_checkpoints(self) -> list[str]:
-        """The checkpoints of all trainings as "experiment/file name", the newest first."""
+        """The checkpoints of all experiments as "experiment/file name", the newest first."""
         return list(self._services.list_checkpoints())
 
     def voice_info(self, voice: str | None) -> str:
-        """What a voice is: family, sample rate, pitch, how long it was trained."""
+        """The properties of a voice: family, sample rate, pitch, epochs and more."""
         with handle_errors(self._t, names_only=True):
             if not voice:
                 return ""
@@ -116,7 +116,7 @@ class _Tools:
         return translated(self._t, text)
 
     def export_voice(self, voice: str | None) -> Any:
-        """Put a voice, its index and a card into one ZIP."""
+        """Export a voice, its index and a card as one ZIP."""
         with handle_errors(self._t, names_only=True):
             output = self._services.folder / f"{self._named(voice)}.zip"
             list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
@@ -146,7 +146,7 @@ class _Tools:
         licence: str | None = None,
         speakers: str | None = None,
     ) -> str:
-        """Change the texts in a voice; empty ones stay as they are."""
+        """Change the metadata of a voice; empty values leave it unchanged."""
         given = {"info": info, "author": author, "licence": licence, "speakers": speakers}
         texts = {name: text for name, text in given.items() if text}
         with handle_errors(self._t, names_only=True):
@@ -165,7 +165,7 @@ class _Tools:
             return self._done(self._t("voices.made", name=html.escape(made)))
 
     def extract_voice(self, checkpoint: str | None, name: str | None = None) -> str:
-        """Make a voice of a training checkpoint."""
+        """Extract a voice from a training checkpoint."""
         with handle_errors(self._t, names_only=True):
             path = self._services.list_checkpoints().get(checkpoint or "")
             if path is None:
@@ -175,19 +175,19 @@ class _Tools:
             return self._done(self._t("voices.made", name=html.escape(made)))
 
     def delete_voice(self, voice: str | None) -> str:
-        """Put a voice aside; undo_delete brings it back."""
+        """Delete a voice; undo_delete restores it."""
         with handle_errors(self._t, names_only=True):
             self._services.delete_voice(self._named(voice))
             return self._done(self._t("voices.deleted", name=html.escape(str(voice))))
 
     def undo_delete(self) -> str:
-        """Bring back the voice that was deleted last."""
+        """Restore the voice that was deleted last."""
         with handle_errors(self._t, names_only=True):
             return self._done(self._t("voices.restored", name=html.escape(self._services.undo_delete())))
 
 
 def _cards(t: Translator, services: Services) -> str:
-    """Every voice as a card: its name, whether it has an index, its size and its day."""
+    """Every voice as a card: its name, whether it has an index, size and date."""
     cards = [
         f'<div style="border:1px solid var(--border-color-primary);border-radius:6px;padding:.4em .9em">'
         f"<b>{html.escape(card.name)}</b><br><small>{t('voices.indexed' if card.indexed else 'voices.unindexed')}"
@@ -198,7 +198,7 @@ def _cards(t: Translator, services: Services) -> str:
 
 
 def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any, cards: Any) -> None:
-    """Let the lists follow the disk, keeping what is chosen while it exists."""
+    """Update the lists from the disk; choices are kept while they exist."""
     known = gr.State(None)
 
     def refresh(shown: Any, first: str | None, second: str | None) -> tuple[Any, ...]:
