@@ -13,13 +13,14 @@ from infer.convert import Conversion, VoiceConverter
 from infer.disk_buffer import DiskBuffer, collect_blocks
 from infer.input_audio import prepare_input
 from infer.options import ConvertOptions
+from infer.song.convert import convert_sound, read_sound
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import MEDIA_SUFFIXES, Recording, list_recordings
 from lib.audio.encode import AUDIO_FORMATS, save_blocks
 from lib.audio.filters import resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.messages import Message
-from lib.pitch.curve_file import CURVE_SUFFIXES, read_curve, write_curve
+from lib.pitch.curve_file import CURVE_SUFFIXES, PitchCurve, read_curve, write_curve
 from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
 
@@ -174,6 +175,8 @@ def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
     """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
+    if options.uses_memory:
+        return _convert_in_memory(converter, job, options, progress)
     source = _read(job, options)
     conversion, seconds = _convert(converter, job, source, options, progress)
     return _write(job, source, conversion, seconds, converter.pitch_method(options))
@@ -200,10 +203,7 @@ def _convert(
     """Convert and return the result with the seconds it took. Closes the input audio."""
     start = time.perf_counter()
     with source.audio as audio:
-        if job.f0_out and converter.pitch_method(options) is None:
-            raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
-        curve = read_curve(job.f0_file) if job.f0_file else None
-        conversion = converter.convert_prepared(audio, options, progress, curve)
+        conversion = converter.convert_prepared(audio, options, progress, _curve_of(converter, job, options))
     return conversion, time.perf_counter() - start
 
 
@@ -229,8 +229,11 @@ def convert_files(
 ) -> list[Outcome]:
     """Convert one file after another. A failure is reported in its Outcome and does not stop the rest.
 
-    While one file is converted, the next one is read and the previous one written.
+    While one file is converted, the next one is read and the previous one written, except where a whole recording has
+    to be in memory.
     """
+    if options.uses_memory:
+        return _convert_one_by_one(converter, jobs, options, progress)
     outcomes: list[Outcome | Future[Outcome]] = []
     with (
         ThreadPoolExecutor(1) as reader,
@@ -247,6 +250,40 @@ def convert_files(
             except (RevoiceError, OSError) as error:
                 outcomes.append(_failed(job, error))
     return [_outcome(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+
+
+def _convert_one_by_one(
+    converter: VoiceConverter, jobs: Sequence[Job], options: ConvertOptions, progress: Progress
+) -> list[Outcome]:
+    outcomes = []
+    for i, job in enumerate(jobs):
+        try:
+            report = _within(progress, i, len(jobs), job.path.name)
+            outcomes.append(_convert_in_memory(converter, job, options, report))
+        except (RevoiceError, OSError) as error:
+            outcomes.append(_failed(job, error))
+    return outcomes
+
+
+def _convert_in_memory(converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress) -> Outcome:
+    """Convert with options that need the whole recording in memory."""
+    start, curve = time.perf_counter(), _curve_of(converter, job, options)
+    source = read_sound(job.path, options)
+    try:
+        sound, f0 = convert_sound(converter, source, options, progress, curve)
+    except AudioError as error:
+        raise AudioError("{path} cannot be converted. {reason}", path=job.path, reason=error.message) from error
+    sound.save(job.output)
+    if job.f0_out and f0 is not None:
+        write_curve(job.f0_out, f0)
+    seconds = time.perf_counter() - start
+    return Outcome(job.path, job.output, source.seconds, seconds, sound.sample_rate, converter.pitch_method(options))
+
+
+def _curve_of(converter: VoiceConverter, job: Job, options: ConvertOptions) -> PitchCurve | None:
+    if job.f0_out and converter.pitch_method(options) is None:
+        raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
+    return read_curve(job.f0_file) if job.f0_file else None
 
 
 def _read_ahead(

@@ -9,7 +9,7 @@ import torch
 from infer.casting import CastSynthesizer
 from infer.chunking import Chunk, ChunkLimits, join, plan_chunks
 from infer.disk_buffer import DiskBuffer, Samples, collect_blocks, in_blocks
-from infer.f0 import TargetF0, estimate_f0, make_target_f0
+from infer.f0 import TargetF0, automatic_shift, estimate_f0, make_target_f0
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.input_audio import ReflectionPadding, prepare_input
 from infer.loudness import follow_envelope, limiting_gain, peak_of
@@ -27,6 +27,7 @@ from lib.models import VoiceSynthesizer
 from lib.models.memory import trim_memory
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
+from lib.pitch.octaves import correct_octaves
 from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
 from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
@@ -35,11 +36,12 @@ from lib.typing import FloatArray
 class Conversion:
     """The result of a conversion: (T,) samples at `sample_rate` Hz, read block by block; close it when done.
 
-    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0.
+    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0. `gain` is what its
+    peak was limited by.
     """
 
     def __init__(self, audio: DiskBuffer, gain: np.float32, sample_rate: int, f0: FloatArray | None) -> None:
-        self._audio, self._gain = audio, gain
+        self._audio, self.gain = audio, gain
         self.sample_rate = sample_rate
         self.f0 = f0
 
@@ -55,7 +57,7 @@ class Conversion:
     def blocks(self) -> Iterator[FloatArray]:
         """Blocks (N,) of the samples, scaled down where the peak would exceed 99 % of full scale."""
         for block in in_blocks(self._audio):
-            yield block if self._gain == 1 else (block * self._gain).astype(np.float32)
+            yield block if self.gain == 1 else (block * self.gain).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class VoiceParts:
     index: FeatureIndex | None = None  # None: no retrieval
     index_rate: float = USUAL_INDEX_RATE  # of conversions that do not set one
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
+    median_f0: float | None = None  # Hz, of the recordings the voice was trained on, if its file says so
     encoder_in: Callable[[torch.dtype], ContentEncoder] | None = None  # the encoder in a dtype; None: float32 only
     reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: a cast keeps `synthesizer`
 
@@ -104,6 +107,7 @@ class VoiceConverter:
         self._encoder_id = f"{parts.encoder.name} {parts.encoder.sha256}"
         self._index_rate = parts.index_rate
         self._interpolate_unvoiced = parts.interpolate_unvoiced
+        self._median_f0 = parts.median_f0
         self._cache = cache or ModelCache()
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
@@ -208,6 +212,10 @@ class VoiceConverter:
         extractor = self._extractor(options, precision)
         key = f"F0 by {extractor.cache_key}"
         f0 = estimate_f0(padded, lambda audio: self._cache.analysis(audio, key, extractor))
+        if options.correct_octaves:
+            f0 = correct_octaves(padded, f0)
+        shift = automatic_shift(f0, self._median_f0, options.auto_pitch)
+        options = options.model_copy(update={"pitch_shift": options.pitch_shift + shift})
         fill = options.interpolate_unvoiced or self._interpolate_unvoiced
         return make_target_f0(f0, options, curve, self._limits.pad_frames, fill=fill)
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from infer.disk_buffer import Samples
 from infer.options import ConvertOptions
+from lib.errors import ConfigError
+from lib.pitch.autotune import autotune, find_key
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.scale import (
     HOP_LENGTH,
@@ -16,6 +19,7 @@ from lib.pitch.scale import (
     median_filter,
     shift_semitones,
     splice_curve,
+    suggested_shift,
 )
 from lib.typing import FloatArray, IntArray
 
@@ -53,11 +57,36 @@ def make_target_f0(
 ) -> TargetF0:
     """Turn the F0 (F,) of padded input into the target F0; `fill` interpolates unvoiced gaps.
 
-    `curve` replaces the part of the recording it covers; pitch_shift and filter_radius do not change it.
+    `curve` replaces the part of the recording it covers; pitch_shift, filter_radius and autotune do not change it.
     """
     voiced_f0 = shift_semitones(median_filter(f0, options.filter_radius), options.pitch_shift)
+    if options.autotune > 0:
+        voiced_f0 = _tuned(voiced_f0, options)
     if curve is not None:
         inner = slice(pad_frames, len(voiced_f0) - pad_frames)
         voiced_f0[inner] = splice_curve(voiced_f0[inner], curve.times, curve.values)
     filled = fill_unvoiced(voiced_f0) if fill else voiced_f0
     return TargetF0(filled, voiced_f0, hz_to_bins(filled))
+
+
+def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:
+    """F0 (F,) Hz, already transposed, drawn to the notes of the options' key."""
+    tonic = None if options.key == "auto" else options.key
+    key = find_key(f0, tonic, None if options.scale == "auto" else options.scale)
+    return f0 if key is None else autotune(f0, key, options.autotune)
+
+
+def automatic_shift(f0: FloatArray, voice_hz: float | None, how: Literal["off", "semitones", "octaves"]) -> float:
+    """Semitones from the median of F0 (F,) Hz to that of the voice; in octaves, whole octaves nearest to that.
+
+    ConfigError for a voice whose F0 is unknown (None).
+    """
+    if how == "off" or not (f0 > 0).any():
+        return 0.0
+    if voice_hz is None:
+        raise ConfigError(
+            "The pitch of this voice is unknown, so that no shift can be computed. Choose auto_pitch off, and set a "
+            "pitch shift."
+        )
+    semitones = suggested_shift(float(np.median(f0[f0 > 0])), voice_hz)
+    return float(12 * round(semitones / 12) if how == "octaves" else semitones)

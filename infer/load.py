@@ -22,6 +22,7 @@ from lib.voice.model_file import (
     load_synthesizer,
     read_voice_model,
     recommended_index_rate,
+    training_range,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def _load_parts(
         cache.index(index) if index else None,
         interpolate_unvoiced=bool(model.extra.get("interpolate_unvoiced")),
         index_rate=recommended_index_rate(model),
+        median_f0=(training_range(model) or (None, None))[1],
         encoder_in=encoder_in if casts else None,
         reload_synthesizer=partial(_reload_synthesizer, path),
     )

@@ -338,7 +338,7 @@ def test_a_write_that_reads_back_wrong_leaves_the_old_file(
     save_audio(path, tone(220, 0.1), 16000)
     before = path.read_bytes()
 
-    def write_half(target: Path, blocks: Iterable[Floats], sample_rate: int, subtype: str) -> None:
+    def write_half(target: Path, blocks: Iterable[Floats], sample_rate: int, channels: int, subtype: str) -> None:
         audio = np.concatenate([*blocks])
         soundfile.write(target, audio[: len(audio) // 2], sample_rate, subtype=subtype)
 

@@ -152,14 +152,9 @@ def _card(voice: Voice) -> VoiceCard:
 
 def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
     """Low, median and high F0 in Hz that a voice was trained on; None if its file does not record it."""
-    from lib.voice.model_file import read_voice_model
+    from lib.voice.model_file import read_voice_model, training_range
 
-    stored = read_voice_model(find_voice(name, roots).path).extra.get("training_f0")
-    numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
-    if len(numbers) != 3:
-        return None
-    low, middle, high = (float(value) for value in numbers)
-    return (low, middle, high) if middle > 0 else None
+    return training_range(read_voice_model(find_voice(name, roots).path))
 
 
 def index_rate(name: str, roots: Sequence[Path]) -> float:

@@ -19,7 +19,7 @@ from lib.typing import FloatArray
 logger = logging.getLogger(__name__)
 
 
-Channel = Literal["mix", "left", "right"]
+Channel = Literal["mix", "left", "right", "stereo"]
 CHANNELS = {"left": 0, "right": 1}
 CANCELLED = 0.01  # power of a mix to the mean power of its channels; 1 for independent, 2 for equal channels
 AUDIBLE_PEAK = 1e-3  # of a recording that is not silent
@@ -52,6 +52,15 @@ def load_audio(path: Path, sample_rate: int, channel: Channel = "mix") -> FloatA
     return resample(audio, native_rate, sample_rate)
 
 
+def load_stereo(path: Path) -> tuple[FloatArray, int]:
+    """Decode the first audio stream with its channels: ((C, T) float32, its rate in Hz), C = 1 or 2, T >= 1.
+
+    Raises MissingFileError or AudioError, see `Recording`.
+    """
+    recording = Recording(path, "stereo")
+    return np.concatenate([*recording.blocks], axis=-1), recording.sample_rate
+
+
 def load_audio_native(path: Path, channel: Channel = "mix") -> tuple[FloatArray, int]:
     """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
 
@@ -65,9 +74,10 @@ class Recording:
     """The first audio stream of any container, decoded block by block: mono float32 at its own `sample_rate` in Hz.
 
     Integer samples are scaled to [-1, 1), float samples are left as they are, channels are mixed down (which can
-    exceed 1, see `_mono`) or one is chosen; a mono recording has only one. A truncated recording is used as far as it
-    goes, with a warning in the log. Raises MissingFileError, or AudioError if nothing can be decoded, a sample is not
-    a finite number, or the channels cancel each other when they are mixed; then also while the blocks are read.
+    exceed 1, see `_mono`) or one is chosen; a mono recording has only one. With "stereo" the blocks are (C, N), C = 1
+    for a mono recording, else 2; surround sound is mixed down to two channels. A truncated recording is used as far as
+    it goes, with a warning in the log. Raises MissingFileError, or AudioError if nothing can be decoded, a sample is
+    not a finite number, or the channels cancel each other when they are mixed; then also while the blocks are read.
     `samples` counts those read so far.
     """
 
@@ -82,7 +92,7 @@ class Recording:
 
     def _count(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         for block in blocks:
-            self.samples += len(block)
+            self.samples += block.shape[-1]
             yield block
 
     def _decode(self) -> Iterator[FloatArray]:
@@ -91,7 +101,7 @@ class Recording:
         path, decoded = self._path, self._decoded
         _check_file(path)
         samples = 0
-        held: FloatArray = np.zeros(0, np.float32)  # possibly padding of the encoder
+        held: FloatArray | None = None  # possibly padding of the encoder
         try:
             with _open(path) as container:
                 stream = _audio_stream(container, path)
@@ -101,16 +111,16 @@ class Recording:
                             "{path} contains samples that are not numbers (NaN or infinite). Export it again.",
                             path=path,
                         )
-                    held = np.concatenate([held, block])
-                    samples += len(block)
-                    if len(held) > MP4_PADDING:
-                        yield held[:-MP4_PADDING]
-                        held = held[-MP4_PADDING:]
+                    held = block if held is None else np.concatenate([held, block], axis=-1)
+                    samples += block.shape[-1]
+                    if held.shape[-1] > MP4_PADDING:
+                        yield held[..., :-MP4_PADDING]
+                        held = held[..., -MP4_PADDING:]
                 expected = _expected_samples(stream, decoded.sample_rate)
                 is_mp4 = "mp4" in container.format.name
         except av.error.FFmpegError as error:
             raise _not_a_recording(path, error.strerror) from error
-        if samples == 0:
+        if held is None or samples == 0:
             raise AudioError(
                 "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
             )
@@ -121,7 +131,7 @@ class Recording:
                 path=path,
             )
         if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:
-            held = held[: len(held) - (samples - expected)]  # an edit list marks it as padding
+            held = held[..., : held.shape[-1] - (samples - expected)]  # an edit list marks it as padding
         yield held
         _warn_if_damaged(path, samples, decoded, expected)
 
@@ -147,12 +157,12 @@ def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
     length = 0
     for block in blocks:
         parts.append(block)
-        length += len(block)
+        length += block.shape[-1]
         if length >= BLOCK:
-            yield np.concatenate(parts)
+            yield np.concatenate(parts, axis=-1)
             parts, length = [], 0
     if parts:
-        yield np.concatenate(parts)
+        yield np.concatenate(parts, axis=-1)
 
 
 def is_audio_file(path: Path) -> bool:
@@ -260,6 +270,7 @@ class _Decoded:
     power: float = 0.0  # sum of squares: mean of all channels ...
     mixed_power: float = 0.0  # ... and of their mix
     peak: float = 0.0  # of all channels
+    n_channels: int = 0  # of a stereo signal: 1 or 2, as its first frame
 
     @property
     def channels_cancel(self) -> bool:
@@ -267,7 +278,7 @@ class _Decoded:
         return self.peak > AUDIBLE_PEAK and self.mixed_power < CANCELLED * self.power
 
     def run(self, container: Any, stream: Any) -> Iterator[FloatArray]:
-        """Yield mono blocks (T,); packets that cannot be decoded are counted and skipped."""
+        """Yield mono blocks (T,), or stereo blocks (C, T); packets that cannot be decoded are counted and skipped."""
         import av
 
         for packet in _packets(container, stream, self):
@@ -278,12 +289,24 @@ class _Decoded:
                 continue
             for frame in frames:
                 self.sample_rate = self.sample_rate or frame.sample_rate
-                block = self._one_channel(frame)
+                block = self._both_channels(frame) if self.channel == "stereo" else self._one_channel(frame)
                 yield (
                     block
                     if frame.sample_rate == self.sample_rate
                     else resample(block, frame.sample_rate, self.sample_rate)
                 )
+
+    def _both_channels(self, frame: Any) -> FloatArray:
+        """All channels of a frame, at most two: (C, T)."""
+        import av
+
+        if len(frame.layout.channels) > 2:
+            (frame,) = av.AudioResampler("fltp", "stereo", frame.sample_rate).resample(frame)
+        samples: FloatArray = _channels(frame).astype(np.float32)
+        self.n_channels = self.n_channels or len(samples)
+        if len(samples) < self.n_channels:
+            return np.repeat(samples, self.n_channels, axis=0)
+        return samples if len(samples) == self.n_channels else _mono(samples)[None]
 
     def _one_channel(self, frame: Any) -> FloatArray:
         """The chosen channel of a frame, or the mix: (T,)."""

@@ -1,12 +1,13 @@
 """Writing recordings: encode any format and verify what was written.
 
 Lengths are exact: a resampled signal has `resampled_length` samples, and every format written here decodes to the
-length that was written (at the codec's rate; see `save_blocks`). Audio is mono float32 in [-1, 1], a whole array or a
-sequence of blocks.
+length that was written (at the codec's rate; see `save_blocks`). Audio is float32 in [-1, 1], mono (T,) or with two
+channels (2, T), a whole array or a sequence of blocks.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from lib.audio.decode import (
 from lib.audio.filters import (
     resample_blocks,
 )
+from lib.audio.tags import Tags, add_tags
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
 from lib.typing import FloatArray
@@ -33,7 +35,7 @@ class _Encoder:
     """How PyAV writes one format; `rates` in Hz, ascending, () = any."""
 
     codec: str
-    bit_rate: int  # bit/s, mono
+    bit_rate: int  # bit/s, mono; with two channels STEREO_BITS times as much
     rates: tuple[int, ...]
 
 
@@ -42,26 +44,53 @@ _AAC = _Encoder("aac", 160_000, (8000, 11025, 12000, 16000, 22050, 24000, 32000,
 _OPUS = _Encoder("libopus", 96_000, (48000,))  # decodes to 48 kHz at any input rate
 _ENCODERS: dict[str, _Encoder] = {".mp3": _MP3, ".ogg": _OPUS, ".opus": _OPUS, ".m4a": _AAC}
 AUDIO_FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")  # what save_audio writes, without the dot
+STEREO_BITS = 1.6
+Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]  # 16-bit, 24-bit, 32-bit float
+_TAGGED: dict[tuple[str, Subtype], tuple[str, str]] = {  # codec and sample format of FFmpeg for PCM with tags
+    (".wav", "PCM_16"): ("pcm_s16le", "s16"),
+    (".wav", "PCM_24"): ("pcm_s24le", "s32"),
+    (".wav", "FLOAT"): ("pcm_f32le", "flt"),
+    (".flac", "PCM_16"): ("flac", "s16"),
+    (".flac", "PCM_24"): ("flac", "s32"),
+}
 
 
-def save_audio(
-    path: Path, audio: npt.NDArray[Any], sample_rate: int, *, subtype: Literal["PCM_16", "FLOAT"] = "PCM_16"
-) -> None:
+def save_audio(path: Path, audio: npt.NDArray[Any], sample_rate: int, *, subtype: Subtype = "PCM_16") -> None:
     """Write mono (T,) to `path`, see `save_blocks`."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 1 or len(audio) == 0:
         raise AudioError(
             "Cannot write {path}: there is no mono audio to write (shape {shape}).", path=path, shape=audio.shape
         )
-    save_blocks(path, (audio[start : start + BLOCK] for start in range(0, len(audio), BLOCK)), sample_rate, subtype)
+    save_blocks(path, array_blocks(audio), sample_rate, subtype)
+
+
+def array_blocks(audio: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Audio (T,) or (C, T) in blocks of BLOCK samples."""
+    for start in range(0, audio.shape[-1], BLOCK):
+        yield audio[..., start : start + BLOCK]
+
+
+def source_subtype(path: Path) -> Subtype:
+    """The subtype that keeps the resolution of a recording; 16-bit for what is not WAV, AIFF, FLAC and the like."""
+    import soundfile
+
+    try:
+        subtype = soundfile.info(str(path)).subtype
+    except soundfile.LibsndfileError:
+        return "PCM_16"
+    if subtype in ("FLOAT", "DOUBLE"):
+        return "FLOAT"
+    return "PCM_24" if subtype in ("PCM_24", "PCM_32") else "PCM_16"
 
 
 def save_blocks(
-    path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: Literal["PCM_16", "FLOAT"] = "PCM_16"
+    path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: Subtype = "PCM_16", tags: Tags | None = None
 ) -> None:
-    """Write mono blocks (N,) to `path` in the format its suffix names, atomically, and verify it by decoding it.
+    """Write mono blocks (N,) or stereo blocks (2, N) to `path`, atomically, and verify the file by decoding it.
 
-    WAV is 16-bit or, with subtype "FLOAT", 32-bit float; FLAC is 16-bit; .ogg and .opus are Opus; .m4a is AAC. Formats
+    The suffix of `path` names the format. WAV is 16-bit, 24-bit or 32-bit float, FLAC 16-bit or 24-bit ("FLOAT" too);
+    .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover not into WAV. Formats
     with fixed rates (Opus: 48 kHz; MP3, AAC: the usual ones) get the next higher one, and decode to
     `resampled_length` samples there. Values outside [-1, 1] are clipped except in float WAV. Raises ConfigError for
     an unknown suffix, AudioError for unusable audio, WriteError for a failed write; then `path` is as it was.
@@ -73,19 +102,23 @@ def save_blocks(
             name=path.name,
             suffixes=", .".join(AUDIO_FORMATS),
         )
-    encoder, blocks = _ENCODERS.get(suffix), _finite(path, blocks)
+    encoder, (blocks, channels) = _ENCODERS.get(suffix), _counted(_finite(path, blocks))
+    if subtype == "FLOAT" and suffix == ".flac":
+        subtype = "PCM_24"
     if subtype != "FLOAT" or suffix != ".wav":
         blocks = (np.clip(block, -1.0, 1.0) for block in blocks)
     if encoder is not None:
         rate = next((rate for rate in encoder.rates if rate >= sample_rate), encoder.rates[-1])
         blocks = (np.clip(block, -1.0, 1.0) for block in resample_blocks(blocks, sample_rate, rate))
         sample_rate = rate
-    written = _Written(path, blocks)
+    written, tags = _Written(path, blocks, channels), tags or Tags()
     with replacing(path) as temporary:
-        if encoder is None:
-            _write_pcm(temporary, written.blocks(), sample_rate, subtype if suffix == ".wav" else "PCM_16")
+        if encoder is None and not tags:
+            _write_pcm(temporary, written.blocks(), sample_rate, channels, subtype)
         else:
-            _write_encoded(temporary, written.blocks(), sample_rate, encoder)
+            codec, sample_format = (encoder.codec, None) if encoder else _TAGGED[suffix, subtype]
+            stream = _Stream(codec, sample_format, channels, sample_rate, encoder.bit_rate if encoder else 0)
+            _write_encoded(temporary, written.blocks(), stream, tags)
         written.verify(temporary, sample_rate)
 
 
@@ -98,24 +131,32 @@ def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         yield block
 
 
+def _counted(blocks: Iterable[FloatArray]) -> tuple[Iterable[FloatArray], int]:
+    """The blocks, and their number of channels."""
+    remaining = iter(blocks)
+    first = next(remaining, np.zeros(0, np.float32))
+    return chain([first], remaining), 1 if first.ndim == 1 else len(first)
+
+
 class _Written:
     """Blocks on their way into a file, with their length and peak, which `verify` compares with the decoded file."""
 
-    def __init__(self, path: Path, blocks: Iterable[FloatArray]) -> None:
+    def __init__(self, path: Path, blocks: Iterable[FloatArray], channels: int) -> None:
         self._path = path
+        self._channels = channels
         self._blocks = blocks
         self._samples, self._peak = 0, 0.0
 
     def blocks(self) -> Iterator[FloatArray]:
         """The blocks."""
         for block in self._blocks:
-            self._samples += len(block)
+            self._samples += block.shape[-1]
             self._peak = max(self._peak, _peak(block))
             yield block
 
     def verify(self, written: Path, sample_rate: int) -> None:
         """Decode the file and compare length, rate and level with the blocks. AudioError if they differ."""
-        recording = Recording(written)
+        recording = Recording(written, "mix" if self._channels == 1 else "stereo")
         peak = max(_peak(block) for block in recording.blocks)
         is_lossy = written.suffix.lower() in _ENCODERS
         longest = max(self._samples, MIN_LOSSY) if is_lossy else self._samples
@@ -136,47 +177,73 @@ class _Written:
 
 
 def _peak(block: FloatArray) -> float:
-    return max(float(block.max()), -float(block.min())) if len(block) else 0.0
+    return max(float(block.max()), -float(block.min())) if block.size else 0.0
 
 
-def _write_pcm(path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: str) -> None:
+def _write_pcm(path: Path, blocks: Iterable[FloatArray], sample_rate: int, channels: int, subtype: str) -> None:
     import soundfile
 
     try:
-        with soundfile.SoundFile(str(path), "w", sample_rate, 1, subtype) as file:
+        with soundfile.SoundFile(str(path), "w", sample_rate, channels, subtype) as file:
             for block in blocks:
-                file.write(block)
+                file.write(block.T)
     except soundfile.LibsndfileError as error:
         raise OSError(error.error_string) from error
 
 
-def _write_encoded(path: Path, blocks: Iterable[FloatArray], sample_rate: int, encoder: _Encoder) -> None:
+@dataclass(frozen=True)
+class _Stream:
+    """The audio stream to write."""
+
+    codec: str
+    sample_format: str | None  # None: the codec's own
+    channels: int
+    sample_rate: int  # Hz
+    bit_rate: int  # bit/s, mono; 0 for PCM
+
+    @property
+    def layout(self) -> str:
+        return "mono" if self.channels == 1 else "stereo"
+
+
+def _write_encoded(path: Path, blocks: Iterable[FloatArray], wanted: _Stream, tags: Tags) -> None:
     import av
 
-    # MP4 states the length in its own clock, by default milliseconds; only in samples is it exact.
-    options = {"movie_timescale": str(sample_rate)} if encoder is _AAC else {}
+    rate, is_mp4 = wanted.sample_rate, wanted.codec == _AAC.codec
+    # MP4 states the length in its own clock, by default milliseconds; only in samples is it exact. The format "ipod"
+    # of the suffix .m4a is MP4 without covers.
+    options = {"movie_timescale": str(rate)} if is_mp4 else {}
+    kind = "mp4" if is_mp4 and tags.cover else None
     try:
-        with av.open(str(path.resolve()), "w", options=options) as container:
-            stream = container.add_stream(encoder.codec, rate=sample_rate, layout="mono")
-            stream.bit_rate = min(encoder.bit_rate, 6 * sample_rate)  # low rates have no use for more
-            for frame in _encoder_frames(stream.codec_context, blocks, sample_rate):
+        with av.open(str(path.resolve()), "w", format=kind, options=options) as container:
+            stream = container.add_stream(wanted.codec, rate=rate, layout=wanted.layout)
+            if wanted.sample_format:
+                stream.codec_context.format = wanted.sample_format
+            if wanted.bit_rate:
+                most = wanted.bit_rate * (STEREO_BITS if wanted.channels > 1 else 1)
+                stream.bit_rate = int(min(most, 6 * rate))  # low rates have no use for more
+            cover = add_tags(container, tags, path.suffix.lower())
+            if cover is not None:
+                container.mux(cover)
+            for frame in _encoder_frames(stream.codec_context, blocks, wanted):
                 container.mux(stream.encode(frame))
     except av.error.FFmpegError as error:
         raise OSError(error.strerror) from error
 
 
-def _encoder_frames(context: Any, blocks: Iterable[FloatArray], sample_rate: int) -> Iterator[Any]:
-    """Yield blocks (N,) as frames of the size and sample format the encoder takes, and None at the end to flush it."""
+def _encoder_frames(context: Any, blocks: Iterable[FloatArray], wanted: _Stream) -> Iterator[Any]:
+    """Yield blocks (N,) or (2, N) as frames of the size and format the encoder takes, and None at the end to flush."""
     import av
 
-    converter = av.AudioResampler(context.format.name, "mono", sample_rate, frame_size=context.frame_size)
+    layout = wanted.layout
+    converter = av.AudioResampler(context.format.name, layout, wanted.sample_rate, frame_size=context.frame_size)
     start = 0
     for block in blocks:
-        if len(block) == 0:
+        if block.size == 0:
             continue
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = sample_rate, start
-        start += len(block)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.atleast_2d(block)), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = wanted.sample_rate, start
+        start += block.shape[-1]
         yield from converter.resample(frame)
     yield from converter.resample(None)
     yield None

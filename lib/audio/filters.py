@@ -31,27 +31,36 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
 
 
 def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArray:
-    """Resample (T,) with soxr's HQ filter to float32 of `resampled_length`; a new array even for equal rates."""
+    """Resample (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always a new array."""
     audio = np.asarray(audio, dtype=np.float32)
-    return audio.copy() if from_rate == to_rate else np.concatenate([*resample_blocks([audio], from_rate, to_rate)])
+    if from_rate == to_rate:
+        return audio.copy()
+    return np.concatenate([*resample_blocks([audio], from_rate, to_rate)], axis=-1)
 
 
 def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) -> Iterator[FloatArray]:
-    """`resample` for a signal in blocks (N,); the output blocks have other lengths."""
+    """`resample` for a signal in blocks (N,), or (C, N) of C channels; the output blocks have other lengths."""
     if from_rate == to_rate:
         yield from blocks
         return
     import soxr
 
-    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
+    stream: Any = None
+    end: FloatArray = np.zeros(0, np.float32)
     samples_in = samples_out = 0
     for block in blocks:
-        out: FloatArray = stream.resample_chunk(block)
-        samples_in, samples_out = samples_in + len(block), samples_out + len(out)
-        yield out
+        if stream is None:
+            channels = 1 if block.ndim == 1 else len(block)
+            stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
+            end = block.T[:0]
+        out: FloatArray = stream.resample_chunk(np.ascontiguousarray(block.T))  # [N] or [N, C]
+        samples_in, samples_out = samples_in + block.shape[-1], samples_out + len(out)
+        yield out.T
+    if stream is None:
+        return
     room = resampled_length(samples_in, from_rate, to_rate) - samples_out
-    out = stream.resample_chunk(np.zeros(0, np.float32), last=True)[:room]
-    yield np.pad(out, (0, room - len(out)))
+    out = stream.resample_chunk(np.ascontiguousarray(end), last=True)[:room]
+    yield np.pad(out, [(0, room - len(out))] + [(0, 0)] * (out.ndim - 1)).T
 
 
 def highpass(audio: npt.NDArray[Any]) -> Doubles:

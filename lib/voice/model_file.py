@@ -74,6 +74,16 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
     return {number: known[number] for number in sorted(known) if number < voice.config.n_speakers}
 
 
+def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
+    """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
+    stored = voice.extra.get("training_f0")
+    numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
+    if len(numbers) != 3:
+        return None
+    low, middle, high = (float(value) for value in numbers)
+    return (low, middle, high) if middle > 0 else None
+
+
 def recommended_index_rate(voice: VoiceModel) -> float:
     """The index rate of a conversion that names none: that of the entry `index_rate`, else that of the family."""
     stored = voice.extra.get(INDEX_RATE)

@@ -1,0 +1,172 @@
+"""Convert a recording held in memory: stereo image, effects, loudness, and the format of the source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from infer.convert import Conversion, VoiceConverter
+from infer.input_audio import INPUT_PEAK, prepare_input
+from infer.loudness import limiting_gain
+from infer.options import ConvertOptions
+from lib.audio import ANALYSIS_RATE
+from lib.audio.decode import Recording
+from lib.audio.encode import Subtype, array_blocks, save_blocks, source_subtype
+from lib.audio.filters import resample, resampled_length
+from lib.audio.tags import Tags, read_tags
+from lib.effects.chain import apply_chain
+from lib.effects.formants import shift_formants
+from lib.effects.loudness import to_loudness
+from lib.effects.noise import reduce_noise
+from lib.effects.spec import parse_chain
+from lib.effects.stereo import StereoImage, find_image
+from lib.errors import AudioError
+from lib.messages import Message
+from lib.pitch import SILENCE_PEAK
+from lib.pitch.curve_file import PitchCurve
+from lib.progress import Progress, no_progress
+from lib.typing import FloatArray
+
+MAX_SECONDS = 3600.0  # of a recording: with two channels and what is computed from it some gigabytes
+SUBTYPES: dict[int, Subtype] = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Audio (C, T) in memory, C = 1 or 2, with what its file says of itself."""
+
+    audio: FloatArray
+    sample_rate: int  # Hz
+    subtype: Subtype = "PCM_16"
+    tags: Tags = field(default_factory=Tags)
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.audio.shape[1] / self.sample_rate
+
+    def save(self, path: Path) -> None:
+        """Write it in the format that the suffix names; errors as `save_blocks`."""
+        audio = self.audio[0] if len(self.audio) == 1 else self.audio
+        save_blocks(path, array_blocks(audio), self.sample_rate, self.subtype, self.tags)
+
+
+def read_sound(path: Path, options: ConvertOptions) -> Sound:
+    """The channels of a recording that the options choose, of a preview only its beginning. Errors as `Recording`."""
+    recording = Recording(path, options.channel)
+    wanted = (options.preview or MAX_SECONDS) * recording.sample_rate
+    blocks = []
+    for block in recording.blocks:
+        blocks.append(np.atleast_2d(block))
+        if recording.samples > wanted:
+            break
+    audio = np.concatenate(blocks, axis=1)
+    if options.preview:
+        audio = audio[:, : round(wanted)]
+    elif audio.shape[1] > wanted:
+        raise AudioError(
+            "{path} is longer than {minutes} minutes. Stereo, effects and loudness need the whole recording in memory: "
+            "cut it into parts, or leave these options out.",
+            path=path,
+            minutes=round(MAX_SECONDS / 60),
+        )
+    subtype = source_subtype(path) if options.keep_format else SUBTYPES[options.bit_depth]
+    return Sound(audio, recording.sample_rate, subtype, read_tags(path) if options.keep_format else Tags())
+
+
+def convert_sound(
+    converter: VoiceConverter,
+    source: Sound,
+    options: ConvertOptions,
+    progress: Progress = no_progress,
+    curve: PitchCurve | None = None,
+) -> tuple[Sound, FloatArray | None]:
+    """Convert a recording with all that the options ask for; returns the result and the target F0 of its first source.
+
+    The result is exactly as long as the recording, at its sample rate with `keep_format`, else at that of the options.
+    """
+    image, sources = _sources(denoised(source, options.noise_reduction, progress))
+    voices, f0 = _convert_all(converter, source.sample_rate, sources, options, progress, curve)
+    own_rate = converter.output_rate(options)
+    rate = source.sample_rate if options.keep_format and not options.resample_rate else own_rate
+    length = resampled_length(source.audio.shape[1], source.sample_rate, rate)
+    audio = np.stack([_fitted(resample(voice, own_rate, rate), length) for voice in voices])
+    if image is not None:
+        audio = image.apply(audio[0], rate)
+    audio = finish(audio, rate, options)
+    return replace(source, audio=audio, sample_rate=rate), f0
+
+
+def denoised(source: Sound, strength: float, progress: Progress) -> Sound:
+    """The recording with less noise on each channel."""
+    if strength <= 0:
+        return source
+    progress(0, 1, Message("reducing noise"))
+    channels = [reduce_noise(channel, source.sample_rate, strength) for channel in source.audio]
+    return replace(source, audio=np.stack(channels))
+
+
+def finish(audio: FloatArray, sample_rate: int, options: ConvertOptions) -> FloatArray:
+    """Effects, loudness and peak of a result (C, T)."""
+    audio = apply_chain(audio, sample_rate, parse_chain(options.effects))
+    if options.loudness is not None:
+        return to_loudness(audio, sample_rate, options.loudness)
+    limited: FloatArray = audio * limiting_gain(float(np.abs(audio).max()))
+    return limited
+
+
+def _sources(source: Sound) -> tuple[StereoImage | None, Sequence[FloatArray]]:
+    """The signals to convert: one, with its image if it is stereo, or one per channel."""
+    if len(source.audio) == 1:
+        return None, [source.audio[0]]
+    found = find_image(source.audio, source.sample_rate)
+    return (None, list(source.audio)) if found is None else (found[0], [found[1]])
+
+
+def _convert_all(
+    converter: VoiceConverter,
+    sample_rate: int,
+    sources: Sequence[FloatArray],
+    options: ConvertOptions,
+    progress: Progress,
+    curve: PitchCurve | None,
+) -> tuple[list[FloatArray], FloatArray | None]:
+    """Convert signals (T,) with one common level; a silent one beside others stays silent."""
+    # Input is scaled down to INPUT_PEAK, each signal by itself: scaled together before, their balance is kept.
+    scale = max(float(np.abs(signal).max()) for signal in sources) / INPUT_PEAK
+    results: list[FloatArray | None] = []
+    f0: FloatArray | None = None
+    for i, signal in enumerate(sources):
+        report = _part(progress, i, len(sources))
+        analysed = resample(signal / np.float32(max(scale, 1.0)), sample_rate, ANALYSIS_RATE)
+        if len(sources) > 1 and scale > 0 and float(np.abs(analysed).max()) < SILENCE_PEAK < scale:
+            results.append(None)
+            continue
+        with prepare_input(analysed) as audio, converter.convert_prepared(audio, options, report, curve) as done:
+            result = np.concatenate([*done.blocks()]) * np.float32(max(scale, 1.0) / done.gain)
+        if options.formant_shift != 1:
+            result = _with_formants(result, done, options.formant_shift)
+        results.append(result)
+        f0 = done.f0 if f0 is None else f0
+    length = max(len(result) for result in results if result is not None)
+    return [np.zeros(length, np.float32) if result is None else result for result in results], f0
+
+
+def _with_formants(audio: FloatArray, conversion: Conversion, factor: float) -> FloatArray:
+    """Shift the formants of (T,); a voice without F0 is analysed as if it were unvoiced."""
+    f0 = np.zeros(0, np.float32) if conversion.f0 is None else conversion.f0
+    return shift_formants(audio, conversion.sample_rate, f0, factor)
+
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """Report one signal's progress as a part of all signals'."""
+
+    def report(done: int, total: int, what: str) -> None:
+        progress(index * total + done, count * total, what)
+
+    return report
+
+
+def _fitted(audio: FloatArray, length: int) -> FloatArray:
+    return np.pad(audio[:length], (0, max(length - len(audio), 0)))

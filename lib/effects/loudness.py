@@ -1,0 +1,91 @@
+"""Integrated loudness and true peak by EBU R128 (ITU-R BS.1770-4), and a gain to a target loudness."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.audio.encode import array_blocks
+from lib.audio.filters import resample_blocks
+from lib.effects.dynamics import limit
+from lib.errors import AudioError
+from lib.typing import FloatArray
+
+BLOCK_SECONDS, STEP_SECONDS = 0.4, 0.1
+ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS; LU below the mean of what passes the first
+MAX_TRUE_PEAK = -1.0  # dBTP, for results with a target loudness
+OVERSAMPLING = 4
+TOLERANCE = 0.05  # LU
+MAX_ROUNDS = 8  # of gain and limiter
+
+
+def integrated_loudness(audio: FloatArray, sample_rate: int) -> float:
+    """Integrated loudness of (T,) or (C, T) in LUFS; -inf for silence. A mono signal counts as one channel."""
+    from scipy.signal import lfilter
+
+    audio = np.atleast_2d(audio)
+    step = round(STEP_SECONDS * sample_rate)
+    n_steps = max(-(-audio.shape[-1] // step), 1)
+    energy = np.zeros(n_steps)
+    for channel in audio:
+        weighted = np.asarray(channel, np.float64)
+        for b, a in _k_weighting(sample_rate):
+            weighted = lfilter(b, a, weighted)
+        energy += np.square(np.pad(weighted, (0, n_steps * step - len(weighted)))).reshape(n_steps, step).sum(axis=1)
+    per_block = round(BLOCK_SECONDS / STEP_SECONDS)
+    if n_steps < per_block:  # shorter than one block: all of it is one
+        power = np.array([energy.sum() / max(audio.shape[-1], 1)])
+    else:
+        power = np.convolve(energy, np.ones(per_block), "valid") / (per_block * step)
+    loud = power[_lufs(power) > ABSOLUTE_GATE]
+    if len(loud) == 0:
+        return -np.inf
+    gated = loud[_lufs(loud) > _lufs(loud.mean()) + RELATIVE_GATE]
+    return float(_lufs(gated.mean()))
+
+
+def _lufs(power: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        return np.asarray(-0.691 + 10 * np.log10(power))
+
+
+def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
+    """The two biquads (b, a) of BS.1770: a high shelf of 4 dB and a high-pass, for any sample rate."""
+    k, q = np.tan(np.pi * 1681.974450955533 / sample_rate), 0.7071752369554196
+    high = 10 ** (3.999843853973347 / 20)
+    middle = high**0.4996667741545416
+    a0 = 1 + k / q + k * k
+    shelf = [(high + middle * k / q + k * k) / a0, 2 * (k * k - high) / a0, (high - middle * k / q + k * k) / a0]
+    poles = [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0]
+    k, q = np.tan(np.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
+    a0 = 1 + k / q + k * k
+    return [(shelf, poles), ([1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0])]
+
+
+def true_peak(audio: FloatArray, sample_rate: int) -> float:
+    """The peak of (T,) or (C, T) between the samples too, in dBTP."""
+    peak = 0.0
+    for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    return float(20 * np.log10(max(peak, 1e-10)))
+
+
+def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArray:
+    """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
+
+    Where a gain alone would exceed the peak, a limiter is applied. AudioError for silence.
+    """
+    measured = integrated_loudness(audio, sample_rate)
+    if not np.isfinite(measured):
+        raise AudioError("The result is silent, so it cannot be brought to a loudness. Leave the loudness empty.")
+    gain, ceiling, result = target - measured, MAX_TRUE_PEAK, audio
+    for _ in range(MAX_ROUNDS):
+        result = (audio * np.float32(10 ** (gain / 20))).astype(np.float32)
+        excess = true_peak(result, sample_rate) - MAX_TRUE_PEAK
+        if excess > 0:
+            result = limit(result, sample_rate, ceiling)
+            ceiling -= max(true_peak(result, sample_rate) - MAX_TRUE_PEAK, 0.0)
+            result = limit(result, sample_rate, ceiling)
+        error = target - integrated_loudness(result, sample_rate)
+        if abs(error) <= TOLERANCE:
+            break
+        gain += error
+    return result

