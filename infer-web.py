@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from lib.models.memory import PRIMITIVE_CACHE
@@ -42,6 +43,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME",
         help="another host name of this server, such as that of a proxy in front of it",
     )
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="key of the certificate, if it is in another file")
+    parser.add_argument(
+        "--root-path",
+        default=os.environ.get("GRADIO_ROOT_PATH", ""),
+        metavar="/PATH",
+        help="path under which a proxy in front of the server offers the page, such as /voices",
+    )
     return parser.parse_args()
 
 
@@ -66,33 +75,41 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself
     logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder is deleted in this case, too
-    with tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True))
         prepare_environment(folder)
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
+        from lib.paths import LOGS
         from web.app import Address, build_app, is_loopback, serve_somewhere
         from web.bug_report import LogTail
         from web.i18n.placeholders import PageTexts
         from web.i18n.translator import check_language
         from web.jobs.worker import Worker
-        from web.services import converting_runners, in_subprocess, make_services
+        from web.server_lock import ServerLock
+        from web.services import JOBS, converting_runners, in_subprocess, make_services
 
         logging.getLogger().addHandler(LogTail())
 
         login = None
-        if arguments.share or not is_loopback(arguments.host) or "COLAB_RELEASE_TAG" in os.environ:
+        asked = {"COLAB_RELEASE_TAG", "REVOICE_PASSWORD"} & os.environ.keys()
+        if arguments.share or not is_loopback(arguments.host) or asked:
             password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
             login = (os.environ.get("REVOICE_USER") or "revoice", password)
+        lock = ServerLock(LOGS / JOBS)
         try:
+            stack.enter_context(lock.held())
             worker = Worker(converting_runners, CONVERTING)
             services = make_services(Path(folder), arguments.device, local=login is None, runners=in_subprocess(worker))
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
             address = Address(
                 arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp,
-                hosts=tuple(arguments.allow_host),
+                hosts=tuple(arguments.allow_host), certificate=arguments.certificate, key=arguments.key,
+                root_path=arguments.root_path,
             )  # fmt: skip
             addresses = serve_somewhere(app, address, arguments.port, [services.files])
+            lock.announce(addresses)
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
         print(f"The page is at {' and '.join(addresses)} (press Ctrl-C to stop).")

@@ -4,7 +4,6 @@ The files under `configs/` and an experiment's `config.json` have RVC's three ob
 fourth, `revoice`, holds the settings of this project; other programs ignore it.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.errors import ConfigError, MissingFileError
+from lib.json_reader import read_json
 from lib.paths import CONFIGS
 
 Family = Literal["v1", "v2", "lite"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("40k", "32k", "48k"), "lite": ("24k",)}
+MAX_PROBLEMS = 5  # that a message lists
 USUAL_INDEX_RATE = 0.75  # of v1 and v2; content features of lite contain so little of the speaker that it is 0
 CONTENT_WIDTHS: dict[Family, int] = {"v1": 256, "v2": 768, "lite": 129}  # features per content frame
 
@@ -239,7 +240,8 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
             own | {"audio": data, "synthesizer": network, "train": sections["train"]},
         )
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        first = error.errors()[:MAX_PROBLEMS]
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))[:100]}: {p['msg']}" for p in first)
         raise ConfigError("{path} is not valid: {problems}.", path=where, problems=problems) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
@@ -259,14 +261,9 @@ def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -
 
     A file of another program has no object `revoice`; it is then taken from `foreign()`.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(path, "It is part of the project; restore it from the repository.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "{path} is not a JSON file ({detail}). Delete or repair it.", path=path, detail=str(error)
-        ) from error
+    if not path.exists():
+        raise MissingFileError(path, "It is part of the project; restore it from the repository.")
+    value = read_json(path)
     if foreign is not None and isinstance(value, dict) and "revoice" not in value:
         value["revoice"] = foreign().to_json()["revoice"]
     return parse_config(value, str(path))

@@ -58,11 +58,12 @@ def _without_quotes(text: str) -> str:
 GivenPath = Annotated[Path, BeforeValidator(given_path)]  # a path among the options of a command line
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     """Return `name` if it can be one file or folder name on every system, else raise ConfigError.
 
     Allowed: spaces, quotes ('), emoji and any script. Not allowed: separators, control characters, leading or trailing
-    dots and spaces, and the device names of Windows. `what` is "experiment", "voice", …, for the message.
+    dots and spaces, and the device names of Windows. `what` is "experiment", "voice", …, for the message. A name that
+    `is_argument` of a command may not begin with a hyphen either, because it would be an option there.
     """
     problem, size = None, len(name.encode(errors="surrogatepass"))
     if not name:
@@ -80,6 +81,8 @@ def check_name(name: str, what: str) -> str:
         problem = Message("the character {character!r} is not allowed in file names", character=match.group())
     elif name != name.strip(" .") or name.split(".")[0].lower() in _RESERVED:
         problem = Message("it begins or ends with a dot or space, or is a reserved word")
+    elif is_argument and name.startswith("-"):
+        problem = Message("it begins with a hyphen, like an option of a command")
     if problem:
         raise ConfigError(
             "{name!r} cannot be used as {what} name: {problem}. Choose another name.",

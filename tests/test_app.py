@@ -1,14 +1,20 @@
 """The addresses of the page and its command line."""
 
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from lib.errors import ConfigError
 from tests.helpers import ROOT
-from web.app import find_port, is_loopback
+from tests.test_web import FakeConverter
+from web.app import Address, build_app, check_address, find_port, is_loopback, serve
 
 
 def test_ports() -> None:
@@ -41,3 +47,62 @@ def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
     assert "argparse" in imported and not imported & {"torch", "gradio", "numpy", "pydantic"}
     wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
     assert wrong.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"root_path": "voices"}, "not one like /voices"), ({"root_path": "/a b"}, "not one like"),
+        ({"root_path": "/../x?y"}, "not one like"), ({"root_path": "//evil.example"}, "not one like"),
+        ({"key": Path("key.pem")}, "--certificate"), ({"certificate": Path("none.pem")}, "No such file"),
+        ({"certificate": Path(__file__)}, "PEM"),
+    ],
+)  # fmt: skip
+def test_addresses_that_cannot_be_served_are_one_sentence(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        check_address(Address("127.0.0.1", **values))
+    assert "\n" not in str(caught.value)
+    for path in ("", "/voices", "/a/b-c", "https://voices.example/page"):
+        check_address(Address("127.0.0.1", root_path=path))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that it has signed itself, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("the command openssl is needed to make a certificate")
+    paths = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", *subject,
+         "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True,
+    )  # fmt: skip
+    return paths
+
+
+def test_https_below_a_path(certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a proxy that removes the prefix, and as behind one that does not."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    app = build_app(FakeConverter().services(tmp_path))
+    address = Address(
+        "127.0.0.1", find_port("127.0.0.1", None), certificate=certificate[0], key=certificate[1],
+        root_path="/voices", login=("me", "secret"),
+    )  # fmt: skip
+    url = serve(app, address)[0]
+    assert url.startswith("https://127.0.0.1:")
+    trusted = ssl.create_default_context(cafile=certificate[0])
+    with httpx.Client(base_url=url, verify=trusted, timeout=60) as client:
+        for prefix in ("", "/voices"):
+            for path in ("/config", "/gradio_api/cancel", "/gradio_api/upload"):
+                assert client.request("GET" if path == "/config" else "POST", prefix + path).status_code in (401, 404)
+        entered = client.post("/login", data={"username": "me", "password": "secret"})
+        assert entered.status_code == 200
+        assert all("secure" in cookie.lower() for cookie in entered.headers.get_list("set-cookie")[:1])
+        assert client.get("/config").json()["root"].endswith("/voices")
+        foreign = {"Origin": "https://evil.example"}
+        for prefix in ("", "/voices"):
+            refused = client.post(f"{prefix}/gradio_api/call/list_voices", json={"data": []}, headers=foreign)
+            assert refused.status_code in (403, 404)
+    app.close(verbose=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infer.options import ConvertOptions
-from lib.errors import AudioError, ConfigError
+from lib.errors import AudioError, ConfigError, RevoiceError
 from train.options import RunOptions
 from web.jobs import registry as jobs_module
 from web.jobs.registry import JobContext, JobRegistry
@@ -233,6 +233,8 @@ def test_requests_are_read_as_they_were_written_today_and_before(values: dict[st
         ("compare", {"voice": "b", "recording": "/a.wav", "index_rates": [2]}),
         ("batch", {"voice": "b", "command": "rm"}),
         ("train", {"name": "--help/../x"}),
+        ("train", {"name": "-h"}),
+        ("train", {"name": "--epochs=1"}),
         ("train", {"name": "b", "stage": "shell"}),
         ("train", ["b"]),
         ("train", None),
@@ -289,3 +291,61 @@ def test_damaged_and_foreign_job_files_cost_only_their_own_job(
     assert len(caplog.messages) == len(texts)
     assert not any("\n" in message for message in caplog.messages)
     registry.close()
+
+
+def test_a_clock_that_is_set_back_deletes_no_new_job(
+    registry: JobRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Jobs are kept in the order of queueing: those of a wrong, later date do not displace newer ones."""
+    monkeypatch.setattr(jobs_module, "KEPT_JOBS", 2)
+    ids = []
+    for now in (4e9, 4e9, -5.0, 1e9, 1e9):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        ids.append(registry.submit(str(now), convert(tmp_path)))
+        assert registry.wait(ids[-1], PATIENCE).state == "done"
+    assert [job.id for job in registry.jobs()] == ids[:-4:-1]
+    registry.close()
+    again = JobRegistry(tmp_path, {"convert": Runners().run})
+    assert [job.id for job in again.jobs()] == ids[:-4:-1]
+    assert all(job.created >= 0 for job in again.jobs())
+    again.close()
+
+
+def test_a_client_of_another_machine_has_its_share(
+    registry: JobRegistry, runners: Runners, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_WAITING_OF_CLIENT", 2)
+    monkeypatch.setattr(jobs_module, "MAX_CLIENT_BYTES", 25)
+    wait_for(registry, registry.submit("first", TrainRequest(name="wait"), "192.0.2.1"), "running")
+    for _ in range(2):
+        registry.submit("mine", TrainRequest(name="later"), "192.0.2.1")
+    with pytest.raises(ConfigError, match="2 of your jobs are already queued"):
+        registry.submit("mine", TrainRequest(name="later"), "192.0.2.1")
+    for client in ("192.0.2.2", *([""] * 4)):
+        registry.submit("others", TrainRequest(name="later"), client)
+    runners.go_on.set()
+    big = tmp_path / "big.wav"
+    big.write_bytes(bytes(20))
+    small = tmp_path / "small.wav"
+    small.write_bytes(bytes(2))
+    with pytest.raises(ConfigError, match="take up more than"):
+        registry.submit("big", BatchRequest(voice="a", uploads=(big, small, small, small)), "192.0.2.3")
+    assert not list(tmp_path.glob("*/inputs"))
+    for client in ("", "192.0.2.3"):
+        registry.submit("fits", ConvertRequest(voice="a", recording=big), client)
+    with pytest.raises(ConfigError, match="take up more than"):  # with what the jobs of this client hold already
+        registry.submit("more", ConvertRequest(voice="a", recording=big), "192.0.2.3")
+
+
+def test_a_job_that_would_fill_the_disk_is_refused(
+    registry: JobRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("web.limits.MIN_FREE", 1 << 60)
+    with pytest.raises(ConfigError, match="less than 1 GB of free space"):
+        registry.submit("a", convert(tmp_path))
+    assert not list(tmp_path.glob("*/inputs"))
+
+
+def test_an_upload_that_vanished_is_one_sentence(registry: JobRegistry, tmp_path: Path) -> None:
+    with pytest.raises(RevoiceError, match="gone"):
+        registry.submit("a", ConvertRequest(voice="a", recording=tmp_path / "gone.wav"))

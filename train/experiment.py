@@ -5,7 +5,6 @@ not known to them: it records the fingerprint of each stage's inputs.
 """
 
 import glob
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import write_errors, write_json, write_text
 from lib.paths import LOGS, WEIGHTS, check_name, inside
+from train.record import read_record
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
 PLOT_NAME = "losses.png"
@@ -62,7 +62,7 @@ class Experiment:
     """The folder `logs/<name>/` and the voice `weights/<name>.pth` that is trained in it."""
 
     def __init__(self, name: str, logs: Path = LOGS, weights: Path = WEIGHTS) -> None:
-        check_name(name, "experiment")
+        check_name(name, "experiment", is_argument=True)
         if name.lower() in RESERVED_NAMES:
             raise ConfigError("The experiment name {name!r} is reserved. Choose another name.", name=name)
         self.name = name
@@ -136,16 +136,7 @@ class Experiment:
     # --- stages --------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        if not self._state_file.is_file():
-            return {}
-        try:
-            state: dict[str, Any] = json.loads(self._state_file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "{path} is damaged ({detail}). Choose another name, or delete {folder} and {voice} to start again.",
-                path=self._state_file, detail=error, folder=self.folder, voice=self.voice,
-            ) from error  # fmt: skip
-        return state
+        return read_record(self._state_file)
 
     def stage(self, name: str) -> dict[str, Any]:
         """The record of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""

@@ -7,14 +7,18 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, Field
 
 from lib.files import replacing, write_errors
+from lib.json_reader import parse_json
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 15.0  # after which metrics are written on a slow machine, whatever the step
 WARM_UP_STEPS = 3  # not counted in the speed
+MAX_EVENT_BYTES = 65_536  # of a line of events.jsonl
 SHOWN_STEPS = 50  # over which the mel loss that is shown is averaged
 
 
@@ -50,6 +54,16 @@ class TensorBoard:
             logger.warning("the TensorBoard file in %s is incomplete: %s", self._folder, error)
 
 
+class _Event(BaseModel, extra="allow"):
+    """What the readers of events use."""
+
+    stage: str
+    done: Annotated[int, Field(ge=0)]
+    total: Annotated[int, Field(ge=0)] = 0
+    losses: dict[str, float] = {}
+    steps_per_second: float = 0.0
+
+
 class Events:
     """`events.jsonl`: one JSON object per line, for the web UI and for scripts."""
 
@@ -67,13 +81,16 @@ class Events:
             file.write((("\n" if torn else "") + json.dumps(event) + "\n").encode())
 
     def read(self, stage: str) -> list[dict[str, Any]]:
-        """All events of a stage so far; torn lines are skipped."""
-        events = []
+        """All events of a stage so far; torn and damaged lines are skipped."""
+        events: list[dict[str, Any]] = []
         if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    events.append(json.loads(line))
-        return [event for event in events if isinstance(event, dict) and event.get("stage") == stage]
+            with self._path.open("rb") as file:
+                while line := file.readline(MAX_EVENT_BYTES):
+                    with contextlib.suppress(ValueError):
+                        event = parse_json(line)
+                        _Event.model_validate(event)
+                        events.append(event)
+        return [event for event in events if event["stage"] == stage]
 
 
 class RunMetrics:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import ipaddress
+import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from gradio.exceptions import ServerFailedToStartError
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
+from web.cache_cleaner import CacheCleaner
 from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
@@ -32,7 +35,7 @@ from web.tabs.voices import build_voices_tab
 FIRST_PORT, PORTS_TRIED = 7865, 100
 PORTS_RACED = 5  # times that another program may take the free port before us
 MAX_UPLOAD = "500mb"
-CACHE_SECONDS = 24 * 3600  # uploads and results older than this are deleted while the page runs
+ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
 # Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
@@ -55,12 +58,15 @@ class Address:
     language: str | None = None  # of users who have not chosen one; None: their browser's
     hosts: tuple[str, ...] = ()  # further host names accepted by a page without a login
     mcp: bool = False  # also serve the actions as MCP tools for language models
+    certificate: Path | None = None  # for HTTPS, with its key in the same file or in `key`
+    key: Path | None = None
+    root_path: str = ""  # under which a proxy in front of the server offers the page, such as "/voices"
 
 
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     """Build the page; it accesses files and voices only through `services`."""
     t = t or PageTexts()
-    with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)) as app:
+    with gr.Blocks(title=t("app.title"), analytics_enabled=False) as app:
         gr.Markdown(f"# {t('app.title')}\n{t('app.subtitle')}")
         with gr.Tab(t("tab.convert"), elem_id="tab-convert"):
             build_convert_tab(t, services)
@@ -104,6 +110,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
         raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
+    check_address(address)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     _, local, public = app.launch(
         server_name=address.host,
@@ -119,6 +126,10 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         enable_monitoring=False,
         prevent_thread_lock=True,
         mcp_server=address.mcp,
+        ssl_certfile=address.certificate and str(address.certificate),
+        ssl_keyfile=address.key and str(address.key),
+        ssl_verify=False,  # Gradio's request to itself goes to an address that is not the certificate's
+        root_path=address.root_path,
         quiet=True,
         # Gradio's own request for the page has to be answered within 3 s: too early on a busy machine. The request
         # before it, which has no limit, has shown that the page is served.
@@ -133,7 +144,28 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     )
     if app.mcp_error:
         raise ConfigError("The MCP server cannot be started: {reason}", reason=app.mcp_error)
+    CacheCleaner(app).start()
     return [local, *([public] if public else [])]
+
+
+def check_address(address: Address) -> None:
+    """ConfigError for a certificate or a root path that cannot be used."""
+    if not ROOT_PATH.fullmatch(address.root_path):
+        raise ConfigError("The root path {path!r} is not one like /voices.", path=address.root_path)
+    if address.key and not address.certificate:
+        raise ConfigError("--key is the key of a certificate. Give the certificate, too (--certificate).")
+    if not address.certificate:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            address.certificate, address.key, lambda: ""
+        )
+    except OSError as error:  # also of OpenSSL
+        raise ConfigError(
+            "{path} and its key cannot be used for HTTPS ({reason}). Give a certificate and its key without a "
+            "password, both in PEM format.",
+            path=address.certificate, reason=error.strerror or str(error),
+        ) from error  # fmt: skip
 
 
 def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders: Sequence[Path] = ()) -> list[str]:

@@ -1,6 +1,5 @@
 """Named presets of conversion options, and the last options used with each voice, as JSON files on the server."""
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -8,6 +7,7 @@ from pydantic import ValidationError
 from infer.options import ConvertOptions
 from lib.errors import ConfigError, MissingFileError
 from lib.files import write_json
+from lib.json_reader import read_json_table
 from lib.paths import check_name, inside
 
 LAST = ".last"  # folder of the options used last, one file per voice
@@ -65,12 +65,12 @@ class Presets:
 
 def read_preset(path: Path) -> ConvertOptions:
     """Read a preset; ConfigError if it is not one. Options it does not name have their defaults."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or not values.keys() <= ConvertOptions.model_fields.keys():
-            raise ConfigError("{file} is not a preset. Choose another file.", file=path.name)
-        return ConvertOptions.model_validate(values)
-    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        values = read_json_table(path, MAX_BYTES)
+        if values.keys() <= ConvertOptions.model_fields.keys():
+            return ConvertOptions.model_validate(values)
+    except (ConfigError, ValidationError) as error:
         raise ConfigError("{file} is not a preset. Choose another file.", file=path.name) from error
+    raise ConfigError("{file} is not a preset. Choose another file.", file=path.name)

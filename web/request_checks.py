@@ -1,4 +1,4 @@
-"""ASGI middleware that decides which requests reach Gradio: who may send them, how large they are, who is logged in.
+"""ASGI middleware that decides which requests reach Gradio: who sends them, how large, how many, who is logged in.
 
 Without a login the page listens on this machine only, and a website that is open in the same browser must not use it.
 So the header Host must name this machine (against DNS rebinding), and a request that changes something must come from
@@ -7,7 +7,9 @@ the page itself, or from a program that is not a browser.
 
 import contextlib
 import json
-from collections.abc import Collection, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -16,10 +18,15 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from web.limits import MAX_EVENTS, THIS_MACHINE, ClientLimits, Refusal, check_disk, client_of, events_of
+
 API = "/gradio_api/"
-UPLOAD = f"{API}upload"  # has a limit of its own, Gradio's max_file_size
+UPLOAD = f"{API}upload"  # has limits of its own: Gradio's max_file_size, and web/limits.py
+LOGIN = "/login"
+STARTS_EVENT = (f"{API}queue/join", f"{API}call/", f"{API}run/", f"{API}api/")
 MAX_BODY = 1_000_000  # bytes of any other request
 MAX_HEADERS = 32_000  # bytes of all headers together
+MAX_LENGTH_DIGITS = 15  # of the header Content-Length
 MAX_ECHOED = 200  # characters of a value that an answer repeats
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -42,16 +49,17 @@ HEADERS = {
 }
 
 
-class RequestTooLargeError(Exception):
-    """The body of a request is larger than MAX_BODY."""
+class RefusedBodyError(Exception):
+    """The body of a request exceeds a limit."""
 
 
 class RequestChecks:
     """Refuses requests before Gradio reads them, and adds security headers to every answer."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None = None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None = None, limits: ClientLimits | None = None) -> None:
         """`hosts`: names by which the server may be called; None: any, for a page with a login."""
         self._app = app
+        self._limits = limits or ClientLimits()
         self._hosts = None if hosts is None else LOOPBACK_NAMES | {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,28 +67,85 @@ class RequestChecks:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if refusal := self._refuse(scope):
+        client = client_of((scope.get("client") or (None,))[0])
+        uploads = route_path(scope).startswith(UPLOAD)
+        if refusal := self._refuse(scope, client) or self._limits.enter(client, uploads=uploads):
             await _answer(scope, send, *refusal)
-        elif scope["type"] == "websocket" or scope["path"].startswith(UPLOAD):
-            await self._app(scope, receive, _with_headers(send))
-        else:
-            await _Limited(self._app, receive, _with_headers(send)).run(scope)
+            return
+        try:
+            if scope["type"] == "websocket":
+                await self._app(scope, receive, _with_headers(send))
+            else:
+                check = self._upload_check(scope, client) if uploads else _check_size
+                await _Checked(self._app, receive, self._watch_login(scope, client, send), check).run(scope)
+        finally:
+            self._limits.leave(client, uploads=uploads)
 
-    def _refuse(self, scope: Scope) -> tuple[int, str] | None:
+    def _refuse(self, scope: Scope, client: str) -> Refusal | None:
         """Status and reason of a refusal; None if the request may pass."""
-        headers = Headers(scope=scope)
+        headers, path = Headers(scope=scope), route_path(scope)
         if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADERS:
             return 431, "The headers are too large."
         if self._hosts is not None and host_name(headers.get("host", "")) not in self._hosts:
             return 403, "This address is not a name of the server."
-        if not _from_this_page(scope, headers):
+        if not _from_this_page(scope, path, headers):
             return 403, "Requests from other websites are not allowed."
-        if not _logged_in(scope, headers):
+        if not _logged_in(scope, path, headers):
             return 401, "Not authenticated"
         length = headers.get("content-length", "0")
-        if not scope["path"].startswith(UPLOAD) and (not length.isdecimal() or int(length[:20]) > MAX_BODY):
+        if not (length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS):
             return 413, "The request is too large."
+        if path.startswith(UPLOAD):
+            return check_disk(_upload_folder(scope), int(length)) or self._limits.receive(client, 0, Path())
+        if int(length) > MAX_BODY:
+            return 413, "The request is too large."
+        return self._refuse_use(scope, path, client)
+
+    def _refuse_use(self, scope: Scope, path: str, client: str) -> Refusal | None:
+        """A refusal of a login or an event of a client that has used up what it may."""
+        if scope.get("method") != "POST":
+            return None
+        if path.rstrip("/") == LOGIN and _has_login(scope):
+            return self._limits.login(client)
+        if client != THIS_MACHINE and path.startswith(STARTS_EVENT):
+            queue: Any = scope["app"].get_blocks()._queue
+            if events_of(client, queue) >= MAX_EVENTS:
+                return 429, "Too many requests of this address are queued. Wait until some of them have ended."
         return None
+
+    def _upload_check(self, scope: Scope, client: str) -> "BodyCheck":
+        folder = _upload_folder(scope)
+        return lambda size, total: self._limits.receive(client, size, folder)
+
+    def _watch_login(self, scope: Scope, client: str, send: Send) -> Send:
+        """`send` with the security headers; for a login it also notes whether it was right."""
+        sending = _with_headers(send)
+        if route_path(scope).rstrip("/") != LOGIN or scope["method"] != "POST":
+            return sending
+
+        async def watch(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self._limits.logins.succeed(client)
+            await sending(message)
+
+        return watch
+
+
+BodyCheck = Callable[[int, int], Refusal | None]  # bytes that arrived, bytes in all
+
+
+def _check_size(size: int, total: int) -> Refusal | None:
+    return (413, "The request is too large.") if total > MAX_BODY else None
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request below the prefix under which a proxy offers the page, as Starlette's router uses it."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(prefix) :] if prefix and f"{path}/".startswith(f"{prefix}/") else path
+
+
+def _upload_folder(scope: Scope) -> Path:
+    return Path(getattr(scope.get("app"), "uploaded_file_dir", None) or tempfile.gettempdir())
 
 
 def host_name(host: str) -> str:
@@ -90,13 +155,13 @@ def host_name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def _from_this_page(scope: Scope, headers: Mapping[str, str]) -> bool:
+def _from_this_page(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
     """Whether a browser sent the request for this page or its user, not for another website.
 
     Browsers name the origin of a request, and no script can change what they say. Programs send neither header.
     """
     reads = scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http"
-    if reads and not scope["path"].startswith(API):
+    if reads and not path.startswith(API):
         return True
     if (site := headers.get("sec-fetch-site")) is not None:
         navigates = reads and headers.get("sec-fetch-mode") == "navigate"  # such as a link to a result
@@ -105,12 +170,17 @@ def _from_this_page(scope: Scope, headers: Mapping[str, str]) -> bool:
     return origin is None or (not reads and origin.partition("://")[2].lower() == headers.get("host", "").lower())
 
 
-def _logged_in(scope: Scope, headers: Mapping[str, str]) -> bool:
+def _has_login(scope: Scope) -> bool:
+    """Whether the page requires a login."""
+    return getattr(scope.get("app"), "auth", None) is not None
+
+
+def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
     """Whether the request needs no login or has one; Gradio itself leaves some of its routes open."""
-    app: Any = scope.get("app")  # Gradio's, which knows the tokens
-    if getattr(app, "auth", None) is None:
+    if not _has_login(scope):
         return True
-    path = scope["path"].rstrip("/") or "/"
+    app: Any = scope["app"]  # Gradio's, which knows the tokens
+    path = path.rstrip("/") or "/"
     if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
         return True
     pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
@@ -143,32 +213,36 @@ async def _answer(scope: Scope, send: Send, status: int, reason: str) -> None:
     await sending({"type": "http.response.body", "body": body})
 
 
-class _Limited:
-    """Counts the body of a request while it is read, because a body without a declared length can be endless."""
+class _Checked:
+    """Checks the body of a request while it is read, because a body without a declared length can be endless."""
 
-    def __init__(self, app: ASGIApp, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, receive: Receive, send: Send, check: BodyCheck) -> None:
         self._app = app
         self._receive = receive
         self._send = send
+        self._check = check
         self._received = 0
+        self._refusal: Refusal | None = None
         self._started = False
 
     async def run(self, scope: Scope) -> None:
-        """Pass the request on; answer 413 if it turns out to be too large, whatever Gradio answers."""
-        with contextlib.suppress(RequestTooLargeError):
-            await self._app(scope, self._receive_counted, self._send_unless_too_large)
-        if self._received > MAX_BODY and not self._started:
-            await _answer(scope, self._send, 413, "The request is too large.")
+        """Pass the request on; answer with the refusal if its body is refused, whatever Gradio answers."""
+        with contextlib.suppress(RefusedBodyError):
+            await self._app(scope, self._receive_checked, self._send_unless_refused)
+        if self._refusal and not self._started:
+            await _answer(scope, self._send, *self._refusal)
 
-    async def _receive_counted(self) -> Message:
+    async def _receive_checked(self) -> Message:
         message = await self._receive()
-        self._received += len(message.get("body", b""))
-        if self._received > MAX_BODY:
-            raise RequestTooLargeError
+        size = len(message.get("body", b""))
+        self._received += size
+        self._refusal = self._refusal or (self._check(size, self._received) if size else None)
+        if self._refusal:
+            raise RefusedBodyError
         return message
 
-    async def _send_unless_too_large(self, message: Message) -> None:
-        if self._received <= MAX_BODY or self._started:
+    async def _send_unless_refused(self, message: Message) -> None:
+        if self._refusal is None or self._started:
             self._started = True
             await self._send(message)
 

@@ -1,4 +1,4 @@
-"""Builds options models from values of a form or a job file, with one error that names every wrong value."""
+"""Builds options models from values of a form or a job file, with one error that names the wrong values."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from lib.errors import ConfigError
 
 Options = TypeVar("Options", bound=BaseModel)
+MAX_PROBLEMS = 10
 MAX_ECHOED = 100  # characters of a wrong value that a message repeats
 
 
@@ -23,8 +24,9 @@ def checked(model: type[Options], values: Mapping[str, object]) -> Options:
 
 
 def describe_problems(error: ValidationError) -> str:
-    """Every wrong value by the name of its field, with the rule it breaks."""
-    return "; ".join(
-        f"{' '.join(map(str, problem['loc']))}: {problem['msg']} (it is {str(problem['input'])[:MAX_ECHOED]!r})"
-        for problem in error.errors()
-    )
+    """The first wrong values by the names of their fields, with the rule each breaks."""
+    problems = []
+    for problem in error.errors()[:MAX_PROBLEMS]:
+        field, value = " ".join(map(str, problem["loc"])), str(problem["input"])
+        problems.append(f"{field[:MAX_ECHOED]}: {problem['msg']} (it is {value[:MAX_ECHOED]!r})")
+    return "; ".join(problems)

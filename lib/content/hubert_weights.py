@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from lib.content import HOP_LENGTH, WINDOW_LENGTH
 from lib.errors import CheckpointError, WriteError
 from lib.files import replacing
+from lib.json_reader import parse_json
 from lib.models.hubert import HubertShape
 from lib.paths import SAFETENSORS
 from lib.voice.safe_load import read_safetensors, safe_load, tensor_table
@@ -117,8 +118,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """The settings in a folder's config.json. CheckpointError if they cannot be read."""
     try:
         with path.open("rb") as file:
-            config = json.loads(file.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+            config = parse_json(file.read(MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             "{path} is damaged or not a configuration ({reason}). Get it again.", path=path, reason=str(error)
         ) from error
@@ -133,7 +134,7 @@ def read_cached(path: Path) -> HubertWeights | None:
         return None
     try:
         tensors, about = read_safetensors(path)
-        facts = json.loads(about["hubert"])
+        facts = parse_json(about["hubert"])
         return assemble(tensors, path, heads=facts["heads"], strides=facts["strides"], pre_norm=facts["pre_norm"])
     except (CheckpointError, KeyError, ValueError, TypeError) as error:
         logger.warning("%s is damaged and is converted again (%s)", path, error)

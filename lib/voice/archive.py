@@ -21,6 +21,7 @@ from typing import IO, Any
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
 from lib.files import replacing, write_errors
 from lib.index import FeatureIndex, index_names
+from lib.json_reader import parse_json
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
@@ -200,7 +201,7 @@ class _Unpacked:
 
 def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path, logs: Path) -> Imported:
     """Check the unpacked parts and install them, the voice last."""
-    name = check_name(name or str(found.card.get("name") or found.stem), "voice")
+    name = check_name(name or str(found.card.get("name") or found.stem), "voice", is_argument=True)
     existing = [path for suffix in VOICE_SUFFIXES if (path := inside(weights, name + suffix, "voice")).exists()]
     if existing and not overwrite:
         raise ConfigError(
@@ -303,10 +304,10 @@ def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
     with opened.open(entry) as file:
         data = file.read(MAX_CARD_BYTES + 1)
     try:
-        card = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        card = parse_json(data, MAX_CARD_BYTES)
+    except ValueError as error:
         raise CheckpointError("{path} has a damaged card ({card}). Get it again.", path=archive, card=CARD) from error
-    if len(data) > MAX_CARD_BYTES or not isinstance(card, dict) or not isinstance(card.get("files", {}), dict):
+    if not isinstance(card, dict) or not isinstance(card.get("files", {}), dict):
         raise CheckpointError("{path} has an invalid card ({card}). Get it again.", path=archive, card=CARD)
     return card
 

@@ -1,14 +1,14 @@
 """Finds voice models on disk, and the index that belongs to each."""
 
 import difflib
-import json
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.errors import ConfigError, MissingFileError
+from lib.errors import ConfigError, MissingFileError, RevoiceError
+from lib.json_reader import read_json
 from lib.messages import Message
 from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS, given_path
 
@@ -19,6 +19,7 @@ RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
 RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
+_DELETED = re.compile(r"\d{20}_")
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
 
 
@@ -125,8 +126,8 @@ def experiment_of(voice: str) -> str:
 def _recorded(folder: Path) -> str | None:
     """The name of the index in the record of an experiment; None without record, or for a damaged one."""
     try:
-        name = json.loads((folder / RECORD).read_text(encoding="utf-8"))["index"]["file"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        name = read_json(folder / RECORD)["index"]["file"]
+    except (RevoiceError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None
 
@@ -180,14 +181,16 @@ def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
         )
     trash = root / TRASH
     trash.mkdir(exist_ok=True)
-    place = trash / f"{time.time_ns():020d}_{voice.path.name}"
+    numbers = [int(path.name.split("_")[0]) for path in _deleted(root)]
+    number = max([time.time_ns(), *(known + 1 for known in numbers[:1])])  # the clock may have been set back
+    place = trash / f"{number:020d}_{voice.path.name}"
     voice.path.rename(place)
     return place
 
 
 def restore_voice(root: Path = WEIGHTS) -> str:
     """Restore the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
-    found = sorted((root / TRASH).glob("[0-9]*_*"), reverse=True)
+    found = _deleted(root)
     if not found:
         raise ConfigError("No voice was deleted, so there is none to restore.")
     target = root / found[0].name.split("_", 1)[1]
@@ -197,6 +200,11 @@ def restore_voice(root: Path = WEIGHTS) -> str:
         )
     found[0].rename(target)
     return target.stem
+
+
+def _deleted(root: Path) -> list[Path]:
+    """The deleted voices of `root`, the last one first."""
+    return sorted((path for path in (root / TRASH).glob("[0-9]*_*") if _DELETED.match(path.name)), reverse=True)
 
 
 def list_checkpoints(logs: Path = LOGS) -> list[Path]:

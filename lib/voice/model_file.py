@@ -18,6 +18,7 @@ from torch import Tensor
 from lib.config import USUAL_INDEX_RATE, Family, NetworkConfig
 from lib.errors import CheckpointError
 from lib.files import replacing
+from lib.json_reader import parse_json
 from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
@@ -132,7 +133,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
     """The content of a .safetensors voice, arranged as in a .pth voice, with the tensors in their original order."""
     weights, metadata = read_safetensors(path)
     try:
-        content = json.loads(metadata[METADATA])
+        content = parse_json(metadata[METADATA])
         order = content.pop("tensors")
         content["weight"] = {name: weights[name] for name in order} | weights
     except KeyError as error:
@@ -142,7 +143,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
             path=path,
             entry=str(error),
         ) from error
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError("{path} has damaged metadata. Get the voice again.", path=path) from error
     check_values(content, path)
     return content  # type: ignore[no-any-return]

@@ -33,7 +33,7 @@ OWN_METADATA = ("epoch", "step", "training_f0", "creation_date", "model_hash", "
 
 def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
     """The path of a new voice. ConfigError if the name is not allowed or the voice exists."""
-    path = inside(weights, check_name(name, "voice") + suffix, "voice")
+    path = inside(weights, check_name(name, "voice", is_argument=True) + suffix, "voice")
     taken = [found for other in VOICE_SUFFIXES if (found := path.with_name(name + other)).exists()]
     if taken and not overwrite:
         raise _exists(taken[0])

@@ -5,7 +5,6 @@ Every job has a folder with `job.json`, written on each change of state; jobs th
 waiting are "interrupted" at the next start and can be resumed.
 """
 
-import itertools
 import json
 import logging
 import re
@@ -24,9 +23,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lib.errors import ConfigError, RevoiceError, WriteError
 from lib.files import replacing
+from lib.json_reader import read_json_table
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
 from web.jobs.requests import Kind, Request, kind_of, read_request
+from web.jobs.uploads import MAX_CLIENT_BYTES, size_of, with_copies
+from web.limits import THIS_MACHINE
 from web.validation import describe_problems
 
 logger = logging.getLogger(__name__)
@@ -35,8 +37,10 @@ State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupte
 QUEUES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
 LOG_LINES = 200  # of a job that are kept
 MAX_LINE = 1000  # characters of a line of the log
+MAX_JOB_BYTES = 64 << 20  # of a job file; it lists every recording of a batch
 KEPT_JOBS = 50  # ended jobs; older ones are deleted with their results when a new one is submitted
-MAX_WAITING = 20  # per queue
+MAX_WAITING = 20  # per queue ...
+MAX_WAITING_OF_CLIENT = 5  # ... and per client on another machine
 _ID = re.compile(r"[0-9a-f]{16}")
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Time = Annotated[float, Field(ge=0, le=2.5e11)]  # Unix seconds
@@ -59,6 +63,7 @@ class JobView:
     error: str | None = None  # the message, with its template
     details: Mapping[str, Any] = field(default_factory=dict)  # values that the runner published
     created: Time = 0.0
+    number: Count = 0  # in the order of queueing, which the clock may not tell; 0 in older files
     started: Time | None = None
     ended: Time | None = None
 
@@ -77,7 +82,7 @@ class JobView:
         """The estimated remaining time; None before the job has made progress."""
         if self.state != "running" or self.started is None or not 0 < self.done <= self.total:
             return None
-        return (time.time() - self.started) / self.done * (self.total - self.done)
+        return max(0.0, (_now() - self.started) / self.done * (self.total - self.done))
 
 
 def unexpected(error: Exception) -> Message:
@@ -125,6 +130,7 @@ class JobRegistry:
         self._changed = threading.Condition()
         self._jobs: dict[str, JobView] = {}
         self._contexts: dict[str, JobContext] = {}
+        self._clients: dict[str, str] = {}  # of jobs since the start; addresses are not written down
         self._closing = False
         self._queues: tuple[deque[str], ...] = tuple(deque() for _ in QUEUES)
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +144,7 @@ class JobRegistry:
         """Read a job of an earlier start; a damaged file is ignored."""
         try:
             job = _read_job(path)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (RevoiceError, ValueError, LookupError, TypeError) as error:
             reason = describe_problems(error) if isinstance(error, ValidationError) else error
             logger.warning("%s is not a job file and is ignored: %s", path, reason)
             return
@@ -146,8 +152,8 @@ class JobRegistry:
             self._jobs[job.id] = job
             self._write(job.id)
 
-    def submit(self, title: str, request: Request) -> str:
-        """Put a job in its queue and return its id. ConfigError if too many wait already.
+    def submit(self, title: str, request: Request, client: str = THIS_MACHINE) -> str:
+        """Put a job in its queue and return its id. ConfigError if too many wait already, of all or of this client.
 
         The uploads of the request are copied into the job's folder, because the server deletes uploads when it ends.
         """
@@ -156,19 +162,12 @@ class JobRegistry:
         folder = self._folder / job_id
         with self._changed:
             queue = self._queue_of(kind)
-            if len(queue) >= MAX_WAITING:
-                raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
-        numbers = itertools.count()
-
-        def copied(path: Path) -> Path:
-            copy = folder / "inputs" / str(next(numbers)) / path.name
-            copy.parent.mkdir(parents=True)
-            shutil.copyfile(path, copy)
-            return copy
-
-        complete = request.with_uploads(copied)
+            self._check_queue(queue, client)
+            held = [self._folder / known for known, owner in self._clients.items() if owner == client]
+        complete = with_copies(request, folder, None if client == THIS_MACHINE else MAX_CLIENT_BYTES - size_of(held))
         with self._changed:
-            self._jobs[job_id] = JobView(job_id, kind, title, complete, created=time.time())
+            self._jobs[job_id] = JobView(job_id, kind, title, complete, created=_now(), number=self._next_number())
+            self._clients[job_id] = client
             self._write(job_id)
             queue.append(job_id)
             self._delete_old()
@@ -186,7 +185,7 @@ class JobRegistry:
         """Jobs of these kinds, or all; the newest first."""
         with self._changed:
             found = [job for job in self._jobs.values() if not kinds or job.kind in kinds]
-        return sorted(found, key=lambda job: job.created, reverse=True)
+        return sorted(found, key=lambda job: (job.number, job.created), reverse=True)
 
     def cancel(self, job_id: str) -> None:
         """Remove a waiting job from its queue, or ask a running one to end."""
@@ -194,7 +193,7 @@ class JobRegistry:
             job = self.get(job_id)
             if job.state == "waiting":
                 self._queue_of(job.kind).remove(job_id)
-                self._set(job_id, state="cancelled", ended=time.time())
+                self._set(job_id, state="cancelled", ended=_now())
             elif job_id in self._contexts:
                 self._contexts[job_id].cancelled.set()
 
@@ -204,7 +203,10 @@ class JobRegistry:
             job = self.get(job_id)
             if not job.resumable:
                 raise ConfigError("The job “{job}” cannot be resumed.", job=job.title)
-            self._set(job_id, state="waiting", error=None, started=None, ended=None, created=time.time())
+            self._set(
+                job_id, state="waiting", error=None, started=None, ended=None, created=_now(),
+                number=self._next_number(),
+            )  # fmt: skip
             self._queue_of(job.kind).append(job_id)
             self._changed.notify_all()
         return job_id
@@ -215,6 +217,7 @@ class JobRegistry:
             if self.get(job_id).active:
                 raise ConfigError("A queued or running job cannot be deleted. Cancel it first.")
             del self._jobs[job_id]
+            self._clients.pop(job_id, None)
             shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
     def wait(self, job_id: str, seconds: float | None = None) -> JobView:
@@ -231,7 +234,7 @@ class JobRegistry:
                 context.cancelled.set()
             for queue in self._queues:
                 for job_id in queue:
-                    self._set(job_id, state="interrupted", ended=time.time())
+                    self._set(job_id, state="interrupted", ended=_now())
                 queue.clear()
             self._changed.notify_all()
         for thread in self._threads:
@@ -242,6 +245,17 @@ class JobRegistry:
     def _queue_of(self, kind: Kind) -> deque[str]:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
+    def _check_queue(self, queue: deque[str], client: str) -> None:
+        """ConfigError if a queue is full, or if a client of another machine has its share of it."""
+        if len(queue) >= MAX_WAITING:
+            raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
+        own = sum(self._clients.get(job_id) == client for job_id in queue)
+        if client != THIS_MACHINE and own >= MAX_WAITING_OF_CLIENT:
+            raise ConfigError("{count} of your jobs are already queued. Try again when one has ended.", count=own)
+
+    def _next_number(self) -> int:
+        return 1 + max((job.number for job in self._jobs.values()), default=0)
+
     def _work(self, queue: deque[str]) -> None:
         """Run the jobs of one queue until the server closes. Acquires the lock."""
         while True:
@@ -250,7 +264,7 @@ class JobRegistry:
                 if self._closing:
                     return
                 job_id = queue.popleft()
-                self._set(job_id, state="running", started=time.time(), done=0, total=0, what="", log=())
+                self._set(job_id, state="running", started=_now(), done=0, total=0, what="", log=())
                 context = JobContext(
                     self._folder / job_id, partial(self._update, job_id), partial(self._add_line, job_id)
                 )
@@ -260,7 +274,7 @@ class JobRegistry:
                 del self._contexts[job_id]
                 if self._closing and ended["state"] == "cancelled":
                     ended["state"] = "interrupted"
-                self._set(job_id, ended=time.time(), **ended)
+                self._set(job_id, ended=_now(), **ended)
 
     def _run(self, job: JobView, context: JobContext) -> dict[str, Any]:
         """Run one job without the lock; returns the final changes to its JobView. Catches every exception."""
@@ -306,6 +320,11 @@ class JobRegistry:
             self.delete(job.id)
 
 
+def _now() -> float:
+    """Unix seconds as a job file may hold them."""
+    return max(0.0, time.time())
+
+
 def _job_to_json(job: JobView) -> object:
     request = job.request.model_dump(mode="json") if job.request else None
     return to_json({**asdict(replace(job, request=None)), "request": request})
@@ -314,9 +333,9 @@ def _job_to_json(job: JobView) -> object:
 def _read_job(path: Path) -> JobView:
     """The job of a file: one that waited or ran is interrupted, one without a usable request cannot be resumed.
 
-    ValueError, LookupError or TypeError for a file that is not a job's.
+    ConfigError, ValueError, LookupError or TypeError for a file that is not a job's.
     """
-    values: Any = from_json(json.loads(path.read_text(encoding="utf-8")))
+    values: Any = from_json(read_json_table(path, MAX_JOB_BYTES, allow_nan=True))
     _JOB_FILE.validate_python({**values, "request": None})
     job = JobView(**{**values, "request": None} | {name: tuple(values[name]) for name in ("log", "results")})
     try:
@@ -327,5 +346,5 @@ def _read_job(path: Path) -> JobView:
         return job
     if job.request is None:
         reason = Message("The job “{job}” cannot be resumed.", job=job.title)
-        return replace(job, state="failed", error=reason, ended=time.time())
-    return replace(job, state="interrupted", ended=time.time())
+        return replace(job, state="failed", error=reason, ended=_now())
+    return replace(job, state="interrupted", ended=_now())

@@ -89,7 +89,7 @@ class TrainRequest(JobRequest, frozen=True):
     None stands for the default of the command line.
     """
 
-    name: Annotated[str, AfterValidator(lambda name: check_name(name, "voice"))]
+    name: Annotated[str, AfterValidator(lambda name: check_name(name, "voice", is_argument=True))]
     stage: Stage = "run"
     data: Path | None = None
     family: Family | None = None

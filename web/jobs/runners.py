@@ -1,7 +1,6 @@
 """Runs each kind of job: conversions in this process, where voices stay loaded, and training in subprocesses."""
 
 import contextlib
-import json
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from infer.options import ConvertOptions
 from lib.devices import list_devices
 from lib.errors import AudioError, RevoiceError, error_from_json
 from lib.files import replacing
+from lib.json_reader import parse_json
 from lib.messages import Message, from_json
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
@@ -169,7 +169,7 @@ def train_command(request: TrainRequest) -> list[str]:
     begins = request.stage in FROM_RECORDINGS
     words = ["-m", "train", request.stage, request.name]
     if begins and request.data:
-        words += ["--data", str(request.data)]
+        words += _option("data", str(request.data))
     if begins:
         for name in VOICE_SETTINGS:
             words += _option(name, getattr(request, name))
@@ -185,6 +185,8 @@ def _option(name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, str) and value.startswith("-"):  # in two words it would be another option
+        return [f"--{flag}={value}"]
     return [] if value is None else [f"--{flag}", str(value)]
 
 
@@ -267,7 +269,7 @@ def _follow(output: Any, context: JobContext, reported: _Reported) -> None:
     for line in output:
         text = line.rstrip("\n")
         try:
-            entry = json.loads(text) if text.startswith("{") else {"log": text}
+            entry = parse_json(text) if text.startswith("{") else {"log": text}
         except ValueError:
             entry = {"log": text}
         if "log" in entry:

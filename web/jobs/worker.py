@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import RevoiceError, error_from_json
+from lib.json_reader import parse_json
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
-from web.jobs.registry import JobContext, Runner, unexpected
+from web.jobs.registry import MAX_JOB_BYTES, JobContext, Runner, unexpected
 from web.jobs.requests import Kind, Request, read_request
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def _send(pipe: Connection, what: str, value: Any) -> None:
 
 
 def _receive(pipe: Connection) -> tuple[str, Any]:
-    what, value = json.loads(pipe.recv_bytes())
+    what, value = parse_json(pipe.recv_bytes(), MAX_JOB_BYTES, allow_nan=True)
     return what, from_json(value)
 
 

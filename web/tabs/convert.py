@@ -19,6 +19,7 @@ from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.registry import JobView
 from web.jobs.requests import BatchRequest, CompareRequest, ConvertRequest
+from web.limits import client_of_request
 from web.services import OWN_INDEX, Services
 from web.tabs.convert_extras import build_picture, build_presets, build_suggestion
 from web.tabs.device_choice import device_choice
@@ -105,7 +106,8 @@ def _wire_one(
             "voice": voice, "options": options, "format": values["format"] or "wav", "recording": recording,
             "f0_file": values["f0_file"] or None, "index": _index(t, services, values["index"]),
         })  # fmt: skip
-        done = _follow(t, services, services.registry.submit(title, work), request, bar, pressed)
+        job_id = services.registry.submit(title, work, client_of_request(request))
+        done = _follow(t, services, job_id, request, bar, pressed)
         services.presets.remember(voice, options)
         return done.results[0], _report(t, done.details["report"])
 
@@ -199,7 +201,8 @@ def _wire_compare(
         options = _options(services, form, values)
         work = CompareRequest(voice=voice, options=options, recording=recording, index_rates=COMPARED_RATES)
         title = Message("Compare index rates: {name}", name=recording.name)
-        return list(_follow(t, services, services.registry.submit(title, work), request, bar).results)
+        job_id = services.registry.submit(title, work, client_of_request(request))
+        return list(_follow(t, services, job_id, request, bar).results)
 
     button.click(
         with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players)),
@@ -237,7 +240,8 @@ def _build_batch(t: Translator, services: Services, form: Form[ConvertOptions], 
             "inputs": named, "index": _index(t, services, values["index"]),
         })  # fmt: skip
         title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
-        done = _follow(t, services, services.registry.submit(title, work), request, bar)
+        job_id = services.registry.submit(title, work, client_of_request(request))
+        done = _follow(t, services, job_id, request, bar)
         rows = [[name, translated(t, result)] for name, result in done.details["rows"]]
         return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
 

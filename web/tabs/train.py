@@ -30,6 +30,7 @@ from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.requests import VOICE_SETTINGS, TrainRequest
 from web.jobs.runners import FROM_RECORDINGS, count_gpus, train_commands
+from web.limits import client_of_request
 from web.services import Services
 from web.tabs.device_choice import device_choice
 from web.tabs.form import UPLOADED, Form
@@ -152,7 +153,8 @@ class _TrainTab:
             work = work.model_copy(update={"data": data and Path(data)})
         if work.stage in ("run", "fit"):
             _check_unfinished(self.t, work.name, work.options.epochs)
-        self.services.registry.submit(Message("Training of {name}", name=work.name), work)
+        title = Message("Training of {name}", name=work.name)
+        self.services.registry.submit(title, work, client_of_request(request))
         return self.t("train.started", name=html.escape(work.name)), None
 
     def _show_command(self, *given: Any) -> str:

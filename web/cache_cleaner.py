@@ -1,0 +1,56 @@
+"""Deletes uploads and results in Gradio's cache after a day, by a clock that nobody can set.
+
+Gradio itself compares the dates of files with the system clock: when that is set forward, all uploads are too old.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CACHE_SECONDS = 24 * 3600.0  # a file is kept so long after it was written or used again
+ROUND_SECONDS = 3600.0
+
+
+class CacheCleaner:
+    """Knows since when each file of a page has lain in the cache unchanged."""
+
+    def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        """`app` is a gr.Blocks, which lists the files it has made in `temp_file_sets`."""
+        self._app = app
+        self._clock = clock
+        self._seen: dict[str, tuple[int, float]] = {}  # time of the last change, and when it was first seen
+
+    def start(self) -> None:
+        """Clean once an hour until the program ends."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(ROUND_SECONDS)
+            self.clean()
+
+    def clean(self) -> None:
+        """Delete the files that are old enough, and forget those that are gone."""
+        kept = {path for block in list(self._app.blocks.values()) for path in getattr(block, "keep_in_cache", ())}
+        seen: dict[str, tuple[int, float]] = {}
+        for files in self._app.temp_file_sets:
+            for name in list(files):
+                if not self._is_young(name, seen) and name not in kept:
+                    with contextlib.suppress(OSError):
+                        Path(name).unlink()
+                    seen.pop(name, None)
+                    files.discard(name)
+        self._seen = seen
+
+    def _is_young(self, name: str, seen: dict[str, tuple[int, float]]) -> bool:
+        """Whether a file is to be kept; notes since when it is there. A file that is gone is not."""
+        try:
+            changed = Path(name).lstat().st_ctime_ns
+        except OSError:
+            return False
+        before = self._seen.get(name)
+        seen[name] = before if before is not None and before[0] == changed else (changed, self._clock())
+        return self._clock() - seen[name][1] <= CACHE_SECONDS

@@ -1,0 +1,56 @@
+"""Copies the uploads of a job into its folder, within limits of the disk and of the client."""
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.errors import ConfigError, MissingFileError, RevoiceError
+from lib.files import write_errors
+from web.jobs.requests import Request
+from web.limits import MIN_FREE, check_disk
+
+MAX_CLIENT_BYTES = 20 << 30  # that the jobs of a client on another machine may take up on the disk
+
+
+def size_of(folders: Sequence[Path]) -> int:
+    """Bytes of all files below some folders."""
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def with_copies(request: Request, folder: Path, allowed: int | None) -> Request:
+    """The request with its uploads copied into the job's folder, at most `allowed` bytes of them.
+
+    ConfigError if they are more or the disk would be almost full, WriteError if they cannot be written; then nothing
+    is left of the folder.
+    """
+    numbers = itertools.count()
+    left = allowed
+
+    def copied(path: Path) -> Path:
+        nonlocal left
+        if not path.is_file():
+            raise MissingFileError(path, "Check the name and the folder.")
+        size = path.stat().st_size
+        if check_disk(folder, size):
+            raise ConfigError(
+                "The disk has less than {gigabytes} GB of free space. Delete jobs that have ended, then try again.",
+                gigabytes=MIN_FREE >> 30,
+            )
+        left = None if left is None else left - size
+        if left is not None and left < 0:
+            raise ConfigError(
+                "Your jobs take up more than {gigabytes} GB. Delete jobs that have ended, then try again.",
+                gigabytes=MAX_CLIENT_BYTES >> 30,
+            )
+        copy = folder / "inputs" / str(next(numbers)) / path.name
+        with write_errors(copy):
+            copy.parent.mkdir(parents=True)
+            shutil.copyfile(path, copy)
+        return copy
+
+    try:
+        return request.with_uploads(copied)
+    except RevoiceError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
