@@ -96,7 +96,7 @@ def test_uploads_of_a_day_are_counted(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_disk_is_never_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = SimpleNamespace(free=limits.MIN_FREE + 1000)
-    monkeypatch.setattr(limits.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
     assert check_disk(tmp_path / "not" / "there", 1000) is None
     refused = check_disk(tmp_path, 1001)
     assert refused is not None and refused[0] == 507
@@ -134,7 +134,7 @@ async def answer(checks: RequestChecks, scope: dict[str, Any], body: bytes = b""
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await checks(scope, receive, send)  # type: ignore[arg-type]
+    await checks(scope, receive, send)
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 

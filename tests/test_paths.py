@@ -6,9 +6,11 @@ import pytest
 from pydantic import BaseModel
 
 from infer.__main__ import parse
-from lib.errors import MissingFileError
-from lib.paths import GivenPath, given_path
+from lib.errors import ConfigError, MissingFileError
+from lib.paths import GivenPath, check_name, given_path
+from lib.voice.intake import free_name
 from lib.voice.library import find_voice
+from train.experiment import Experiment
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,13 @@ def test_a_voice_is_found_by_a_pasted_path(tmp_path: Path) -> None:
         assert find_voice(given, [tmp_path / "weights"]).path == tmp_path / "my voice.pth"
     with pytest.raises(MissingFileError, match=r"Not found: /a/b\.pth"):
         find_voice('"/a/b.pth"', [tmp_path / "weights"])
+
+
+def test_names_that_would_be_options_are_refused_where_commands_take_them() -> None:
+    for name in ("-h", "--data", "-"):
+        assert check_name(name, "preset") == name
+        with pytest.raises(ConfigError, match="begins with a hyphen"):
+            check_name(name, "voice", is_argument=True)
+        with pytest.raises(ConfigError, match="begins with a hyphen"):
+            Experiment(name)
+        assert free_name(f"{name}alice", [])[0] != "-"

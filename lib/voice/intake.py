@@ -266,7 +266,7 @@ def free_name(wished: str, taken: Iterable[str], logs: Path | None = None) -> st
     Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
     """
     folded = {name.casefold() for name in taken}
-    clean = _NOT_IN_NAMES.sub("_", wished).strip(" .") or "voice"
+    clean = _NOT_IN_NAMES.sub("_", wished).strip(" .").lstrip("-") or "voice"
     for number in range(1, MAX_TRIES):
         name = check_name(clean if number == 1 else f"{clean}_{number}", "voice")
         if name.casefold() not in folded and not (logs and _has_index(logs, name)):
@@ -344,7 +344,7 @@ def _renamed(voices: list[FoundVoice], name: str, weights: Path) -> FoundVoice:
         raise ConfigError("A name can be chosen when one new voice is added; these are {count}.", count=len(voices))
     if any(voice.name.casefold() == name.casefold() for voice in list_voices([weights])):
         raise ConfigError("There is a voice named {name!r} already. Choose another name.", name=name)
-    return replace(voices[0], name=check_name(name, "voice"))
+    return replace(voices[0], name=check_name(name, "voice", is_argument=True))
 
 
 def _install_index(index: FoundIndex, voice: str, family: Family, logs: Path) -> None:
