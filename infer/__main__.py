@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from tyro.conf import Positional, arg
 
 from infer.options import ConvertOptions
+from lib.audio import AUDIO_FORMATS, AudioFormat
 from lib.errors import RevoiceError
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
@@ -36,8 +37,9 @@ class _Files(BaseModel, frozen=True):
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None, description="output file or folder; None: next to the input, with the voice name appended"
     )
-    format: Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"] | None = Field(
-        None, description="output format; None: from the extension of OUTPUT, otherwise wav"
+    format: AudioFormat | None = Field(
+        None,
+        description=f"output format: {', '.join(AUDIO_FORMATS)}; None: from the extension of OUTPUT, otherwise wav",
     )
     index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
     f0_file: GivenPath | None = Field(

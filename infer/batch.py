@@ -14,9 +14,9 @@ from infer.disk_buffer import DiskBuffer, collect_blocks
 from infer.input_audio import prepare_input
 from infer.options import ConvertOptions
 from infer.song.convert import convert_sound, read_sound
-from lib.audio import ANALYSIS_RATE
+from lib.audio import ANALYSIS_RATE, AUDIO_FORMATS
 from lib.audio.decode import MEDIA_SUFFIXES, Recording, list_recordings
-from lib.audio.encode import AUDIO_FORMATS, save_blocks
+from lib.audio.encode import save_blocks
 from lib.audio.filters import resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.messages import Message

@@ -26,6 +26,12 @@ MAX_NAME_BYTES = 200  # in UTF-8; leaves room for suffixes within the 255 bytes 
 _QUOTES = {'"': '"', "'": "'", "“": "”", "\u2018": "\u2019", "„": "“", "«": "»"}
 _FILE_URL = re.compile(r"file:/+(?:localhost(?=/))?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+_NAMED = {
+    "voice": Message("voice"),
+    "experiment": Message("experiment"),
+    "preset": Message("preset"),
+    "content encoder": Message("content encoder"),
+}
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
 
@@ -62,7 +68,7 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     """Return `name` if it can be one file or folder name on every system, else raise ConfigError.
 
     Allowed: spaces, quotes ('), emoji and any script. Not allowed: separators, control characters, leading or trailing
-    dots and spaces, and the device names of Windows. `what` is "experiment", "voice", …, for the message. A name that
+    dots and spaces, and the device names of Windows. `what` is a key of _NAMED, for the message. A name that
     `is_argument` of a command may not begin with a hyphen either, because it would be an option there.
     """
     problem, size = None, len(name.encode(errors="surrogatepass"))
@@ -87,7 +93,7 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
         raise ConfigError(
             "{name!r} cannot be used as {what} name: {problem}. Choose another name.",
             name=name,
-            what=what,
+            what=_NAMED[what],
             problem=problem,
         )
     return name
@@ -101,6 +107,6 @@ def inside(root: Path, name: str | Path, what: str) -> Path:
             "{name!r} is outside {folder}; give the name of a {what} inside that folder.",
             name=str(name),
             folder=root,
-            what=what,
+            what=_NAMED[what],
         )
     return path

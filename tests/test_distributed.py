@@ -88,7 +88,7 @@ def test_one_gpu_for_several_processes_is_refused(
         monkeypatch.setenv(name, value)
     assert main(["fit", "v", "--device", "cuda:1"]) == 1
     assert capsys.readouterr().err.startswith(
-        "process 2: --device cuda:1 names one GPU, but each process takes its own."
+        "process 2: --device cuda:1 names one GPU, but each process uses its own."
     )
 
 

@@ -2,15 +2,21 @@
 
 import html
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib.assets import how_to_get
 from lib.errors import AudioError, ConfigError, MissingFileError, RevoiceError, error_from_json
 from lib.messages import Message, from_json, to_json
+from lib.paths import check_name, inside
+from lib.voice.infer_config import Kind
+from lib.voice.weights import check_shapes
 from tests.error_templates import templates
 from tests.work import lines_run
 from web.i18n import catalogue, messages
@@ -50,6 +56,29 @@ def test_a_message_in_a_message_is_translated() -> None:
     assert inner != reason
     assert translated(GERMAN, Message(FIRST_FAILED, count=2, reason=reason)).endswith(inner)
     assert translated(GERMAN, Message("{a} unknown {b}", a=reason, b=1)) == f"{inner} unknown 1"
+
+
+def _raised(action: Callable[[], object]) -> Message:
+    with pytest.raises(RevoiceError) as caught:
+        action()
+    return caught.value.message
+
+
+def test_words_among_the_values_of_a_message_are_translated() -> None:
+    shapes = {name: torch.Size([2]) for name in ("a", "b")}
+    cases = {
+        _raised(lambda: check_name("", "voice")): ("(Stimme)", "voice"),
+        _raised(lambda: inside(Path("weights"), "../x", "preset")): ("(Voreinstellung)", "preset"),
+        _raised(lambda: check_shapes(shapes, {"b": torch.zeros(3), "c": torch.zeros(1)}, "v.pth")): (
+            "Tensoren 1 fehlen (a, …); 1 unbekannt (c, …); 1 mit anderer Form (b, …).",
+            "missing",
+        ),
+        Kind("v2", 40_000, False).message: ("v2 mit 40k, ohne Tonhöhe", "without"),
+        how_to_get("rmvpe", "rmvpe.pt"): ("oder lege rmvpe.pt", "existing"),
+    }
+    for message, (german, english) in cases.items():
+        assert german in translated(GERMAN, message) and english in message
+        assert english not in translated(GERMAN, message)
 
 
 @pytest.mark.parametrize("unit", ["a: ", "{", "loading the voice", "\ue7b0a"])

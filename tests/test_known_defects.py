@@ -179,7 +179,7 @@ def test_only_extract_and_fit_work_in_several_processes(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert train_main(["index", "v"]) == 1
-    assert capsys.readouterr().err.startswith("Only extract and fit work in several processes.")
+    assert capsys.readouterr().err.startswith("Only extract and fit can run in several processes.")
 
 
 def test_a_path_that_the_classic_list_cannot_hold_is_left_out_of_it(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def other_decoder(content: dict[str, Any]) -> None:
         (lambda c: c.update(vocoder="MRF HiFi-GAN"), "made for the vocoder 'MRF HiFi-GAN'"),
         (lambda c: c.update(vocoder="RefineGAN"), "made for the vocoder 'RefineGAN'"),
         (lambda c: c.update(version="voras_beta"), "VoRAS beta"),
-        (lambda c: c.update(version="v9"), "of the kind 'v9'"),
+        (lambda c: c.update(version="v9"), "declares the version 'v9'"),
         (lambda c: c.update(weight=[1, 2]), "no table of tensors"),
     ],
 )  # fmt: skip

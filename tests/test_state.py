@@ -92,10 +92,10 @@ def test_golden_three_training_steps(golden: Path) -> None:
         if "conv_k.bias" not in name:  # their true gradient is zero, so AdamW turns rounding into whole steps
             assert float(after[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
             assert float((after[name] - before[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
-    judges = rvc_state_dict(state.plain_discriminator)
+    discriminator = rvc_state_dict(state.plain_discriminator)
     for name, (_, norm, _, change) in steps["discriminator_after_3_steps"].items():
-        assert float(judges[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
-        assert float((judges[name] - weights[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
+        assert float(discriminator[name].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-7), name
+        assert float((discriminator[name] - weights[name]).norm()) == pytest.approx(change, rel=0.03, abs=1e-7), name
     final = read_golden(golden / "training" / "after3.safetensors")
     for name, value in final.items():
         if name != "out.audio":
@@ -109,7 +109,7 @@ def test_golden_three_training_steps(golden: Path) -> None:
     assert error(audio[..., : final["out.audio"].shape[-1]], final["out.audio"]) <= 2e-3
 
 
-def judgements(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[DiscriminatorOutput]:
+def outputs_of(scores: list[torch.Tensor], features: list[list[torch.Tensor]]) -> list[DiscriminatorOutput]:
     return [DiscriminatorOutput(score, maps) for score, maps in zip(scores, features, strict=True)]
 
 
@@ -117,8 +117,8 @@ def test_golden_losses(golden: Path) -> None:
     data = read_golden(golden / "loss_mel" / "losses.safetensors")
     count = len([key for key in data if key.startswith("in.real.")])
     none: list[list[torch.Tensor]] = [[] for _ in range(count)]
-    real = judgements([data[f"in.real.{i}"] for i in range(count)], none)
-    made = judgements([data[f"in.gen.{i}"] for i in range(count)], none)
+    real = outputs_of([data[f"in.real.{i}"] for i in range(count)], none)
+    made = outputs_of([data[f"in.gen.{i}"] for i in range(count)], none)
     parts_real, parts_made = losses.discriminator_parts(real, made)
     assert error(torch.stack(parts_real), data["out.disc_real_each"]) <= 1e-5
     assert error(torch.stack(parts_made), data["out.disc_gen_each"]) <= 1e-5
@@ -127,7 +127,7 @@ def test_golden_losses(golden: Path) -> None:
     pairs = {tuple(key.split(".")[2:]) for key in data if key.startswith("in.fmap_real.")}
     maps = [[[data[f"in.fmap_{kind}.{i}.{j}"]] for i, j in sorted(pairs)] for kind in ("real", "gen")]
     zero = [torch.zeros(1)] * len(pairs)
-    got = losses.feature_loss(judgements(zero, maps[0]), judgements(zero, maps[1]))
+    got = losses.feature_loss(outputs_of(zero, maps[0]), outputs_of(zero, maps[1]))
     assert error(got.reshape(1), data["out.feature"]) <= 1e-5
     kl = losses.kl_loss(*(data[f"in.{key}"] for key in ("z_p", "logs_q", "m_p", "logs_p", "z_mask")))
     assert error(kl.reshape(1), data["out.kl"]) <= 1e-5
@@ -135,8 +135,8 @@ def test_golden_losses(golden: Path) -> None:
 
 def test_golden_functions_11_losses(golden: Path) -> None:
     data = {key: torch.from_numpy(value) for key, value in np.load(golden / "functions" / "11_losses.npz").items()}
-    real = judgements([data["dr0"], data["dr1"]], [[data["fr00"], data["fr01"]], [data["fr10"]]])
-    made = judgements([data["dg0"], data["dg1"]], [[data["fg00"], data["fg01"]], [data["fg10"]]])
+    real = outputs_of([data["dr0"], data["dr1"]], [[data["fr00"], data["fr01"]], [data["fr10"]]])
+    made = outputs_of([data["dg0"], data["dg1"]], [[data["fg00"], data["fg01"]], [data["fg10"]]])
     kl = losses.kl_loss(data["z_p"], data["logs_q"], data["m_p"], data["logs_p"], data["z_mask"])
     assert float(kl) == pytest.approx(float(data["kl"]), rel=1e-5)
     parts_real, parts_made = losses.discriminator_parts(real, made)
@@ -166,7 +166,7 @@ def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
         assert all(torch.equal(want[key], got[key]) for key in want)
 
 
-def test_the_voice_is_the_mean_of_the_last_steps_and_is_saved_with_them(tmp_path: Path) -> None:
+def test_averaged_weights_are_the_voice_and_are_saved(tmp_path: Path) -> None:
     state = new_state(average=0.3)
     mean: dict[str, torch.Tensor] = {}
     for seed, share in enumerate((1.0, 0.8, 0.7, 0.7)):  # 4/4, 4/5, 4/6 and less would be slower than 1 - 0.3
@@ -184,24 +184,24 @@ def test_the_voice_is_the_mean_of_the_last_steps_and_is_saved_with_them(tmp_path
     assert any(not torch.equal(last[key], want) for key, want in mean.items())
 
 
-def test_without_averaging_the_voice_is_the_last_step(tmp_path: Path) -> None:
+def test_without_averaging_the_voice_has_the_last_weights(tmp_path: Path) -> None:
     state = new_state()
     assert state.voice is state.plain_generator
     train_step(state, tiny_batch(0))
     save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
     assert read_training_state(tmp_path / "G_1.pth").average is None
     later = new_state(average=0.9)
-    resume_pair(later, tmp_path / "G_1.pth", tmp_path / "D_1.pth")  # a training that began before
+    resume_pair(later, tmp_path / "G_1.pth", tmp_path / "D_1.pth")  # saved before averaging was introduced
     for a, b in zip(later.voice.parameters(), later.plain_generator.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_resume_refuses_a_pair_of_different_moments(tmp_path: Path) -> None:
+def test_resume_refuses_a_pair_of_different_steps(tmp_path: Path) -> None:
     state = new_state()
     save_pair(state, tmp_path / "G_0.pth", tmp_path / "D_0.pth")
     train_step(state, tiny_batch(0))
     save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
-    with pytest.raises(CheckpointError, match="different steps"):
+    with pytest.raises(CheckpointError, match="different training steps"):
         resume_pair(new_state(), tmp_path / "G_1.pth", tmp_path / "D_0.pth")
 
 

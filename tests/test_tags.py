@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from lib.audio import AUDIO_FORMATS
 from lib.audio.decode import load_audio_native, load_stereo
-from lib.audio.encode import AUDIO_FORMATS, Subtype, array_blocks, save_blocks, source_subtype
+from lib.audio.encode import Subtype, array_blocks, save_blocks, source_subtype
 from lib.audio.tags import Cover, Tags, read_tags
 from tests.helpers import Floats
 

@@ -101,7 +101,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
         raise CheckpointError(
             "{path} is a base generator of {found}, but this training run needs one of {wanted}. "
             "`python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
-            path=path, found=found, wanted=wanted,
+            path=path, found=found.message, wanted=wanted.message,
         )  # fmt: skip
     check_network(weights, config.synthesizer, str(path), posterior=True)
     return weights

@@ -14,6 +14,7 @@ from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, RevoiceError, WriteError
 from lib.files import replacing
+from lib.messages import Message
 from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
 from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
 from lib.voice.weights import Weights, load_weights, rvc_state_dict
@@ -41,9 +42,11 @@ MAX_SAMPLES = 20  # files; the oldest are deleted
 def load_base(state: TrainState, generator: Weights | None, discriminator: Weights | None, where: str) -> None:
     """Load the weights of base models, strictly."""
     if generator is not None:
-        load_weights(state.plain_generator, generator, f"The base generator in {where}")
+        load_weights(state.plain_generator, generator, Message("The base generator in {folder}", folder=where))
     if discriminator is not None:
-        load_weights(state.plain_discriminator, discriminator, f"The base discriminator in {where}")
+        load_weights(
+            state.plain_discriminator, discriminator, Message("The base discriminator in {folder}", folder=where)
+        )
 
 
 def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:

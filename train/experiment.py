@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import write_errors, write_json, write_text
+from lib.messages import Message
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 from train.record import read_record
 
@@ -120,7 +121,7 @@ class Experiment:
                 "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; choose the same or "
                 "another name.",
                 name=self.name, family=old.family, rate=old.audio.sample_rate,
-                f0="on" if old.synthesizer.has_f0 else "off",
+                f0=Message("on") if old.synthesizer.has_f0 else Message("off"),
             )  # fmt: skip
         return old
 

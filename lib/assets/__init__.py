@@ -101,12 +101,12 @@ MANIFEST: tuple[Asset, ...] = (
 
 
 def how_to_get(name: str, alternative: str = "") -> Message:
-    """The remedy for a missing file: the command that downloads it, and the folder for an `alternative` to it."""
+    """The remedy for a missing file: the command that downloads it, and the folder for an `alternative` file name."""
     command = f"{PROGRAM} download {name}"
     if not alternative:
         return Message('Get it with "{command}".', command=command)
     return Message(
-        'Get it with "{command}", or put {file} that you have into {folder}.',
+        'Get it with "{command}", or copy an existing {file} into {folder}.',
         command=command,
         file=alternative,
         folder=PRETRAINED,

@@ -14,12 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio.decode import (
-    Recording,
-)
-from lib.audio.filters import (
-    resample_blocks,
-)
+from lib.audio import AUDIO_FORMATS
+from lib.audio.decode import Recording
+from lib.audio.filters import resample_blocks
 from lib.audio.tags import Tags, add_tags
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
@@ -43,7 +40,6 @@ _MP3 = _Encoder("libmp3lame", 160_000, (8000, 11025, 12000, 16000, 22050, 24000,
 _AAC = _Encoder("aac", 160_000, (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000))
 _OPUS = _Encoder("libopus", 96_000, (48000,))  # decodes to 48 kHz at any input rate
 _ENCODERS: dict[str, _Encoder] = {".mp3": _MP3, ".ogg": _OPUS, ".opus": _OPUS, ".m4a": _AAC}
-AUDIO_FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")  # what save_audio writes, without the dot
 STEREO_BITS = 1.6
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]  # 16-bit, 24-bit, 32-bit float
 _TAGGED: dict[tuple[str, Subtype], tuple[str, str]] = {  # codec and sample format of FFmpeg for PCM with tags

@@ -159,7 +159,7 @@ def find(name: str) -> Path:
             return path
     if name == CONTENTVEC:
         raise MissingFileError(
-            PRETRAINED / "hubert_base", "{remedy}", remedy=how_to_get("hubert_base", "the file hubert_base.pt")
+            PRETRAINED / "hubert_base", "{remedy}", remedy=how_to_get("hubert_base", "hubert_base.pt")
         )
     raise MissingFileError(
         PRETRAINED / name,

@@ -129,7 +129,7 @@ def find_weights() -> Path:
         if path.is_file():
             return path
     raise MissingFileError(
-        PRETRAINED / "rmvpe.pt", "{remedy}", remedy=how_to_get("rmvpe", "an rmvpe.pt or rmvpe.safetensors")
+        PRETRAINED / "rmvpe.pt", "{remedy}", remedy=how_to_get("rmvpe", "rmvpe.pt / rmvpe.safetensors")
     )
 
 

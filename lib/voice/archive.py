@@ -212,7 +212,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
         model = read_voice_model(found.voice)
         index = None if found.index is None else _checked_index(found.index, model)
     except RevoiceError as error:
-        named = {str(found.voice): found.stem + found.voice.suffix, str(found.index): "its index"}
+        named = {str(found.voice): found.stem + found.voice.suffix, str(found.index): Message("its index")}
         values = {key: named.get(str(value), value) for key, value in error.values.items()}
         reason = Message(error.template, **values)
         raise CheckpointError("{path} was not imported: {reason}", path=found.archive, reason=reason) from error

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from lib.config import Family, LiteConfig, NetworkConfig, SynthesizerConfig
 from lib.errors import CheckpointError
+from lib.messages import Message
 from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.models.synthesizer import Synthesizer
 from lib.voice import lite_config, rvc_config
@@ -36,8 +37,12 @@ class Kind(NamedTuple):
     sample_rate: int  # Hz
     has_f0: bool
 
-    def __str__(self) -> str:
-        return f"{self.family} at {self.sample_rate // 1000}k {'with' if self.has_f0 else 'without'} F0"
+    @property
+    def message(self) -> Message:
+        """Such as "v2 at 40k with F0"."""
+        if self.has_f0:
+            return Message("{family} at {rate}k with F0", family=self.family, rate=self.sample_rate // 1000)
+        return Message("{family} at {rate}k without F0", family=self.family, rate=self.sample_rate // 1000)
 
 
 class Architecture(NamedTuple):

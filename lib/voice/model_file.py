@@ -19,6 +19,7 @@ from lib.config import USUAL_INDEX_RATE, Family, NetworkConfig
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.json_reader import parse_json
+from lib.messages import Message
 from lib.paths import SAFETENSORS
 from lib.voice.infer_config import (
     POSTERIOR_PREFIX,
@@ -219,7 +220,7 @@ def write_voice_model(path: Path, voice: VoiceModel) -> None:
     finite in fp16, RevoiceError if the file cannot be written.
     """
     weights = {key: value.half().contiguous() for key, value in voice.weights.items()}
-    check_finite(weights, f"The voice for {path}")
+    check_finite(weights, Message("The voice for {path}", path=path))
     content: dict[str, Any] = {
         "config": config_list(voice.config),
         "info": voice.info,

@@ -175,7 +175,7 @@ def _rates(found: Declared, declared: Declared, where: str) -> Declared:
     if len(known) == 1:
         return _rates_of(*known.values())
     if known:
-        names = " or ".join(f"{rate // 1000}k" for rate in sorted(known))
+        names = " / ".join(f"{rate // 1000}k" for rate in sorted(known))
         raise CheckpointError(
             "{path} may be of {rates}: networks without F0 have the same tensors at these rates. Give the right one "
             "(ckpt extract: --sample-rate).",

@@ -1,5 +1,6 @@
 """Tables of named tensors: named as in RVC's files, compared with a network and loaded strictly."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lib.errors import CheckpointError
+from lib.messages import Message
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, torch.Size]
@@ -78,9 +80,15 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     misshapen = sorted(k for k in expected.keys() & weights.keys() if expected[k] != weights[k].shape)
-    if missing or unknown or misshapen:
-        parts = (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
-        differences = "; ".join(f"{len(keys)} {what} ({keys[0]}, …)" for what, keys in parts if keys)
+    parts = []
+    if missing:
+        parts.append(Message("{count} missing ({tensor}, …)", count=len(missing), tensor=missing[0]))
+    if unknown:
+        parts.append(Message("{count} unknown ({tensor}, …)", count=len(unknown), tensor=unknown[0]))
+    if misshapen:
+        parts.append(Message("{count} of another shape ({tensor}, …)", count=len(misshapen), tensor=misshapen[0]))
+    if parts:
+        differences = functools.reduce(lambda one, other: Message("{one}; {other}", one=one, other=other), parts)
         raise CheckpointError(
             "{path} does not fit this network: tensors {differences}. It belongs to another model.",
             path=where,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field
 
 from infer.options import ConvertOptions
-from lib.audio.encode import AUDIO_FORMATS
+from lib.audio import AudioFormat
 from lib.config import Family
 from lib.paths import check_name
 from train.options import RunOptions
@@ -21,13 +21,6 @@ Stage = Literal["run", "prepare", "extract", "index", "fit"]  # all stages of tr
 VOICE_SETTINGS = ("family", "sample_rate", "pitch")  # fixed when training of a voice starts
 
 
-def _known_format(name: str) -> str:
-    if name not in AUDIO_FORMATS:
-        raise ValueError(f"choose one of {', '.join(AUDIO_FORMATS)}")
-    return name
-
-
-AudioFormat = Annotated[str, AfterValidator(_known_format)]
 IndexRate = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from infer.options import ConvertOptions
+from lib.audio import AUDIO_FORMATS
 from lib.audio.decode import list_recordings
-from lib.audio.encode import AUDIO_FORMATS
 from lib.config import USUAL_INDEX_RATE
 from lib.errors import ConfigError, RevoiceError
 from lib.messages import Message

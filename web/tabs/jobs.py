@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib.audio.encode import AUDIO_FORMATS
+from lib.audio import AUDIO_FORMATS
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.registry import JobView
