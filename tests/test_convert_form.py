@@ -1,38 +1,84 @@
-"""The options that the conversion form shows: those of the chosen voice."""
+"""The options that the conversion form shows: the remembered ones, or those of the chosen voice."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import pytest
 
 from infer.options import ConvertOptions
+from lib.files import write_json
+from lib.pitch import PITCH_METHODS
 from lib.voice.model_file import write_voice_model
 from tests.tiny_files import small_voice
 from web.i18n.translator import Translator
-from web.services import make_services
+from web.presets import LAST, Presets
+from web.services import Services, make_services
+from web.tabs import remembered
 from web.tabs.convert import SHOWN, SKIP
-from web.tabs.convert_extras import values_for, values_of
 from web.tabs.form import Form
+from web.tabs.remembered import Remembered, last_options, values_for, values_of
+
+T = Translator()
+NAMES = ["protect", "index_rate"]
 
 
-def test_a_chosen_voice_brings_its_last_options_or_its_recommended_index_rate(tmp_path: Path) -> None:
-    services = make_services(tmp_path, roots=[tmp_path / "voices"], logs=tmp_path / "logs")
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Voices with and without a recommended index rate, and one whose file is damaged."""
     write_voice_model(tmp_path / "voices" / "old.pth", small_voice("v2", "40k"))
     write_voice_model(tmp_path / "voices" / "anna.pth", replace(small_voice("lite", "24k"), extra={"index_rate": 0.25}))
     write_voice_model(tmp_path / "voices" / "lea.pth", small_voice("lite", "24k"))
     (tmp_path / "voices" / "damaged.pth").write_bytes(b"no voice")
-    names = ["protect", "index_rate"]
-    assert values_for(services, "old", names) == [gr.skip(), 0.75]
-    assert values_for(services, "anna", names) == [gr.skip(), 0.25]
-    assert values_for(services, "lea", names) == [gr.skip(), 0.0]
+    made = make_services(tmp_path, roots=[tmp_path / "voices"], logs=tmp_path / "logs")
+    yield made
+    made.registry.close()
+
+
+def test_a_chosen_voice_brings_its_last_options_or_its_recommended_index_rate(services: Services) -> None:
+    assert values_for(services, "old", NAMES, None) == [gr.skip(), 0.75]
+    assert values_for(services, "anna", NAMES, None) == [gr.skip(), 0.25]
+    assert values_for(services, "lea", NAMES, None) == [gr.skip(), 0.0]
     for nothing in ("damaged", "gone", None):
-        assert values_for(services, nothing, names) == [gr.skip(), gr.skip()]
-    services.presets.remember("anna", ConvertOptions(protect=0.1, index_rate=0.5))
-    assert values_for(services, "anna", names) == [0.1, 0.5]
-    services.presets.remember("anna", ConvertOptions(protect=0.1))
-    assert values_for(services, "anna", names) == [0.1, 0.25]
-    assert values_of(ConvertOptions(protect=0.1), names) == [0.1, gr.skip()]
-    services.registry.close()
+        assert values_for(services, nothing, NAMES, None) == [gr.skip(), gr.skip()]
+    assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1, index_rate=0.5)) == [0.1, 0.5]
+    assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1)) == [0.1, 0.25]
+    assert values_of(ConvertOptions(protect=0.1), NAMES) == [0.1, gr.skip()]
+
+
+def test_the_browser_remembers_and_the_server_does_not(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gr.Blocks():
+        form, memory = Form(ConvertOptions, T, skip=SKIP, shown=SHOWN), Remembered(T, services)
+    values = [component.value for component in form.components]
+    values[form.names.index("pitch_shift")] = 7
+    kept = memory.keep(form, {"lea": {"protect": 0.2}}, "anna", values)
+    assert list(kept) == ["lea", "anna"] and "device" not in kept["anna"]
+    found = last_options(services, "anna", kept)
+    assert found is not None and (found.pitch_shift, found.index_rate) == (7, 0.75)
+    assert last_options(services, "lea", kept) == ConvertOptions(protect=0.2)
+    assert last_options(services, "anna", {}) is None and not list((tmp_path / "logs").rglob("anna.json"))
+    for nonsense in (None, [], {"anna": {"protect": 9}}, {"anna": None}, {"anna": "x"}):
+        assert last_options(services, "anna", nonsense) is None
+    values[form.names.index("protect")] = 9
+    assert memory.keep(form, kept, "anna", values) == gr.skip(), "options that are not valid"
+    assert memory.keep(form, kept, "nobody", values) == gr.skip()
+    monkeypatch.setattr(remembered, "MAX_VOICES", 2)
+    values[form.names.index("protect")] = 0.3
+    assert list(memory.keep(form, kept, "old", values)) == ["anna", "old"]
+
+
+def test_what_earlier_versions_kept_on_the_server_counts_on_this_machine_only(
+    services: Services, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "presets" / LAST / "anna.json", {"protect": 0.1})
+    here = replace(services, presets=Presets(tmp_path / "presets"))
+    assert last_options(here, "anna", {}) == ConvertOptions(protect=0.1)
+    assert last_options(here, "anna", {"anna": {"protect": 0.4}}) == ConvertOptions(protect=0.4)
+    assert last_options(here, "anna", {"anna": None}) is None, "the browser returned to the defaults"
+    assert last_options(replace(here, local=False), "anna", {}) is None
 
 
 def test_the_index_rate_is_a_slider_though_its_default_is_the_voices() -> None:
@@ -44,3 +90,11 @@ def test_the_index_rate_is_a_slider_though_its_default_is_the_voices() -> None:
     assert form.parse(values).index_rate == 0.75
     values[form.names.index("index_rate")] = None
     assert form.parse(values).index_rate is None
+
+
+def test_each_pitch_method_says_what_it_is_for() -> None:
+    with gr.Blocks():
+        form = Form(ConvertOptions, T, skip=SKIP)
+    choices = form.components[form.names.index("pitch_method")].choices
+    assert [value for _, value in choices] == list(PITCH_METHODS)
+    assert all(label.startswith(f"{value}: ") for label, value in choices)

@@ -183,12 +183,15 @@ def test_train_from_uploads_reload_stop_resume_and_convert(page: Any, program: P
     page.wait_for_function("document.querySelector('#report textarea').value.includes('24000 Hz')", timeout=PATIENCE)
     assert "added_IVF" not in report.input_value(), "the index of a lite voice is used when asked for only"
     assert list((program / "logs" / VOICE).glob("added_IVF*.index"))
-    assert page.locator("#conversions-results").get_by_text(".wav").count()
+    page.locator("#results label", has_text=f"{VOICE} · +3 · ").wait_for(timeout=PATIENCE)
+    page.locator("#result", has_text=f"source_{VOICE}_+3_i0_").wait_for(timeout=PATIENCE)
     page.reload()  # the result is still there, and so are the settings that were used with the voice
-    page.locator("#conversions-player").wait_for(timeout=PATIENCE)
+    page.locator("#result", has_text=f"source_{VOICE}_+3_i0_").wait_for(timeout=PATIENCE)
     choose(page, "voice", VOICE)
+    page.locator("#remembered", has_text=VOICE).wait_for(timeout=PATIENCE)
     page.wait_for_function("document.querySelector('input[type=number]').value === '3'", timeout=PATIENCE)
     page.locator("#options button").first.click()
+    page.locator("#more-options button").first.click()
     speaker = page.get_by_label(text_of("options.speaker_id.label", "ja"), exact=False).first
     assert speaker.input_value() == f"{VOICE} (0)"
 

@@ -1,5 +1,6 @@
 """What stands behind the page: conversions as jobs, voices from their folder, archives."""
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,14 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
     report = done.details["report"]
     assert (len(audio), rate, report["sample_rate"]) == (12_000, 24_000, 24_000)
     assert np.isfinite(audio).all()
-    assert Path(done.results[0]).name == "my song 歌_tiny 语音.wav"
+    assert re.fullmatch(r"my song 歌_tiny 语音_\+0_i0_\d{8}-\d{6}\.wav", Path(done.results[0]).name)
+    assert report["index_rate"] == 0
     assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
     batch = finished(BatchRequest(**work, uploads=(song, ROOT / "pyproject.toml"), inputs=(song,)))
     assert [row[0] for row in batch.details["rows"]] == ["my song 歌.wav", "pyproject.toml", "my song 歌.wav"]
     assert "pyproject.toml" in batch.details["rows"][1][1]
-    assert len(zipfile.ZipFile(batch.results[0]).namelist()) == 2
+    assert zipfile.ZipFile(batch.results[0]).namelist() == ["my song 歌.wav", "my song 歌_2.wav"]
+    assert [row[1] for row in batch.details["rows"]][::2] == ["my song 歌.wav", "my song 歌_2.wav"]
     compared = finished(CompareRequest(**work, recording=song, index_rates=(0, 0.5)))
     assert len(compared.results) == 2
     outside = work | {"voice": str(voices / "tiny 语音.pth")}

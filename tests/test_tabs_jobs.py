@@ -26,5 +26,6 @@ def test_a_batch_tells_what_became_of_each_recording() -> None:
 
 def test_steps_and_errors_are_told_in_the_language_of_the_page() -> None:
     assert "Stimme wird geladen" in card("convert", "running", what="loading the voice", done=1, total=2)
+    assert "wird angehalten" in card("train", "running", stopping=True)
     failed = card("train", "failed", error=Message("Training ended early: {reason}", reason=EMPTY))
     assert "Das Training endete vorzeitig: &lt;b&gt;.wav ist leer" in failed

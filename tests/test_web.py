@@ -268,7 +268,8 @@ def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, t
     assert (dropdown["choices"], dropdown["value"]) == (["alice", "bob"], "bob")
     assert refresh(known, "bob") == (gr.skip(), gr.skip(), gr.skip())
     voices.remove("bob")
-    assert refresh(known, "bob")[1]["value"] == "alice"
+    assert refresh(known, "bob")[1]["value"] is None, "no other voice takes its place behind the user's back"
+    assert refresh(None, None)[1]["value"] == "alice", "the first one when the page opens"
 
 
 def test_presets_are_kept_and_a_voice_remembers(client: Client, recording: str, tmp_path: Path) -> None:
@@ -345,14 +346,15 @@ def test_form_accepts_exactly_what_the_model_accepts(shift: float, protect: floa
 def test_cancelling_is_not_shown_as_an_error() -> None:
     with pytest.raises(Cancelled), handle_errors(T):
         raise Cancelled
-    button, request = CancelButton(), gr.Request(session_hash="s", username=None)
+    button, request = CancelButton(T), gr.Request(session_hash="s", username=None)
     reports: list[Any] = []
     progress = button.progress(request, lambda *args, **kw: reports.append((args, kw)))
     progress(1, 2, "converting")
     assert reports == [(((1, 2),), {"desc": "converting"})]
-    button.press(request)
+    assert button.press(request) == gr.update(value=T("jobs.stopping"), interactive=False), "at once"
     with pytest.raises(Cancelled):
         progress(2, 2, "converting")
+    assert button.reset(request)["interactive"] and not button.idle()["interactive"]
 
 
 def test_login_is_required_where_it_was_asked_for(

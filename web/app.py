@@ -41,6 +41,8 @@ FONT = ["system-ui", "sans-serif"]
 # Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
 STYLE = """
 .label-wrap {text-align: start; gap: .5em}
+#results .wrap {flex-flow: column nowrap; max-height: 18em; overflow-y: auto}
+#listening audio {width: 100%; margin-top: .3em}
 .label-wrap .icon {flex: none}
 @media (max-width: 480px) {.tab-container button {padding-inline: .5em; font-size: .95em}}
 """

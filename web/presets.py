@@ -1,4 +1,4 @@
-"""Named presets of conversion options, and the last options used with each voice, as JSON files on the server."""
+"""Named presets of conversion options, as JSON files on the server."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lib.files import write_json
 from lib.json_reader import read_json_table
 from lib.paths import check_name, inside
 
-LAST = ".last"  # folder of the options used last, one file per voice
+LAST = ".last"  # folder of the options used last, one file per voice; written by earlier versions only
 MAX_BYTES = 20_000  # of an imported preset
 
 
@@ -47,20 +47,16 @@ class Presets:
         self.save(path.stem, options)
         return path.stem
 
-    def remember(self, voice: str, options: ConvertOptions) -> None:
-        """Save the options that were used last with a voice."""
-        write_json(self._last(voice), options.model_dump(mode="json", exclude={"device"}))
-
     def remembered(self, voice: str) -> ConvertOptions | None:
-        """The options that were used last with a voice; None if there are none or they cannot be read."""
-        path = self._last(voice)
+        """The options that an earlier version saved as used last with a voice; None if there are none to be read.
+
+        They are now kept in the browser (web/tabs/remembered.py).
+        """
         try:
+            path = inside(self._folder / LAST, f"{check_name(voice, 'voice')}.json", "preset")
             return read_preset(path) if path.is_file() else None
         except ConfigError:
             return None
-
-    def _last(self, voice: str) -> Path:
-        return inside(self._folder / LAST, f"{check_name(voice, 'voice')}.json", "preset")
 
 
 def read_preset(path: Path) -> ConvertOptions:

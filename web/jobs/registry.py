@@ -55,6 +55,7 @@ class JobView:
     title: str
     request: Request | None  # everything needed to run it again; None if its file has no usable request
     state: State = "waiting"
+    stopping: bool = False  # it runs and was asked to end
     done: Count = 0
     total: Count = 0
     what: str = ""
@@ -196,6 +197,7 @@ class JobRegistry:
                 self._set(job_id, state="cancelled", ended=_now())
             elif job_id in self._contexts:
                 self._contexts[job_id].cancelled.set()
+                self._set(job_id, stopping=True)
 
     def resume(self, job_id: str) -> str:
         """Put an interrupted, failed or cancelled job back in its queue, with the files it has made. Returns its id."""
@@ -274,7 +276,7 @@ class JobRegistry:
                 del self._contexts[job_id]
                 if self._closing and ended["state"] == "cancelled":
                     ended["state"] = "interrupted"
-                self._set(job_id, ended=_now(), **ended)
+                self._set(job_id, ended=_now(), stopping=False, **ended)
 
     def _run(self, job: JobView, context: JobContext) -> dict[str, Any]:
         """Run one job without the lock; returns the final changes to its JobView. Catches every exception."""
@@ -347,4 +349,4 @@ def _read_job(path: Path) -> JobView:
     if job.request is None:
         reason = Message("The job “{job}” cannot be resumed.", job=job.title)
         return replace(job, state="failed", error=reason, ended=_now())
-    return replace(job, state="interrupted", ended=_now())
+    return replace(job, state="interrupted", stopping=False, ended=_now())

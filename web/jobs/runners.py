@@ -4,7 +4,9 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 KILL_SECONDS = 60.0  # after which a training process that was asked to stop is killed
 POLL_SECONDS = 0.2
-NAME_PART = 28  # characters of recording and of voice in a result's name: together below 255 bytes in any script
+NAME_BYTES = 100  # of recording and of voice in a result's name, which with its settings stays below 255 bytes
 ALL_GPUS = "all"  # a choice of device
 FROM_RECORDINGS: tuple[Stage, ...] = ("run", "prepare")  # stages that read recordings and set the kind of voice
 
@@ -56,7 +58,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
 
         context.progress(0, 1, Message("loading the voice"))
         voice = _load(load, request)
-        name = f"{request.recording.stem[:NAME_PART]}_{request.voice[:NAME_PART]}.{request.format}"
+        name = f"{result_name(request, _used_rate(voice, request.options), request.recording.stem)}.{request.format}"
         job = Job(request.recording, context.folder / name, request.f0_file)
         outcome = _convert(voice, job, request.options, context)
         context.publish(report=_report(outcome, voice, request.options))
@@ -69,7 +71,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         results = []
         for rate in request.index_rates:
             options = request.options.model_copy(update={"index_rate": rate})
-            job = Job(path, context.folder / f"{path.stem[:NAME_PART]}_index_{rate:.2f}.wav")
+            job = Job(path, context.folder / f"{shorten(path.stem)}_index_{rate:.2f}.wav")
             results.append(_convert(voice, job, options, context).output)
         return results
 
@@ -106,6 +108,22 @@ def _without_folder(text: str, path: Path) -> Message:
     return Message(text.template, **values)
 
 
+def result_name(request: ConversionRequest, index_rate: float, stem: str = "") -> str:
+    """A name that tells conversions of one recording apart: song_alice_+12_i0.75_20261231-235959."""
+    settings = f"{request.options.pitch_shift:+.4g}_i{index_rate:.2g}_{time.strftime('%Y%m%d-%H%M%S')}"
+    return "_".join(filter(None, [shorten(stem), shorten(request.voice), settings]))
+
+
+def shorten(text: str) -> str:
+    """As much of a text as fits into NAME_BYTES in UTF-8."""
+    return text.encode(errors="ignore")[:NAME_BYTES].decode(errors="ignore")
+
+
+def _used_rate(voice: "VoiceConverter", options: ConvertOptions) -> float:
+    """The index rate of a conversion; 0 without an index."""
+    return voice.index_rate(options) if voice.used_index(options) else 0.0
+
+
 def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
     """The report on a conversion that the page shows, as JSON values."""
     device = voice.device
@@ -113,6 +131,7 @@ def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions
         "path": outcome.path.name,
         "output": outcome.output.name,
         "index": voice.used_index(options),
+        "index_rate": _used_rate(voice, options),
         "device": str(device.device),
         "reason": device.reason,
     }
@@ -126,30 +145,46 @@ def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobCo
     from infer.batch import Job, convert_files
 
     paths = [*request.uploads, *request.inputs]
-    voice_name = request.voice[:NAME_PART]
+    voice_name = shorten(request.voice)
     rows: list[tuple[str, str]] = []
-    results: list[Path] = []
-    for number, path in enumerate(paths):
-        output = context.folder / f"{number + 1:03d}_{path.stem[:NAME_PART]}_{voice_name}.{request.format}"
+    results: dict[str, Path] = {}  # by the name in the ZIP
+    for number, (path, name) in enumerate(zip(paths, names_in_archive(paths, request.format), strict=True)):
+        output = context.folder / f"{number + 1:03d}_{shorten(path.stem)}_{voice_name}.{request.format}"
         error = None
         if not output.is_file():
             report = _part(context, number, len(paths))
             error = convert_files(voice, [Job(path, output)], request.options, report)[0].error
             error = error and _without_folder(error, path)
-        rows.append((path.name, error or output.name))
-        context.publish(rows=rows)
         if error is None:
-            results.append(output)
+            results[name] = output
+        rows.append((path.name, error or name))
+        context.publish(rows=rows)
     if not results:
         raise AudioError(
             "None of the {count} recordings could be converted. The first: {reason}",
             count=len(paths), reason=rows[0][1],
         )  # fmt: skip
-    archive = context.folder / f"{voice_name}.zip"
+    archive = context.folder / f"{result_name(request, _used_rate(voice, request.options))}.zip"
     with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-        for path in results:
-            file.write(path, path.name)
-    return [archive, *results]
+        for name, path in results.items():
+            file.write(path, name)
+    return [archive, *results.values()]
+
+
+def names_in_archive(paths: Sequence[Path], suffix: str) -> list[str]:
+    """The recordings' own names with another suffix; equal ones are numbered: a.wav, a_2.wav."""
+    names: list[str] = []
+    taken: set[str] = set()  # without case, which some systems ignore
+    numbers: Counter[str] = Counter()
+    for path in paths:
+        stem = path.stem.encode(errors="ignore").decode() or "recording"
+        name = f"{stem}.{suffix}"
+        while name.casefold() in taken:
+            numbers[stem.casefold()] += 1
+            name = f"{stem}_{numbers[stem.casefold()] + 1}.{suffix}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def _part(context: JobContext, number: int, count: int) -> Progress:

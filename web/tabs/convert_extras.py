@@ -1,7 +1,7 @@
-"""Extras of the Convert tab: suggested pitch shift, spectrograms, presets, and the last options of each voice."""
+"""Extras of the Convert tab: an example, the recording's name, the suggested pitch shift, presets."""
 
-import contextlib
-import tempfile
+import html
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,88 +12,103 @@ import numpy as np
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.errors import ConfigError, RevoiceError
+from lib.errors import ConfigError
+from lib.files import replacing
+from lib.paths import PRETRAINED
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
 from web.i18n.translator import Translator
 from web.services import Services
+from web.tabs.convert_inputs import listed_voice
 from web.tabs.form import Form
 from web.tabs.handlers import handle_errors, with_names
+from web.tabs.remembered import values_of
 from web.validation import checked
 
+EXAMPLE = PRETRAINED / "lite" / "demo" / "source.flac"
 MEASURED_SECONDS = 60  # of a recording, for its pitch
-PICTURED = 30 * ANALYSIS_RATE  # samples of each
+OCTAVE = 12  # semitones
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build_suggestion(t: Translator, services: Services, inputs: Sequence[Any], shift: Any) -> None:
-    """A button that sets the pitch shift from recording and voice."""
-    button = gr.Button(t("convert.suggest"), size="sm", elem_id="suggest")
+def build_example(t: Translator, services: Services, recording: Any) -> None:
+    """The name of the recording, a hint about music, and a button that fills in the shipped clip."""
+    name = gr.Markdown(t("convert.music"), elem_id="recording-name")
+    button = gr.Button(t("convert.example"), size="sm", visible=EXAMPLE.is_file(), elem_id="example")
+
+    def example() -> str:
+        """A copy of the shipped clip where Gradio may read it, wherever the program was started."""
+        with handle_errors(t):
+            copy = services.folder / "example.flac"
+            if not copy.is_file():
+                with replacing(copy) as temporary:
+                    shutil.copyfile(EXAMPLE, temporary)
+            return str(copy)
+
+    def named(path: str | None) -> str:
+        return f"**{html.escape(Path(path).name)}** {t('convert.music')}" if path else t("convert.music")
+
+    button.click(example, outputs=recording, **_QUIET)
+    recording.change(named, recording, name, queue=False, **_QUIET)
+
+
+def build_pitch_shift(t: Translator, services: Services, inputs: Sequence[Any], shift: Any) -> None:
+    """Buttons beside the pitch shift: an octave up or down, and a suggestion from recording and voice with its reason.
+
+    `inputs` are the components of voice and recording.
+    """
+    with gr.Row():
+        for label, semitones in ((t("convert.up"), OCTAVE), (t("convert.down"), -OCTAVE)):
+            button = gr.Button(label, size="sm", min_width=120, elem_id=f"shift{semitones}")
+            button.click(lambda semitones=semitones: semitones, outputs=shift, **_QUIET)
+        suggest = gr.Button(t("convert.suggest"), size="sm", min_width=120, elem_id="suggest")
+    with gr.Row(visible=False) as row:
+        reason = gr.Markdown(elem_id="suggestion")
+        song = gr.Button("", size="sm", scale=0, min_width=160, elem_id="suggest-song")
+    octaves = gr.State(0)
+
+    def explain(voice: str | None, recording: str | None) -> tuple[Any, ...]:
+        with handle_errors(t):
+            source, target = measure_pitch(t, services, voice, recording)
+        best = suggested_shift(source, target)
+        whole = OCTAVE * round(best / OCTAVE)
+        text = t("suggest.why", source=f"{source:.0f}", target=f"{target:.0f}", shift=f"{best:+d}")
+        if whole != best:
+            text += " " + t("suggest.song", octaves=f"{whole:+d}")
+        use = gr.update(value=t("suggest.use_song", octaves=f"{whole:+d}"), visible=whole != best)
+        return best, gr.update(visible=True), text, use, whole
 
     def suggest_pitch_shift(voice: str | None, recording: str | None) -> float:
         """The pitch shift in semitones that brings a recording to the range the voice was trained in."""
         with handle_errors(t):
-            if not voice or not recording:
-                raise ConfigError(t("convert.no_audio" if voice else "convert.no_voice"))
-            if voice not in services.list_voices():
-                raise ConfigError(t("convert.unknown_voice", name=voice))
-            range_hz = services.voice_range(voice)
-            if range_hz is None:
-                raise ConfigError(t("convert.no_range"))
-            import torch
+            return suggested_shift(*measure_pitch(t, services, voice, recording))
 
-            audio = load_audio(Path(recording), ANALYSIS_RATE)[: MEASURED_SECONDS * ANALYSIS_RATE]
-            f0 = load_pitch_extractor("swift", torch.device("cpu"))(audio)
-            if not (f0 > 0).any():
-                raise ConfigError(t("advice.no_pitch"))
-            return suggested_shift(float(np.median(f0[f0 > 0])), range_hz[1])
-
-    button.click(suggest_pitch_shift, list(inputs), shift, api_name="suggest_pitch_shift", concurrency_limit=2)
-
-
-def build_picture(t: Translator, services: Services, recording: Any, result: Any) -> None:
-    """A button that draws the spectrograms of recording and result with their F0 curves."""
-    button = gr.Button(t("convert.picture"), size="sm", elem_id="picture")
-    image = gr.Image(
-        label=t("train.mels"), visible=False, interactive=False, buttons=["fullscreen"], elem_id="spectrograms"
+    suggest.click(explain, list(inputs), [shift, row, reason, song, octaves], concurrency_limit=2, **_QUIET)
+    song.click(lambda value: value, octaves, shift, **_QUIET)
+    gr.Button(t("convert.suggest"), visible=False).click(
+        suggest_pitch_shift, list(inputs), shift, api_name="suggest_pitch_shift", concurrency_limit=2
     )
 
-    def draw_spectrograms(recording: str | None, result: str | None) -> Any:
-        """A picture of two recordings: spectrograms up to 8 kHz, and F0."""
-        with handle_errors(t):
-            if not recording or not result:
-                raise ConfigError(t("convert.no_picture"))
-            import torch
 
-            from infer.report import draw
+def measure_pitch(t: Translator, services: Services, voice: str | None, recording: str | None) -> tuple[float, float]:
+    """Median F0 in Hz of a recording and of a voice's training data. ConfigError if one of them is unknown."""
+    name = listed_voice(t, services, voice)
+    if not recording:
+        raise ConfigError(t("convert.no_audio"))
+    range_hz = services.voice_range(name)
+    if range_hz is None:
+        raise ConfigError(t("convert.no_range"))
+    import torch
 
-            source, output = (load_audio(Path(path), ANALYSIS_RATE)[:PICTURED] for path in (recording, result))
-            path = Path(tempfile.mkdtemp(dir=services.folder)) / "spectrograms.png"
-            draw(
-                path, source, output, load_pitch_extractor("swift", torch.device("cpu")), ("", "")
-            )  # fonts lack scripts
-            return gr.update(value=str(path), visible=True)
-
-    button.click(draw_spectrograms, [recording, result], image, api_name="draw_spectrograms", concurrency_limit=1)
-
-
-def values_of(options: ConvertOptions, names: Sequence[str]) -> list[Any]:
-    """The values of the components of these options; without an index rate its slider stays as it is."""
-    values = {name: getattr(options, name) for name in names}
-    return [gr.skip() if name == "index_rate" and value is None else value for name, value in values.items()]
+    audio = load_audio(Path(recording), ANALYSIS_RATE)[: MEASURED_SECONDS * ANALYSIS_RATE]
+    f0 = load_pitch_extractor("swift", torch.device("cpu"))(audio)
+    if not (f0 > 0).any():
+        raise ConfigError(t("advice.no_pitch"))
+    return float(np.median(f0[f0 > 0])), range_hz[1]
 
 
-def values_for(services: Services, voice: str | None, names: Sequence[str]) -> list[Any]:
-    """The values of the components once a voice is chosen: its last options, else its recommended index rate."""
-    options = services.presets.remembered(voice) if voice else None
-    values = values_of(options, names) if options else [gr.skip()] * len(names)
-    if voice in services.list_voices() and (options is None or options.index_rate is None):
-        with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
-            values[names.index("index_rate")] = services.index_rate(voice)
-    return values
-
-
-def build_presets(t: Translator, services: Services, form: Form[ConvertOptions], voice: Any) -> Any:
-    """Save, load, export and import presets; choosing a voice restores its last options. Returns that event."""
+def build_presets(t: Translator, services: Services, form: Form[ConvertOptions]) -> None:
+    """Save, load, export and import presets."""
     presets = services.presets
     with gr.Row():
         chosen = gr.Dropdown(
@@ -124,14 +139,9 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions],
             name = presets.import_file(Path(file))
             return gr.update(choices=presets.names(), value=name), None
 
-    def remembered(voice: str | None) -> list[Any]:
-        return values_for(services, voice, form.names)
-
     handler = with_names(t, save_preset, ["name", *form.names], gr.skip())
     save.click(handler, [name, *form.components], chosen, api_name="save_preset")
     chosen.change(load_preset, [chosen], [*form.components, exported], api_name="load_preset").then(
         lambda name: gr.update(visible=bool(name)), [chosen], exported, show_progress="hidden", api_visibility="private"
     )
     imported.upload(import_preset, [imported], [chosen, imported], api_name="import_preset")
-    # when the page opens and when the voice changes
-    return gr.on(None, remembered, [voice], form.components, show_progress="hidden", api_visibility="private")

@@ -61,7 +61,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
     if kind is bool:
         return gr.Checkbox(**look)
     if field.examples:  # choices; other values can be typed
-        choices = [(str(choice), choice) for choice in field.examples]
+        choices = [(_choice_label(name, choice, t), choice) for choice in field.examples]
         return gr.Dropdown(choices=choices, allow_custom_value=True, **look)
     if kind not in (int, float):
         return gr.Textbox(**look)
@@ -73,6 +73,14 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
         if (high - low) / step <= MAX_SLIDER_STEPS:
             return _accepting_none(gr.Slider(minimum=low, maximum=high, step=step, **look))
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def _choice_label(name: str, choice: Any, t: Translator) -> str:
+    """What a list shows of a choice: the choice, and of a pitch method also what it is for."""
+    if name != "pitch_method":
+        return str(choice)
+    method = choice.replace("-", "_")
+    return f"{choice}: {t(f'pitch.{method}')}"
 
 
 def _accepting_none(slider: gr.Slider) -> gr.Slider:

@@ -18,6 +18,7 @@ from web.i18n.translator import Translator
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 
@@ -66,16 +67,46 @@ class CancelButton:
     Gradio lets a running function finish whatever the page does, so the function's Progress checks this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, t: Translator) -> None:
+        self._t = t
         self._pressed: set[str] = set()  # adding to and removing from a set is atomic, so threads need no lock
 
-    def press(self, request: gr.Request) -> None:
-        """End the session's running or waiting job at its next progress report."""
-        self._pressed.add(request.session_hash)
+    def lay_out(self, elem_id: str) -> gr.Button:
+        """Make the button; it is disabled until a job runs."""
+        return gr.Button(self._t("convert.cancel"), scale=1, interactive=False, elem_id=elem_id)
 
-    def reset(self, request: gr.Request) -> None:
-        """Clear an earlier press; called before a new job is queued."""
+    def wire(
+        self, button: gr.Button, run: gr.Button, begin: Any = None, inputs: Sequence[Any] = (),
+        outputs: Sequence[Any] = (),
+    ) -> Any:  # fmt: skip
+        """Enable the button when `run` is pressed; returns that event, which the job and then `end` follow.
+
+        `begin` is called then, too, with the values of `inputs`; it returns those of `outputs`.
+        """
+
+        def start(request: gr.Request, *values: Any) -> list[Any]:
+            return [self.reset(request), *(begin(*values) if begin else ())]
+
+        button.click(self.press, outputs=button, **_AT_ONCE)
+        return run.click(start, list(inputs), [button, *outputs], **_AT_ONCE)
+
+    def end(self, event: Any, button: gr.Button) -> None:
+        """Disable the button after an event, whatever became of it."""
+        event.then(self.idle, outputs=button, **_AT_ONCE)
+
+    def press(self, request: gr.Request) -> Any:
+        """End the session's running or waiting job at its next progress report; the button says so at once."""
+        self._pressed.add(request.session_hash)
+        return gr.update(value=self._t("jobs.stopping"), interactive=False)
+
+    def reset(self, request: gr.Request) -> Any:
+        """Forget an earlier press; called before a new job is queued."""
         self._pressed.discard(request.session_hash)
+        return gr.update(value=self._t("convert.cancel"), interactive=True)
+
+    def idle(self) -> Any:
+        """The button when nothing runs."""
+        return gr.update(value=self._t("convert.cancel"), interactive=False)
 
     def progress(self, request: gr.Request, bar: gr.Progress) -> Progress:
         """Return a Progress that moves the page's bar and raises Cancelled once the button was pressed."""

@@ -19,64 +19,113 @@ from web.jobs.requests import Kind, TrainRequest
 from web.services import Services
 from web.tabs.handlers import handle_errors
 
-SHOWN = 8  # jobs in the list
 LOG_SHOWN = 12  # lines
 SHOWN_ROWS = 200  # recordings of a batch
 REFRESH_SECONDS = 1.0
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def job_panel(t: Translator, services: Services, kinds: Sequence[Kind], name: str) -> None:
-    """Lay out the list of jobs of these kinds; `name` distinguishes the panels of a page."""
-    known = gr.State("")
-    table = gr.HTML(elem_id=f"{name}-jobs")
-    with gr.Row(visible=False) as row:
-        chosen = gr.Dropdown(label=t("jobs.choose"), choices=[], scale=3, elem_id=f"{name}-job")
-        cancel = gr.Button(t("jobs.cancel"), scale=1, elem_id=f"{name}-cancel")
-        resume = gr.Button(t("jobs.resume"), scale=1, elem_id=f"{name}-resume")
-        delete = gr.Button(t("jobs.forget"), scale=1, elem_id=f"{name}-forget")
-    player = gr.Audio(
-        label=t("convert.result"), type="filepath", visible=False, interactive=False, buttons=["download"],
-        elem_id=f"{name}-player",
-    )  # fmt: skip
-    results = gr.Files(label=t("jobs.results"), visible=False, interactive=False, elem_id=f"{name}-results")
+def job_panel(
+    t: Translator, services: Services, kinds: Sequence[Kind], name: str, *, stop: str = "",
+    results: bool = True,
+) -> None:  # fmt: skip
+    """Lay out the list of jobs of these kinds; `name` distinguishes the panels of a page.
 
-    def show(before: str, picked: str | None) -> tuple[Any, ...]:
-        jobs = services.registry.jobs(*kinds)[:SHOWN]
-        text = "".join(_describe(t, job) for job in jobs) or f"<p>{t('jobs.none')}</p>"
-        mark = f"{text}{picked}"
-        if mark == before:
-            return tuple(gr.skip() for _ in range(8))
-        choices = [(f"{translated(t, job.title)} ({t(f'jobs.{job.state}')})", job.id) for job in jobs]
-        picked = picked if picked in {job.id for job in jobs} else (jobs[0].id if jobs else None)
-        job = next((job for job in jobs if job.id == picked), None)
-        files = [path for path in job.results if Path(path).is_file()] if job else []
-        sounds = [path for path in files if Path(path).suffix.lower().removeprefix(".") in AUDIO_FORMATS]
+    `stop` is the text of the button that ends a job, by default "Cancel". Without `results` the files of finished jobs
+    are shown elsewhere, and so are all finished jobs but the newest.
+    """
+    _JobPanel(t, services, kinds, stop or t("jobs.cancel"), results).lay_out(name)
+
+
+class _JobPanel:
+    """Current jobs, earlier ones folded, buttons for the chosen one, and the files that it made."""
+
+    def __init__(self, t: Translator, services: Services, kinds: Sequence[Kind], stop: str, results: bool) -> None:
+        self._t = t
+        self._registry = services.registry
+        self._kinds = kinds
+        self._stop = stop
+        self._results = results
+
+    def lay_out(self, name: str) -> None:
+        """Make the components and wire them."""
+        t, registry = self._t, self._registry
+        known = gr.State(("", "", None))
+        current = gr.HTML(elem_id=f"{name}-jobs")
+        with gr.Row(visible=False) as row:
+            chosen = gr.Dropdown(
+                label=t("jobs.choose"), choices=[], scale=3, allow_custom_value=True, elem_id=f"{name}-job"
+            )
+            cancel = gr.Button(self._stop, scale=1, interactive=False, elem_id=f"{name}-cancel")
+            resume = gr.Button(t("jobs.resume"), scale=1, interactive=False, elem_id=f"{name}-resume")
+            delete = gr.Button(t("jobs.forget"), scale=1, interactive=False, elem_id=f"{name}-forget")
+        with gr.Accordion(t("jobs.earlier", count=0), open=False, visible=False, elem_id=f"{name}-folded") as folded:
+            earlier = gr.HTML(elem_id=f"{name}-earlier")
+            clear = gr.Button(t("jobs.clear"), size="sm", elem_id=f"{name}-clear")
+        player = gr.Audio(
+            label=t("convert.result"), type="filepath", visible=False, interactive=False, buttons=["download"],
+            elem_id=f"{name}-player",
+        )  # fmt: skip
+        files = gr.Files(label=t("jobs.results"), visible=False, interactive=False, elem_id=f"{name}-results")
+
+        inputs = [known, chosen]
+        outputs = [known, current, row, chosen, cancel, resume, delete, folded, earlier, player, files]
+        gr.on([gr.Timer(REFRESH_SECONDS).tick, chosen.change], self.show, inputs, outputs, queue=False, **_QUIET)
+        for button, action in ((cancel, registry.cancel), (resume, registry.resume), (delete, registry.delete)):
+            button.click(self._press(action), inputs, outputs, queue=False, **_QUIET)
+        clear.click(self._press(lambda _: self.clear()), inputs, outputs, queue=False, **_QUIET)
+
+    def show(self, before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
+        """Values of all components, or nothing new. `before` is what was shown, `picked` the id of the chosen job."""
+        t = self._t
+        current, earlier = self._listed()
+        texts = ["".join(_describe(t, job) for job in jobs) for jobs in (current, earlier)]
+        listed = {job.id: job for job in (*current, *earlier)}
+        job = listed.get(picked or "") or next(iter(listed.values()), None)
+        mark = (*texts, job and job.id)
+        if mark == tuple(before):
+            return (gr.skip(),) * 11
+        titles = [(f"{translated(t, job.title)} ({_state(t, job)})", job.id) for job in listed.values()]
+        paths = [path for path in job.results if Path(path).is_file()] if job and self._results else []
+        sounds = [path for path in paths if Path(path).suffix.lower().removeprefix(".") in AUDIO_FORMATS]
+        stopping = bool(job and job.stopping)
         return (
             mark,
-            text,
-            gr.update(visible=bool(jobs)),
-            gr.update(choices=choices, value=picked),
-            gr.update(interactive=bool(job and job.active)),
+            texts[0] or f"<p>{t('jobs.none')}</p>",
+            gr.update(visible=bool(listed)),
+            gr.update(choices=titles, value=job and job.id),
+            gr.update(
+                value=t("jobs.stopping") if stopping else self._stop,
+                interactive=bool(job and job.active and not stopping),
+            ),
             gr.update(interactive=bool(job and job.resumable)),
+            gr.update(interactive=bool(job and not job.active)),
+            gr.update(visible=bool(earlier), label=t("jobs.earlier", count=len(earlier))),
+            gr.skip() if texts[1] == before[1] else texts[1],
             gr.update(value=next(iter(sounds), None), visible=bool(sounds)),
-            gr.update(value=files or None, visible=bool(files)),
+            gr.update(value=paths or None, visible=bool(paths)),
         )
 
-    shown = [known, table, row, chosen, cancel, resume, player, results]
-    gr.on([gr.Timer(REFRESH_SECONDS).tick, chosen.change], show, [known, chosen], shown, queue=False, **_QUIET)
+    def clear(self) -> None:
+        """Delete the folded jobs."""
+        for job in self._listed()[1]:
+            self._registry.delete(job.id)
 
-    def act(action: Any) -> Any:
-        def press(job_id: str | None) -> None:
-            with handle_errors(t):
-                if job_id:
-                    action(job_id)
+    def _listed(self) -> tuple[list[JobView], list[JobView]]:
+        """Jobs that wait or run, or else the newest; and those that are folded."""
+        jobs = self._registry.jobs(*self._kinds)
+        current = [job for job in jobs if job.active] or jobs[:1]
+        ids = {job.id for job in current}
+        return current, [job for job in jobs if job.id not in ids and (self._results or job.state != "done")]
+
+    def _press(self, action: Any) -> Any:
+        def press(before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
+            with handle_errors(self._t):
+                if picked:
+                    action(picked)
+            return self.show(before, picked)
 
         return press
-
-    for button, action in ((cancel, services.registry.cancel), (resume, services.registry.resume)):
-        button.click(act(action), [chosen], queue=False, **_QUIET)
-    delete.click(act(services.registry.delete), [chosen], queue=False, **_QUIET)
 
 
 class JobApi:
@@ -123,6 +172,10 @@ class JobApi:
         return {name: getattr(job, name) for name in names} | {"seconds_left": job.seconds_left}
 
 
+def _state(t: Translator, job: JobView) -> str:
+    return t("jobs.stopping" if job.stopping else f"jobs.{job.state}")
+
+
 def _describe(t: Translator, job: JobView) -> str:
     """One job as a card; every text from outside is escaped."""
     share = 100 * job.done / job.total if job.total else 0
@@ -148,7 +201,7 @@ def _describe(t: Translator, job: JobView) -> str:
     when = time.strftime("%H:%M", time.localtime(job.created))
     return (
         f'<div class="job" data-state="{job.state}" style="border-left:3px solid var(--color-accent);padding:.2em .8em;'
-        f'margin:.4em 0"><b>{html.escape(translated(t, job.title))}</b> · {t(f"jobs.{job.state}")} · {when}'
+        f'margin:.4em 0"><b>{html.escape(translated(t, job.title))}</b> · {_state(t, job)} · {when}'
         f"{bar}<div>{' · '.join(facts)}</div>{log}{rows}</div>"
     )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import pandas as pd
 
 from lib.audio.decode import list_recordings
@@ -20,8 +19,7 @@ from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.messages import Message
 from lib.paths import LOGS, ROOT, check_name, given_path
-from train.data_report import DataReport
-from train.estimate import estimate_training, suggested_epochs
+from train.estimate import estimate_training
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
@@ -37,6 +35,7 @@ from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
 from web.tabs.train_report import DataReportPanel, describe_estimate
+from web.tabs.train_suggestion import SuggestionPanel
 from web.validation import checked
 
 REFRESH_SECONDS = 3
@@ -58,7 +57,7 @@ def build_train_tab(t: Translator, services: Services) -> None:
     with gr.Accordion(t("train.advanced"), open=False), gr.Row():
         tab.lay_out_advanced()
     with gr.Accordion(t("jobs.title"), open=True):
-        job_panel(t, services, ("train",), "trainings")
+        job_panel(t, services, ("train",), "trainings", stop=t("jobs.stop"))
     _build_progress(t)
     tab.wire()
 
@@ -88,16 +87,21 @@ class _TrainTab:
         t = self.t
         with gr.Row():
             self.inputs["family"] = gr.Dropdown(
-                label=t("train.family"), info=t("train.family_info"), choices=list(FAMILIES), value="lite"
+                label=t("train.family"),
+                info=t("train.family_info"),
+                choices=list(FAMILIES),
+                value="lite",
+                elem_id="train-family",
             )
             self.inputs["sample_rate"] = gr.Dropdown(
-                label=t("train.sample_rate"), choices=list(FAMILIES["lite"]), value="24k"
+                label=t("train.sample_rate"), choices=list(FAMILIES["lite"]), value="24k", elem_id="train-rate"
             )
             self.inputs["pitch"] = gr.Checkbox(label=t("train.pitch"), info=t("train.pitch_info"), value=True)
         with gr.Row():
             form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS)
         self.inputs |= dict(zip(form.names, form.components, strict=True))
         self.inputs["device"] = device_choice(t, self.services, "train-device", together=True)
+        self.suggestion = SuggestionPanel(t)
         self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.message = gr.Markdown(elem_id="train-said")
@@ -133,8 +137,8 @@ class _TrainTab:
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
         found, seconds = self.report.found, self.report.seconds
-        gr.on([family.change, found.change], _suggest_rate, [family, found], [rate], **_QUIET)
-        gr.on([family.change, found.change], _suggest_epochs, [family, seconds], self.inputs["epochs"], **_QUIET)
+        family.change(_rates, [family, rate], [rate], **_QUIET)
+        self.suggestion.wire(family, rate, self.inputs["epochs"], found, seconds)
 
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
         """The request of a training job without its recordings. ConfigError for values that are not allowed."""
@@ -205,23 +209,10 @@ def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
         raise ConfigError(t("train.all_done", name=html.escape(name), epochs=done))
 
 
-def _suggest_rate(family: Family, found: DataReport | None) -> Any:
-    """The sample rates of a family, and the highest of them that most of the recordings reach."""
-    rates = FAMILIES[family]
-    have = float(np.median([item.sample_rate for item in found.recordings])) if found and found.recordings else None
-    reached = [rate for rate in rates if have is not None and _hertz(rate) <= have]
-    usual = rates[0] if have is None else min(rates, key=_hertz)
-    return gr.update(choices=list(rates), value=max(reached, key=_hertz, default=usual))
-
-
-def _suggest_epochs(family: Family, seconds: float) -> Any:
-    """The suggested number of epochs for `seconds` of recordings."""
-    return suggested_epochs(load_family(family), RunOptions(), seconds) if seconds else gr.skip()
-
-
-def _hertz(rate: str) -> int:
-    """48000 for "48k"."""
-    return 1000 * int(rate.removesuffix("k"))
+def _rates(family: Family, chosen: str) -> Any:
+    """The sample rates of a family; the chosen one stays if it is among them."""
+    rates = list(FAMILIES[family])
+    return gr.update(choices=rates, value=chosen if chosen in rates else rates[0])
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:

@@ -1,0 +1,105 @@
+"""Several conversions at once: many recordings, or one recording with several index rates."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from infer.options import ConvertOptions
+from lib.audio.decode import list_recordings
+from lib.errors import ConfigError
+from lib.messages import Message
+from lib.paths import given_path
+from web.i18n.messages import translated
+from web.i18n.translator import Translator
+from web.jobs.requests import BatchRequest, CompareRequest
+from web.limits import client_of_request
+from web.services import Services
+from web.tabs.convert_inputs import chosen_options, listed_index, listed_voice, voice_and_recording, wait_for
+from web.tabs.form import UPLOADED, Form
+from web.tabs.handlers import CancelButton, with_names
+from web.validation import checked
+
+COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
+
+
+def build_compare(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
+    """One recording with three index rates; `inputs` are the components of voice and recording."""
+    pressed = CancelButton(t)
+    with gr.Column(min_width=160):
+        run = gr.Button(t("convert.compare_run"), elem_id="compare")
+        cancel = pressed.lay_out("compare-cancel")
+    players = [
+        gr.Audio(label=t("convert.compare_rate", rate=rate), type="filepath", interactive=False, buttons=["download"])
+        for rate in COMPARED_RATES
+    ]
+
+    def compare_index_rates(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> list[str]:
+        """Convert one recording with index rates 0, 0.5 and 1, to compare them by ear."""
+        voice, recording = voice_and_recording(t, services, values)
+        options = chosen_options(services, form, values)
+        work = CompareRequest(voice=voice, options=options, recording=recording, index_rates=COMPARED_RATES)
+        title = Message("Compare index rates: {name}", name=recording.name)
+        job_id = services.registry.submit(title, work, client_of_request(request))
+        return list(wait_for(t, services, job_id, request, bar, pressed).results)
+
+    done = pressed.wire(cancel, run).then(
+        with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players)),
+        [*inputs, *form.components],
+        list(players),
+        api_name="compare_index_rates",
+        concurrency_limit=8,
+    )
+    pressed.end(done, cancel)
+
+
+def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
+    """Batch conversion: a table of the results, and a ZIP of all.
+
+    `inputs` are the components of voice, format, index and device.
+    """
+    pressed = CancelButton(t)
+    gr.Markdown(t("batch.info"))
+    with gr.Row():
+        files = gr.Files(
+            label=t("batch.files"), type="filepath", file_types=UPLOADED, height=190, elem_id="batch-files"
+        )
+        folder = gr.Textbox(label=t("batch.folder"), info=t("batch.folder_info"), visible=services.local)
+    with gr.Row():
+        run = gr.Button(t("batch.run"), variant="primary", scale=2, elem_id="batch-run")
+        cancel = pressed.lay_out("batch-cancel")
+    table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)
+    archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
+
+    def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Convert many recordings; returns a table with the result of each, and a ZIP of all results."""
+        voice = listed_voice(t, services, values["voice"])
+        uploads = [Path(path) for path in values["files"] or []]
+        named: list[Path] = []
+        if values["folder"] and services.local:
+            named = [path.resolve() for path in list_recordings(given_path(values["folder"]))]
+        if not uploads and not named:
+            raise ConfigError(t("batch.nothing"))
+        options = chosen_options(services, form, values)
+        work = checked(BatchRequest, {
+            "voice": voice, "options": options, "format": values["format"] or "wav", "uploads": uploads,
+            "inputs": named, "index": listed_index(t, services, values["index"]),
+        })  # fmt: skip
+        title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
+        job_id = services.registry.submit(title, work, client_of_request(request))
+        done = wait_for(t, services, job_id, request, bar, pressed)
+        rows = [[name, translated(t, result)] for name, result in done.details["rows"]]
+        return gr.update(value=rows, visible=True), gr.update(value=done.results[0], visible=True)
+
+    voice, form_at, index, device = inputs
+    names = ["voice", "files", "folder", "format", "index", "device", *form.names]
+    done = pressed.wire(cancel, run).then(
+        with_names(t, convert_batch, names, (gr.skip(), gr.skip())),
+        [voice, files, folder, form_at, index, device, *form.components],
+        [table, archive],
+        api_name="convert_batch",
+        show_progress_on=table,
+        concurrency_limit=8,
+    )
+    pressed.end(done, cancel)

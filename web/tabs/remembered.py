@@ -1,0 +1,106 @@
+"""The options that were last used with each voice, kept in the browser and shown as such."""
+
+import contextlib
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from pydantic import ValidationError
+
+from infer.options import ConvertOptions
+from lib.errors import RevoiceError
+from web.i18n.translator import Translator
+from web.services import Services
+from web.tabs.convert_inputs import chosen_options
+from web.tabs.form import Form
+
+STORAGE = "revoice-options"  # key in the browser's storage
+MAX_VOICES = 100  # whose options a browser keeps; those used longest ago are dropped
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class Remembered:
+    """A note that the options are those used last, and a button that returns to the defaults; laid out where made."""
+
+    def __init__(self, t: Translator, services: Services) -> None:
+        self._t = t
+        self._services = services
+        self.memory = gr.BrowserState({}, storage_key=STORAGE, secret=STORAGE)  # voice -> its options; no secrets
+        with gr.Row(visible=False) as self.row:
+            self.note = gr.Markdown(elem_id="remembered")
+            self.reset = gr.Button(t("presets.defaults"), size="sm", scale=0, min_width=160, elem_id="defaults")
+
+    def wire(self, voice: Any, form: Form[ConvertOptions]) -> list[Any]:
+        """Fill the form when the page opens and when a voice is chosen; returns the events that do it."""
+
+        def recall(name: str | None, memory: object) -> list[Any]:
+            options = last_options(self._services, name, memory)
+            note = self._t("presets.remembered", voice=html.escape(name or ""))
+            return [
+                gr.update(visible=options is not None),
+                note,
+                *values_for(self._services, name, form.names, options),
+            ]
+
+        def forget(name: str | None, memory: object) -> list[Any]:
+            kept = dict(memory) if isinstance(memory, Mapping) else {}
+            kept[name or ""] = None  # also hides what an earlier version kept on the server
+            values = values_for(self._services, name, form.names, ConvertOptions())
+            return [kept, gr.update(visible=False), *values]
+
+        shown = [self.row, self.note, *form.components]
+        self.reset.click(forget, [voice, self.memory], [self.memory, self.row, *form.components], **_QUIET)
+        opened = gr.on(None, lambda: None, **_QUIET)
+        return [
+            opened.then(recall, [voice, self.memory], shown, **_QUIET),
+            voice.change(recall, [voice, self.memory], shown, **_QUIET),
+        ]
+
+    def keep(self, form: Form[ConvertOptions], memory: object, voice: str | None, values: Sequence[Any]) -> Any:
+        """The browser's memory with the options that a conversion begins with; unchanged if they are not valid."""
+        if voice not in self._services.list_voices():
+            return gr.skip()
+        try:
+            given = {"voice": voice, **dict(zip(form.names, values, strict=True))}
+            options = chosen_options(self._services, form, given)
+        except RevoiceError:  # reported by the conversion
+            return gr.skip()
+        others = memory.items() if isinstance(memory, Mapping) else ()
+        kept = [(name, value) for name, value in others if name != voice][1 - MAX_VOICES :]
+        return dict([*kept, (voice, options.model_dump(mode="json", exclude={"device"}))])
+
+
+def last_options(services: Services, voice: str | None, memory: object) -> ConvertOptions | None:
+    """What this browser used last with a voice; None if it does not know, or if what it says is not valid.
+
+    On a page for this machine only, what an earlier version kept on the server counts until the browser knows better.
+    """
+    if not voice:
+        return None
+    if isinstance(memory, Mapping) and voice in memory:
+        try:
+            return ConvertOptions.model_validate(memory[voice])
+        except ValidationError:
+            return None
+    return services.presets.remembered(voice) if services.local else None
+
+
+def values_of(options: ConvertOptions, names: Sequence[str]) -> list[Any]:
+    """The values of the components of these options; without an index rate its slider stays as it is."""
+    values = {name: getattr(options, name) for name in names}
+    return [gr.skip() if name == "index_rate" and value is None else value for name, value in values.items()]
+
+
+def values_for(
+    services: Services, voice: str | None, names: Sequence[str], options: ConvertOptions | None
+) -> list[Any]:
+    """The values of the components once a voice is chosen: `options`, if any, and the voice's recommended index rate.
+
+    An index rate among the options comes before the recommended one.
+    """
+    values = values_of(options, names) if options else [gr.skip()] * len(names)
+    if voice in services.list_voices() and (options is None or options.index_rate is None):
+        with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
+            values[names.index("index_rate")] = services.index_rate(voice)
+    return values

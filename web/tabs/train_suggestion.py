@@ -1,0 +1,62 @@
+"""Epochs and sample rate that suit checked recordings: proposed with the reason, used only when the user says so."""
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from lib.config import FAMILIES, Family, load_family
+from train.data_report import DataReport
+from train.estimate import GOOD_STEPS, suggested_epochs
+from train.options import RunOptions
+from web.i18n.translator import Translator
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class SuggestionPanel:
+    """The proposal and its button; laid out where it is made. Nothing changes before the button is pressed."""
+
+    def __init__(self, t: Translator) -> None:
+        self._t = t
+        with gr.Row(visible=False) as self.row:
+            self.text = gr.Markdown(elem_id="train-suggestion")
+            self.use = gr.Button(t("suggest.use"), size="sm", scale=0, min_width=160, elem_id="train-use")
+        self.proposed = gr.State((None, None))  # epochs, sample rate
+
+    def wire(self, family: Any, rate: Any, epochs: Any, found: Any, seconds: Any) -> None:
+        """Propose whenever the recordings have been checked or another family is chosen."""
+        gr.on(
+            [family.change, found.change], self.propose, [family, found, seconds],
+            [self.row, self.text, self.proposed], **_QUIET,
+        )  # fmt: skip
+        self.use.click(lambda proposed: list(proposed), self.proposed, [epochs, rate], **_QUIET)
+
+    def propose(self, family: Family, found: DataReport | None, seconds: float) -> tuple[Any, str, tuple[int, str]]:
+        """Whether to show a proposal, its text, and epochs and sample rate."""
+        config = load_family(family)
+        rate = fitting_rate(family, found)
+        if not seconds:
+            return gr.update(visible=False), "", (RunOptions().epochs, rate)
+        epochs = suggested_epochs(config, RunOptions(), seconds)
+        if steps := GOOD_STEPS.get(family):
+            text = self._t("suggest.epochs_steps", epochs=epochs, steps=steps, minutes=f"{seconds / 60:.0f}")
+        else:
+            text = self._t("suggest.epochs_usual", epochs=epochs)
+        if len(FAMILIES[family]) > 1:
+            text += " " + self._t("suggest.rate", rate=rate)
+        return gr.update(visible=True), text, (epochs, rate)
+
+
+def fitting_rate(family: Family, found: DataReport | None) -> str:
+    """The highest sample rate of a family that most of the recordings reach; its lowest where none is reached."""
+    rates = sorted(FAMILIES[family], key=_hertz)
+    if found is None or not found.recordings:
+        return FAMILIES[family][0]
+    have = float(np.median([item.sample_rate for item in found.recordings]))
+    return max((rate for rate in rates if _hertz(rate) <= have), key=_hertz, default=rates[0])
+
+
+def _hertz(rate: str) -> int:
+    """48000 for "48k"."""
+    return 1000 * int(rate.removesuffix("k"))
