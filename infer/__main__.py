@@ -4,9 +4,9 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 import tyro
 from pydantic import BaseModel, Field
@@ -25,6 +25,25 @@ if TYPE_CHECKING:
     from infer.convert import VoiceConverter
 
 PROGRAM = "python -m infer"
+OTHER_COMMANDS = ("cover", "say")  # instead of a recording as the first word; see infer/song/__main__.py
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class WithIndex(Protocol):
+    """Arguments that say how a voice is loaded."""
+
+    @property
+    def index(self) -> str: ...
+
+    @property
+    def index_rate(self) -> float | None: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
 
 class _Files(BaseModel, frozen=True):
@@ -65,8 +84,18 @@ def main(args: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
     os.environ.setdefault(*PRIMITIVE_CACHE)
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in OTHER_COMMANDS:
+        from infer.song.__main__ import main as other_command
+
+        return other_command(words)
+    return report_errors(lambda: run(parse(words)))
+
+
+def report_errors(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; an error of the user's or the system's is one sentence on stderr."""
     try:
-        return run(parse(args))
+        return command()
     except KeyboardInterrupt:
         print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
         return INTERRUPTED
@@ -75,16 +104,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def parse(args: Sequence[str] | None) -> Arguments:
-    """Parse and check the command line; report a mistake in one sentence, and exit."""
+def parse(args: Sequence[str]) -> Arguments:
+    """Parse and check the words of a conversion; report a mistake in one sentence, and exit."""
+    return parse_as(Arguments, args, PROGRAM)
+
+
+def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
+    """Parse and check the words of a command; report a mistake in one sentence, and exit."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(Arguments, prog=PROGRAM, args=args)
+            return tyro.cli(model, prog=program, args=args)
     except SystemExit as exit_:
         if not exit_.code:
             raise  # --help
-        print(f"{usage_error(exit_, output.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
+        print(f"{usage_error(exit_, output.getvalue())} See {program} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
 
 
@@ -101,7 +135,7 @@ def run(arguments: Arguments) -> int:
         return _report(failures, "")
     jobs = with_f0_files(jobs, arguments.f0_file, arguments.f0_out)
     with terminal(Message("loading the voice"), whole_steps=False) as progress:
-        converter = _load(arguments, found.path)
+        converter = load_voice(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)
     device = f"{converter.device.device} ({converter.device.reason})"
     status = _report(outcomes, f"index: {converter.used_index(arguments) or 'none'}, device: {device}")
@@ -130,7 +164,7 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
         print(f"{outcome.path.name}: {comparison}; {picture}")
 
 
-def _load(arguments: Arguments, path: Path) -> "VoiceConverter":
+def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":
     """Load the voice and the index that the arguments name."""
     from infer.load import load_converter
     from lib.devices import choose_device

@@ -270,7 +270,7 @@ def _convert_in_memory(converter: VoiceConverter, job: Job, options: ConvertOpti
     start, curve = time.perf_counter(), _curve_of(converter, job, options)
     source = read_sound(job.path, options)
     try:
-        sound, f0 = convert_sound(converter, source, options, progress, curve)
+        sound, f0, _ = convert_sound(converter, source, options, progress, curve)
     except AudioError as error:
         raise AudioError("{path} cannot be converted. {reason}", path=job.path, reason=error.message) from error
     sound.save(job.output)

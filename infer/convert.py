@@ -40,10 +40,13 @@ class Conversion:
     peak was limited by.
     """
 
-    def __init__(self, audio: DiskBuffer, gain: np.float32, sample_rate: int, f0: FloatArray | None) -> None:
+    def __init__(
+        self, audio: DiskBuffer, gain: np.float32, sample_rate: int, f0: FloatArray | None, pitch_shift: float = 0.0
+    ) -> None:
         self._audio, self.gain = audio, gain
         self.sample_rate = sample_rate
         self.f0 = f0
+        self.pitch_shift = pitch_shift
 
     def __enter__(self) -> "Conversion":
         return self
@@ -70,6 +73,7 @@ class VoiceParts:
     index_rate: float = USUAL_INDEX_RATE  # of conversions that do not set one
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
     median_f0: float | None = None  # Hz, of the recordings the voice was trained on, if its file says so
+    identity: str = ""  # of voice and index, for results that are kept on disk
     encoder_in: Callable[[torch.dtype], ContentEncoder] | None = None  # the encoder in a dtype; None: float32 only
     reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: a cast keeps `synthesizer`
 
@@ -108,6 +112,7 @@ class VoiceConverter:
         self._index_rate = parts.index_rate
         self._interpolate_unvoiced = parts.interpolate_unvoiced
         self._median_f0 = parts.median_f0
+        self.identity = f"{parts.identity} {self._encoder_id}"
         self._cache = cache or ModelCache()
         self._limits = limits or ChunkLimits()
         self._temperature = temperature
@@ -178,7 +183,8 @@ class VoiceConverter:
         with collect_blocks(map(_check_finite, joined)) as raw:
             finished = _Finished(raw, self.sample_rate, audio, options, self.output_rate(options))
             result = collect_blocks(finished)
-        return Conversion(result, limiting_gain(finished.peak), finished.rate, f0)
+        shift = options.pitch_shift if target is None else target.pitch_shift
+        return Conversion(result, limiting_gain(finished.peak), finished.rate, f0, shift)
 
     def _check_request(self, audio: Samples, options: ConvertOptions, curve: PitchCurve | None) -> None:
         last = self._config.n_speakers - 1

@@ -35,10 +35,11 @@ class TargetF0:
     f0: FloatArray  # (F,) Hz, transposed; 0 = unvoiced, unless filled
     voiced_f0: FloatArray  # (F,) the same before unvoiced frames are filled
     bins: IntArray  # (F,) 1..255
+    pitch_shift: float = 0.0  # semitones that were added
 
     def part(self, frames: slice) -> "TargetF0":
         """The same for some of the frames."""
-        return TargetF0(self.f0[frames], self.voiced_f0[frames], self.bins[frames])
+        return TargetF0(self.f0[frames], self.voiced_f0[frames], self.bins[frames], self.pitch_shift)
 
 
 def estimate_f0(audio: Samples, extract: Callable[[FloatArray], FloatArray]) -> FloatArray:
@@ -66,7 +67,7 @@ def make_target_f0(
         inner = slice(pad_frames, len(voiced_f0) - pad_frames)
         voiced_f0[inner] = splice_curve(voiced_f0[inner], curve.times, curve.values)
     filled = fill_unvoiced(voiced_f0) if fill else voiced_f0
-    return TargetF0(filled, voiced_f0, hz_to_bins(filled))
+    return TargetF0(filled, voiced_f0, hz_to_bins(filled), options.pitch_shift)
 
 
 def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:

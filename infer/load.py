@@ -76,6 +76,7 @@ def _load_parts(
         cache.index(index) if index else None,
         interpolate_unvoiced=bool(model.extra.get("interpolate_unvoiced")),
         index_rate=recommended_index_rate(model),
+        identity=str((file_stamp(path), index and file_stamp(index))),
         median_f0=(training_range(model) or (None, None))[1],
         encoder_in=encoder_in if casts else None,
         reload_synthesizer=partial(_reload_synthesizer, path),

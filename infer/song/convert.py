@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,14 @@ class Sound:
         save_blocks(path, array_blocks(audio), self.sample_rate, self.subtype, self.tags)
 
 
+class Converted(NamedTuple):
+    """A converted recording, with the target F0 of its first source in Hz, and the semitones it was transposed by."""
+
+    sound: Sound
+    f0: FloatArray | None
+    pitch_shift: float
+
+
 def read_sound(path: Path, options: ConvertOptions) -> Sound:
     """The channels of a recording that the options choose, of a preview only its beginning. Errors as `Recording`."""
     recording = Recording(path, options.channel)
@@ -81,13 +90,13 @@ def convert_sound(
     options: ConvertOptions,
     progress: Progress = no_progress,
     curve: PitchCurve | None = None,
-) -> tuple[Sound, FloatArray | None]:
-    """Convert a recording with all that the options ask for; returns the result and the target F0 of its first source.
+) -> Converted:
+    """Convert a recording with all that the options ask for.
 
     The result is exactly as long as the recording, at its sample rate with `keep_format`, else at that of the options.
     """
     image, sources = _sources(denoised(source, options.noise_reduction, progress))
-    voices, f0 = _convert_all(converter, source.sample_rate, sources, options, progress, curve)
+    voices, f0, shift = _convert_all(converter, source.sample_rate, sources, options, progress, curve)
     own_rate = converter.output_rate(options)
     rate = source.sample_rate if options.keep_format and not options.resample_rate else own_rate
     length = resampled_length(source.audio.shape[1], source.sample_rate, rate)
@@ -95,7 +104,7 @@ def convert_sound(
     if image is not None:
         audio = image.apply(audio[0], rate)
     audio = finish(audio, rate, options)
-    return replace(source, audio=audio, sample_rate=rate), f0
+    return Converted(replace(source, audio=audio, sample_rate=rate), f0, shift)
 
 
 def denoised(source: Sound, strength: float, progress: Progress) -> Sound:
@@ -131,12 +140,13 @@ def _convert_all(
     options: ConvertOptions,
     progress: Progress,
     curve: PitchCurve | None,
-) -> tuple[list[FloatArray], FloatArray | None]:
+) -> tuple[list[FloatArray], FloatArray | None, float]:
     """Convert signals (T,) with one common level; a silent one beside others stays silent."""
     # Input is scaled down to INPUT_PEAK, each signal by itself: scaled together before, their balance is kept.
     scale = max(float(np.abs(signal).max()) for signal in sources) / INPUT_PEAK
     results: list[FloatArray | None] = []
     f0: FloatArray | None = None
+    shift = options.pitch_shift
     for i, signal in enumerate(sources):
         report = _part(progress, i, len(sources))
         analysed = resample(signal / np.float32(max(scale, 1.0)), sample_rate, ANALYSIS_RATE)
@@ -148,9 +158,9 @@ def _convert_all(
         if options.formant_shift != 1:
             result = _with_formants(result, done, options.formant_shift)
         results.append(result)
-        f0 = done.f0 if f0 is None else f0
+        f0, shift = (done.f0, done.pitch_shift) if f0 is None else (f0, shift)
     length = max(len(result) for result in results if result is not None)
-    return [np.zeros(length, np.float32) if result is None else result for result in results], f0
+    return [np.zeros(length, np.float32) if result is None else result for result in results], f0, shift
 
 
 def _with_formants(audio: FloatArray, conversion: Conversion, factor: float) -> FloatArray:

@@ -125,5 +125,4 @@ def _nearest_notes(centre: npt.NDArray[np.float64], classes: Sequence[int]) -> n
 def _glide(notes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The notes with short glides in place of steps."""
     padded = np.pad(notes, (GLIDE_FRAMES // 2, GLIDE_FRAMES - 1 - GLIDE_FRAMES // 2), mode="edge")
-    glided: npt.NDArray[np.float64] = np.convolve(padded, np.ones(GLIDE_FRAMES) / GLIDE_FRAMES, "valid")
-    return glided
+    return np.asarray(np.convolve(padded, np.ones(GLIDE_FRAMES) / GLIDE_FRAMES, "valid"), np.float64)

@@ -1,0 +1,137 @@
+"""python -m infer cover SONG --voice alice, python -m infer say TEXT --voice alice."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional, arg
+
+from infer.__main__ import PROGRAM, load_voice, parse_as, report_errors
+from infer.song.options import CoverOptions
+from infer.speech.options import SpeechOptions
+from lib.audio import AUDIO_FORMATS, AudioFormat
+from lib.errors import ConfigError
+from lib.messages import Message
+from lib.paths import GivenPath
+from lib.terminal import terminal
+
+if TYPE_CHECKING:
+    from infer.song.cover import Cover
+
+LONGEST_NAME = 40  # characters of a spoken text in the name of its file
+
+
+class _Result(BaseModel, frozen=True):
+    """Voice and output."""
+
+    voice: str = Field(description="name of a voice in weights/, or path of a voice model")
+    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
+        None, description="output file or folder; None: next to the input, named after it and the voice"
+    )
+    format: AudioFormat | None = Field(None, description="output format; None: from the extension of OUTPUT, else wav")
+    index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
+
+
+class CoverArguments(CoverOptions, _Result, frozen=True):
+    """Make a cover: separate a song, convert its vocals and mix them with the instrumental again."""
+
+    song: Positional[GivenPath | None] = Field(default=None, description="the song; not needed with both stems")
+    vocals: GivenPath | None = Field(None, description="its vocals, if you have them")
+    instrumental: GivenPath | None = Field(None, description="its instrumental, if you have it")
+
+
+class SayArguments(SpeechOptions, _Result, frozen=True):
+    """Say a text with a voice."""
+
+    text: Positional[str] = Field(default="", description="the text")
+    file: GivenPath | None = Field(None, description="a text file, or SRT subtitles, which keep their times")
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `cover` or `say`, the first of the words, and return the exit status."""
+    command, *words = args
+    if command == "cover":
+        return report_errors(lambda: _cover(parse_as(CoverArguments, words, f"{PROGRAM} cover")))
+    return report_errors(lambda: _say(parse_as(SayArguments, words, f"{PROGRAM} say")))
+
+
+def _cover(arguments: CoverArguments) -> int:
+    from lib.voice.library import find_voice
+
+    found = find_voice(arguments.voice)
+
+    from infer.song.cover import CoverMaker, Sources
+
+    sources = Sources(arguments.song, arguments.vocals, arguments.instrumental)
+    main_file = sources.main
+    output = _output(arguments, main_file.with_name(f"{main_file.stem}_{found.name}_cover"))
+    with terminal(Message("loading the voice"), whole_steps=False) as progress:
+        converter = load_voice(arguments, found.path)
+        cover = CoverMaker(converter).make(sources, output, arguments, progress)
+    _print_cover(cover)
+    return 0
+
+
+def _print_cover(cover: "Cover") -> None:
+    print(
+        f"{cover.path}  {cover.seconds:.2f} s at {cover.sample_rate} Hz, made in {cover.elapsed_seconds:.2f} s; "
+        f"instrumental {cover.instrumental_shift:+d} semitones"
+    )
+    for path in cover.stems:
+        print(f"  {path}")
+    if cover.reused:
+        print(f"unchanged since an earlier run: {', '.join(cover.reused)}")
+
+
+def _say(arguments: SayArguments) -> int:
+    from infer.speech.script import read_script
+    from lib.voice.library import find_voice
+
+    found = find_voice(arguments.voice)
+    lines = read_script(_text(arguments))
+
+    from infer.speech.engines import load_engine
+    from infer.speech.say import speak
+
+    if arguments.file is not None:
+        name = arguments.file.with_name(f"{arguments.file.stem}_{found.name}")
+    else:
+        words = "".join(letter if letter.isalnum() else " " for letter in lines[0].text)
+        name = Path(f"{'_'.join(words.split())[:LONGEST_NAME]}_{found.name}")
+    output = _output(arguments, name)
+    with terminal(Message("loading the voice"), whole_steps=False) as progress:
+        engine = load_engine(arguments)
+        sound = speak(load_voice(arguments, found.path), engine, lines, arguments, progress)
+        sound.save(output)
+    print(f"{output}  {sound.seconds:.2f} s at {sound.sample_rate} Hz")
+    return 0
+
+
+def _text(arguments: SayArguments) -> str:
+    if (arguments.file is None) == (not arguments.text):
+        raise ConfigError("Give either a text or a file with it.")
+    if arguments.file is None:
+        return arguments.text
+    try:
+        return arguments.file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError("{path} is not a text in UTF-8. Save it in that encoding.", path=arguments.file) from error
+
+
+def _output(arguments: _Result, default: Path) -> Path:
+    """The file to write; ConfigError if OUTPUT and format contradict each other."""
+    output, chosen = arguments.output, arguments.format
+    if output is None or output.is_dir() or output.suffix.lower().removeprefix(".") not in AUDIO_FORMATS:
+        folder = default.parent if output is None else output
+        return folder / f"{default.name}.{chosen or 'wav'}"
+    if chosen and output.suffix.lower() != f".{chosen}":
+        raise ConfigError(
+            "{path} does not end in .{format}. Leave out the format, or change the name.", path=output, format=chosen
+        )
+    return output
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""A cover in one job: stems, conversion of the vocals, key of the instrumental, remix. Every step is cached."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from infer.convert import VoiceConverter
+from infer.options import ConvertOptions
+from infer.song.convert import SUBTYPES, Sound, convert_sound, read_sound
+from infer.song.mix import change_key, mix, silence_where_silent
+from infer.song.options import CoverOptions
+from infer.song.separation import LoadSeparator, load_separator
+from infer.song.stems import Stems, join_stems, read_stem, split_song
+from infer.song.step_cache import Made, StepCache
+from lib.audio.encode import source_subtype
+from lib.audio.filters import resample
+from lib.audio.tags import Tags, read_tags
+from lib.errors import ConfigError
+from lib.messages import Message
+from lib.progress import Progress, no_progress
+from lib.typing import FloatArray
+
+STEPS, UNITS = 4, 1000  # of the progress: separate, convert, change the key, mix
+VOCAL_OPTIONS = {"channel": "stereo", "keep_format": False, "bit_depth": 32, "loudness": None, "preview": 0.0}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a cover is made from: the song, stems of it, or both stems without the song."""
+
+    song: Path | None = None
+    vocals: Path | None = None
+    instrumental: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.song is None and (self.vocals is None or self.instrumental is None):
+            raise ConfigError("A cover needs the song, or both its vocals and its instrumental.")
+
+    @property
+    def main(self) -> Path:
+        """The file whose format, tags and name the cover has."""
+        found = self.song or self.instrumental
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A finished cover."""
+
+    path: Path
+    stems: tuple[Path, ...]
+    seconds: float  # of the song
+    elapsed_seconds: float
+    sample_rate: int  # Hz
+    instrumental_shift: int  # semitones
+    reused: tuple[str, ...]  # steps whose results were there
+
+
+@dataclass
+class CoverMaker:
+    """Makes covers with one voice."""
+
+    converter: VoiceConverter
+    cache: StepCache = field(default_factory=StepCache)
+    load_separator: LoadSeparator = load_separator
+
+    def make(self, sources: Sources, output: Path, options: CoverOptions, progress: Progress = no_progress) -> Cover:
+        """Make a cover and write it to `output`, its stems into the folder OUTPUT_stems beside it."""
+        start = time.perf_counter()
+        if output.resolve() in {
+            path.resolve() for path in (sources.song, sources.vocals, sources.instrumental) if path
+        }:
+            raise ConfigError("{path} is the recording itself, which is never overwritten. Choose another name.",
+                              path=output)  # fmt: skip
+        song = _read_main(sources, options)
+        stems = self._stems(sources, song, options, _step(progress, 0))
+        voice, shift = self._converted(stems.vocals, song.sample_rate, options, _step(progress, 1))
+        if stems.backing is not None:
+            voice = voice + self._backing(stems.backing, song.sample_rate, options, _step(progress, 1))
+        progress(2 * UNITS, STEPS * UNITS, Message("changing the key"))
+        semitones = instrumental_shift(options, shift)
+        instrumental = self._in_key(stems.instrumental, song.sample_rate, semitones)
+        progress(3 * UNITS, STEPS * UNITS, Message("mixing"))
+        total = mix(
+            voice, instrumental, song.sample_rate, vocal_level=options.vocal_level,
+            instrumental_level=options.instrumental_level, pan=options.vocal_pan, reverb_level=options.vocal_reverb,
+            loudness=options.loudness,
+        )  # fmt: skip
+        replace(song, audio=total).save(output)
+        written = _save_stems(output, song, {"vocals": voice, "original_vocals": stems.vocals,
+                                             "instrumental": instrumental})  # fmt: skip
+        progress(STEPS * UNITS, STEPS * UNITS, Message("mixing"))
+        elapsed = time.perf_counter() - start
+        return Cover(output, written, song.seconds, elapsed, song.sample_rate, semitones, tuple(self.cache.reused))
+
+    def _stems(self, sources: Sources, song: Sound, options: CoverOptions, progress: Progress) -> Stems:
+        """Vocals and instrumental, from the user's stems or by separation; backing vocals apart if wished."""
+        rate, length = song.sample_rate, song.audio.shape[1]
+        own = {path: read_stem(path, rate)[:, : length if options.preview else None]
+               for path in (sources.vocals, sources.instrumental) if path}  # fmt: skip
+        if sources.vocals and sources.instrumental:
+            stems = join_stems(own[sources.vocals], own[sources.instrumental])
+        elif sources.instrumental:
+            instrumental, vocals = split_song(song.audio, own[sources.instrumental], rate, sources.instrumental)
+            stems = Stems(vocals, instrumental)
+        elif sources.vocals:
+            vocals, instrumental = split_song(song.audio, own[sources.vocals], rate, sources.vocals)
+            stems = Stems(vocals, instrumental)
+        elif not options.separation:
+            raise ConfigError(
+                "The song has to be separated. Give its instrumental or its vocals, or choose a separation model of "
+                'pymss (see "pymss list").'
+            )
+        else:
+            vocals = self._separated("separation", options.separation, song.audio, rate, options, progress)
+            stems = Stems(vocals, song.audio - vocals)
+        vocals = stems.vocals
+        backing: FloatArray | None = None
+        if options.lead_separation:
+            lead = self._separated("lead separation", options.lead_separation, vocals, rate, options, progress)
+            backing = None if options.backing == "drop" else vocals - lead
+            vocals = lead
+        if options.dereverb:
+            vocals = self._separated("dereverb", options.dereverb, vocals, rate, options, progress)
+        return Stems(vocals, stems.instrumental, backing)
+
+    def _separated(
+        self, step: str, model: str, audio: FloatArray, rate: int, options: CoverOptions, progress: Progress
+    ) -> FloatArray:
+        def make() -> Made:
+            return self.load_separator(model, options.device)(audio, rate, progress)[0], {}
+
+        return self.cache.get(step, {"audio": audio, "model": model}, rate, make)[0]
+
+    def _converted(
+        self, vocals: FloatArray, rate: int, options: CoverOptions, progress: Progress
+    ) -> tuple[FloatArray, float]:
+        """The converted vocals (C, T) at the song's rate, and by how many semitones they were transposed."""
+        chosen = ConvertOptions.model_validate(
+            {name: getattr(options, name) for name in ConvertOptions.model_fields} | VOCAL_OPTIONS
+        )
+
+        def make() -> Made:
+            done = convert_sound(self.converter, Sound(vocals, rate), chosen, progress)
+            audio = resample(done.sound.audio, done.sound.sample_rate, rate)[:, : vocals.shape[1]]
+            audio = np.pad(audio, ((0, 0), (0, vocals.shape[1] - audio.shape[1])))
+            return silence_where_silent(audio, vocals, rate), {"pitch_shift": done.pitch_shift}
+
+        settings = chosen.model_dump_json(exclude={"device"})
+        inputs = {"audio": vocals, "voice": self.converter.identity, "options": settings}
+        audio, numbers = self.cache.get("conversion", inputs, rate, make)
+        return audio, numbers.get("pitch_shift", options.pitch_shift)
+
+    def _backing(self, backing: FloatArray, rate: int, options: CoverOptions, progress: Progress) -> FloatArray:
+        """Backing vocals as they are mixed: converted, or in the key of the instrumental."""
+        if options.backing == "convert":
+            return self._converted(backing, rate, options, progress)[0]
+        return self._in_key(backing, rate, instrumental_shift(options, options.pitch_shift))
+
+    def _in_key(self, audio: FloatArray, rate: int, semitones: int) -> FloatArray:
+        if semitones == 0:
+            return audio
+
+        def make() -> Made:
+            return change_key(audio, rate, semitones), {}
+
+        return self.cache.get("key change", {"audio": audio, "semitones": semitones}, rate, make)[0]
+
+
+def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
+    """Semitones to add to the instrumental: as the options say, else those of the vocals less whole octaves."""
+    if options.instrumental_shift is not None:
+        return options.instrumental_shift
+    return round(vocal_shift - 12 * round(vocal_shift / 12))
+
+
+def _read_main(sources: Sources, options: CoverOptions) -> Sound:
+    """The song, or the instrumental in its place, with both channels, and the format of the cover."""
+    sound = read_sound(sources.main, options.model_copy(update={"channel": "stereo"}))
+    subtype = source_subtype(sources.main) if options.keep_format else SUBTYPES[options.bit_depth]
+    return replace(sound, subtype=subtype, tags=read_tags(sources.main))
+
+
+def _save_stems(output: Path, song: Sound, stems: dict[str, FloatArray]) -> tuple[Path, ...]:
+    folder = output.with_name(f"{output.stem}_stems")
+    written = []
+    for name, audio in stems.items():
+        path = folder / f"{name}.flac"
+        Sound(audio, song.sample_rate, "PCM_24", Tags()).save(path)
+        written.append(path)
+    return tuple(written)
+
+
+def _step(progress: Progress, index: int) -> Progress:
+    """Report one step's progress as a part of all steps'."""
+
+    def report(done: int, total: int, what: str) -> None:
+        progress(index * UNITS + UNITS * done // max(total, 1), STEPS * UNITS, what)
+
+    return report

@@ -1,0 +1,39 @@
+"""The options of a cover, from which command line and page are made. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from infer.options import ConvertOptions
+
+MAX_KEY_CHANGE = 12  # semitones
+
+
+class CoverOptions(ConvertOptions, frozen=True):
+    """Options of a cover: those of the conversion of its vocals, and of stems and mix.
+
+    Effects and noise reduction apply to the vocals; loudness, format and preview to the song.
+    """
+
+    separation: str = Field(
+        "", description="model of pymss that separates vocals and instrumental; not needed with a stem of your own"
+    )
+    lead_separation: str = Field(
+        "", description="model of pymss that separates lead and backing vocals; empty = convert all vocals"
+    )
+    dereverb: str = Field("", description="model of pymss that removes reverb from the vocals; empty = leave it")
+    backing: Literal["keep", "convert", "drop"] = Field(
+        "keep", description="backing vocals, if lead_separation finds them: keep, convert too, or drop"
+    )
+    instrumental_shift: int | None = Field(
+        None,
+        ge=-MAX_KEY_CHANGE,
+        le=MAX_KEY_CHANGE,
+        description="semitones to add to the instrumental; None = as the vocals, less whole octaves",
+    )
+    vocal_level: float = Field(0.0, ge=-40, le=20, description="level of the converted vocals in dB")
+    instrumental_level: float = Field(0.0, ge=-40, le=20, description="level of the instrumental in dB")
+    vocal_pan: float = Field(0.0, ge=-1, le=1, description="place of the converted vocals: -1 = left, 1 = right")
+    vocal_reverb: float = Field(
+        0.0, ge=0, le=1, description="level of the reverb on the converted vocals; 0 = none, 0.15 is moderate"
+    )

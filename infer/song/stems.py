@@ -1,0 +1,77 @@
+"""Vocals and instrumental of a song from what the user has: both stems, or one stem and the song."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib.audio.decode import load_stereo
+from lib.audio.filters import resample
+from lib.errors import AudioError, ConfigError
+from lib.typing import FloatArray
+
+MAX_OFFSET = 1.0  # s by which a stem may be early or late
+MATCHED_SECONDS = 60.0  # of the song, which are searched for the stem
+MIN_CORRELATION = 0.2  # of a stem with its song, where it fits best
+
+
+@dataclass(frozen=True)
+class Stems:
+    """Vocals and instrumental (C, T) of equal length, C = 1 or 2 each."""
+
+    vocals: FloatArray
+    instrumental: FloatArray
+    backing: FloatArray | None = None  # vocals that are mixed as they are
+
+
+def join_stems(vocals: FloatArray, instrumental: FloatArray) -> Stems:
+    """Two stems that begin at the same time; the shorter is extended with silence."""
+    length = max(vocals.shape[1], instrumental.shape[1])
+    return Stems(_extended(vocals, length), _extended(instrumental, length))
+
+
+def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path) -> tuple[FloatArray, FloatArray]:
+    """The stem as it is in the song, and what remains of the song without it: (C, T) each.
+
+    Time and level of the stem, which was read from `path`, are found by correlation. AudioError if it is not in the
+    song.
+    """
+    channels = max(len(song), len(stem))
+    song, stem = (np.broadcast_to(audio, (channels, audio.shape[1])) for audio in (song, stem))
+    offset = _offset(song.mean(axis=0), stem.mean(axis=0), sample_rate)
+    placed = _extended(np.pad(stem, ((0, 0), (max(offset, 0), 0)))[:, max(-offset, 0) :], song.shape[1])
+    energy, common = float(np.vdot(placed, placed)), float(np.vdot(song, placed))
+    if common < MIN_CORRELATION * np.sqrt(energy * float(np.vdot(song, song))):
+        raise AudioError(
+            "{path} is not a part of the song: the two have nothing in common within a second. Give the stem of this "
+            "very recording, or both vocals and instrumental.",
+            path=path,
+        )
+    inside = (common / energy * placed).astype(np.float32)
+    return inside, (song - inside).astype(np.float32)
+
+
+def read_stem(path: Path, sample_rate: int) -> FloatArray:
+    """A stem (C, T) at the song's rate. Errors as `Recording`."""
+    audio, rate = load_stereo(path)
+    return resample(audio, rate, sample_rate)
+
+
+def _extended(audio: FloatArray, length: int) -> FloatArray:
+    return np.pad(audio[:, :length], ((0, 0), (0, max(length - audio.shape[1], 0))))
+
+
+def _offset(song: FloatArray, stem: FloatArray, sample_rate: int) -> int:
+    """By how many samples the stem (S,) is earlier than in the song (T,): where their correlation is largest."""
+    most = round(MAX_OFFSET * sample_rate)
+    loudest = int(np.argmax(np.abs(stem)))
+    start = max(loudest - round(MATCHED_SECONDS / 2 * sample_rate), 0)
+    part = stem[start : start + round(MATCHED_SECONDS * sample_rate)]
+    low = start - most
+    region = song[max(low, 0) : start + len(part) + most]
+    region = np.pad(region, (max(-low, 0), 0))
+    if not part.any() or len(region) == 0:
+        raise ConfigError("The stem is silent. Give the vocals or the instrumental of the song.")
+    size = 1 << int(np.ceil(np.log2(len(region) + len(part))))
+    product = np.fft.rfft(region, size) * np.conj(np.fft.rfft(part, size))
+    return int(np.fft.irfft(product, size)[: 2 * most + 1].argmax()) - most

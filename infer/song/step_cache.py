@@ -1,0 +1,86 @@
+"""Results of the steps of a cover on disk, by the content that they were computed from."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lib.audio.decode import load_stereo
+from lib.audio.encode import array_blocks, save_blocks
+from lib.errors import AudioError, MissingFileError, WriteError
+from lib.files import write_json
+from lib.paths import LOGS
+from lib.typing import FloatArray
+
+logger = logging.getLogger(__name__)
+
+FOLDER = LOGS / ".songs"
+MAX_BYTES = 8 << 30  # of all results; the ones used longest ago are deleted
+VERSION = 1  # of the steps; a change of what they compute must change it
+
+Made = tuple[FloatArray, dict[str, float]]  # audio (C, T), and numbers that belong to it
+
+
+class StepCache:
+    """Reads and writes results; a result that cannot be read or written is computed again."""
+
+    def __init__(self, folder: Path = FOLDER, max_bytes: int = MAX_BYTES) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self.reused: list[str] = []  # names of the steps whose results were there
+        self.computed: list[str] = []
+
+    def get(self, step: str, inputs: Mapping[str, object], sample_rate: int, make: Callable[[], Made]) -> Made:
+        """The result of a step for these inputs: arrays by their content, everything else by its text."""
+        name = _key(step, inputs, sample_rate)
+        found = self._read(name)
+        if found is not None:
+            self.reused.append(step)
+            return found
+        made = make()
+        self.computed.append(step)
+        self._write(name, made, sample_rate)
+        return made
+
+    def _read(self, name: str) -> Made | None:
+        audio, about = self._folder / f"{name}.wav", self._folder / f"{name}.json"
+        try:
+            numbers = {key: float(value) for key, value in json.loads(about.read_text(encoding="utf-8")).items()}
+            samples = load_stereo(audio)[0]
+            audio.touch()
+        except (OSError, ValueError, AttributeError, TypeError, AudioError, MissingFileError):
+            return None
+        return samples, numbers
+
+    def _write(self, name: str, made: Made, sample_rate: int) -> None:
+        try:
+            self._make_room(made[0].nbytes)
+            save_blocks(self._folder / f"{name}.wav", array_blocks(made[0]), sample_rate, "FLOAT")
+            write_json(self._folder / f"{name}.json", made[1])
+        except (WriteError, OSError) as error:
+            logger.warning("The result of a step cannot be kept for the next cover: %s", error)
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Delete the results used longest ago until `n_bytes` more fit."""
+        results = sorted(self._folder.glob("*.wav"), key=lambda path: path.stat().st_mtime)
+        used = sum(path.stat().st_size for path in results)
+        for path in results:
+            if used + n_bytes <= self._max_bytes:
+                return
+            used -= path.stat().st_size
+            path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _key(step: str, inputs: Mapping[str, object], sample_rate: int) -> str:
+    digest = hashlib.sha256(f"{VERSION} {step} {sample_rate}".encode())
+    for name, value in sorted(inputs.items()):
+        digest.update(f"\n{name}=".encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()

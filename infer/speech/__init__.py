@@ -1,0 +1,1 @@
+"""Speech from text and subtitles, as input of a conversion."""

@@ -1,0 +1,90 @@
+"""Speech engines: a sentence in, audio out. Both are optional packages."""
+
+import importlib.util
+import io
+from typing import Protocol
+
+import numpy as np
+
+from infer.speech.options import SpeechOptions
+from lib.errors import ConfigError
+from lib.typing import FloatArray
+
+HIBARI_RATE = 24_000  # Hz
+EDGE_SECONDS = 60  # after which the service is given up
+
+
+class Engine(Protocol):
+    """Says one sentence at a speed, as (T,) at `sample_rate`."""
+
+    sample_rate: int
+
+    def __call__(self, text: str, speed: float) -> FloatArray: ...
+
+
+def load_engine(options: SpeechOptions) -> Engine:
+    """The engine of the options. ConfigError if its package is not installed."""
+    return Hibari() if options.engine == "hibari" else Edge(options.edge_voice)
+
+
+class Hibari:
+    """hibari-tts (Apache-2.0): English, offline; its model is in the package."""
+
+    sample_rate = HIBARI_RATE
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("hibari") is None:
+            raise ConfigError(
+                "Speech from text needs the package hibari-tts. Install it (pip install hibari-tts), or choose the "
+                "online engine edge."
+            )
+        import hibari
+
+        self._speak = hibari.Hibari()
+
+    def __call__(self, text: str, speed: float) -> FloatArray:
+        """Say a sentence."""
+        return np.asarray(self._speak(text, speed=speed, seed=0), np.float32)
+
+
+class Edge:
+    """edge-tts (LGPL-3): Microsoft's online service. The text leaves this computer."""
+
+    sample_rate = 24_000
+
+    def __init__(self, voice: str) -> None:
+        if importlib.util.find_spec("edge_tts") is None:
+            raise ConfigError(
+                "The engine edge needs the package edge-tts. Install it (pip install edge-tts), or choose the offline "
+                "engine hibari."
+            )
+        self._voice = voice
+
+    def __call__(self, text: str, speed: float) -> FloatArray:
+        """Say a sentence. ConfigError if the service refuses or cannot be reached."""
+        import edge_tts
+
+        rate = f"{round(100 * (speed - 1)):+d}%"
+        try:
+            speech = edge_tts.Communicate(
+                text, self._voice, rate=rate, connect_timeout=EDGE_SECONDS, receive_timeout=EDGE_SECONDS
+            )
+            mp3 = b"".join(part["data"] for part in speech.stream_sync() if part["type"] == "audio")
+        except Exception as error:
+            raise ConfigError(
+                "The speech service edge refused or could not be reached ({reason}). Try again later, check the name "
+                "of its voice ({voice}), or choose the offline engine hibari.",
+                reason=f"{type(error).__name__}: {error}"[:200],
+                voice=self._voice,
+            ) from error
+        return _decode(mp3, self.sample_rate)
+
+
+def _decode(mp3: bytes, sample_rate: int) -> FloatArray:
+    import av
+
+    with av.open(io.BytesIO(mp3)) as container:
+        resampler = av.AudioResampler("fltp", "mono", sample_rate)
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)

@@ -1,0 +1,24 @@
+"""The options of speech from text, from which command line and page are made. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from infer.options import ConvertOptions
+
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
+
+
+class SpeechOptions(ConvertOptions, frozen=True):
+    """Options of speech from text: those of its conversion, and of the engine that reads the text."""
+
+    engine: Literal["hibari", "edge"] = Field(
+        "hibari",
+        description="hibari = offline, English; edge = Microsoft's online service, to which the text is sent, in many "
+        "languages",
+    )
+    edge_voice: str = Field(
+        "en-US-AriaNeural",
+        description="voice of the engine edge, which also decides on the language: de-DE-KatjaNeural",
+    )
+    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED, description="speed of speech; 1 = the engine's own")

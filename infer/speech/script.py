@@ -1,0 +1,72 @@
+"""What is to be said when: text in sentences, or the cues of SRT subtitles."""
+
+import re
+from dataclasses import dataclass
+
+from lib.errors import ConfigError
+
+MAX_CHARACTERS = 200_000  # of a text; about three hours of speech
+MAX_SENTENCE = 400  # characters; longer ones are divided at commas or spaces
+
+_SENTENCE_END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*\s+|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
+_CUE_TIME = re.compile(
+    r"^\s*(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})\s*-->\s*(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
+)
+_MARKUP = re.compile(r"<[^<>]{0,100}>|\{\\[^{}]{0,100}\}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Text to be said. Without a start it follows the line before."""
+
+    text: str
+    start: float | None = None  # s
+    end: float | None = None
+
+
+def read_script(text: str) -> list[Line]:
+    """The lines of a text, or of SRT subtitles, which are recognised by their times. ConfigError if nothing is said."""
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(
+            "The text has {count} characters; at most {limit} can be said at once. Divide it.",
+            count=len(text),
+            limit=MAX_CHARACTERS,
+        )
+    lines = _cues(text) if any(_CUE_TIME.match(line) for line in text.splitlines()) else _sentences(text)
+    if not lines:
+        raise ConfigError("There is no text to say. Give some words.")
+    return lines
+
+
+def _sentences(text: str) -> list[Line]:
+    found = []
+    for part in _SENTENCE_END.split(text):
+        sentence = " ".join(part.split())
+        while len(sentence) > MAX_SENTENCE:
+            cut = max(sentence.rfind(", ", 0, MAX_SENTENCE) + 1, sentence.rfind(" ", 0, MAX_SENTENCE), 1)
+            cut = cut if cut > 1 else MAX_SENTENCE
+            found.append(Line(sentence[:cut].strip()))
+            sentence = sentence[cut:].strip()
+        if any(letter.isalnum() for letter in sentence):
+            found.append(Line(sentence))
+    return found
+
+
+def _cues(text: str) -> list[Line]:
+    """The cues of SRT subtitles in order of their starts; numbers and markup are left out."""
+    cues: list[tuple[float, float, list[str]]] = []
+    for line in text.lstrip("\ufeff").splitlines():
+        if match := _CUE_TIME.match(line):
+            if cues and cues[-1][2] and cues[-1][2][-1].strip().isdecimal():
+                cues[-1][2].pop()  # the number of this cue
+            start, end = (_seconds(match.groups()[i : i + 4]) for i in (0, 4))
+            cues.append((start, max(end, start), []))
+        elif cues:
+            cues[-1][2].append(line)
+    said = [(start, end, " ".join(_MARKUP.sub("", " ".join(words)).split())) for start, end, words in cues]
+    return [Line(words, start, end) for start, end, words in sorted(said) if any(map(str.isalnum, words))]
+
+
+def _seconds(parts: tuple[str, ...]) -> float:
+    hours, minutes, seconds = (int(part) for part in parts[:3])
+    return hours * 3600 + minutes * 60 + seconds + int(parts[3].ljust(3, "0")) / 1000
