@@ -59,7 +59,7 @@ def add(tmp_path: Path, found: Inspected, name: str | None = None) -> list[str]:
 
 def pairs(found: Inspected) -> dict[str, str | None]:
     """The file of each voice's index, by the name of the voice."""
-    return {voice.name: voice.index and voice.index.part.label for voice in found.voices}
+    return {voice.name: voice.index.part.label if voice.index else None for voice in found.voices}
 
 
 def test_files_dropped_together_are_paired_by_width_and_name(tmp_path: Path, given: Path, look: Look) -> None:

@@ -159,12 +159,13 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     assert "0.5 s" in report and "16000 Hz" in report and "pm" in report and "cpu (test)" in report
     voice, options = fake.calls[-1]
     assert voice == "alice"
-    wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, index_rate=0.75, device="cpu")
+    wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
     assert ConvertOptions.model_validate(options) == wanted
     convert(client, "alice", recording, speaker_id="Ada")
     assert fake.calls[-1][1]["speaker_id"] == 3, "by the name that the voice knows"
-    convert(client, "alice", recording, index_rate=None)
     assert fake.calls[-1][1]["index_rate"] is None, "what the voice recommends"
+    convert(client, "alice", recording, index_rate=0.6)
+    assert fake.calls[-1][1]["index_rate"] == 0.6
 
 
 def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
@@ -185,7 +186,7 @@ def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, 
 
 @pytest.mark.parametrize(
     ("voice", "sentence"),
-    [("broken", "&lt;b&gt;silence&lt;/b&gt;"), ("wrong", r"unexpected error occurred \(ZeroDivisionError\)")],
+    [("broken", "only <b>silence</b>"), ("wrong", r"unexpected error occurred \(ZeroDivisionError\)")],
 )
 def test_errors_become_messages(client: Client, recording: str, voice: str, sentence: str) -> None:
     with pytest.raises(AppError, match=sentence):

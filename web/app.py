@@ -20,6 +20,7 @@ from gradio.exceptions import ServerFailedToStartError
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
+from web.api import describe_api
 from web.cache_cleaner import CacheCleaner
 from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import PageTexts
@@ -79,6 +80,7 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
         with gr.Tab(t("tab.settings"), elem_id="tab-settings"):
             build_settings_tab(t, services)
         JobApi(t, services).add()
+    describe_api(app)
     app.queue(default_concurrency_limit=4, max_size=64)
     return app
 

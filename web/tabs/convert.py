@@ -117,7 +117,7 @@ class _ConvertTab:
             [memory, *results.begin_outputs()],
         )  # fmt: skip
         done = started.then(
-            with_names(t, self.convert, names, (None, t("convert.cancelled"))),
+            with_names(t, self.convert, names, (None, t("convert.cancelled")), required=2),
             [*inputs, *form.components],
             [results.player, results.report],
             api_name="convert",

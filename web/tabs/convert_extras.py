@@ -139,7 +139,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions])
             name = presets.import_file(Path(file))
             return gr.update(choices=presets.names(), value=name), None
 
-    handler = with_names(t, save_preset, ["name", *form.names], gr.skip())
+    handler = with_names(t, save_preset, ["name", *form.names], gr.skip(), required=1)
     save.click(handler, [name, *form.components], chosen, api_name="save_preset")
     chosen.change(load_preset, [chosen], [*form.components, exported], api_name="load_preset").then(
         lambda name: gr.update(visible=bool(name)), [chosen], exported, show_progress="hidden", api_visibility="private"

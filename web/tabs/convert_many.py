@@ -45,7 +45,7 @@ def build_compare(t: Translator, services: Services, form: Form[ConvertOptions],
         return list(wait_for(t, services, job_id, request, bar, pressed).results)
 
     done = pressed.wire(cancel, run).then(
-        with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players)),
+        with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players), required=2),
         [*inputs, *form.components],
         list(players),
         api_name="compare_index_rates",
@@ -95,7 +95,7 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
     voice, form_at, index, device = inputs
     names = ["voice", "files", "folder", "format", "index", "device", *form.names]
     done = pressed.wire(cancel, run).then(
-        with_names(t, convert_batch, names, (gr.skip(), gr.skip())),
+        with_names(t, convert_batch, names, (gr.skip(), gr.skip()), required=1),
         [voice, files, folder, form_at, index, device, *form.components],
         [table, archive],
         api_name="convert_batch",

@@ -1,6 +1,7 @@
 """Form: one Gradio component per field of an options model, and checked options from the components' values."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Generic, Literal, get_args, get_origin
 
@@ -71,7 +72,8 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
     if low is not None and high is not None:
         step = 1 if kind is int else _step(high - low)
         if (high - low) / step <= MAX_SLIDER_STEPS:
-            return _accepting_none(gr.Slider(minimum=low, maximum=high, step=step, **look))
+            _let_sliders_accept_none()
+            return gr.Slider(minimum=low, maximum=high, step=step, **look)
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
 
 
@@ -83,14 +85,15 @@ def _choice_label(name: str, choice: Any, t: Translator) -> str:
     return f"{choice}: {t(f'pitch.{method}')}"
 
 
-def _accepting_none(slider: gr.Slider) -> gr.Slider:
-    """Let clients of the API pass None, for options whose default depends on the voice.
+@cache
+def _let_sliders_accept_none() -> None:
+    """Let clients of the API pass None to sliders, for options whose default depends on the voice.
 
-    On the object, because Gradio writes a stub file beside every class that is derived from its components.
+    On Gradio's class, because a session makes a new component of a slider that was changed in it, and because Gradio
+    writes a stub file beside every class that is derived from its components.
     """
-    check = slider.preprocess
-    vars(slider)["preprocess"] = lambda payload: None if payload is None else check(payload)
-    return slider
+    check = gr.Slider.preprocess
+    gr.Slider.preprocess = lambda slider, payload: None if payload is None else check(slider, payload)
 
 
 def _without_none(kind: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from lib.errors import RevoiceError
 from lib.messages import Message
@@ -19,6 +20,7 @@ from web.i18n.translator import Translator
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+BROWSER_HEADERS = ("origin", "referer", "sec-fetch-site", "sec-fetch-mode")
 ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 
@@ -41,8 +43,19 @@ def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
 
 
 def _message(t: Translator, text: str) -> gr.Error:
-    """Make a message; escaped, because Gradio renders HTML and texts contain names of files."""
-    return gr.Error(html.escape(text), duration=ERROR_SECONDS, title=t("error.title"), print_exception=False)
+    """Make a message; escaped for browsers, because Gradio renders HTML and texts contain names of files."""
+    shown = text if _asked_by_program() else html.escape(text)
+    return gr.Error(shown, duration=ERROR_SECONDS, title=t("error.title"), print_exception=False)
+
+
+def _asked_by_program() -> bool:
+    """Whether the request that is being answered came from a program, not from a browser.
+
+    Every browser names the origin of a request that changes something, or the site it comes from.
+    """
+    request = LocalContext.request.get(None)
+    headers = getattr(request, "headers", None)
+    return headers is not None and not any(name in headers for name in BROWSER_HEADERS)
 
 
 def _without_folders(message: Message) -> Message:
@@ -119,16 +132,19 @@ class CancelButton:
         return report
 
 
-def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, doc: str | None = None) -> Any:
+def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, *, required: int = 0) -> Any:
     """Make a handler of a function of (request, bar, values by name); its API has the parameters `names`.
 
-    Gradio names the parameters of an endpoint as the handler's signature does. `cancelled` is returned after Cancelled.
+    Gradio names the parameters of an endpoint as the handler's signature does. The first `required` of them have to be
+    given; the others are optional: a program that leaves one out gets what the page's control shows, or None.
+    `cancelled` is returned after Cancelled.
     """
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature(
         [
             inspect.Parameter("request", kind, annotation=gr.Request),
-            *(inspect.Parameter(name, kind) for name in names),
+            *(inspect.Parameter(name, kind) for name in names[:required]),
+            *(inspect.Parameter(name, kind, default=None) for name in names[required:]),
             inspect.Parameter("bar", kind, default=gr.Progress(), annotation=gr.Progress),
         ]
     )
@@ -145,6 +161,6 @@ def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any,
 
     handle.__signature__ = signature  # type: ignore[attr-defined]
     handle.__annotations__ = {"request": gr.Request, "bar": gr.Progress}
-    handle.__doc__ = doc or action.__doc__
+    handle.__doc__ = action.__doc__
     handle.__name__ = action.__name__  # also the name of the MCP tool
     return handle

@@ -42,6 +42,7 @@ REFRESH_SECONDS = 3
 UPLOADS = "recordings"  # below an experiment's folder: the uploaded recordings
 SOURCE = "recordings.txt"  # there too: the path that was typed instead
 SHOWN_POINTS = 400
+ALL_RATES = list(dict.fromkeys(rate for rates in FAMILIES.values() for rate in rates))
 MAIN_OPTIONS = frozenset({"max_minutes", "epochs", "batch_size"})
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -94,8 +95,9 @@ class _TrainTab:
                 elem_id="train-family",
             )
             self.inputs["sample_rate"] = gr.Dropdown(
-                label=t("train.sample_rate"), choices=list(FAMILIES["lite"]), value="24k", elem_id="train-rate"
-            )
+                # all rates, as programs may choose any family; the page shows those of the family
+                label=t("train.sample_rate"), choices=ALL_RATES, value="24k", elem_id="train-rate",
+            )  # fmt: skip
             self.inputs["pitch"] = gr.Checkbox(label=t("train.pitch"), info=t("train.pitch_info"), value=True)
         with gr.Row():
             form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS)
@@ -125,9 +127,9 @@ class _TrainTab:
         files, folder, family, rate = (self.inputs[name] for name in ("files", "folder", "family", "sample_rate"))
         self.report.wire(files, folder)
         self.start.click(
-            with_names(self.t, self.train, names, None),
+            with_names(self.t, self.train, names, None, required=1),
             inputs,
-            [self.message, files],
+            [self.message, files, gr.Textbox(visible=False)],
             api_name="train",
         )
         changes = [field.change for field in inputs]
@@ -138,6 +140,7 @@ class _TrainTab:
         )  # fmt: skip
         found, seconds = self.report.found, self.report.seconds
         family.change(_rates, [family, rate], [rate], **_QUIET)
+        gr.on(None, _rates, [family, rate], [rate], **_QUIET)  # when the page opens
         self.suggestion.wire(family, rate, self.inputs["epochs"], found, seconds)
 
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
@@ -147,19 +150,21 @@ class _TrainTab:
         settings = {key: values[key] for key in VOICE_SETTINGS}
         return checked(TrainRequest, {"name": name, "stage": values["stage"] or "run", "options": options, **settings})
 
-    def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None]:
-        """Start or resume training (prepare, extract, index, fit) as a job; list_jobs shows its progress."""
+    def train(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, None, str]:
+        """Start or resume training (prepare, extract, index, fit) as a job; job_status shows its progress."""
         if not values["name"]:
             raise ConfigError(self.t("train.no_name"))
         work = self._request(values)
+        if work.family:  # a rate that the family lacks is refused here, not in the log of the job
+            load_family(work.family, work.sample_rate, has_f0=work.pitch is not False)
         if work.stage in FROM_RECORDINGS:
             data = _recordings(self.t, self.services, work.name, values["files"], values["folder"])
             work = work.model_copy(update={"data": data and Path(data)})
         if work.stage in ("run", "fit"):
             _check_unfinished(self.t, work.name, work.options.epochs)
         title = Message("Training of {name}", name=work.name)
-        self.services.registry.submit(title, work, client_of_request(request))
-        return self.t("train.started", name=html.escape(work.name)), None
+        job_id = self.services.registry.submit(title, work, client_of_request(request))
+        return self.t("train.started", name=html.escape(work.name)), None, job_id
 
     def _show_command(self, *given: Any) -> str:
         values = dict(zip(self.inputs, given, strict=True))

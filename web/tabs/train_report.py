@@ -55,8 +55,8 @@ class DataReportPanel:
 
     def check_recordings(
         self,
-        files: list[str] | None,
-        folder: str,
+        files: list[str] | None = None,
+        folder: str | None = None,
         bar: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, DataReport, float]:
         """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""

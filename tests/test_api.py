@@ -1,0 +1,123 @@
+"""The API as programs see it: which parameters are optional, the names of results, errors, and job ids of trainings."""
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio.context import LocalContext
+
+from infer.options import ConvertOptions
+from lib.config import FAMILIES
+from lib.errors import AudioError
+from tests.test_web import FakeConverter
+from train.options import RunOptions
+from web.app import build_app
+from web.i18n.translator import Translator
+from web.jobs.registry import JobContext, JobRegistry
+from web.jobs.requests import TrainRequest
+from web.tabs.handlers import handle_errors
+
+NO_DEFAULT = {  # what the program cannot choose for its caller
+    "recording", "name", "file", "files", "archive", "checkpoint", "job_id", "result", "voice",
+}  # fmt: skip
+
+
+class Page:
+    """The page's endpoints, without a server, and the trainings that were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trainings: list[TrainRequest] = []
+        self.registry = JobRegistry(folder / "queue", {"train": self.train})
+        self.app = build_app(replace(FakeConverter().services(folder), registry=self.registry), Translator())
+        self.endpoints: dict[str, Any] = self.app.get_api_info()["named_endpoints"]
+
+    def train(self, request: TrainRequest, context: JobContext) -> list[Path]:
+        """Remember what was asked for."""
+        self.trainings.append(request)
+        return []
+
+    def call(self, endpoint: str, **given: Any) -> Any:
+        """Call an endpoint's handler as Gradio's client does, with the defaults that the description names."""
+        handler = next(f.fn for f in self.app.fns.values() if f.api_name == endpoint)
+        values = {p["parameter_name"]: p["parameter_default"] for p in self.endpoints[f"/{endpoint}"]["parameters"]}
+        assert given.keys() <= values.keys()
+        return handler(None, *(values | given).values())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    made = Page(tmp_path_factory.mktemp("api"))
+    yield made
+    made.registry.close()
+
+
+def test_every_parameter_with_a_default_is_optional(page: Page) -> None:
+    required = {
+        name: {p["parameter_name"] for p in endpoint["parameters"] if not p["parameter_has_default"]}
+        for name, endpoint in page.endpoints.items()
+    }
+    assert required["/convert"] == {"recording"} and required["/convert_batch"] == set()
+    assert required["/train"] == {"name"} and required["/check_recordings"] == set()
+    assert required["/delete_voice"] == {"voice"}, "the voice that the page has chosen is no default for deleting"
+    assert all(names <= NO_DEFAULT for names in required.values()), required
+
+
+def test_defaults_are_those_of_the_options(page: Page) -> None:
+    for endpoint, model in (("/convert", ConvertOptions), ("/train", RunOptions)):
+        for parameter in page.endpoints[endpoint]["parameters"]:
+            name = parameter["parameter_name"]
+            if name in model.model_fields and name != "device":
+                assert (parameter["parameter_default"] or None) == (model.model_fields[name].get_default() or None), (
+                    name
+                )
+
+
+def test_results_have_names(page: Page) -> None:
+    for name, endpoint in page.endpoints.items():
+        for result in endpoint["returns"]:
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", result["label"]) and not result["label"].startswith("value_"), name
+    assert [result["label"] for result in page.endpoints["/train"]["returns"]] == ["message", "files", "job_id"]
+
+
+def test_a_training_returns_its_job_and_takes_every_family_and_rate(page: Page) -> None:
+    for family, rates in FAMILIES.items():
+        for rate in (None, *rates):
+            _, _, job_id = page.call("train", name="nina", family=family, sample_rate=rate, stage="index")
+            assert page.registry.wait(job_id).state == "done"
+            assert (page.trainings[-1].family, page.trainings[-1].sample_rate) == (family, rate)
+    with pytest.raises(gr.Error, match="no sample rate &#x27;24k&#x27;; choose one of 40k"):
+        page.call("train", name="nina", family="v2", sample_rate="24k", stage="index")
+    rates = next(c for c in page.app.blocks.values() if getattr(c, "label", "") == Translator()("train.sample_rate"))
+    assert {value for _, value in rates.choices} == {rate for names in FAMILIES.values() for rate in names}
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        ({"user-agent": "python"}, "<b>x</b> & y"),
+        ({"origin": "http://127.0.0.1:7865"}, "&lt;b&gt;x&lt;/b&gt; &amp; y"),
+        ({"sec-fetch-site": "same-origin"}, "&lt;b&gt;x&lt;/b&gt; &amp; y"),
+        (None, "&lt;b&gt;x&lt;/b&gt; &amp; y"),
+    ],
+)
+def test_errors_are_escaped_for_browsers_only(headers: dict[str, str] | None, shown: str) -> None:
+    raised: list[gr.Error] = []
+
+    def ask() -> None:  # in a thread, whose context ends with it
+        LocalContext.request.set(None if headers is None else SimpleNamespace(headers=headers))
+        try:
+            with handle_errors(Translator()):
+                raise AudioError("<b>x</b> & y")
+        except gr.Error as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert raised[0].message == shown

@@ -1,0 +1,77 @@
+"""What programs read about the endpoints: names of results, and defaults that are not those of the page's controls.
+
+Gradio describes endpoints by the components of the page. Results get names here; parameters whose value depends on the
+voice or on other parameters are optional and None.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from infer.options import ConvertOptions
+
+RETURNS: Mapping[str, tuple[str, ...]] = {
+    "add_voices": ("message", "files"),
+    "bug_report": ("file",),
+    "cancel_job": ("job",),
+    "check_recordings": ("report",),
+    "compare_index_rates": ("index_rate_0", "index_rate_0_5", "index_rate_1"),
+    "convert": ("result", "report"),
+    "convert_batch": ("table", "archive"),
+    "delete_voice": ("message",),
+    "download_weights": ("weights", "missing", "message"),
+    "draw_spectrograms": ("picture",),
+    "edit_voice": ("message",),
+    "export_voice": ("archive",),
+    "extract_voice": ("message",),
+    "import_preset": ("presets", "file"),
+    "import_voice": ("message", "file"),
+    "job_status": ("job",),
+    "list_jobs": ("jobs",),
+    "load_preset": (*(name for name in ConvertOptions.model_fields if name != "device"), "file"),
+    "list_voices": ("voices",),
+    "measure_speed": ("table",),
+    "merge_voices": ("message",),
+    "resume_job": ("job",),
+    "save_preset": ("presets",),
+    "suggest_pitch_shift": ("pitch_shift",),
+    "train": ("message", "files", "job_id"),
+    "undo_delete": ("message",),
+    "voice_info": ("info",),
+}
+OPTIONAL = frozenset({"index_rate"})  # None: what the voice recommends
+REQUIRED = {name: frozenset({"voice"}) for name in ("delete_voice", "edit_voice")}  # though the page has chosen one
+OPTIONAL_OF = {"train": frozenset({"sample_rate"})}  # None: the usual one of the family
+
+
+def describe_api(app: gr.Blocks) -> None:
+    """Let the page's description of its endpoints have these names and defaults."""
+    described = app.get_api_info
+
+    def get_api_info(*arguments: Any, **keywords: Any) -> Any:
+        info = described(*arguments, **keywords)
+        for path, endpoint in info["named_endpoints"].items():
+            name = path.removeprefix("/")
+            _describe_returns(name, endpoint["returns"])
+            _describe_parameters(name, endpoint["parameters"])
+        return info
+
+    app.get_api_info = get_api_info
+
+
+def _describe_returns(endpoint: str, returns: list[dict[str, Any]]) -> None:
+    """Name the results of an endpoint; those without a name in RETURNS are named after their components."""
+    names = RETURNS.get(endpoint, tuple(str(described["component"]).lower() for described in returns))
+    for name, described in zip(names, returns, strict=True):
+        described["label"] = name
+
+
+def _describe_parameters(endpoint: str, parameters: list[dict[str, Any]]) -> None:
+    """Make parameters optional or required that Gradio takes for the contrary."""
+    optional = OPTIONAL | OPTIONAL_OF.get(endpoint, frozenset())
+    for parameter in parameters:
+        if parameter["parameter_name"] in optional:
+            parameter |= {"parameter_has_default": True, "parameter_default": None}
+        elif parameter["parameter_name"] in REQUIRED.get(endpoint, frozenset()):
+            parameter |= {"parameter_has_default": False, "parameter_default": None}
