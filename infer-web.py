@@ -51,7 +51,17 @@ def parse_arguments() -> argparse.Namespace:
         metavar="/PATH",
         help="path under which a proxy in front of the server offers the page, such as /voices",
     )
+    add_rvc_options(parser)
     return parser.parse_args()
+
+
+def add_rvc_options(parser: argparse.ArgumentParser) -> None:
+    """Accept the options of RVC's infer-web.py, so that its start scripts and habits go on working."""
+    rvc = parser.add_argument_group("options of RVC, accepted for its start scripts")
+    rvc.add_argument("--colab", dest="share", action="store_true", help="the same as --share")
+    rvc.add_argument("--noautoopen", action="store_true", help="do not open a browser")
+    rvc.add_argument("--pycmd", metavar="COMMAND", help="no effect: the page runs everything with its own Python")
+    rvc.add_argument("--noparallel", action="store_true", help="no effect: conversions always run one by one")
 
 
 def prepare_environment(folder: str) -> None:

@@ -1,6 +1,7 @@
 """Which device and which dtypes to compute with, decided once per call. torch is imported when it is needed."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,20 @@ class Precision:
 
 
 def choose_device(wanted: str = "auto") -> Device:
-    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps". ConfigError if it is not available."""
+    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps"; "1" is "cuda:1", as RVC numbers GPUs.
+
+    ConfigError if it is not available, or for several GPUs ("0-1").
+    """
     import torch
 
+    if numbers := gpu_numbers(wanted):
+        if len(numbers) > 1:
+            raise ConfigError(
+                "{name!r} names several GPUs, but this uses one. Name one, such as cuda:{first}. A training that is "
+                "started on the page can use several.",
+                name=wanted, first=numbers[0],
+            )  # fmt: skip
+        wanted = f"cuda:{numbers[0]}"
     if wanted == "auto":
         if torch.cuda.is_available():
             return Device(torch.device("cuda"), Message("CUDA device found: {name}", name=torch.cuda.get_device_name()))
@@ -55,6 +67,13 @@ def choose_device(wanted: str = "auto") -> Device:
             "The device {name!r} cannot be used here; available: {found}.", name=wanted, found=found
         ) from error
     return Device(device, Message("requested"))
+
+
+def gpu_numbers(text: str) -> list[int]:
+    """The GPUs that RVC's notation names, without duplicates: [0, 1] for "0-1" or "0,1"; empty for other texts."""
+    if not re.fullmatch(r"\d{1,3}([-,]\d{1,3})*", text):
+        return []
+    return list(dict.fromkeys(int(number) for number in re.split("[-,]", text)))
 
 
 def choose_precision(

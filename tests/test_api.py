@@ -93,8 +93,9 @@ def test_a_training_returns_its_job_and_takes_every_family_and_rate(page: Page) 
             assert (page.trainings[-1].family, page.trainings[-1].sample_rate) == (family, rate)
     with pytest.raises(gr.Error, match="no sample rate &#x27;24k&#x27;; choose one of 40k"):
         page.call("train", name="nina", family="v2", sample_rate="24k", stage="index")
-    rates = next(c for c in page.app.blocks.values() if getattr(c, "label", "") == Translator()("train.sample_rate"))
-    assert {value for _, value in rates.choices} == {rate for names in FAMILIES.values() for rate in names}
+    label = Translator()("train.sample_rate")
+    choice: Any = next(c for c in page.app.blocks.values() if getattr(c, "label", "") == label)
+    assert {value for _, value in choice.choices} == {rate for names in FAMILIES.values() for rate in names}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The addresses of the page and its command line."""
 
+import runpy
 import shutil
 import socket
 import ssl
@@ -106,3 +107,13 @@ def test_https_below_a_path(certificate: tuple[Path, Path], tmp_path: Path, monk
             refused = client.post(f"{prefix}/gradio_api/call/list_voices", json={"data": []}, headers=foreign)
             assert refused.status_code in (403, 404)
     app.close(verbose=False)
+
+
+def test_the_options_of_rvc_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = runpy.run_path(str(ROOT / "infer-web.py"))["parse_arguments"]
+    line = "infer-web.py --pycmd runtime\\python.exe --colab --noparallel --noautoopen --port 7897"
+    monkeypatch.setattr(sys, "argv", line.split())
+    arguments = start()
+    assert arguments.share and arguments.port == 7897 and arguments.noautoopen
+    monkeypatch.setattr(sys, "argv", ["infer-web.py"])
+    assert not start().share

@@ -13,6 +13,7 @@ from lib import index as index_module
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.index import FeatureIndex, count_cells, index_names, neighbour_weights
 from tests.helpers import error, read_golden
+from train.index import write_total_features
 
 Floats = npt.NDArray[np.float32]
 
@@ -208,3 +209,14 @@ def test_an_index_can_be_made_small() -> None:
     assert len(small) == 150
     assert small.search(vectors[:50]).shape == (50, 8)
     assert len(FeatureIndex.build([vectors[:100]], max_vectors=150)) == 100
+
+
+def test_all_content_features_can_be_written_as_one_array(tmp_path: Path) -> None:
+    arrays = [np.random.default_rng(i).standard_normal((3 + i, 4)).astype(np.float32) for i in range(3)]
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array)
+    write_total_features(paths, tmp_path / "total_fea.npy")
+    written = np.load(tmp_path / "total_fea.npy")
+    assert written.dtype == np.float32 and np.array_equal(written, np.concatenate(arrays))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npy", "1.npy", "2.npy", "total_fea.npy"]

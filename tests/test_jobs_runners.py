@@ -1,12 +1,15 @@
 """The commands of a training job: what the page shows for copying is what it runs."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from lib.devices import choose_device, gpu_numbers
+from lib.errors import ConfigError
 from web.jobs.requests import TrainRequest
-from web.jobs.runners import train_commands
+from web.jobs.runners import chosen_gpus, train_commands
 
 
 def request(device: str, **values: Any) -> TrainRequest:
@@ -15,13 +18,13 @@ def request(device: str, **values: Any) -> TrainRequest:
     return TrainRequest.model_validate({**voice, "options": options, **values})
 
 
-def lines(stage: str, device: str, gpus: int) -> list[str]:
+def lines(stage: str, device: str, gpus: Sequence[int] = ()) -> list[str]:
     return [shlex.join(words) for words in train_commands(request(device, stage=stage, data="/my data"), gpus)]
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda:1"])
 def test_everything_is_one_command(device: str) -> None:
-    (line,) = lines("run", device, 0)
+    (line,) = lines("run", device)
     assert line.startswith("-m train run 'a b' --data '/my data' --family v2 --sample-rate 40k --pitch --epochs 7")
     assert ("--device cuda:1" in line) == (device != "auto")
 
@@ -36,17 +39,32 @@ def test_everything_is_one_command(device: str) -> None:
     ],
 )
 def test_a_stage_gets_its_own_options(stage: str, line: str) -> None:
-    assert lines(stage, "cpu", 0) == [line]
+    assert lines(stage, "cpu") == [line]
 
 
 def test_all_gpus_share_what_takes_time() -> None:
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 3 "
-    found = lines("run", "all", 3)
+    found = lines("run", "all", (0, 1, 2))
     assert found == [
         "-m train prepare 'a b' --data '/my data' --family v2 --sample-rate 40k --pitch",
         launcher + "-m train extract 'a b'",
         "-m train index 'a b' --most-vectors 500",
         launcher + "-m train fit 'a b' --epochs 7",
     ]
-    assert [shlex.join(words) for words in train_commands(request("all"), 3)] == found[1:]
-    assert lines("fit", "all", 1) == ["-m train fit 'a b' --epochs 7"]
+    assert [shlex.join(words) for words in train_commands(request("all"), (0, 1, 2))] == found[1:]
+    assert lines("fit", "all", (0,)) == ["-m train fit 'a b' --epochs 7"]
+
+
+def test_gpus_can_be_named_as_in_rvc() -> None:
+    assert chosen_gpus("0-2") == [0, 2] and chosen_gpus("1,0,0") == [1, 0]
+    assert (
+        chosen_gpus("1") == [] and chosen_gpus("cuda:1") == [] and chosen_gpus("auto") == [] and not chosen_gpus(None)
+    )
+    launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --gpu_ids 0,2 "
+    assert lines("fit", "0-2", chosen_gpus("0-2")) == [launcher + "-m train fit 'a b' --epochs 7"]
+    assert lines("index", "0-2", chosen_gpus("0-2")) == ["-m train index 'a b' --most-vectors 500"]
+    assert gpu_numbers("0-0-1") == [0, 1] and gpu_numbers("cpu") == [] and gpu_numbers("") == []
+    with pytest.raises(ConfigError, match=r"'0-2' names several GPUs.*cuda:0"):
+        choose_device("0-2")
+    with pytest.raises(ConfigError, match="'cuda:7' cannot be used here"):
+        choose_device("7")

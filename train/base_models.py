@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lib.assets import how_to_get
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
+from lib.installations import installations
 from lib.messages import Message
 from lib.paths import ROOT
 from lib.voice.infer_config import Kind, check_network, kind_of
@@ -20,6 +21,7 @@ from train.networks import build_networks
 logger = logging.getLogger(__name__)
 
 CLASSICAL_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}
+APPLIO_FOLDER = "rvc/models/pretraineds/hifi-gan"  # of v2
 SUFFIXES = (".pth", ".safetensors")
 
 
@@ -37,7 +39,12 @@ def base_folders(family: str, root: Path = ROOT) -> list[Path]:
     if family not in CLASSICAL_FOLDERS:
         return [own]
     name = CLASSICAL_FOLDERS[family]
-    return [own, root / name, root / "assets" / name]
+    folders = [own, root / name, root / "assets" / name]
+    for other in installations():
+        folders += [other / name, other / "assets" / name]
+        if family == "v2":
+            folders.append(other / APPLIO_FOLDER)
+    return folders
 
 
 def base_names(config: FamilyConfig) -> tuple[str, str]:

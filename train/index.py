@@ -1,10 +1,12 @@
 """The stage index: the two index files of an experiment, from the content features of all clips."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lib.files import replacing
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.progress import Progress, no_progress
@@ -12,6 +14,8 @@ from lib.voice.library import standard_experiment
 from train.experiment import Experiment
 from train.options import IndexOptions
 from train.pipeline import fingerprint, is_done, record
+
+TOTAL_FEATURES = "total_fea.npy"  # as RVC names it
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,13 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     known = experiment.stage("index")
     path = experiment.folder / known.get("file", "")
     if "file" in known and is_done(experiment, "index", made_from, path):
+        if options.total_fea:
+            write_total_features([clip.content for clip in clips], experiment.folder / TOTAL_FEATURES)
         return IndexReport(path, known["vectors"], skipped=True)
     progress(0, 1, Message("index"))
     index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed, options.most_vectors)
+    if options.total_fea:
+        write_total_features([clip.content for clip in clips], experiment.folder / TOTAL_FEATURES)
     empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
@@ -45,6 +53,20 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     _delete_older(experiment, path.name, {empty, full}, is_ours=experiment.is_owned(content))
     progress(1, 1, Message("index"))
     return IndexReport(experiment.folder / full, len(index), skipped=False)
+
+
+def write_total_features(paths: Sequence[Path], target: Path) -> None:
+    """Write arrays (N, C) of content features one below the other into one float32 file of NumPy, in little memory."""
+    widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
+    rows = sum(len(np.load(path, mmap_mode="r")) for path in paths)
+    with replacing(target) as temporary:
+        total = np.lib.format.open_memmap(temporary, "w+", np.float32, (rows, *widths))
+        start = 0
+        for path in paths:
+            features = np.load(path)
+            total[start : start + len(features)] = features
+            start += len(features)
+        total.flush()
 
 
 def _delete_older(experiment: Experiment, recorded: str, new: set[str], *, is_ours: bool) -> None:

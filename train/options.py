@@ -50,6 +50,9 @@ class IndexOptions(BaseModel, frozen=True, extra="forbid"):
         le=200_000,
         description="maximum number of index vectors; None: all, or 10 000 centroids if there are more than 200 000",
     )
+    total_fea: bool = Field(
+        False, description="also write total_fea.npy, the content features of all clips in one array, as RVC does"
+    )
 
 
 class FitOptions(BaseModel, frozen=True, extra="forbid"):

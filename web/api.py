@@ -33,11 +33,13 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
     "list_voices": ("voices",),
     "measure_speed": ("table",),
     "merge_voices": ("message",),
+    "remove_folder": ("folders",),
     "resume_job": ("job",),
     "save_preset": ("presets",),
     "suggest_pitch_shift": ("pitch_shift",),
     "train": ("message", "files", "job_id"),
     "undo_delete": ("message",),
+    "use_folder": ("folder", "folders"),
     "voice_info": ("info",),
 }
 OPTIONAL = frozenset({"index_rate"})  # None: what the voice recommends

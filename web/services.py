@@ -10,7 +10,6 @@ from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.paths import LOGS
 from lib.voice.library import (
-    VOICE_ROOTS,
     Voice,
     delete_voice,
     find_index,
@@ -19,6 +18,7 @@ from lib.voice.library import (
     list_indexes,
     list_voices,
     restore_voice,
+    voice_roots,
 )
 from web.jobs.registry import QUEUES, JobRegistry, Runner
 from web.jobs.requests import Kind
@@ -76,7 +76,7 @@ class Services:
 def make_services(
     folder: Path,
     device: str = "auto",
-    roots: Sequence[Path] = VOICE_ROOTS,
+    roots: Sequence[Path] | None = None,
     logs: Path = LOGS,
     *,
     local: bool = True,
@@ -84,8 +84,9 @@ def make_services(
 ) -> Services:
     """Connect the page to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
 
-    ConfigError for an unusable device.
+    `roots` None: `lib.voice.library.voice_roots`. ConfigError for an unusable device.
     """
+    home = (roots or voice_roots())[0]
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
 
@@ -97,7 +98,7 @@ def make_services(
     def add(found: "Inspected", name: str | None) -> list[str]:
         from lib.voice.intake import install
 
-        return install(found, name, weights=roots[0], logs=logs)
+        return install(found, name, weights=home, logs=logs)
 
     return Services(
         device=device,
@@ -106,8 +107,8 @@ def make_services(
         voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
         inspect_files=inspect,
         add_files=add,
-        delete_voice=lambda name: delete_voice(name, roots[0]),
-        undo_delete=lambda: restore_voice(roots[0]),
+        delete_voice=lambda name: delete_voice(name, home),
+        undo_delete=lambda: restore_voice(home),
         voice_range=lambda name: voice_range(name, roots),
         index_rate=lambda name: index_rate(name, roots),
         speaker_names=lambda name: names_of_speakers(name, roots),
@@ -120,7 +121,7 @@ def make_services(
     )
 
 
-def converting_runners(roots: Sequence[Path] = VOICE_ROOTS) -> dict[Kind, Runner]:
+def converting_runners(roots: Sequence[Path] | None = None) -> dict[Kind, Runner]:
     """The runners of all kinds of jobs, for the voices of `roots`; loaded voices stay in memory."""
     voices = _VoiceCache()
 
@@ -150,21 +151,21 @@ def _card(voice: Voice) -> VoiceCard:
     return VoiceCard(voice.name, find_index(voice.path) is not None, about.st_size / 1e6, day)
 
 
-def voice_range(name: str, roots: Sequence[Path]) -> tuple[float, float, float] | None:
+def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, float, float] | None:
     """Low, median and high F0 in Hz that a voice was trained on; None if its file does not record it."""
     from lib.voice.model_file import read_voice_model, training_range
 
     return training_range(read_voice_model(find_voice(name, roots).path))
 
 
-def index_rate(name: str, roots: Sequence[Path]) -> float:
+def index_rate(name: str, roots: Sequence[Path] | None = None) -> float:
     """The recommended index rate of a voice, or the default of its family."""
     from lib.voice.model_file import read_voice_model, recommended_index_rate
 
     return recommended_index_rate(read_voice_model(find_voice(name, roots).path))
 
 
-def names_of_speakers(name: str, roots: Sequence[Path]) -> dict[int, str]:
+def names_of_speakers(name: str, roots: Sequence[Path] | None = None) -> dict[int, str]:
     """The speaker names of a voice by speaker number, those that its file contains."""
     from lib.voice.model_file import read_voice_model, speaker_names
 

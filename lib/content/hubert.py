@@ -15,6 +15,7 @@ from lib.content import CONTENTVEC, canonical_name, content_frames
 from lib.content.fairseq_reader import read_fairseq
 from lib.content.hubert_weights import HubertWeights, read_cached, read_config, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.installations import weight_folders
 from lib.models.hubert import Hubert
 from lib.models.memory import trim_memory
 from lib.paths import PRETRAINED, ROOT, check_name
@@ -180,6 +181,10 @@ def _places(name: str) -> Iterator[Path]:
     yield PRETRAINED / name
     yield PRETRAINED / f"{name}.pt"
     yield ROOT / "assets" / name
+    for folder in weight_folders():
+        if name == CONTENTVEC:
+            yield from (folder / "hubert_base.pt", folder / "hubert_base", folder / "contentvec")
+        yield from (folder / name, folder / f"{name}.pt")
 
 
 def _read_file(path: Path, name: str) -> HubertWeights:

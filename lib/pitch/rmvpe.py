@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from lib.assets import how_to_get
 from lib.audio import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
+from lib.installations import weight_folders
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch import PitchExtractor
@@ -118,14 +119,21 @@ def _is_half(table: Weights, name: str) -> bool:
     return weight is not None and weight.dtype == torch.float16
 
 
+def _places() -> Iterator[Path]:
+    """Where the weights may be: PLACES, then the folders of other programs that are in use."""
+    yield from PLACES
+    for folder in weight_folders():
+        yield from (folder / "rmvpe.safetensors", folder / "rmvpe.pt")
+
+
 def is_installed() -> bool:
     """Whether a file of weights is installed."""
-    return any(path.is_file() for path in PLACES)
+    return any(path.is_file() for path in _places())
 
 
 def find_weights() -> Path:
     """Return the file of weights. MissingFileError says how to get it."""
-    for path in PLACES:
+    for path in _places():
         if path.is_file():
             return path
     raise MissingFileError(

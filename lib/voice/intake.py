@@ -18,7 +18,7 @@ from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive import INDEX_SUFFIX, unpack_parts
-from lib.voice.library import VOICE_ROOTS, Voice, experiment_of, find_index, index_roots, list_voices, rank_index
+from lib.voice.library import Voice, experiment_of, find_index, index_roots, list_voices, rank_index
 from lib.voice.model_file import read_voice_model
 from lib.voice.safe_load import safe_load
 
@@ -97,7 +97,7 @@ class _Sorted:
 
 
 def inspect_files(
-    files: Sequence[Path], folder: Path, *, logs: Path = LOGS, roots: Sequence[Path] = VOICE_ROOTS
+    files: Sequence[Path], folder: Path, *, logs: Path = LOGS, roots: Sequence[Path] | None = None
 ) -> Inspected:
     """Recognise voice models, indexes and archives, and pair each index with its voice.
 
@@ -117,7 +117,8 @@ def inspect_files(
         _recognise(file, folder / str(number), found)
     owners = _pair(found)
     paired = {index.part for index in owners.values()}
-    installed, taken = list_voices(roots), {voice.name for voice in list_voices(roots)}
+    installed = list_voices(roots)
+    taken = {voice.name for voice in installed}
     voices = []
     for model in found.models:
         voices.append(_plan(model, owners.get(model.part), found, installed, taken, logs))

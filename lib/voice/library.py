@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import ConfigError, MissingFileError, RevoiceError
+from lib.installations import index_folders, voice_folders
 from lib.json_reader import read_json
 from lib.messages import Message
 from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS, given_path
@@ -20,12 +21,18 @@ RECORD = "revoice.json"  # in the folder of an experiment; names the index of it
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _DELETED = re.compile(r"\d{20}_")
+_NO_VOICE = re.compile(r"[GD]_\w+$|(f0)?[GD](24|32|40|48)k\w*$")  # checkpoints and base models
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
+
+
+def voice_roots() -> tuple[Path, ...]:
+    """The folders of voices: the user's, those of other programs in use, and the shipped ones."""
+    return (VOICE_ROOTS[0], *voice_folders(), *VOICE_ROOTS[1:])
 
 
 def index_roots(logs: Path = LOGS) -> tuple[Path, ...]:
     """The folders searched for indexes, those of the experiments in `logs` first."""
-    return (logs, *INDEX_ROOTS[1:])
+    return (logs, *index_folders(), *INDEX_ROOTS[1:])
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,22 @@ class Voice:
     path: Path
 
 
-def list_voices(roots: Sequence[Path] = VOICE_ROOTS) -> list[Voice]:
-    """All voices, sorted by name; of two with the same name, the one in the earlier root."""
+def list_voices(roots: Sequence[Path] | None = None) -> list[Voice]:
+    """All voices, sorted by name; of two with the same name, the one in the earlier root. None: `voice_roots`.
+
+    Checkpoints and base models, which other programs keep beside voices, are left out of all roots but the first.
+    """
     found: dict[str, Voice] = {}
-    for root in roots:
+    for number, root in enumerate(voice_roots() if roots is None else roots):
         for path in sorted(root.glob("*")):
-            if path.suffix.lower() in VOICE_SUFFIXES and path.is_file() and not path.name.startswith("."):
+            if path.suffix.lower() not in VOICE_SUFFIXES or (number and _NO_VOICE.match(path.stem)):
+                continue
+            if path.is_file() and not path.name.startswith("."):
                 found.setdefault(path.stem, Voice(path.stem, path))
     return sorted(found.values(), key=lambda voice: voice.name.casefold())
 
 
-def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
+def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
     """Find a voice by its name, with or without suffix, or by the path of its file.
 
     ConfigError lists the voices there are; MissingFileError if `name` is the path of a file that does not exist.
@@ -65,7 +77,7 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
         raise ConfigError(
             "There is no voice {name!r}; no voice is installed. Train one, or put a .pth file into {folder}.",
             name=name,
-            folder=roots[0],
+            folder=(roots or VOICE_ROOTS)[0],
         )
     listed = ", ".join(names)
     if close := difflib.get_close_matches(name, names, n=1):
@@ -78,7 +90,7 @@ def find_voice(name: str, roots: Sequence[Path] = VOICE_ROOTS) -> Voice:
     raise ConfigError("There is no voice {name!r}. These exist: {names}.", name=name, names=listed)
 
 
-def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = INDEX_ROOTS) -> Path | None:
+def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | None = None) -> Path | None:
     """Find the index that belongs to a voice model, beside it or under the roots; None if there is none.
 
     Order: the index that the record of the experiment names, then names in RVC's form for this experiment, then names
@@ -87,7 +99,7 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = I
     for another family.
     """
     experiment = experiment_of(voice.stem)
-    files = _usable(_index_files(voice.parent, roots), family)
+    files = _usable(_index_files(voice.parent, index_roots() if roots is None else roots), family)
     candidates = []
     for path in files:
         rank = rank_index(path.stem, experiment, voice.stem)
@@ -101,15 +113,16 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] = I
     return min(candidates)[-1] if candidates else None
 
 
-def unmatched_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> list[Path]:
+def unmatched_indexes(voice: Path, roots: Sequence[Path] | None = None) -> list[Path]:
     """The indexes in the folders of a voice's experiment, for a voice that `find_index` finds none for."""
+    roots = index_roots() if roots is None else roots
     folders = [root / experiment_of(voice.stem) for root in roots]
     if voice.parent.name == experiment_of(voice.stem):
         folders.append(voice.parent)
     return sorted(path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders)
 
 
-def explain_no_index(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> Message:
+def explain_no_index(voice: Path, roots: Sequence[Path] | None = None) -> Message:
     """Why `find_index` returned None: which indexes lie in the voice's folder, and how to choose one."""
     files = unmatched_indexes(voice, roots)
     if not files:
@@ -155,8 +168,9 @@ def rank_index(stem: str, experiment: str, voice: str) -> int | None:
     return NAMED if re.search(pattern, stem) else None
 
 
-def list_indexes(roots: Sequence[Path] = (*INDEX_ROOTS, WEIGHTS)) -> dict[str, Path]:
+def list_indexes(roots: Sequence[Path] | None = None) -> dict[str, Path]:
     """All usable indexes, by "folder/name"; empty ("trained") ones are skipped."""
+    roots = (*index_roots(), WEIGHTS) if roots is None else roots
     files = _index_files(roots[0], roots)
     found = {f"{path.parent.name}/{path.stem}": path for path in files if not path.name.startswith("trained_")}
     return dict(sorted(found.items()))

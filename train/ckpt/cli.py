@@ -86,10 +86,17 @@ class Import(BaseModel, frozen=True):
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
-Tool = Info | Extract | Merge | Edit | Convert | Export | Import
+class Folders(BaseModel, frozen=True):
+    """List the folders of RVC and Applio whose voices and weights are used where they are; add or remove one."""
+
+    add: GivenPath | None = Field(None, description="folder in which RVC, Applio or a fork is installed")
+    remove: GivenPath | None = Field(None, description="folder that is no longer used; its files stay")
+
+
+Tool = Info | Extract | Merge | Edit | Convert | Export | Import | Folders
 TOOLS: dict[str, Any] = {
     "info": Info, "extract": Extract, "merge": Merge, "edit": Edit, "convert": Convert, "export": Export,
-    "import": Import,
+    "import": Import, "folders": Folders,
 }  # fmt: skip
 
 
@@ -107,6 +114,8 @@ def use(tool: Tool) -> Iterator[str]:
         yield _convert(tool)
     elif isinstance(tool, Export):
         yield _export(tool)
+    elif isinstance(tool, Folders):
+        yield from _folders(tool)
     else:
         yield from _import(tool)
 
@@ -222,6 +231,22 @@ def _import_loose(tool: Import) -> Iterator[str]:
         yield f"imported the index {index_file.part.label} of the voice {index_file.voice and index_file.voice.name!r}"
     for label, reason in found.unused:
         yield f"not imported: {label} {reason}"
+
+
+def _folders(tool: Folders) -> Iterator[str]:
+    from lib.installations import add_installation, installations, remove_installation
+    from lib.voice.library import list_voices
+
+    if tool.add is not None:
+        add_installation(str(tool.add))
+    if tool.remove is not None:
+        remove_installation(tool.remove.absolute())
+    folders = installations()
+    for folder in folders:
+        voices = sum(voice.path.is_relative_to(folder) for voice in list_voices())
+        yield f"{folder} (voices: {voices})"
+    if not folders:
+        yield "no folders of other programs are used"
 
 
 def _written(path: Path, voice: "VoiceModel") -> str:

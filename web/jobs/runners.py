@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infer.options import ConvertOptions
-from lib.devices import list_devices
+from lib.devices import gpu_numbers, list_devices
 from lib.errors import AudioError, RevoiceError, error_from_json
 from lib.files import replacing
 from lib.json_reader import parse_json
@@ -225,32 +225,37 @@ def _option(name: str, value: object) -> list[str]:
     return [] if value is None else [f"--{flag}", str(value)]
 
 
-def count_gpus(device: str | None) -> int:
-    """The number of GPUs if the device is ALL_GPUS; 0 for other devices, whose commands do not depend on it."""
-    return sum(name.startswith("cuda:") for name, _ in list_devices()) if device == ALL_GPUS else 0
+def chosen_gpus(device: str | None) -> list[int]:
+    """The numbers of the GPUs that share a training on that device: ALL_GPUS or several, as "0-1-2"; else none."""
+    if device == ALL_GPUS:
+        return [int(name.removeprefix("cuda:")) for name, _ in list_devices() if name.startswith("cuda:")]
+    numbers = gpu_numbers(device or "")
+    return numbers if len(numbers) > 1 else []
 
 
-def train_commands(request: TrainRequest, gpus: int) -> list[list[str]]:
-    """The arguments of `python` of every command of a training job; on ALL_GPUS each stage is a command.
+def train_commands(request: TrainRequest, gpus: Sequence[int]) -> list[list[str]]:
+    """The arguments of `python` of every command of a training job; on several GPUs each stage is a command.
 
     Stages that can share their work are then started once per GPU.
     """
-    if request.options.device != ALL_GPUS:
+    if request.options.device != ALL_GPUS and not gpus:
         return [train_command(request)]
     first = 0 if request.data else 1  # without recordings the existing clips are used
     stages = [request.stage] if request.stage != "run" else list(STAGES)[first:]
     options = request.options.model_copy(update={"device": "auto"})
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(len(gpus))]
+    if request.options.device != ALL_GPUS:
+        launcher += ["--gpu_ids", ",".join(map(str, gpus))]
     commands = [
         (stage, train_command(request.model_copy(update={"options": options, "stage": stage}))) for stage in stages
     ]
-    return [launcher + words if stage in SHARED_STAGES and gpus > 1 else words for stage, words in commands]
+    return [launcher + words if stage in SHARED_STAGES and len(gpus) > 1 else words for stage, words in commands]
 
 
 def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
     """Run a training job in subprocesses, so that a crash fails only the job. Cancelling saves a checkpoint."""
     made: list[Path] = []
-    for command in train_commands(request, count_gpus(request.options.device)):
+    for command in train_commands(request, chosen_gpus(request.options.device)):
         made = _train(command, request.name, context) or made
     return made
 

@@ -27,7 +27,7 @@ from train.pipeline import STAGES
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.requests import VOICE_SETTINGS, TrainRequest
-from web.jobs.runners import FROM_RECORDINGS, count_gpus, train_commands
+from web.jobs.runners import FROM_RECORDINGS, chosen_gpus, train_commands
 from web.limits import client_of_request
 from web.services import Services
 from web.tabs.device_choice import device_choice
@@ -106,6 +106,7 @@ class _TrainTab:
         self.suggestion = SuggestionPanel(t)
         self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
+        self.index_only = gr.Button(t("train.stage_index"), size="sm", elem_id="train-index")
         self.message = gr.Markdown(elem_id="train-said")
         self.command = gr.Textbox(
             label=t("train.command"), interactive=False, buttons=["copy"], elem_id="train-command"
@@ -132,6 +133,10 @@ class _TrainTab:
             [self.message, files, gr.Textbox(visible=False)],
             api_name="train",
         )
+        self.index_only.click(
+            with_names(self.t, self.train_index, names, None, required=1), inputs, self.message,
+            api_visibility="private",
+        )  # fmt: skip
         changes = [field.change for field in inputs]
         gr.on(None, self._show_command, inputs, self.command, queue=False, **_QUIET)  # when the page opens, too
         gr.on(
@@ -166,6 +171,10 @@ class _TrainTab:
         job_id = self.services.registry.submit(title, work, client_of_request(request))
         return self.t("train.started", name=html.escape(work.name)), None, job_id
 
+    def train_index(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
+        """Build the index of a training again, from the features that are there."""
+        return self.train(request, bar, {**values, "stage": "index"})[0]
+
     def _show_command(self, *given: Any) -> str:
         values = dict(zip(self.inputs, given, strict=True))
         try:
@@ -176,7 +185,7 @@ class _TrainTab:
         known = values["folder"] or (None if Experiment(work.name).config_file.is_file() else "FOLDER")
         data = kept if values["files"] or kept.is_dir() else known
         work = work.model_copy(update={"data": data and Path(data)})
-        gpus = count_gpus(work.options.device)
+        gpus = chosen_gpus(work.options.device)
         return " && ".join(_typed([_python(), *words]) for words in train_commands(work, gpus))
 
     def _show_estimate(self, seconds: float, *given: Any) -> str:

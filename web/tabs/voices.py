@@ -12,6 +12,7 @@ from web.i18n.messages import translated
 from web.i18n.translator import Translator, shorten
 from web.services import Services
 from web.tabs.handlers import handle_errors, show_success
+from web.tabs.voice_folders import build_folders
 from web.tabs.voice_intake import build_intake
 
 REFRESH_SECONDS = 5
@@ -46,6 +47,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
 def _build_exchange(t: Translator, services: Services, tools: "_Tools", voice: Any, message: Any) -> None:
     with gr.Accordion(t("voices.import"), open=True):
         build_intake(t, services, message)
+    build_folders(t, services)
     with gr.Accordion(t("voices.export"), open=False):
         export = gr.Button(t("voices.export_run"), elem_id="export")
         exported = gr.File(label=t("voices.exported"), interactive=False, visible=False)

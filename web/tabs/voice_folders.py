@@ -1,0 +1,62 @@
+"""Folders of RVC, Applio and their forks that are used where they are: add one, see what it holds, remove it."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lib.errors import ConfigError
+from lib.installations import add_installation, installations, remove_installation
+from web.i18n.translator import Translator
+from web.services import Services
+from web.tabs.handlers import handle_errors, show_success
+
+
+def build_folders(t: Translator, services: Services) -> None:
+    """Lay out the field and the list; only the user of this machine sees them."""
+    with gr.Accordion(t("voices.folders"), open=False, visible=services.local, elem_id="folders"):
+        gr.Markdown(t("voices.folders_info"))
+        folder = gr.Textbox(label=t("voices.folder"), elem_id="folder")
+        add = gr.Button(t("voices.folder_add"), elem_id="folder-add")
+        used = gr.Dropdown(
+            label=t("voices.folders_used"),
+            choices=_used() if services.local else [],
+            elem_id="folders-used",
+            allow_custom_value=True,
+        )
+        remove = gr.Button(t("voices.folder_remove"), elem_id="folder-remove")
+
+    def use_folder(folder: str | None) -> tuple[str, Any]:
+        """Use the voices, indexes and weights of a folder in which RVC, Applio or a fork is installed."""
+        with handle_errors(t):
+            _check_local(t, services)
+            if not (folder or "").strip():
+                raise ConfigError(t("voices.no_folder"))
+            before = set(services.list_voices())
+            path = add_installation(str(folder))
+            new = len(set(services.list_voices()) - before)
+            show_success(t, t("voices.folder_added", name=html.escape(path.name), count=new))
+            return "", gr.update(choices=_used(), value=str(path))
+
+    def remove_folder(folder: str | None) -> Any:
+        """No longer use a folder; its files stay."""
+        with handle_errors(t):
+            _check_local(t, services)
+            if folder not in _used():
+                raise ConfigError(t("voices.no_folder"))
+            remove_installation(Path(str(folder)))
+            return gr.update(choices=_used(), value=None)
+
+    add.click(use_folder, [folder], [folder, used], api_name="use_folder")
+    remove.click(remove_folder, [used], used, api_name="remove_folder")
+
+
+def _used() -> list[str]:
+    return [str(path) for path in installations()]
+
+
+def _check_local(t: Translator, services: Services) -> None:
+    """ConfigError where the page can be reached from elsewhere: nobody else may name folders of this machine."""
+    if not services.local:
+        raise ConfigError(t("voices.folders_local"))
