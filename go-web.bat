@@ -6,13 +6,18 @@ rem   go-web.bat demo          trains a small voice and converts a clip with it,
 rem   go-web.bat convert ...   converts files and folders (python -m infer)
 rem   go-web.bat train ...     makes voices (python -m train)
 setlocal EnableExtensions DisableDelayedExpansion
-rem With an NVIDIA card torch comes from PyTorch's own index, as the default build for Windows has no CUDA.
-if not defined REVOICE_TORCH_CUDA_INDEX set "REVOICE_TORCH_CUDA_INDEX=https://download.pytorch.org/whl/cu130"
+rem A crash has a negative exit status, which "if errorlevel" takes for success, so every test is for zero.
+set "ERRORLEVEL="
 set "PYTHONUTF8=1"
 set "PIP_DISABLE_PIP_VERSION_CHECK=1"
 set "here=%~dp0"
 set "venv=%~dp0.venv"
 set "python=%~dp0.venv\Scripts\python.exe"
+
+rem A module of this folder is run from any folder, importing nothing from that one. Batch files cannot drop their
+rem first word from the arguments, so "drop" lets Python do it.
+set "run=sys.path[:1] = [sys.argv.pop(1)]; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+set "drop=del sys.argv[3];"
 
 set "word=%~1"
 set "list=requirements.txt"
@@ -24,15 +29,15 @@ rem The environment is trusted only if the file written last holds the lists of 
 set "finished=%venv%\finished-%level%"
 set "wanted=%TEMP%\revoice-wanted-%RANDOM%%RANDOM%.txt"
 copy /y /b "%here%requirements.txt"+"%here%requirements-dev.txt"+"%here%requirements.lock" "%wanted%" >nul
-if errorlevel 1 (set "step=reading requirements.txt" & goto failed)
+if not %errorlevel%==0 (set "step=reading requirements.txt" & goto failed)
 if not exist "%python%" goto install
 fc /b "%wanted%" "%finished%" >nul 2>&1
-if not errorlevel 1 goto start
+if %errorlevel%==0 goto start
 
 :install
 rem A killed run leaves the file "unfinished" behind; its environment is made anew.
 "%python%" -c "import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))" >nul 2>&1
-if errorlevel 1 if exist "%venv%" rmdir /s /q "%venv%"
+if not %errorlevel%==0 if exist "%venv%" rmdir /s /q "%venv%"
 if exist "%venv%\unfinished" rmdir /s /q "%venv%"
 if exist "%python%" goto packages
 echo Step 1 of 4: making the environment .venv ...
@@ -48,7 +53,7 @@ goto failed
 mkdir "%venv%"
 type nul >"%venv%\unfinished"
 %base% -m venv "%venv%"
-if errorlevel 1 (rmdir /s /q "%venv%" & goto failed)
+if not %errorlevel%==0 (rmdir /s /q "%venv%" & goto failed)
 
 :packages
 type nul >"%venv%\unfinished"
@@ -56,31 +61,33 @@ for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torch==" "%here%requirements.
 for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torchaudio==" "%here%requirements.txt"`) do set "torchaudio=%%L"
 echo Step 2 of 4: installing torch ...
 set "step=step 2 of 4, installing torch,"
-nvidia-smi -L >nul 2>&1
-if errorlevel 1 goto no_card
-"%python%" -m pip --no-input install --no-deps --index-url "%REVOICE_TORCH_CUDA_INDEX%" %torch% %torchaudio%
-if errorlevel 1 goto failed_cleanly
+rem The default build for Windows has no CUDA. lib.nvidia names the build that supports card and driver, and says on
+rem the screen what is wrong with an old one.
+set "build=cpu"
+"%python%" -c "import runpy, sys; %run%" "%here%." lib.nvidia >"%venv%\build.txt"
+if %errorlevel%==0 set /p build=<"%venv%\build.txt"
+if "%build%"=="cpu" goto no_card
+set "index=%REVOICE_TORCH_CUDA_INDEX%"
+if not defined index set "index=https://download.pytorch.org/whl/%build%"
+"%python%" -m pip --no-input install --no-deps --index-url "%index%" %torch% %torchaudio%
+if not %errorlevel%==0 goto failed_cleanly
 :no_card
 "%python%" -m pip --no-input install -c "%here%requirements.lock" %torch% %torchaudio%
-if errorlevel 1 goto failed_cleanly
+if not %errorlevel%==0 goto failed_cleanly
 echo Step 3 of 4: installing the other packages ...
 set "step=step 3 of 4, installing the other packages,"
 "%python%" -m pip --no-input install -c "%here%requirements.lock" -r "%here%%list%"
-if errorlevel 1 goto failed_cleanly
+if not %errorlevel%==0 goto failed_cleanly
 echo Step 4 of 4: checking that the packages work ...
 set "step=step 4 of 4, checking that the packages work,"
 "%python%" -W ignore -c "import av, faiss, gradio, pydantic, pyworld, soundfile, torch, torchaudio, tyro"
-if errorlevel 1 goto failed
+if not %errorlevel%==0 goto failed
 if "%level%"=="test" copy /y "%wanted%" "%venv%\finished-test" >nul
 copy /y "%wanted%" "%venv%\finished-run" >nul
 del "%venv%\unfinished"
 
 :start
 del "%wanted%" >nul 2>&1
-rem A module of this folder is run from any folder, importing nothing from that one. Batch files cannot drop their
-rem first word from the arguments, so "drop" lets Python do it.
-set "run=sys.path[:1] = [sys.argv.pop(1)]; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-set "drop=del sys.argv[3];"
 if "%word%"=="" goto page
 if "%word:~0,1%"=="-" goto page
 if /i "%word%"=="web" goto web
@@ -103,7 +110,7 @@ goto ended
 set "shipped=%here%pretrained\lite\demo"
 cd /d "%here%"
 "%python%" -m train run demo --data "%shipped%\voice" --family lite --max-minutes 5 --epochs 250
-if errorlevel 1 goto ended
+if not %errorlevel%==0 goto ended
 "%python%" -m infer "%shipped%\source.flac" --voice demo -o "%here%out\demo.wav" --pitch-shift 5 --report --target "%shipped%\voice"
 goto ended
 
@@ -123,21 +130,25 @@ set "OMP_NUM_THREADS=1"
 if not "%CI%"=="true" set "PYTEST_ADDOPTS=-m 'not slow' %PYTEST_ADDOPTS%"
 set "bad="
 "%python%" -m ruff check --quiet
-if errorlevel 1 set "bad=%bad% ruff-check"
+if not %errorlevel%==0 set "bad=%bad% ruff-check"
 "%python%" -m ruff format --check --quiet
-if errorlevel 1 set "bad=%bad% ruff-format"
+if not %errorlevel%==0 set "bad=%bad% ruff-format"
 "%python%" -m mypy
-if errorlevel 1 set "bad=%bad% mypy"
+if not %errorlevel%==0 set "bad=%bad% mypy"
 "%python%" -c "import runpy, sys; %drop% %run%" "%here%." pytest -n logical --maxprocesses 8 --dist loadfile %*
-if errorlevel 1 set "bad=%bad% pytest"
+if not %errorlevel%==0 set "bad=%bad% pytest"
 if not defined bad exit /b 0
 echo go-web: failed:%bad%
 exit /b 1
 
 :ended
-if not errorlevel 1 exit /b 0
+set "status=%errorlevel%"
+if %status%==0 exit /b 0
+if %status% lss 0 echo go-web: the program crashed (status %status%). Update the driver of the graphics card, or start with --device cpu.
+if %status% gtr 0 echo go-web: the program ended with status %status%; the reason is above.
+rem A double click gives no word, and its window would close at once.
 if "%word%"=="" pause
-exit /b 1
+exit /b %status%
 
 :failed_cleanly
 rem When pip fails by itself it leaves the environment as it was, so the next start goes on from here.

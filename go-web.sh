@@ -41,10 +41,17 @@ make_venv() {
 pip_install() { "$python" -m pip --no-input --log .venv/install.log install "$@"; }
 
 install_torch() { # torch and torchaudio must be of the same build, hence one command for both
-  local pins
+  local pins build
   pins=$(grep -E '^torch(audio)?==' requirements.txt)
-  if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
+  # For an old card or driver the default build, with CUDA 13, would not work; lib.nvidia says why and names another.
+  build=$("$python" -m lib.nvidia) || build=''
+  if [ "$(uname -s)" = Linux ] && [ "$build" = cu126 ]; then
     # shellcheck disable=SC2086 # two words on purpose, here and below
+    pip_install --no-deps --index-url "https://download.pytorch.org/whl/$build" $pins >/dev/null && return
+    say "  PyTorch's builds cannot be reached from here; taking the default build, which cannot use this GPU."
+  fi
+  if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    # shellcheck disable=SC2086
     pip_install --no-deps --retries 0 --timeout 15 --index-url "$torch_cpu_index" $pins >/dev/null 2>&1 && return
     say "  PyTorch's CPU builds cannot be reached from here; taking the default build."
   fi

@@ -1,5 +1,6 @@
 """The API as programs see it: which parameters are optional, the names of results, errors, and job ids of trainings."""
 
+import inspect
 import re
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from web.jobs.requests import TrainRequest
 from web.tabs.handlers import handle_errors
 
 NO_DEFAULT = {  # what the program cannot choose for its caller
-    "recording", "name", "file", "files", "archive", "checkpoint", "job_id", "result", "voice",
+    "recording", "name", "file", "files", "archive", "checkpoint", "job_id", "result", "voice", "folder",
 }  # fmt: skip
 
 
@@ -47,7 +48,8 @@ class Page:
         handler = next(f.fn for f in self.app.fns.values() if f.api_name == endpoint)
         values = {p["parameter_name"]: p["parameter_default"] for p in self.endpoints[f"/{endpoint}"]["parameters"]}
         assert given.keys() <= values.keys()
-        return handler(None, *(values | given).values())
+        takes_request = "request" in inspect.signature(handler).parameters
+        return handler(*[None] * takes_request, *(values | given).values())
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,9 @@ def test_results_have_names(page: Page) -> None:
     for name, endpoint in page.endpoints.items():
         for result in endpoint["returns"]:
             assert re.fullmatch(r"[a-z][a-z0-9_]*", result["label"]) and not result["label"].startswith("value_"), name
+    loaded = [result["label"] for result in page.endpoints["/load_preset"]["returns"]]
+    saved = [parameter["parameter_name"] for parameter in page.endpoints["/save_preset"]["parameters"]]
+    assert loaded == [*saved[1:], "file"], "the options of a preset by their names"
     assert [result["label"] for result in page.endpoints["/train"]["returns"]] == ["message", "files", "job_id"]
 
 
@@ -96,6 +101,19 @@ def test_a_training_returns_its_job_and_takes_every_family_and_rate(page: Page) 
     label = Translator()("train.sample_rate")
     choice: Any = next(c for c in page.app.blocks.values() if getattr(c, "label", "") == label)
     assert {value for _, value in choice.choices} == {rate for names in FAMILIES.values() for rate in names}
+
+
+def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(page: Page, tmp_path: Path) -> None:
+    paths = {name: str(tmp_path / name) for name in ("dora.zip", "bomb.zip", "eva.pth", "fay.safetensors")}
+    for path in paths.values():
+        Path(path).write_bytes(b"PK")
+    assert "dora" in page.call("import_voice", archive=paths["dora.zip"])[0]
+    assert "eva, fay" in page.call("add_voices", files=[paths["eva.pth"], paths["fay.safetensors"]])[0]
+    assert "gia" in page.call("add_voices", files=[paths["eva.pth"]], name="gia")[0]
+    assert {"dora", "eva", "fay", "gia"} < {*page.call("list_voices")}
+    with pytest.raises(gr.Error, match=r"bomb\.zip unfolds") as refused:
+        page.call("import_voice", archive=paths["bomb.zip"])
+    assert str(tmp_path) not in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,28 @@ def test_every_cell_is_plain_python_without_outputs() -> None:
 
 
 def test_the_set_up_says_what_is_missing(tmp_path: Path) -> None:
-    done = run_cells(cells()[:1], tmp_path, REVOICE_FOLDER=str(tmp_path / "nothing"))
+    none = (tmp_path / "none").as_uri()
+    done = run_cells(cells()[:1], tmp_path, REVOICE_FOLDER=str(tmp_path / "nothing"), REVOICE_SESSIONS=none)
     assert done.returncode != 0
     assert "Set REPOSITORY above to the address of the project's git repository." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        (
+            "fileId=https%3A//github.com/someone/revoice/blob/main/notebooks/colab.ipynb",
+            "https://github.com/someone/revoice.git",
+        ),
+        ("fileId=1aBcD", ""),
+    ],
+)
+def test_the_repository_is_that_of_the_opened_notebook(tmp_path: Path, path: str, address: str) -> None:
+    sessions = tmp_path / "sessions.json"
+    sessions.write_text(json.dumps([{"path": path}]), encoding="utf-8")
+    source = cells()[0].split("if not (PROGRAM")[0] + "\nprint(opened_from())"
+    done = run_cells([source], tmp_path, REVOICE_SESSIONS=sessions.as_uri())
+    assert (done.returncode, done.stdout.strip()) == (0, address), done.stderr
 
 
 @pytest.mark.slow

@@ -247,6 +247,29 @@ def test_batch_file_is_for_windows() -> None:
     assert data.count(b"\r\n") == data.count(b"\n") > 0
 
 
+def test_the_batch_file_takes_every_status_but_zero_for_a_failure() -> None:
+    lines = (ROOT / "go-web.bat").read_text(encoding="ascii").splitlines()
+    commands = [line for line in lines if not line.lower().startswith("rem ")]
+    assert not any("if errorlevel" in line.lower() or "if not errorlevel" in line.lower() for line in commands), (
+        "it is false for crashes, whose status is negative (0xC0000005)"
+    )
+    end = commands[commands.index(":ended") :][:7]
+    assert 'set "status=%errorlevel%"' in end[1] and "exit /b %status%" in end, "the status is passed on"
+    assert any("pause" in line for line in end)
+    run = next(number for number, line in enumerate(commands) if line.startswith('set "run='))
+    assert run < next(number for number, line in enumerate(commands) if "lib.nvidia" in line), "defined before its use"
+
+
+@pytest.mark.slow
+def test_an_old_card_gets_a_build_that_supports_it(checkout: Checkout) -> None:
+    shutil.copytree(ROOT / "lib", checkout.root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    checkout.add_tool("nvidia-smi", '#!/bin/sh\necho "NVIDIA GeForce GTX 1060 3GB, 560.35.03, 6.1"\n')
+    done = checkout.go("web")
+    assert "Taking PyTorch's build cu126" in done.stderr, done.stderr
+    assert "builds cannot be reached from here" not in done.stderr, "pip found the wheels of the test"
+    assert done.returncode == 0
+
+
 def test_every_direct_requirement_is_pinned_and_locked() -> None:
     locked = {line.split(" ;")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
     for name in ("requirements.txt", "requirements-dev.txt"):

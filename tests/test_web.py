@@ -193,25 +193,6 @@ def test_errors_become_messages(client: Client, recording: str, voice: str, sent
         convert(client, voice, recording)
 
 
-def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(
-    client: Client, fake: FakeConverter, tmp_path: Path
-) -> None:
-    for name in ("dora.zip", "bomb.zip", "eva.pth", "fay.safetensors"):
-        (tmp_path / name).write_bytes(b"PK")
-    said, _ = client.predict(handle_file(tmp_path / "dora.zip"), api_name="/import_voice")
-    assert "dora" in said and "dora" in fake.voices
-    files = [handle_file(tmp_path / name) for name in ("eva.pth", "fay.safetensors")]
-    said, _ = client.predict(files, api_name="/add_voices")
-    assert "eva, fay" in said and {"eva", "fay"} < {*fake.voices}
-    said, _ = client.predict(files[:1], "gia", api_name="/add_voices")
-    assert "gia" in said and "gia" in fake.voices
-    with pytest.raises(AppError, match=r"bomb\.zip unfolds") as refused:
-        client.predict(handle_file(tmp_path / "bomb.zip"), api_name="/import_voice")
-    assert str(Path(tmp_path.anchor) / "tmp") not in str(refused.value) and "/" not in str(refused.value)
-    for name in ("dora", "eva", "fay", "gia"):
-        fake.voices.remove(name)
-
-
 def test_missing_choices_are_told(client: Client, recording: str) -> None:
     with pytest.raises(AppError, match="No recording yet"):
         convert(client, "alice", None)

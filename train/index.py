@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def write_total_features(paths: Sequence[Path], target: Path) -> None:
     widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
     rows = sum(len(np.load(path, mmap_mode="r")) for path in paths)
     with replacing(target) as temporary:
-        total = np.lib.format.open_memmap(temporary, "w+", np.float32, (rows, *widths))
+        open_memmap: Any = np.lib.format.open_memmap  # has no types
+        total = open_memmap(temporary, "w+", np.float32, (rows, *widths))
         start = 0
         for path in paths:
             features = np.load(path)

@@ -9,8 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from infer.options import ConvertOptions
-
 RETURNS: Mapping[str, tuple[str, ...]] = {
     "add_voices": ("message", "files"),
     "bug_report": ("file",),
@@ -29,7 +27,6 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
     "import_voice": ("message", "file"),
     "job_status": ("job",),
     "list_jobs": ("jobs",),
-    "load_preset": (*(name for name in ConvertOptions.model_fields if name != "device"), "file"),
     "list_voices": ("voices",),
     "measure_speed": ("table",),
     "merge_voices": ("message",),
@@ -53,18 +50,21 @@ def describe_api(app: gr.Blocks) -> None:
 
     def get_api_info(*arguments: Any, **keywords: Any) -> Any:
         info = described(*arguments, **keywords)
+        saved = info["named_endpoints"].get("/save_preset", {"parameters": []})["parameters"]
+        options = tuple(parameter["parameter_name"] for parameter in saved[1:])
         for path, endpoint in info["named_endpoints"].items():
             name = path.removeprefix("/")
-            _describe_returns(name, endpoint["returns"])
+            names = (*options, "file") if name == "load_preset" else RETURNS.get(name)
+            _describe_returns(names, endpoint["returns"])
             _describe_parameters(name, endpoint["parameters"])
         return info
 
     app.get_api_info = get_api_info
 
 
-def _describe_returns(endpoint: str, returns: list[dict[str, Any]]) -> None:
-    """Name the results of an endpoint; those without a name in RETURNS are named after their components."""
-    names = RETURNS.get(endpoint, tuple(str(described["component"]).lower() for described in returns))
+def _describe_returns(names: tuple[str, ...] | None, returns: list[dict[str, Any]]) -> None:
+    """Name the results of an endpoint; those without names are named after their components."""
+    names = names or tuple(str(described["component"]).lower() for described in returns)
     for name, described in zip(names, returns, strict=True):
         described["label"] = name
 
