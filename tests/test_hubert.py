@@ -92,7 +92,7 @@ def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_gone(fa
     for clip, content in zip(clips, narrow.batch(clips), strict=True):
         for got in (content, narrow(clip)):
             assert got.dtype == np.float32 and 1e-5 < error(got, exact(clip)) < 0.05
-    weights = dict(narrow._network.named_parameters())
+    weights = dict(narrow.network.named_parameters())
     held = {name for name, weight in weights.items() if weight.dtype == torch.float32 and weight.dim() > 1}
     assert held == {"feature_extractor.conv_layers.0.conv.weight", *(n for n in weights if "pos_conv_embed" in n)} - {
         "encoder.pos_conv_embed.conv.bias"

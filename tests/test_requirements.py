@@ -55,9 +55,12 @@ def modules(path: Path) -> Iterator[str]:
 
 
 def test_the_program_requires_exactly_what_it_imports() -> None:
-    assert imported(PROGRAM) == required("requirements.txt") | required("requirements-songs.txt") | BY_THE_USER
+    optional = required("requirements-songs.txt") | required("requirements-onnx.txt")
+    assert imported(PROGRAM) == required("requirements.txt") | optional | BY_THE_USER
 
 
 def test_development_requires_what_it_imports_besides() -> None:
-    more = imported(DEVELOPMENT) - required("requirements.txt") - QUALITY - FROM_GRADIO
+    more = (
+        imported(DEVELOPMENT) - required("requirements.txt") - required("requirements-onnx.txt") - QUALITY - FROM_GRADIO
+    )
     assert more == required("requirements-dev.txt") - TOOLS

@@ -69,7 +69,7 @@ def test_in_bfloat16_pitches_stay_and_halves_are_gone(
     )
     places(tmp_path / "r.safetensors")
     networks: list[Rmvpe] = []
-    monkeypatch.setattr(rmvpe, "_RmvpePitch", lambda network, device: networks.append(network))
+    monkeypatch.setattr(rmvpe, "RmvpePitch", lambda network, device: networks.append(network))
     exact, narrow = (load_pitch_extractor("rmvpe", CPU, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     assert exact.cache_key == "rmvpe" and narrow.cache_key == "rmvpe in torch.bfloat16" and narrow.method == "rmvpe"
     mel = torch.randn(1, 128, 64, generator=torch.Generator().manual_seed(0))

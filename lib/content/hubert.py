@@ -34,13 +34,13 @@ class HubertContentEncoder:
     def __init__(self, network: Hubert, width: int, name: str) -> None:
         self.width = width
         self.name = name
-        self._network = network.eval()
+        self.network = network.eval()
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weights in fp16, the same for every file format and precision."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self._network.state_dict().items()):
+        for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(json.dumps([name, list(tensor.shape)]).encode())
             digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -48,8 +48,8 @@ class HubertContentEncoder:
     def cast(self, dtype: torch.dtype) -> None:
         """Cast the network in place. It stays the same encoder: features differ by rounding only."""
         logger.info("content encoder %s (%s) computes in %s", self.name, self.sha256[:12], dtype)
-        self._network.cast(dtype)
-        unmap(self._network, dtype)
+        self.network.cast(dtype)
+        unmap(self.network, dtype)
         trim_memory()
 
     @torch.inference_mode()
@@ -61,9 +61,9 @@ class HubertContentEncoder:
             )
         if content_frames(len(audio)) == 0:
             return np.zeros((0, self.width), dtype=np.float32)
-        device = next(self._network.parameters()).device
+        device = next(self.network.parameters()).device
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(device)
-        content: FloatArray = self._network(samples[None])[0].cpu().numpy()
+        content: FloatArray = self.network(samples[None])[0].cpu().numpy()
         return content
 
     @torch.inference_mode()
@@ -73,9 +73,9 @@ class HubertContentEncoder:
         usable = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
         if len(usable) < 2:
             return [self(clip) for clip in clips]
-        device = next(self._network.parameters()).device
+        device = next(self.network.parameters()).device
         samples = [torch.from_numpy(np.ascontiguousarray(clips[i], dtype=np.float32)).to(device) for i in usable]
-        for i, content in zip(usable, self._network.batch(samples), strict=True):
+        for i, content in zip(usable, self.network.batch(samples), strict=True):
             features[i] = content.cpu().numpy()
         return features
 

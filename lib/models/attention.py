@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOW = 10  # frames on either side that have an own relative position
-BLOCK_FRAMES = 256  # rows of the score matrix computed at a time, except in training
+BLOCK_FRAMES = 256  # rows of the score matrix computed at a time, except in training and in an ONNX file
 MASKED_SCORE = -1e4  # not -inf: a wholly masked row then is uniform instead of NaN, as in the reference
 
 
@@ -65,7 +65,7 @@ class RelativeAttention(nn.Module):
         query = self._split(self.conv_q(x)) / math.sqrt(self.head_width)
         key, value = self._split(self.conv_k(x)), self._split(self.conv_v(x))
         training = torch.is_grad_enabled()
-        size = x.shape[2] if training else BLOCK_FRAMES
+        size = x.shape[2] if training or torch.jit.is_tracing() else BLOCK_FRAMES
         padding = mask if training or not bool(mask.all()) else None
         blocks = range(0, x.shape[2], size)
         out = torch.cat([self._attend(query[:, :, i : i + size], key, value, padding, i) for i in blocks], dim=2)

@@ -180,7 +180,7 @@ class Generator(nn.Module):
         temperature: float = 1.0,
     ) -> Tensor:
         """[B, Z, F], F0 [B, F] in Hz or None, speaker [B, gin, 1] -> waveform [B, 1, F * hop]."""
-        return self._synthesize(latent, self._excite(f0, generator, temperature), speaker)
+        return self.synthesize(latent, self._excite(f0, generator, temperature), speaker)
 
     def in_blocks(
         self,
@@ -208,7 +208,7 @@ class Generator(nn.Module):
             start = max(min(first, last - block_frames), begin)  # equal lengths: oneDNN caches memory for each length
             low, high = max(start - self.receptive_field, 0), min(last + self.receptive_field, frames)
             context = None if excitation is None else excitation[..., low * hop : high * hop]
-            audio = self._synthesize(latent[..., low:high], context, speaker, (start - low, high - last))
+            audio = self.synthesize(latent[..., low:high], context, speaker, (start - low, high - last))
             parts.append(audio[..., (first - start) * hop :])
         return torch.cat(parts, dim=2)
 
@@ -220,7 +220,7 @@ class Generator(nn.Module):
         excitation: Tensor = self.m_source(f0, generator, temperature)
         return excitation
 
-    def _synthesize(
+    def synthesize(
         self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, around: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """Latent [B, Z, F], excitation [B, 1, F * hop] -> [B, 1, T] without the frames `around`, which are context.

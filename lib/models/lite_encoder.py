@@ -136,7 +136,7 @@ class Bottleneck(nn.Module):
         for block in self.blocks:
             x = block(x)
         code = self.last(self.norm_2(x)).float()
-        return F.layer_norm(code, code.shape[-1:])
+        return F.layer_norm(code, (self.last.out_features,))
 
 
 def normalised_over_time(layers: Tensor) -> Tensor:

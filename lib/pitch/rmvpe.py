@@ -18,7 +18,6 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.installations import weight_folders
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
-from lib.pitch import PitchExtractor
 from lib.pitch.scale import CENTS_PER_PITCH, HOP_LENGTH, LOWEST_CENTS, frame_windows
 from lib.typing import FloatArray
 from lib.voice.safe_load import safe_load
@@ -46,7 +45,7 @@ CORE_FRAMES = 4096
 MARGIN_FRAMES = 512
 
 
-def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> PitchExtractor:
+def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> "RmvpePitch":
     """Return rmvpe on `device`, its convolutions in `dtype`.
 
     MissingFileError without its weights, CheckpointError for unusable ones.
@@ -69,14 +68,14 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
         for _, conv in _convolutions(network):
             conv.to(dtype)
         unmap(network, dtype)
-    return _RmvpePitch(network, device)
+    return RmvpePitch(network, device)
 
 
-class _RmvpePitch:
+class RmvpePitch:
     """F0 by the network, of one clip or of several."""
 
     def __init__(self, network: Rmvpe, device: torch.device) -> None:
-        self._network = network
+        self.network = network
         self._device = device
 
     def __call__(self, audio: FloatArray) -> FloatArray:
@@ -91,7 +90,7 @@ class _RmvpePitch:
             alike.setdefault(total if total <= CORE_FRAMES else -i - 1, []).append(i)  # clips in windows: one at a time
         found: dict[int, FloatArray] = {}
         for places in alike.values():
-            strengths = salience_of_clips(self._network, [audio[i] for i in places])
+            strengths = salience_of_clips(self.network, [audio[i] for i in places])
             for i, strength in zip(places, strengths, strict=True):
                 found[i] = decode(strength.cpu()).numpy()  # not every device has doubles
         return [found[i] for i in range(len(clips))]
@@ -194,11 +193,11 @@ def log_mel(audio: Tensor) -> Tensor:
     """
     window = torch.hann_window(N_FFT, device=audio.device)
     spectrum = torch.stft(audio.float(), N_FFT, HOP_LENGTH, N_FFT, window, center=False, return_complex=True)
-    return torch.log(torch.matmul(_mel_matrix(audio.device), spectrum.abs()).clamp(min=MEL_FLOOR))
+    return torch.log(torch.matmul(mel_matrix(audio.device), spectrum.abs()).clamp(min=MEL_FLOOR))
 
 
 @lru_cache(maxsize=4)
-def _mel_matrix(device: torch.device) -> Tensor:
+def mel_matrix(device: torch.device) -> Tensor:
     """Mel filter bank [128, 513] on the HTK scale with Slaney's area normalisation."""
     from torchaudio.functional import melscale_fbanks
 

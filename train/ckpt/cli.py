@@ -70,12 +70,17 @@ class Convert(BaseModel, frozen=True):
 
 
 class Export(BaseModel, frozen=True):
-    """Export a voice, its index and a model card as a ZIP archive."""
+    """Export a voice, its index and a model card as a ZIP archive, or its networks as ONNX files."""
 
     voice: str = Field(description="name or path of a voice")
     index: GivenPath | None = Field(None, description="index file; None: found automatically")
-    output: GivenPath | None = Field(None, description="output archive; None: NAME.zip in the current folder")
-    overwrite: bool = Field(False, description="replace an existing archive")
+    output: GivenPath | None = Field(
+        None, description="output archive, or folder of ONNX files; None: NAME.zip or NAME-onnx in the current folder"
+    )
+    overwrite: bool = Field(False, description="replace an existing archive or existing ONNX files")
+    onnx: bool = Field(
+        False, description="write ONNX files of the voice, its content encoder and RMVPE instead of an archive"
+    )
 
 
 class Import(BaseModel, frozen=True):
@@ -113,7 +118,7 @@ def use(tool: Tool) -> Iterator[str]:
     elif isinstance(tool, Convert):
         yield _convert(tool)
     elif isinstance(tool, Export):
-        yield _export(tool)
+        yield from _export_onnx(tool) if tool.onnx else [_export(tool)]
     elif isinstance(tool, Folders):
         yield from _folders(tool)
     else:
@@ -188,6 +193,20 @@ def _export(tool: Export) -> str:
     return (
         f"wrote {output} ({f'without an index: {explain_no_index(voice)}' if index is None else f'with {index.name}'})"
     )
+
+
+def _export_onnx(tool: Export) -> Iterator[str]:
+    from lib.onnx.export import Exported, export_voice
+    from train.ckpt.tools import check_output, voice_path
+
+    voice = voice_path(tool.voice)
+    output = tool.output or Path(f"{voice.stem}-onnx")
+    check_output(output, overwrite=tool.overwrite)
+    for made in export_voice(voice, output):
+        if isinstance(made, Exported):
+            yield f"wrote {made.path}: differs from PyTorch by at most {made.difference:.0e}"
+        else:
+            yield f"left out: {made}"
 
 
 def _import(tool: Import) -> Iterator[str]:
