@@ -35,7 +35,11 @@ def run(path: Path, graph: Any, inputs: tuple[torch.Tensor, ...], output: int = 
 
 @pytest.mark.slow
 def test_voices_compute_what_a_conversion_computes(tmp_path: Path) -> None:
-    networks = {"lite": lite_synthesizer(), "v2": tiny_synthesizer(), "no F0": tiny_synthesizer(has_f0=False)}
+    networks: dict[str, Any] = {
+        "lite": lite_synthesizer(),
+        "v2": tiny_synthesizer(),
+        "no F0": tiny_synthesizer(has_f0=False),
+    }
     for name, network in networks.items():
         graph, path = voice_graph(network.fold_weight_norm()), tmp_path / f"{name}.onnx"
         assert export_graph(graph, path, {"family": name}).difference <= TOLERANCE

@@ -65,7 +65,8 @@ class RelativeAttention(nn.Module):
         query = self._split(self.conv_q(x)) / math.sqrt(self.head_width)
         key, value = self._split(self.conv_k(x)), self._split(self.conv_v(x))
         training = torch.is_grad_enabled()
-        size = x.shape[2] if training or torch.jit.is_tracing() else BLOCK_FRAMES
+        exporting = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        size = x.shape[2] if training or exporting else BLOCK_FRAMES
         padding = mask if training or not bool(mask.all()) else None
         blocks = range(0, x.shape[2], size)
         out = torch.cat([self._attend(query[:, :, i : i + size], key, value, padding, i) for i in blocks], dim=2)

@@ -49,7 +49,7 @@ def _blocks(channels_in: int, channels_out: int) -> nn.Sequential:
 
 def _in_bands(compute: Callable[[int, int], Tensor], frames: int) -> Tensor:
     """Join `compute(first, last)` over all frames of a level: the same result, in a fraction of the memory."""
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return compute(0, frames)
     out: Tensor | None = None
     for first in range(0, frames, BAND_FRAMES):

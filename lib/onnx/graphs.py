@@ -23,7 +23,7 @@ from lib.models.lite_encoder import (
     shifted,
     whisper_log_mel,
 )
-from lib.models.lite_synthesizer import MAX_GAIN, LiteSynthesizer, pulse_train
+from lib.models.lite_synthesizer import MAX_GAIN, MEL_CENTRE, LiteSynthesizer, SpectralVocoder, pulse_train
 from lib.models.noise import normal
 from lib.models.rmvpe import FRAME_MULTIPLE, Rmvpe
 from lib.models.source import UNVOICED_NOISE, VOICED_NOISE, sine_wave
@@ -40,14 +40,6 @@ def fourier_basis(n_fft: int, window: Tensor) -> Tensor:
     return (torch.cat([angles.cos(), -angles.sin()]) * window).float()[:, None]
 
 
-def inverse_basis(n_fft: int, window: Tensor) -> Tensor:
-    """Kernels [2 * bins, 1, n_fft] of a transposed convolution: windowed inverse DFT and overlap-add."""
-    bins = n_fft // 2 + 1
-    weight = torch.full((bins, 1), 2.0 / n_fft)
-    weight[0] = weight[-1] = 1.0 / n_fft  # n_fft is even: 0 Hz and half the sample rate have no mirror image
-    return fourier_basis(n_fft, window) * torch.cat([weight, weight])[:, None]
-
-
 def _melody(frames: int) -> Tensor:
     """F0 [1, F] Hz with an unvoiced part."""
     f0 = 220 * 2 ** (0.5 * torch.sin(torch.arange(frames) / 9))[None]
@@ -55,38 +47,61 @@ def _melody(frames: int) -> Tensor:
     return f0
 
 
-class LiteVoiceGraph(nn.Module):
-    """A lite voice: content [1, F, C], F0 [1, F] Hz, speaker [1], noise [1, F * hop] -> audio [1, F * hop]."""
+class LitePriorGraph(nn.Module):
+    """The prior of a lite voice: content [1, F, C], F0 [1, F] Hz, speaker [1] -> log mel [1, F, M]."""
 
-    axes: ClassVar = {"content": 1, "f0": 1, "speaker": None, "noise": 1}  # of each input, the one of any length
-    outputs = ("audio",)
+    axes: ClassVar = {"content": 1, "f0": 1, "speaker": None}  # of each input, the one of any length
+    outputs = ("mel",)
 
     def __init__(self, network: LiteSynthesizer) -> None:
         super().__init__()
         self.network = network
-        self.n_fft, self.hop = network.config.n_fft, network.config.hop_length
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs, with the noise that `infer` draws for seed 0."""
+        """Random inputs."""
         content = torch.randn(1, frames, self.network.config.content_width)
-        noise = normal((1, frames * self.hop), content, torch.Generator().manual_seed(0))
-        return content, _melody(frames), torch.tensor([0]), noise
+        return content, _melody(frames), torch.tensor([0])
 
-    def exact(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
-        """What the program computes for an example."""
-        lengths = torch.tensor([content.shape[1]])
-        return self.network.infer(content, lengths, speaker, None, f0, torch.Generator().manual_seed(0))[:, 0]
+    def forward(self, content: Tensor, f0: Tensor, speaker: Tensor) -> Tensor:
+        """See the class."""
+        mel: Tensor = self.network.enc_p(content, f0, self.network.emb_g(speaker))
+        return mel
 
-    def forward(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
-        """See the class. Noise is standard normal; zeros give the voice without its noise."""
-        dec, half = self.network.dec, self.n_fft // 2
-        mel = self.network.enc_p(content, f0, self.network.emb_g(speaker))
-        log_harmonic, log_noise, phase = dec.filters(mel, f0)
+
+class LiteVocoderGraph(nn.Module):
+    """The vocoder of a lite voice: log mel [1, F, M], F0 [1, F] Hz, noise [1, F * hop] -> audio [1, F * hop].
+
+    Noise is standard normal; zeros give the voice without its noise.
+    """
+
+    axes: ClassVar = {"mel": 1, "f0": 1, "noise": 1}
+    outputs = ("audio",)
+    basis: Tensor
+
+    def __init__(self, network: SpectralVocoder) -> None:
+        super().__init__()
+        self.network = network
+        self.n_fft, self.hop = network.config.n_fft, network.config.hop_length
+        self.register_buffer("basis", fourier_basis(self.n_fft, network.window), persistent=False)
+
+    def example(self, frames: int) -> tuple[Tensor, ...]:
+        """Random inputs."""
+        mel = MEL_CENTRE + torch.randn(1, frames, self.network.config.n_mels)
+        return mel, _melody(frames), torch.randn(1, frames * self.hop)
+
+    def exact(self, mel: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
+        """What the program computes."""
+        audio: Tensor = self.network(mel, f0, noise)[:, 0]
+        return audio
+
+    def forward(self, mel: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
+        """See the class."""
+        half = self.n_fft // 2
+        log_harmonic, log_noise, phase = self.network.filters(mel, f0)
         frames = log_harmonic.shape[2]
         pulses = pulse_train(f0, self.network.config.sample_rate, self.hop)
-        basis = fourier_basis(self.n_fft, dec.window)
         voiced, unvoiced = (
-            F.conv1d(F.pad(source, (half, half))[:, None], basis, stride=self.hop)[..., :frames]
+            F.conv1d(F.pad(source, (half, half))[:, None], self.basis, stride=self.hop)[..., :frames]
             for source in (pulses, noise)
         )
         bins = half + 1
@@ -97,14 +112,44 @@ class LiteVoiceGraph(nn.Module):
         return self._overlap_add(torch.cat([real, imaginary], 1))
 
     def _overlap_add(self, spectrum: Tensor) -> Tensor:
-        """[1, 2 * bins, F] -> [1, F * hop]."""
-        window, half = self.network.dec.window, self.n_fft // 2
-        total = F.conv_transpose1d(spectrum, inverse_basis(self.n_fft, window), stride=self.hop)
-        ones = torch.ones_like(spectrum[:, :1])
-        weight = F.conv_transpose1d(ones, window.square()[None, None], stride=self.hop)
+        """Windowed inverse DFT of every frame, added up: [1, 2 * bins, F] -> [1, F * hop]."""
+        half = self.n_fft // 2
+        mirrored = torch.full((half + 1, 1), 2.0 / self.n_fft)
+        mirrored[0] = mirrored[-1] = 1.0 / self.n_fft  # 0 Hz and half the sample rate have no mirror image
+        inverse = self.basis * torch.cat([mirrored, mirrored])[:, None]
+        total = F.conv_transpose1d(spectrum, inverse, stride=self.hop)
+        square = self.network.window.square()[None, None]
+        weight = F.conv_transpose1d(torch.ones_like(spectrum[:, :1]), square, stride=self.hop)
         audio = (total / weight.clamp(min=0.1))[:, 0, half:]
-        samples = spectrum.shape[2] * self.hop
-        return F.pad(audio, (0, self.hop))[:, :samples]
+        return F.pad(audio, (0, self.hop))[:, : spectrum.shape[2] * self.hop]
+
+
+class LiteVoiceGraph(nn.Module):
+    """A lite voice: content [1, F, C], F0 [1, F] Hz, speaker [1], noise [1, F * hop] -> audio [1, F * hop]."""
+
+    axes: ClassVar = {"content": 1, "f0": 1, "speaker": None, "noise": 1}
+    outputs = ("audio",)
+
+    def __init__(self, network: LiteSynthesizer) -> None:
+        super().__init__()
+        self.network = network
+        self.prior, self.vocoder = LitePriorGraph(network), LiteVocoderGraph(network.dec)
+
+    def example(self, frames: int) -> tuple[Tensor, ...]:
+        """Random inputs, with the noise that `infer` draws for seed 0."""
+        content, f0, speaker = self.prior.example(frames)
+        noise = normal((1, frames * self.vocoder.hop), content, torch.Generator().manual_seed(0))
+        return content, f0, speaker, noise
+
+    def exact(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
+        """What the program computes for an example."""
+        lengths = torch.tensor([content.shape[1]])
+        return self.network.infer(content, lengths, speaker, None, f0, torch.Generator().manual_seed(0))[:, 0]
+
+    def forward(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
+        """See the class."""
+        audio: Tensor = self.vocoder(self.prior(content, f0, speaker), f0, noise)
+        return audio
 
 
 class VoiceGraph(nn.Module):
@@ -182,10 +227,13 @@ class LiteEncoderGraph(nn.Module):
 
     axes: ClassVar = {"audio": 1}
     outputs = ("content",)
+    basis: Tensor
 
     def __init__(self, network: LiteEncoder) -> None:
         super().__init__()
         self.network = network
+        window = torch.hann_window(WINDOW_LENGTH)
+        self.register_buffer("basis", fourier_basis(WINDOW_LENGTH, window), persistent=False)
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
         """Random inputs."""
@@ -201,8 +249,7 @@ class LiteEncoderGraph(nn.Module):
         network, half = self.network, WINDOW_LENGTH // 2
         frames = (audio.shape[1] - 80) // 320
         padded = F.pad(shifted(audio)[:, None], (half, half), mode="reflect")
-        window = torch.hann_window(WINDOW_LENGTH)
-        spectrum = F.conv1d(padded, fourier_basis(WINDOW_LENGTH, window), stride=MEL_HOP_LENGTH)
+        spectrum = F.conv1d(padded, self.basis, stride=MEL_HOP_LENGTH)
         bins = half + 1
         power = (spectrum[:, :bins].square() + spectrum[:, bins:].square()).transpose(1, 2)
         mel = (power @ network.filters)[:, : (audio.shape[1] + 1200) // MEL_HOP_LENGTH]

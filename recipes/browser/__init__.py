@@ -1,0 +1,1 @@
+"""The graphs of docs/browser, where lite runs in a web browser."""
