@@ -55,7 +55,7 @@ class Row:
 
 
 class Bench:
-    """What the checks share: device, sizes, folder."""
+    """Shared by the checks: device, sizes, folder."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         import torch

@@ -211,11 +211,8 @@ def _network_values(
     return model | network
 
 
-def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
-    """Build a FamilyConfig from the four objects of a `config.json`; `where` names the file in messages.
-
-    Raises ConfigError that lists every missing, unknown or wrong key at once.
-    """
+def _read_sections(value: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Copies of the four objects of a `config.json`, without unused keys. ConfigError if one of them is missing."""
     try:
         sections = {name: dict(value[name]) for name in ("train", "data", "model", "revoice")}
     except (KeyError, TypeError, ValueError) as error:
@@ -227,6 +224,15 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     for name, keys in _UNUSED.items():
         for key in keys:
             sections[name].pop(key, None)
+    return sections
+
+
+def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
+    """Build a FamilyConfig from the four objects of a `config.json`; `where` names the file in messages.
+
+    Raises ConfigError that lists every missing, unknown or wrong key at once.
+    """
+    sections = _read_sections(value, where)
     data, model, own = sections["data"], sections["model"], sections["revoice"]
     if own.get("family") == "lite" and "upsample_rates" in model:
         raise ConfigError(

@@ -128,8 +128,8 @@ def test_a_job_does_not_hold_the_process_when_the_server_is_gone(tmp_path: Path,
     worker = Worker(make_runners)
     pipe = worker.start()
     request = order(tmp_path, what).model_dump(mode="json")
-    pipe.send_bytes(json.dumps(["run", [1, "convert", request, str(tmp_path)]]).encode())
-    while json.loads(pipe.recv_bytes())[0] != "progress":
+    pipe.send_bytes(json.dumps({"run": [1, "convert", request, str(tmp_path)]}).encode())
+    while "done" not in json.loads(pipe.recv_bytes()):
         pass
     pipe.close()
     worker._process.join(PATIENCE)

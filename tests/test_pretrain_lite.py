@@ -234,6 +234,7 @@ def test_resumed_acoustic_training_takes_the_same_next_step(made: Path, tmp_path
     assert fresh.step == 0
 
 
+@pytest.mark.slow
 def test_acoustic_training_lowers_the_distance_of_the_spectra(made: Path) -> None:
     training = AcousticTraining(AcousticOptions(steps=80), ReaderCorpus(made, small_config()))
     found = [training.train_step()["mel"] for _ in range(60)]

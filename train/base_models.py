@@ -12,7 +12,7 @@ from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError
 from lib.installations import installations
 from lib.messages import Message
-from lib.paths import ROOT
+from lib.paths import ROOT, VOICE_SUFFIXES
 from lib.voice.infer_config import Kind, check_network, kind_of
 from lib.voice.safe_load import read_weights
 from lib.voice.weights import Weights, check_finite, check_shapes, meta_device, shapes_of
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 CLASSICAL_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}
 APPLIO_FOLDER = "rvc/models/pretraineds/hifi-gan"  # of v2
-SUFFIXES = (".pth", ".safetensors")
 
 
 class BaseModels(NamedTuple):
@@ -81,7 +80,7 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
 
 
 def without_base(config: FamilyConfig, *, wanted: bool = True) -> Message:
-    """The warning of a training from scratch; `wanted` says that base models were to be used."""
+    """The warning for training from scratch; `wanted`: base models were to be used but are not installed."""
     name = f"{config.family}-{config.audio.sample_rate // 1000}k{'' if config.synthesizer.has_f0 else '-nof0'}"
     if not wanted or config.family == "lite":
         return Message(
@@ -96,7 +95,7 @@ def without_base(config: FamilyConfig, *, wanted: bool = True) -> Message:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+    return next((path for suffix in VOICE_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
 def _read_generator(path: Path, config: FamilyConfig) -> Weights:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio_native
@@ -22,8 +21,8 @@ from lib.messages import Message
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import FRAMES_PER_SECOND
 from lib.progress import Progress, no_progress
+from lib.typing import FloatArray
 
-Floats = npt.NDArray[np.float32]
 FRAME = 0.05  # seconds, for loudness and silence
 SILENCE_DB = -45.0  # below full scale; quieter frames are pauses
 FULL_SCALE = 0.999
@@ -144,7 +143,7 @@ def _without_folder(error: RevoiceError, path: Path) -> str:
     return Message(error.template, **values) if values else str(error).replace(str(path), path.name)
 
 
-def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
+def _percentiles(voiced: Sequence[FloatArray]) -> tuple[float, float, float] | None:
     together = np.concatenate(voiced) if voiced else np.zeros(0)
     if len(together) == 0:
         return None
@@ -152,7 +151,7 @@ def _percentiles(voiced: Sequence[Floats]) -> tuple[float, float, float] | None:
     return low, middle, high
 
 
-def _f0_histogram(voiced: Sequence[Floats]) -> tuple[tuple[int, float], ...]:
+def _f0_histogram(voiced: Sequence[FloatArray]) -> tuple[tuple[int, float], ...]:
     """F0 in Hz and seconds of every semitone from the lowest to the highest."""
     together = np.concatenate(voiced) if voiced else np.zeros(0)
     if len(together) == 0:
@@ -164,7 +163,7 @@ def _f0_histogram(voiced: Sequence[Floats]) -> tuple[tuple[int, float], ...]:
     )
 
 
-def _report(name: str, audio: Floats, sample_rate: int) -> RecordingReport:
+def _report(name: str, audio: FloatArray, sample_rate: int) -> RecordingReport:
     size = max(1, int(FRAME * sample_rate))
     frames = audio[: len(audio) // size * size].reshape(-1, size) if len(audio) >= size else audio[None]
     level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)

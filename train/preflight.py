@@ -1,4 +1,4 @@
-"""Checks before a training: device, precision, encoder, base models, disk, memory and data, all problems at once.
+"""Checks before training: device, precision, encoder, base models, disk, memory and data, all problems at once.
 
 `preflight` runs in about a second, reads no recording and changes nothing. The stages check again what they use.
 """
@@ -41,7 +41,7 @@ class VoiceKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a training will run with, and everything that keeps it from running."""
+    """The settings that training will run with, and all problems that prevent it."""
 
     facts: tuple[Message, ...]  # what was found, one line each
     warnings: tuple[Message, ...]  # the training can run all the same
@@ -68,7 +68,7 @@ def preflight(
     options: RunOptions,
     stages: Sequence[str] = tuple(STAGES),
 ) -> Preflight:
-    """Check everything that some stages of a training need.
+    """Check everything that some stages of training need.
 
     `data` None trains on the clips that exist; `kind` None is that of the experiment. Problems are collected, not
     raised.
@@ -191,7 +191,7 @@ class _Checks:
             self.experiment.newest_pair()
 
     def base(self) -> None:
-        """The base models of a training from the start."""
+        """The base models, if training starts from the beginning."""
         if self.family is None or not self.fits or self.resumes:
             return
         from train.base_models import find_base, without_base

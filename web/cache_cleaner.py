@@ -1,4 +1,4 @@
-"""Deletes uploads and results in Gradio's cache after a day, by a clock that nobody can set.
+"""Deletes uploads and results in Gradio's cache after a day, measured by a monotonic clock.
 
 Gradio itself compares the dates of files with the system clock: when that is set forward, all uploads are too old.
 """
@@ -15,7 +15,7 @@ ROUND_SECONDS = 3600.0
 
 
 class CacheCleaner:
-    """Knows since when each file of a page has lain in the cache unchanged."""
+    """Records since when each file of a page has been unchanged in the cache."""
 
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
         """`app` is a gr.Blocks, which lists the files it has made in `temp_file_sets`."""

@@ -1,4 +1,4 @@
-"""One server per folder: a second one would take the running jobs of the first for interrupted ones."""
+"""One server per folder: a second one would treat the running jobs of the first as interrupted."""
 
 import contextlib
 import logging
@@ -44,7 +44,7 @@ class ServerLock:
             lock.release()
 
     def announce(self, addresses: Sequence[str]) -> None:
-        """Write down where the page is, for a second server."""
+        """Write the addresses of the page, for the message of a second server."""
         write_json(self._addresses, {"addresses": list(addresses)})
 
     def _in_use(self) -> ConfigError:

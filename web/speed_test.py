@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
 from lib.audio.mel import linear_spectrogram
 from lib.config import load_family
@@ -21,7 +22,6 @@ from lib.voice.infer_config import build_network
 RECORDING = PRETRAINED / "lite" / "demo" / "source.flac"
 FAMILY: Literal["lite"] = "lite"
 MIN_SECONDS = 1.0  # of every measurement, after one warm-up run
-RATE = 16_000  # Hz, of the input of F0 and features
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def measure_in_subprocess(device: str) -> Speeds:
 def measure(device: str) -> Speeds:
     """Measure in this process, some seconds long. ConfigError for a device that is not available."""
     where = choose_device(device).device
-    audio = load_audio(RECORDING, RATE)
-    seconds = len(audio) / RATE
+    audio = load_audio(RECORDING, ANALYSIS_RATE)
+    seconds = len(audio) / ANALYSIS_RATE
     extract, encode = load_pitch_extractor("auto", where), load_content_encoder(FAMILY, where)
     return Speeds(
         device,

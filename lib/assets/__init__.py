@@ -214,6 +214,15 @@ def _fetch(asset: Asset, root: Path) -> None:
             reason=reason,
             by_hand=by_hand,
         ) from error
+    _verify(staged, asset, by_hand)
+    with staged.open("rb+") as file:
+        os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(target)
+
+
+def _verify(staged: Path, asset: Asset, by_hand: Message) -> None:
+    """CheckpointError if a downloaded file is not the published one; it is then deleted."""
     if (actual := sha256_of(staged)) != asset.sha256:
         staged.unlink()
         raise CheckpointError(
@@ -224,7 +233,3 @@ def _fetch(asset: Asset, root: Path) -> None:
             published=asset.sha256[:12],
             by_hand=by_hand,
         )
-    with staged.open("rb+") as file:
-        os.fsync(file.fileno())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged.replace(target)

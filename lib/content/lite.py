@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
@@ -15,8 +14,8 @@ from lib.content import content_frames
 from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.models.lite_encoder import WIDTH, LiteEncoder
 from lib.paths import PRETRAINED
+from lib.typing import FloatArray
 
-Floats = npt.NDArray[np.float32]
 WEIGHTS_FILE = PRETRAINED / "lite" / "encoder.safetensors"
 SCALE = ".scale"  # suffix of the factors of a matrix in int8, one for each row
 
@@ -37,7 +36,7 @@ class LiteContentEncoder:
         return hashlib.sha256(self._path.read_bytes()).hexdigest()
 
     @torch.inference_mode()
-    def __call__(self, audio: Floats) -> Floats:
+    def __call__(self, audio: FloatArray) -> FloatArray:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, WIDTH) float32; 0 frames below 400 samples."""
         if audio.ndim != 1:
             raise AudioError(
@@ -46,7 +45,7 @@ class LiteContentEncoder:
         if content_frames(len(audio)) == 0:
             return np.zeros((0, WIDTH), dtype=np.float32)
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.network.filters.device)
-        content: Floats = self.network(samples[None])[0].cpu().numpy()
+        content: FloatArray = self.network(samples[None])[0].cpu().numpy()
         return content
 
 

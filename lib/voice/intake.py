@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A voice model and what its tensors say."""
+    """A voice model and the properties inferred from its tensors."""
 
     part: Part
     family: Family
@@ -76,7 +76,7 @@ class FoundVoice:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What the given files hold. `unused`: file names with the reason why nothing is done with them."""
+    """The contents of the given files. `unused`: file names with the reason why they are not used."""
 
     voices: tuple[FoundVoice, ...] = ()
     indexes: tuple[FoundIndex, ...] = ()  # for voices that are installed

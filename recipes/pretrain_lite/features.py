@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lib.audio import ANALYSIS_RATE
 from lib.config import LiteConfig, load_family
 from lib.content import content_frames
 from lib.files import replacing
@@ -25,21 +26,21 @@ from lib.models.lite_synthesizer import log_mel
 from lib.paths import LOGS
 from lib.pitch import ExactExtractor, load_pitch_extractor
 from lib.progress import Progress, no_progress
+from lib.typing import FloatArray
 from recipes.pretrain_lite.options import FeatureOptions
 from recipes.pretrain_lite.recordings import Recording, read_audio, training_recordings
 from train.augment import augmented_mel
 
 FOLDER = LOGS / "pretrain_lite"
 MAX_SECONDS = 29  # of a clip; Whisper was trained on 30 s
-Floats = npt.NDArray[np.float32]
 
 
 class Features(NamedTuple):
     """Inputs and targets of one clip."""
 
     layers: list[npt.NDArray[np.float16]]  # of the clip and its augmented versions, each (N, 2048), normalised
-    level: Floats  # (N,)
-    f0: Floats  # (F,) Hz, 0 where unvoiced
+    level: FloatArray  # (N,)
+    f0: FloatArray  # (F,) Hz, 0 where unvoiced
     mel: npt.NDArray[np.float16]  # (F, M) log amplitude
     cutoff: int  # Hz
 
@@ -95,7 +96,7 @@ def clip_features(
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The arrays of one clip's file."""
     config = lite_config()
-    audio = read_audio(recording.path, 16_000)[: 16_000 * MAX_SECONDS]
+    audio = read_audio(recording.path, ANALYSIS_RATE)[: ANALYSIS_RATE * MAX_SECONDS]
     own_rate = read_audio(recording.path, config.sample_rate)[: config.sample_rate * MAX_SECONDS]
     frames = content_frames(len(audio))
     clip = shifted(torch.from_numpy(audio)[None])

@@ -8,7 +8,8 @@ import torch
 from lib.config import LiteConfig
 from lib.models.lite_encoder import Bottleneck
 from lib.models.lite_synthesizer import LitePrior
-from recipes.pretrain_lite.features import Features, Floats, lite_config
+from lib.typing import FloatArray
+from recipes.pretrain_lite.features import Features, lite_config
 
 STATE = "acoustic.pt"
 
@@ -32,11 +33,11 @@ class Predictor:
         self.prior.load_state_dict(self.weights["prior"])
 
     @torch.inference_mode()
-    def __call__(self, reader: str, clip: Features) -> Floats:
+    def __call__(self, reader: str, clip: Features) -> FloatArray:
         """(F, M) log mel of the clip in its own reader's voice."""
         frames = min(2 * len(clip.level), len(clip.f0))
         code = self.bottleneck(torch.from_numpy(clip.layers[0]).float()[None])
         content = torch.cat([code, torch.from_numpy(clip.level)[None, :, None]], 2).repeat_interleave(2, 1)[:, :frames]
         speaker = self.weights["speakers"]["weight"][self.readers.index(reader)][None]
-        mel: Floats = self.prior(content, torch.from_numpy(clip.f0[:frames])[None].float(), speaker)[0].numpy()
+        mel: FloatArray = self.prior(content, torch.from_numpy(clip.f0[:frames])[None].float(), speaker)[0].numpy()
         return np.asarray(mel)

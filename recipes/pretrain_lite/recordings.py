@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
 from lib.errors import MissingFileError
+from lib.typing import FloatArray
 
 # Readers of LibriSpeech dev-clean. The tune readers are for development; the test readers for final results only.
 TUNE = frozenset({"422", "1988"})
@@ -17,7 +17,6 @@ EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})
 LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held back
 DEV_CLEAN_STEP = 2  # every second utterance of a train reader
 DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: the recordings have no content above
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return files
 
 
-def read_audio(path: Path, sample_rate: int) -> Floats:
+def read_audio(path: Path, sample_rate: int) -> FloatArray:
     """A recording as (T,) float32 at `sample_rate` Hz; channels are averaged."""
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono: Floats = audio.mean(1)
+    mono: FloatArray = audio.mean(1)
     return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Jobs of the page. Read in this order: requests, registry (queues and job files), runners, worker (the process)."""
+"""Jobs of the page. Read in this order: requests, registry (queues, job files), reports, runners, worker (process)."""

@@ -17,13 +17,14 @@ from lib.devices import gpu_numbers, list_devices
 from lib.errors import AudioError, RevoiceError, error_from_json
 from lib.files import replacing
 from lib.json_reader import parse_json
-from lib.messages import Message, from_json
+from lib.messages import Message
 from lib.paths import ROOT
 from lib.progress import Cancelled, Progress
 from lib.terminal import INTERRUPTED
 from train.options import RunOptions
 from train.pipeline import SHARED_STAGES, STAGES
 from web.jobs.registry import JobContext, Runner
+from web.jobs.reports import handle_report, read_report
 from web.jobs.requests import (
     VOICE_SETTINGS,
     BatchRequest,
@@ -305,26 +306,17 @@ class _Reported:
 
 
 def _follow(output: Any, context: JobContext, reported: _Reported) -> None:
-    """Read the output of the process until it ends, see lib.terminal.reporting; other lines go to the log."""
+    """Read the reports of the process until it ends; other lines of its output go to the log."""
     for line in output:
         text = line.rstrip("\n")
         try:
-            entry = parse_json(text) if text.startswith("{") else {"log": text}
+            report = read_report(parse_json(text) if text.startswith("{") else text)
         except ValueError:
-            entry = {"log": text}
-        if "log" in entry:
-            reported.lines.append(str(entry["log"]))
-            context.log(str(entry["log"]))
-        elif "error" in entry:
-            reported.error = error_from_json(entry["error"])
-        elif "files" in entry:
-            reported.files = [Path(path) for path in entry["files"]]
-        elif {"done", "total", "what"} <= entry.keys():
-            with contextlib.suppress(Cancelled):  # the process is asked to stop elsewhere
-                context.progress(int(entry["done"]), int(entry["total"]), _text(entry["what"]))
-
-
-def _text(value: object) -> str:
-    """A text from JSON, which may be a message."""
-    text = from_json(value)
-    return text if isinstance(text, str) else str(text)
+            report = {"log": text}
+        if "log" in report:
+            reported.lines.append(str(report["log"]))
+        elif "error" in report:
+            reported.error = error_from_json(report["error"])
+        elif "files" in report:
+            reported.files = [Path(path) for path in report["files"]]
+        handle_report(report, context)

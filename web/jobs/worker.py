@@ -21,9 +21,10 @@ from typing import Any
 
 from lib.errors import RevoiceError, error_from_json
 from lib.json_reader import parse_json
-from lib.messages import Message, from_json, to_json
+from lib.messages import Message, to_json
 from lib.progress import Cancelled
 from web.jobs.registry import MAX_JOB_BYTES, JobContext, Runner, unexpected
+from web.jobs.reports import handle_report, read_report
 from web.jobs.requests import Kind, Request, read_request
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Worker:
         pipe = self.start()
         self._number += 1
         try:
-            _send(pipe, "run", [self._number, kind, request.model_dump(mode="json"), str(context.folder)])
+            _send(pipe, run=[self._number, kind, request.model_dump(mode="json"), str(context.folder)])
             return self._follow(pipe, context)
         except (EOFError, OSError) as error:  # of the pipe: every other error is a message
             self._process.join(END_SECONDS)
@@ -93,25 +94,25 @@ class Worker:
             ) from error
 
     def _follow(self, pipe: Connection, context: JobContext) -> Sequence[Path]:
-        """Pass on the messages of the process until the job has ended or is killed."""
+        """Pass on the reports of the process until the job has ended or is killed."""
         asked: float | None = None
         while True:
             if context.cancelled.is_set():
                 if asked is None:
                     asked = time.monotonic()
-                    _send(pipe, "cancel", self._number)
+                    _send(pipe, cancel=self._number)
                 elif time.monotonic() - asked > GRACE_SECONDS:
                     self._end_job(context)
             if not pipe.poll(POLL_SECONDS):
                 continue
-            what, value = _receive(pipe)
-            if what == "done":
-                return [Path(path) for path in value]
-            if what == "failed":
-                raise error_from_json(value)
-            if what == "cancelled":
+            report = _receive(pipe)
+            if "files" in report:
+                return [Path(path) for path in report["files"]]
+            if "error" in report:
+                raise error_from_json(report["error"])
+            if "cancelled" in report:
                 raise Cancelled
-            _handle_message(context, what, value)
+            handle_report(report, context)
 
     def _end_job(self, context: JobContext) -> None:
         self.end()
@@ -123,34 +124,19 @@ class Worker:
         raise Cancelled
 
 
-def _handle_message(context: JobContext, what: str, value: Any) -> None:
-    """Pass one message of the process on to the job, or to the log."""
-    if what == "progress":
-        with contextlib.suppress(Cancelled):  # the process gets the request to cancel itself
-            context.progress(*value)
-    elif what == "log":
-        context.log(value)
-    elif what == "publish":
-        context.publish(**value)
-    elif what == "logged":
-        name, level, text = value
-        logging.getLogger(name).log(level, "%s", text)
+def _send(pipe: Connection, **values: Any) -> None:
+    pipe.send_bytes(json.dumps(to_json(values)).encode())
 
 
-def _send(pipe: Connection, what: str, value: Any) -> None:
-    pipe.send_bytes(json.dumps([what, to_json(value)]).encode())
-
-
-def _receive(pipe: Connection) -> tuple[str, Any]:
-    what, value = parse_json(pipe.recv_bytes(), MAX_JOB_BYTES, allow_nan=True)
-    return what, from_json(value)
+def _receive(pipe: Connection) -> dict[str, Any]:
+    return read_report(parse_json(pipe.recv_bytes(), MAX_JOB_BYTES, allow_nan=True))
 
 
 # --- in the process -----------------------------------------------------------------------------------------------
 
 
 class _WorkerLoop:
-    """The other end of the pipe: receives jobs and sends their progress, until the server has ended."""
+    """The other end of the pipe: receives jobs and sends their reports, until the server has ended."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -161,22 +147,22 @@ class _WorkerLoop:
         self._closed = False
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def send(self, what: str, value: Any) -> None:
+    def send(self, **report: Any) -> None:
         with self._sending, contextlib.suppress(OSError):
-            _send(self._pipe, what, value)
+            _send(self._pipe, **report)
 
     def _listen(self) -> None:
         while True:
             try:
-                what, value = _receive(self._pipe)
+                message = _receive(self._pipe)
             except (EOFError, OSError):
                 self._exit()
                 return
             with self._changed:
-                if what == "run":
-                    self._jobs.append(value)
+                if "run" in message:
+                    self._jobs.append(message["run"])
                     self._changed.notify()
-                elif self._context is not None and self._context[0] == value:
+                elif self._context is not None and self._context[0] == message["cancel"]:
                     self._context[1].cancelled.set()
 
     def _exit(self) -> None:
@@ -196,15 +182,9 @@ class _WorkerLoop:
             if self._closed:
                 return None
             number, kind, request, folder = self._jobs.pop(0)
-            context = JobContext(Path(folder), self._change, partial(self.send, "log"))
+            context = JobContext(Path(folder), self.send, lambda line: self.send(log=line))
             self._context = (number, context)
             return kind, request, context
-
-    def _change(self, **values: Any) -> None:
-        if "details" in values:
-            self.send("publish", values["details"])
-        else:
-            self.send("progress", [values["done"], values["total"], values["what"]])
 
 
 class _Forward(logging.Handler):
@@ -216,7 +196,7 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one entry, with its traceback if it has one."""
-        self._loop.send("logged", [record.name, record.levelno, self.format(record)])
+        self._loop.send(record=[record.name, record.levelno, self.format(record)])
 
 
 def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
@@ -231,18 +211,18 @@ def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequenc
             importlib.import_module(name)
     while job := loop.next_job():
         kind, request, context = job
-        loop.send(*_outcome(runners[kind], kind, request, context))
+        loop.send(**_outcome(runners[kind], kind, request, context))
 
 
-def _outcome(runner: Runner, kind: Kind, request: object, context: JobContext) -> tuple[str, Any]:
-    """Run one job; returns the message to send at its end."""
+def _outcome(runner: Runner, kind: Kind, request: object, context: JobContext) -> dict[str, Any]:
+    """Run one job; returns its last report."""
     try:
-        return "done", [str(path) for path in runner(read_request(kind, request), context)]
+        return {"files": [str(path) for path in runner(read_request(kind, request), context)]}
     except Cancelled:
-        return "cancelled", None
+        return {"cancelled": True}
     except RevoiceError as error:
-        return "failed", error.to_json()
+        return {"error": error.to_json()}
     except Exception as error:
         logger.exception("unexpected error")
         message = unexpected(error)
-        return "failed", RevoiceError(message.template, **message.values).to_json()
+        return {"error": RevoiceError(message.template, **message.values).to_json()}

@@ -1,0 +1,44 @@
+"""The reports of a process that runs a job: JSON objects, printed as lines by training and sent by the worker process.
+
+    {"done", "total", "what"}   progress; "what" may be a message
+    {"log"}                     a line of the job's log
+    {"details"}                 values that the runner publishes to the page
+    {"record"}                  an entry of the log of the process: [logger, level, text]
+    {"files"}                   last, after a success: the files that were written
+    {"error"}                   last, after a failure: {"type", "template", "values"}
+    {"cancelled"}               last, after a cancellation
+
+`lib.terminal.reporting` prints those of a command line.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lib.messages import from_json
+from lib.progress import Cancelled
+from web.jobs.registry import JobContext
+
+
+def read_report(value: Any) -> dict[str, Any]:
+    """A report from parsed JSON; anything else is a line of the log."""
+    return {key: from_json(item) for key, item in value.items()} if isinstance(value, dict) else {"log": str(value)}
+
+
+def handle_report(report: Mapping[str, Any], context: JobContext) -> None:
+    """Pass progress, log lines and details on to the job; does nothing with last reports."""
+    if {"done", "total", "what"} <= report.keys():
+        with contextlib.suppress(Cancelled):  # the process itself is asked to stop
+            context.progress(int(report["done"]), int(report["total"]), _text(report["what"]))
+    elif "log" in report:
+        context.log(_text(report["log"]))
+    elif "details" in report:
+        context.publish(**report["details"])
+    elif "record" in report:
+        name, level, text = report["record"]
+        logging.getLogger(name).log(level, "%s", text)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else str(value)
