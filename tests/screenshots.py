@@ -16,7 +16,7 @@ from PIL import Image
 from tests.page_server import ROOT, copy_program, open_browser, start_page, stop_page
 from web.i18n.translator import Translator
 
-TABS = ("convert", "train", "voices", "settings")
+TABS = ("convert", "cover", "train", "voices", "settings")
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
 COLOURS = 64  # of a picture
 PATIENCE = 120_000  # milliseconds

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from infer.options import ConvertOptions
+from infer.song.options import CoverOptions
+from infer.speech.options import SpeechOptions
 from train.options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -278,7 +280,8 @@ def test_texts_in_the_code_exist_and_none_is_unused() -> None:
         assert matches, f"the page uses the text {pattern}, which i18n/en_US.json lacks"
         used |= matches
     assert keys == used, f"unused: {sorted(keys - used)}"
-    shown = {*ConvertOptions.model_fields, *RunOptions.model_fields} - {"device"}
+    models = (ConvertOptions, CoverOptions, SpeechOptions, RunOptions)
+    shown = {name for model in models for name in model.model_fields} - {"device"}
     wanted = {f"options.{name}.{part}" for name in shown for part in ("label", "info")}
     assert {key for key in keys if key.startswith("options.")} == wanted
     assert all(re.fullmatch(r"[a-z]+(\.[a-z0-9_]+)+", key) for key in keys), "keys are ids, not sentences"

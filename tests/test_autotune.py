@@ -26,7 +26,8 @@ def cents_off(f0: Floats, classes: tuple[int, ...]) -> Floats:
     """Distance of every voiced frame to the scale, in cents."""
     midi = 69 + 12 * np.log2(f0[f0 > 0] / 440)
     notes = np.array([midi_note for midi_note in range(12, 120) if midi_note % 12 in classes])
-    return np.abs(midi[:, None] - notes).min(axis=1) * 100
+    cents: Floats = np.abs(midi[:, None] - notes).min(axis=1) * 100
+    return cents
 
 
 C_MAJOR = [60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60]

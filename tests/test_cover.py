@@ -32,7 +32,8 @@ def sung(seconds: float) -> Floats:
     phase = 2 * np.pi * np.cumsum(220 * 2 ** (2 * note / 12) * (1 + 0.01 * np.sin(2 * np.pi * 5.5 * time))) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 11))
     envelope = np.clip(np.minimum(time % 1 / 0.05, (0.6 - time % 1) / 0.05), 0, 1)
-    return (0.1 * np.asarray(voice) * envelope).astype(np.float32)
+    audio: Floats = (0.1 * np.asarray(voice) * envelope).astype(np.float32)
+    return audio
 
 
 def chords(seconds: float) -> Floats:
@@ -41,7 +42,8 @@ def chords(seconds: float) -> Floats:
     tones = [np.sin(2 * np.pi * f * time + i) for i, f in enumerate((130.81, 164.81, 196.0, 261.63))]
     hits = np.random.default_rng(0).standard_normal((2, len(time))) * np.exp(-20 * (time % 0.5))
     left, right = tones[0] + tones[2], tones[1] + tones[3]
-    return (0.06 * np.stack([left, right]) + 0.03 * hits).astype(np.float32)
+    audio: Floats = (0.06 * np.stack([left, right]) + 0.03 * hits).astype(np.float32)
+    return audio
 
 
 def write(path: Path, audio: Floats, rate: int = RATE) -> Path:
@@ -208,7 +210,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song)
         make(tmp_path, Sources(song.song_path))
     with pytest.raises(ConfigError, match="needs the song"):
         Sources(None, song.vocals_path)
-    noise = np.random.default_rng(5).standard_normal((2, 2 * RATE)) * 0.1
+    noise = np.random.default_rng(5).standard_normal((2, 2 * RATE)).astype(np.float32) * np.float32(0.1)
     with pytest.raises(AudioError, match="not a part of the song"):
         make(tmp_path, Sources(song.song_path, None, write(tmp_path / "other.wav", noise)))
     with pytest.raises(ConfigError, match="never overwritten"):

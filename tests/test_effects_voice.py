@@ -28,7 +28,8 @@ def vowel(formants: tuple[float, ...], f0: float, seconds: float = 1.0) -> Float
         radius, angle = np.exp(-np.pi * 80 / RATE), 2 * np.pi * frequency / RATE
         poles = [1, -2 * radius * np.cos(angle), radius**2]
         signal = lfilter([sum(poles)], poles, signal)
-    return (0.3 * signal / np.abs(signal).max()).astype(np.float32)
+    audio: Floats = (0.3 * signal / np.abs(signal).max()).astype(np.float32)
+    return audio
 
 
 def formants_of(audio: Floats, factor: float) -> list[float]:
@@ -68,7 +69,8 @@ def speech(seconds: float = 4.0) -> Floats:
     for i, name in enumerate(["a", "e", "o", "a", "o", "e"] * 3):
         sound = vowel(VOWELS[name], 90.0 + 10 * i % 40, 0.3)
         parts += [sound * np.hanning(len(sound)), np.zeros(RATE // 7)]
-    return np.concatenate(parts)[: round(seconds * RATE)].astype(np.float32)
+    audio: Floats = np.concatenate(parts)[: round(seconds * RATE)].astype(np.float32)
+    return audio
 
 
 def snr(signal: Floats, clean: Floats) -> float:
@@ -80,7 +82,8 @@ def snr(signal: Floats, clean: Floats) -> float:
 def noisy(clean: Floats, decibels: float) -> Floats:
     noise = np.random.default_rng(0).standard_normal(len(clean))
     scale = np.sqrt(np.square(clean).mean() / np.square(noise).mean() / 10 ** (decibels / 10))
-    return (clean + scale * noise).astype(np.float32)
+    audio: Floats = (clean + scale * noise).astype(np.float32)
+    return audio
 
 
 @pytest.mark.parametrize("decibels", [5.0, 10.0, 20.0])

@@ -130,7 +130,10 @@ def test_a_preview_is_the_beginning(tmp_path: Path) -> None:
 
 def test_too_long_and_silent_recordings_are_reported_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infer.song.convert.MAX_SECONDS", 1.0)
-    long, silent = write(tmp_path / "long.wav", voice(2.0)), write(tmp_path / "silent.wav", np.zeros((2, RATE // 2)))
+    long, silent = (
+        write(tmp_path / "long.wav", voice(2.0)),
+        write(tmp_path / "silent.wav", np.zeros((2, RATE // 2), np.float32)),
+    )
     jobs = [Job(long, tmp_path / "a.wav"), Job(silent, tmp_path / "b.wav")]
     outcomes = convert_files(tiny_converter(), jobs, ConvertOptions(channel="stereo", pitch_method="pm"))
     assert "longer than" in str(outcomes[0].error) and "digital silence" in str(outcomes[1].error)
@@ -150,7 +153,7 @@ def test_the_automatic_shift_brings_the_input_to_the_voice(tmp_path: Path) -> No
     path, curve = write(tmp_path / "song.wav", voice(1.0)), tmp_path / "f0.csv"  # a buzz of 150 Hz
     parts = VoiceParts(tiny_synthesizer(), TinyEncoder(), median_f0=250.0)
     for how, expected in (("semitones", 150 * 2 ** (9 / 12)), ("octaves", 300.0)):
-        options = ConvertOptions(pitch_method="pm", auto_pitch=how)  # type: ignore[arg-type]
+        options = ConvertOptions(pitch_method="pm", auto_pitch=how)
         convert_files(VoiceConverter(parts), [Job(path, tmp_path / "result.wav", f0_out=curve)], options)
         f0 = read_curve(curve).values
         assert np.median(f0[f0 > 0]) == pytest.approx(expected, rel=0.01)

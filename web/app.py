@@ -28,6 +28,7 @@ from web.i18n.translator import Translator
 from web.request_checks import RequestChecks, answer_invalid
 from web.services import Services
 from web.tabs.convert import build_convert_tab
+from web.tabs.cover import build_cover_tab
 from web.tabs.jobs import JobApi
 from web.tabs.settings import build_settings_tab
 from web.tabs.train import build_train_tab
@@ -73,6 +74,8 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
         gr.Markdown(f"# {t('app.title')}\n{t('app.subtitle')}")
         with gr.Tab(t("tab.convert"), elem_id="tab-convert"):
             build_convert_tab(t, services)
+        with gr.Tab(t("tab.cover"), elem_id="tab-cover"):
+            build_cover_tab(t, services)
         with gr.Tab(t("tab.train"), elem_id="tab-train"):
             build_train_tab(t, services)
         with gr.Tab(t("tab.voices"), elem_id="tab-voices"):

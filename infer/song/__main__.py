@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from infer.__main__ import PROGRAM, load_voice, parse_as, report_errors
 from infer.song.options import CoverOptions
 from infer.speech.options import SpeechOptions
+from infer.speech.script import read_script, read_text_file
 from lib.audio import AUDIO_FORMATS, AudioFormat
 from lib.errors import ConfigError
 from lib.messages import Message
@@ -86,7 +87,6 @@ def _print_cover(cover: "Cover") -> None:
 
 
 def _say(arguments: SayArguments) -> int:
-    from infer.speech.script import read_script
     from lib.voice.library import find_voice
 
     found = find_voice(arguments.voice)
@@ -112,12 +112,7 @@ def _say(arguments: SayArguments) -> int:
 def _text(arguments: SayArguments) -> str:
     if (arguments.file is None) == (not arguments.text):
         raise ConfigError("Give either a text or a file with it.")
-    if arguments.file is None:
-        return arguments.text
-    try:
-        return arguments.file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError("{path} is not a text in UTF-8. Save it in that encoding.", path=arguments.file) from error
+    return arguments.text if arguments.file is None else read_text_file(arguments.file)
 
 
 def _output(arguments: _Result, default: Path) -> Path:

@@ -87,4 +87,5 @@ def _decode(mp3: bytes, sample_rate: int) -> FloatArray:
         resampler = av.AudioResampler("fltp", "mono", sample_rate)
         frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
         frames += resampler.resample(None)
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
+    audio: FloatArray = np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
+    return audio

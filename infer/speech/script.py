@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib.errors import ConfigError
 
@@ -36,6 +37,16 @@ def read_script(text: str) -> list[Line]:
     if not lines:
         raise ConfigError("There is no text to say. Give some words.")
     return lines
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a UTF-8 file; of a very long one only so much that `read_script` refuses it."""
+    with path.open("rb") as file:
+        start = file.read(4 * MAX_CHARACTERS + 4)
+    try:
+        return start.decode("utf-8-sig", errors="strict" if len(start) <= 4 * MAX_CHARACTERS else "ignore")
+    except UnicodeDecodeError as error:
+        raise ConfigError("{path} is not a text in UTF-8. Save it in that encoding.", path=path.name) from error
 
 
 def _sentences(text: str) -> list[Line]:

@@ -34,7 +34,7 @@ from web.validation import describe_problems
 logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
-QUEUES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare"), ("train",))
+QUEUES: tuple[tuple[Kind, ...], ...] = (("convert", "batch", "compare", "cover", "say"), ("train",))
 LOG_LINES = 200  # of a job that are kept
 MAX_LINE = 1000  # characters of a line of the log
 MAX_JOB_BYTES = 64 << 20  # of a job file; it lists every recording of a batch

@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field
 
 from infer.options import ConvertOptions
+from infer.song.options import CoverOptions
+from infer.speech.options import SpeechOptions
 from lib.audio import AudioFormat
 from lib.config import Family
 from lib.paths import check_name
 from train.options import RunOptions
 from web.validation import checked
 
-Kind = Literal["convert", "batch", "compare", "train"]
+Kind = Literal["convert", "batch", "compare", "cover", "say", "train"]
 Stage = Literal["run", "prepare", "extract", "index", "fit"]  # all stages of training, or one
 VOICE_SETTINGS = ("family", "sample_rate", "pitch")  # fixed when training of a voice starts
 
@@ -76,6 +78,34 @@ class BatchRequest(ConversionRequest, frozen=True):
         return self.model_copy(update={"uploads": tuple(copy(path) for path in self.uploads)})
 
 
+class CoverRequest(ConversionRequest, frozen=True):
+    """Make a cover of a song, of the song and one stem, or of both stems."""
+
+    options: CoverOptions = CoverOptions()
+    song: Path | None = None
+    vocals: Path | None = None
+    instrumental: Path | None = None
+    format: AudioFormat = "wav"
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with song and stems replaced by `copy(file)`."""
+        files = {"song": self.song, "vocals": self.vocals, "instrumental": self.instrumental}
+        return self.model_copy(update={name: copy(path) for name, path in files.items() if path})
+
+
+class SayRequest(ConversionRequest, frozen=True):
+    """Say a text, or the text or subtitles of a file."""
+
+    options: SpeechOptions = SpeechOptions()
+    text: str = ""
+    file: Path | None = None
+    format: AudioFormat = "wav"
+
+    def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
+        """The request with the file replaced by `copy(file)`."""
+        return self.model_copy(update={"file": copy(self.file)}) if self.file else self
+
+
 class TrainRequest(JobRequest, frozen=True):
     """Train a voice, or run one stage of its training; without `data` the existing clips are used.
 
@@ -91,9 +121,10 @@ class TrainRequest(JobRequest, frozen=True):
     options: RunOptions = RunOptions()
 
 
-Request = ConvertRequest | CompareRequest | BatchRequest | TrainRequest
+Request = ConvertRequest | CompareRequest | BatchRequest | CoverRequest | SayRequest | TrainRequest
 REQUESTS: dict[Kind, type[Request]] = {
-    "convert": ConvertRequest, "compare": CompareRequest, "batch": BatchRequest, "train": TrainRequest,
+    "convert": ConvertRequest, "compare": CompareRequest, "batch": BatchRequest, "cover": CoverRequest,
+    "say": SayRequest, "train": TrainRequest,
 }  # fmt: skip
 
 

@@ -31,10 +31,13 @@ from web.jobs.requests import (
     CompareRequest,
     ConversionRequest,
     ConvertRequest,
+    CoverRequest,
     Kind,
+    SayRequest,
     Stage,
     TrainRequest,
 )
+from web.jobs.songs import make_cover, say_text
 
 if TYPE_CHECKING:
     from infer.batch import Job, Outcome
@@ -79,7 +82,18 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
     def batch(request: BatchRequest, context: JobContext) -> Sequence[Path]:
         return convert_batch(_load(load, request), request, context)
 
-    return {"convert": convert, "compare": compare, "batch": batch, "train": train}
+    def cover(request: CoverRequest, context: JobContext) -> Sequence[Path]:
+        context.progress(0, 1, Message("loading the voice"))
+        voice, main = _load(load, request), request.song or request.instrumental
+        name = result_name(request, _used_rate(voice, request.options), main.stem if main else "")
+        return make_cover(voice, request, name, context)
+
+    def say(request: SayRequest, context: JobContext) -> Sequence[Path]:
+        context.progress(0, 1, Message("loading the voice"))
+        voice = _load(load, request)
+        return say_text(voice, request, result_name(request, _used_rate(voice, request.options)), context)
+
+    return {"convert": convert, "compare": compare, "batch": batch, "cover": cover, "say": say, "train": train}
 
 
 def _load(load: Load, request: ConversionRequest) -> "VoiceConverter":
@@ -91,19 +105,19 @@ def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, conte
 
     (outcome,) = convert_files(voice, [job], options, context.progress)
     if outcome.error:
-        message = _without_folder(outcome.error, job.path)
+        message = without_folder(outcome.error, job.path)
         raise AudioError(message.template, **message.values)
     return outcome
 
 
-def _without_folder(text: str, path: Path) -> Message:
+def without_folder(text: str, path: Path) -> Message:
     """A message with the name of a recording instead of its path: the folders of uploads are meaningless to users."""
     if not isinstance(text, Message):
         return Message(text.replace(str(path), path.name))
     values: dict[str, object] = {}
     for name, value in text.values.items():
         if isinstance(value, Message):
-            values[name] = _without_folder(value, path)
+            values[name] = without_folder(value, path)
         else:
             values[name] = path.name if str(value) == str(path) else value
     return Message(text.template, **values)
@@ -155,7 +169,7 @@ def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobCo
         if not output.is_file():
             report = _part(context, number, len(paths))
             error = convert_files(voice, [Job(path, output)], request.options, report)[0].error
-            error = error and _without_folder(error, path)
+            error = error and without_folder(error, path)
         if error is None:
             results[name] = output
         rows.append((path.name, error or name))

@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from infer.options import ConvertOptions
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.progress import Cancelled
@@ -16,19 +15,19 @@ from web.jobs.registry import JobView
 from web.services import OWN_INDEX, Services
 from web.tabs.form import Form
 from web.tabs.handlers import CancelButton
-from web.validation import checked
+from web.validation import Options, checked
 
 POLL_SECONDS = 0.2
 
 
-def chosen_options(services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]) -> ConvertOptions:
+def chosen_options(services: Services, form: Form[Options], values: Mapping[str, Any]) -> Options:
     """The options of a request; the default device is that of the page. ConfigError for values that are not allowed."""
     device = values.get("device") or services.device
     chosen = {name: values[name] for name in form.names} | {"device": device}
     if isinstance(chosen["speaker_id"], str) and not chosen["speaker_id"].isdecimal():
         numbers = {name: number for number, name in services.speaker_names(values["voice"]).items()}
         chosen["speaker_id"] = numbers.get(chosen["speaker_id"], chosen["speaker_id"])
-    return checked(ConvertOptions, chosen)
+    return checked(form.model, chosen)
 
 
 def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
