@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, help="port to listen on; default: first free port from 7865")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in this machine's browser")
     parser.add_argument("--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--share", action="store_true", help="also create a public link through Gradio's servers")
     parser.add_argument("--language", help="page language, such as ja or pt_BR; default: the browser's language")
@@ -59,7 +60,7 @@ def add_rvc_options(parser: argparse.ArgumentParser) -> None:
     """Accept the options of RVC's infer-web.py, so that its start scripts and habits go on working."""
     rvc = parser.add_argument_group("options of RVC, accepted for its start scripts")
     rvc.add_argument("--colab", dest="share", action="store_true", help="the same as --share")
-    rvc.add_argument("--noautoopen", action="store_true", help="do not open a browser")
+    rvc.add_argument("--noautoopen", dest="no_browser", action="store_true", help="the same as --no-browser")
     rvc.add_argument("--pycmd", metavar="COMMAND", help="no effect: the page runs everything with its own Python")
     rvc.add_argument("--noparallel", action="store_true", help="no effect: conversions always run one by one")
 
@@ -78,6 +79,13 @@ def _warm_up(start_worker: Callable[[], object]) -> None:
     importlib.import_module(CONVERTING[0])  # this process reads voices and recordings for display
 
 
+def _print_addresses(addresses: Sequence[str], login: tuple[str, str] | None) -> None:
+    print(f"The page is at {' and '.join(addresses)} (press Ctrl-C to stop).")
+    if login and "REVOICE_PASSWORD" not in os.environ:
+        print(f"Log in as {login[0]} with the password {login[1]}")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     arguments = parse_arguments()
@@ -91,7 +99,7 @@ def main() -> None:
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
         from lib.paths import LOGS
-        from web.app import Address, build_app, is_loopback, serve_somewhere
+        from web.app import Address, build_app, is_loopback, open_in_browser, serve_somewhere
         from web.bug_report import LogTail
         from web.i18n.placeholders import PageTexts
         from web.i18n.translator import check_language
@@ -122,10 +130,9 @@ def main() -> None:
             lock.announce(addresses)
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
-        print(f"The page is at {' and '.join(addresses)} (press Ctrl-C to stop).")
-        if login and "REVOICE_PASSWORD" not in os.environ:
-            print(f"Log in as {login[0]} with the password {login[1]}")
-        sys.stdout.flush()
+        _print_addresses(addresses, login)
+        if login is None and not arguments.no_browser:
+            open_in_browser(addresses[0])
         warm_up = threading.Timer(WARM_UP_SECONDS, _warm_up, [worker.start])
         warm_up.daemon = True
         warm_up.start()

@@ -43,7 +43,7 @@ def start_page(program: Path, *arguments: str) -> tuple[subprocess.Popen[str], s
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     log = (program / "page.log").open("a", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, str(program / "infer-web.py"), "--device", "cpu", "--port", port, *arguments],
+        [sys.executable, str(program / "infer-web.py"), "--device", "cpu", "--port", port, "--no-browser", *arguments],
         cwd=program, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
     log.close()

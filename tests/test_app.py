@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,18 @@ import pytest
 from lib.errors import ConfigError
 from tests.helpers import ROOT
 from tests.test_web import FakeConverter
-from web.app import Address, build_app, check_address, find_port, is_loopback, serve
+from web.app import Address, build_app, check_address, find_port, is_loopback, open_in_browser, serve
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems always have a desktop")
+def test_a_browser_is_opened_where_there_is_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = threading.Event()
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.set())
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not open_in_browser("http://127.0.0.1:7865/") and not opened.is_set()
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert open_in_browser("http://127.0.0.1:7865/") and opened.wait(60)
 
 
 def test_ports() -> None:
@@ -114,6 +126,6 @@ def test_the_options_of_rvc_are_accepted(monkeypatch: pytest.MonkeyPatch) -> Non
     line = "infer-web.py --pycmd runtime\\python.exe --colab --noparallel --noautoopen --port 7897"
     monkeypatch.setattr(sys, "argv", line.split())
     arguments = start()
-    assert arguments.share and arguments.port == 7897 and arguments.noautoopen
+    assert arguments.share and arguments.port == 7897 and arguments.no_browser
     monkeypatch.setattr(sys, "argv", ["infer-web.py"])
     assert not start().share

@@ -36,7 +36,7 @@ class FakeHub:
         self.asked: list[str] = []
         self.failure: Exception | None = None
 
-    def __call__(self, repo_id: str, filename: str, *, local_dir: Path) -> str:
+    def __call__(self, repo_id: str, filename: str, *, local_dir: Path, tqdm_class: Any = None) -> str:
         assert repo_id == assets.REPOSITORY
         self.asked.append(filename)
         if self.failure is not None:
@@ -44,6 +44,11 @@ class FakeHub:
         path = local_dir / filename
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.files[filename])
+        if tqdm_class is not None:
+            size = len(self.files[filename])
+            with tqdm_class(total=size, disable=False) as bar:
+                for part in (size // 2, size - size // 2):
+                    bar.update(part)
         return str(path)
 
 

@@ -104,6 +104,7 @@ class FakeConverter:
             delete_voice=self.voices.remove,
             undo_delete=lambda: "",
             voice_range=lambda name: (100.0, 220.0, 400.0) if name == "alice" else None,
+            voice_family=lambda name: "lite",
             index_rate=lambda name: 0.25 if name == "alice" else 0.75,
             speaker_names=lambda name: {0: "Alice", 3: "Ada"} if name == "alice" else {},
             presets=Presets(folder / "presets"),

@@ -54,6 +54,12 @@ def base_names(config: FamilyConfig) -> tuple[str, str]:
     return f"{f0}G{rate}", f"{f0}D{rate}"
 
 
+def has_base(config: FamilyConfig, root: Path = ROOT) -> bool:
+    """Whether a folder has files named as the base models of a family; they are not read."""
+    names = base_names(config)
+    return any(all(_file(folder, name) for name in names) for folder in base_folders(config.family, root))
+
+
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
     """The base models of a family, strictly checked; None if there are none.
 

@@ -2,12 +2,14 @@
 
 import importlib.util
 import ipaddress
+import os
 import re
 import socket
 import ssl
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,12 +45,24 @@ FONT = ["system-ui", "sans-serif"]
 # Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
 STYLE = """
 .label-wrap {text-align: start; gap: .5em}
+.dark {--color-accent: var(--primary-400)}
 #results .wrap {flex-flow: column nowrap; max-height: 18em; overflow-y: auto}
 #listening audio {width: 100%; margin-top: .3em}
 .label-wrap .icon {flex: none}
 @media (max-width: 480px) {.tab-container button {padding-inline: .5em; font-size: .95em}}
 """
 MONOSPACE_FONT = ["ui-monospace", "monospace"]
+# Colours with a contrast of at least 4.5:1 (WCAG AA) in both themes, where those of Gradio's theme have less.
+READABLE = {
+    "body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300",
+    "block_info_text_color": "*neutral_600", "block_info_text_color_dark": "*neutral_300",
+    "block_label_text_color": "*neutral_600", "block_label_text_color_dark": "*neutral_200",
+    "block_title_text_color": "*neutral_700", "block_title_text_color_dark": "*neutral_200",
+    "input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300",
+    "button_primary_background_fill": "*primary_700", "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800", "button_primary_background_fill_hover_dark": "*primary_800",
+    "color_accent": "*primary_700",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     check_address(address)
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
+    theme.set(**READABLE)
     _, local, public = app.launch(
         server_name=address.host,
         server_port=address.port,
@@ -186,6 +201,14 @@ def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders:
                     "The page cannot be served ({reason}). Choose another --port.", reason=error
                 ) from error
     raise AssertionError
+
+
+def open_in_browser(address: str) -> bool:
+    """Open the page in the user's browser, in the background; returns whether this machine has a desktop for it."""
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        return False  # a text browser would take over the terminal
+    threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+    return True
 
 
 def is_loopback(host: str) -> bool:

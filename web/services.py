@@ -63,6 +63,7 @@ class Services:
     delete_voice: Callable[[str], object]
     undo_delete: Callable[[], str]
     voice_range: Callable[[str], tuple[float, float, float] | None]  # F0 in Hz: low, median, high
+    voice_family: Callable[[str], str]
     index_rate: Callable[[str], float]  # recommended by a voice
     speaker_names: Callable[[str], dict[int, str]]  # of a voice, those that its file contains
     presets: Presets
@@ -110,6 +111,7 @@ def make_services(
         delete_voice=lambda name: delete_voice(name, home),
         undo_delete=lambda: restore_voice(home),
         voice_range=lambda name: voice_range(name, roots),
+        voice_family=lambda name: family_of(name, roots),
         index_rate=lambda name: index_rate(name, roots),
         speaker_names=lambda name: names_of_speakers(name, roots),
         presets=Presets(logs / PRESETS),
@@ -156,6 +158,13 @@ def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, 
     from lib.voice.model_file import read_voice_model, training_range
 
     return training_range(read_voice_model(find_voice(name, roots).path))
+
+
+def family_of(name: str, roots: Sequence[Path] | None = None) -> str:
+    """The family of a voice."""
+    from lib.voice.model_file import read_voice_model
+
+    return read_voice_model(find_voice(name, roots).path).family
 
 
 def index_rate(name: str, roots: Sequence[Path] | None = None) -> float:

@@ -7,9 +7,10 @@ import difflib
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.messages import Message
@@ -21,6 +22,7 @@ LICENCE = "MIT"  # as that repository states
 PROGRAM = "python -m lib.assets"
 STAGING = ".download"  # below pretrained/; interrupted downloads are resumed from here
 _BLOCK = 1 << 20
+Received = Callable[[int, int], None]  # bytes received of a file, its size or 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Asset:
     sha256: str
     needed_by: str
     size: int | None = None  # bytes, where known
+    megabytes: int | None = None  # rounded, where known
 
 
 _HUBERT = {
@@ -70,6 +73,10 @@ _BASES = {
         "f0G48k": "b5d51f589cc3632d4eae36a315b4179397695042edc01d15312e1bddc2b764a4",
     },
 }
+_MEGABYTES = {  # of generators by rate, and of discriminators, with F0
+    "v1": {"G32k": 73, "G40k": 73, "G48k": 73, "D": 110},
+    "v2": {"G32k": 74, "G40k": 73, "G48k": 75, "D": 143},
+}
 _FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}  # in the repository
 
 
@@ -80,12 +87,19 @@ def _base(family: str, stem: str, sha256: str) -> Asset:
         needed_by = Message("training {family} voices at {rate} with F0", family=family, rate=rate)
     else:
         needed_by = Message("training {family} voices at {rate} without F0", family=family, rate=rate)
-    return Asset(name, f"{_FOLDERS[family]}/{stem}.pth", f"{family}/{stem}.pth", sha256, needed_by)
+    sizes = _MEGABYTES[family]
+    megabytes = sizes.get(stem.removeprefix("f0"), sizes["D"]) if pitched else None
+    return Asset(
+        name, f"{_FOLDERS[family]}/{stem}.pth", f"{family}/{stem}.pth", sha256, needed_by, megabytes=megabytes
+    )  # fmt: skip
 
 
 MANIFEST: tuple[Asset, ...] = (
     *(
-        Asset("hubert_base", f"hubert_base/{file}", f"hubert_base/{file}", sha256, "every v1 and v2 voice")
+        Asset(
+            "hubert_base", f"hubert_base/{file}", f"hubert_base/{file}", sha256, "every v1 and v2 voice",
+            megabytes=189 if file.endswith(".bin") else 0,
+        )
         for file, sha256 in _HUBERT.items()
     ),
     Asset(
@@ -94,10 +108,16 @@ MANIFEST: tuple[Asset, ...] = (
     ),
     Asset(
         "rmvpe", "rmvpe.pt", "rmvpe.pt", "6d62215f4306e3ca278246188607209f09af3dc77ed4232efdd069798c4ec193",
-        "the pitch method rmvpe",
+        "the pitch method rmvpe", megabytes=181,
     ),
     *(_base(family, stem, sha256) for family, stems in _BASES.items() for stem, sha256 in stems.items()),
 )  # fmt: skip
+
+
+SETS: dict[str, tuple[str, ...]] = {  # names for several downloads at once
+    "v2-starter": ("hubert_base", "rmvpe", "v2-40k"),
+    "v1-starter": ("hubert_base", "rmvpe", "v1-40k"),
+}
 
 
 def how_to_get(name: str, alternative: str = "") -> Message:
@@ -128,8 +148,12 @@ def known_name(sha256: str) -> str | None:
 
 
 def choose(names: Sequence[str]) -> list[Asset]:
-    """The files with these names, in the order of MANIFEST. ConfigError for an unknown name lists all names."""
-    existing = list(dict.fromkeys(asset.name for asset in MANIFEST))
+    """The files with these names, in the order of MANIFEST. ConfigError for an unknown name lists all names.
+
+    A name of SETS stands for several downloads.
+    """
+    names = [part for name in names for part in SETS.get(name, (name,))]
+    existing = [*dict.fromkeys(asset.name for asset in MANIFEST), *SETS]
     listed = ", ".join(existing)
     if not names:
         raise ConfigError("Give the name of a download. These exist: {names}.", names=listed)
@@ -152,6 +176,13 @@ def path_of(asset: Asset, root: Path | None = None) -> Path:
     return (root or PRETRAINED) / asset.target
 
 
+def missing_megabytes(names: Sequence[str], root: Path | None = None) -> int | None:
+    """The size of the files of some downloads that are missing; None where it is not known."""
+    sizes = [asset.megabytes for asset in choose(names) if not path_of(asset, root).is_file()]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
 def state_of(asset: Asset, root: Path | None = None) -> str:
     """ "missing", "genuine" (SHA-256 as published) or "different"."""
     path = path_of(asset, root)
@@ -160,10 +191,13 @@ def state_of(asset: Asset, root: Path | None = None) -> str:
     return "genuine" if sha256_of(path) == asset.sha256 else "different"
 
 
-def download(names: Sequence[str], root: Path | None = None, progress: Progress = no_progress) -> list[Path]:
+def download(
+    names: Sequence[str], root: Path | None = None, progress: Progress = no_progress, received: Received | None = None
+) -> list[Path]:
     """Download the missing ones of the named files, and return the paths of all.
 
-    A file gets its final name after its hash is verified; the next call resumes an interrupted download. Raises
+    `received` is called with the bytes received and the size of the file that is being downloaded. A file gets its
+    final name after its hash is verified; the next call resumes an interrupted download. Raises
     ConfigError for an unknown name, MissingFileError if the download fails, CheckpointError for a file that differs
     from the published one.
     """
@@ -179,7 +213,7 @@ def download(names: Sequence[str], root: Path | None = None, progress: Progress 
                     path=path_of(asset, root),
                 )
             if state == "missing":
-                _fetch(asset, root)
+                _fetch(asset, root, received)
     finally:
         if not any((root / STAGING).rglob("*.incomplete")):
             shutil.rmtree(root / STAGING, ignore_errors=True)
@@ -187,7 +221,20 @@ def download(names: Sequence[str], root: Path | None = None, progress: Progress 
     return [path_of(asset, root) for asset in chosen]
 
 
-def _fetch(asset: Asset, root: Path) -> None:
+def _meter(received: Received) -> Any:
+    """A progress bar class for huggingface_hub that also calls `received`."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Meter(tqdm):  # type: ignore[type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            received(int(self.n), int(self.total or 0))
+            return shown
+
+    return Meter
+
+
+def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
     """Download one file to the staging folder, verify its hash and move it to its path."""
     import httpx2
     import huggingface_hub
@@ -204,7 +251,8 @@ def _fetch(asset: Asset, root: Path) -> None:
             command=f"{PROGRAM} download hubert_base",
         )
     try:
-        staged = Path(huggingface_hub.hf_hub_download(REPOSITORY, asset.source, local_dir=root / STAGING))
+        bar = {} if received is None else {"tqdm_class": _meter(received)}
+        staged = Path(huggingface_hub.hf_hub_download(REPOSITORY, asset.source, local_dir=root / STAGING, **bar))
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise MissingFileError(

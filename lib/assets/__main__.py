@@ -83,6 +83,8 @@ def _list() -> int:
         here = "installed" if path_of(asset).is_file() else "missing"
         size = "" if asset.size is None else f"  {asset.size:,} bytes"
         print(f"{asset.name:<15} {here:<9} {asset.target:<36} {asset.sha256[:12]}{size}  {asset.needed_by}")
+    for name, parts in assets.SETS.items():
+        print(f"{name:<15} {'set of':<9} {', '.join(parts)}")
     print(how_to_get("NAME"))
     return 0
 

@@ -22,6 +22,7 @@ from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
 from web.tabs.listening import build_listening
+from web.tabs.needs import Needs, NeedsPanel, needs_of_conversion
 from web.tabs.remembered import Remembered
 from web.tabs.results import ResultPanel
 from web.validation import checked
@@ -84,6 +85,7 @@ class _ConvertTab:
         with gr.Row():
             self.run = gr.Button(t("convert.run"), variant="primary", scale=2, elem_id="convert")
             self.cancel = self.pressed.lay_out("convert-cancel")
+        self.needs = NeedsPanel(t, "convert")
 
     def lay_out_options(self) -> None:
         """The options that often matter, the others folded, and presets of all."""
@@ -129,6 +131,9 @@ class _ConvertTab:
         for event in self.remembered.wire(self.voice, form):
             _name_speakers(self.services, self.voice, form, event)
         _keep_fresh(t, self.services, self.voice, self.index)
+        method = form.components[form.names.index("pitch_method")]
+        fields = [self.voice, method, self.device]
+        self.needs.wire(self._needs, fields, [field.change for field in fields])
 
     def convert(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str | None, str]:
         """Convert one recording; returns the result and a report."""
@@ -142,6 +147,10 @@ class _ConvertTab:
         job_id = services.registry.submit(f"{recording.name} → {voice}", work, client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, self.pressed)
         return done.results[0], report_text(t, done.details["report"])
+
+    def _needs(self, voice: str | None, pitch_method: str, device: str) -> Needs:
+        family = self.services.voice_family(voice) if voice in self.services.list_voices() else "lite"
+        return needs_of_conversion(family, pitch_method, device or self.services.device)
 
     def _begin(self, memory: object, voice: str | None, *values: Any) -> list[Any]:
         return [self.remembered.keep(self.form, memory, voice, values), *self.results.begin()]

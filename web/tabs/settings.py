@@ -1,6 +1,5 @@
 """Settings and help: language, theme, devices and their speed, weights to download, a bug report, questions."""
 
-import html
 from typing import Any
 
 import gradio as gr
@@ -13,6 +12,7 @@ from web.i18n.middleware import choose_script
 from web.i18n.translator import LANGUAGES, Translator
 from web.services import Services
 from web.tabs.handlers import handle_errors
+from web.tabs.needs import download_with_progress
 
 QUESTIONS = (
     "begin", "data", "time", "index", "stop", "gpu", "memory", "paths", "other", "words", "pitch", "share", "expecting",
@@ -103,20 +103,16 @@ def _build_weights(t: Translator, services: Services) -> None:
     """The list of downloadable weights, and a download button."""
     shown = gr.Markdown(_list_weights(t), elem_id="weights")
     with gr.Row():
-        chosen = gr.Dropdown(label=t("weights.choose"), choices=_missing(), elem_id="weights-choice")
+        chosen = gr.Dropdown(label=t("weights.choose"), choices=_choices(t), elem_id="weights-choice")
         run = gr.Button(t("weights.download"), elem_id="weights-download")
     message = gr.Markdown(elem_id="weights-said")
 
     def download_weights(name: str | None, bar: gr.Progress = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
         """Download published weights by name and verify them."""
 
-        def progress(done: int, total: int, what: str) -> None:
-            bar((done, max(total, 1)), desc=translated(t, what))
-
         with handle_errors(t):
-            paths = assets.download([name] if name else [], progress=progress)
-            files = html.escape(", ".join(path.name for path in paths))
-            return _list_weights(t), gr.update(choices=_missing(), value=None), t("weights.done", files=files)
+            said = download_with_progress(t, [name] if name else [], bar)
+            return _list_weights(t), gr.update(choices=_choices(t), value=None), said
 
     run.click(
         download_weights, [chosen], [shown, chosen, message], api_name="download_weights", concurrency_limit=1,
@@ -129,13 +125,25 @@ def _missing() -> list[str]:
     return list(dict.fromkeys(a.name for a in assets.MANIFEST if a.source and not assets.path_of(a).is_file()))
 
 
+def _choices(t: Translator) -> list[tuple[str, str]]:
+    """Sets and single downloads that are missing, each with its content or purpose, and its size where it is known."""
+    missing, purposes = _missing(), {asset.name: translated(t, asset.needed_by) for asset in assets.MANIFEST}
+    sets = {name: ", ".join(parts) for name, parts in assets.SETS.items() if set(parts) & set(missing)}
+    return [(f"{name}: {text}{_size(name)}", name) for name, text in (sets | {n: purposes[n] for n in missing}).items()]
+
+
+def _size(name: str) -> str:
+    megabytes = assets.missing_megabytes([name])
+    return f" ({megabytes} MB)" if megabytes else ""
+
+
 def _list_weights(t: Translator) -> str:
     """The weights as a list in Markdown, those for the same purpose together."""
     missing = set(_missing())
     purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST if asset.source}
     here = [name for name in purposes if name not in missing]
     lines = [t("weights.info"), "", t("weights.here", names=", ".join(here) or "-")]
-    lines += [f"- `{name}`: {translated(t, purposes[name])}" for name in purposes if name in missing]
+    lines += [f"- `{name}`: {translated(t, purposes[name])}{_size(name)}" for name in purposes if name in missing]
     return "\n".join(lines)
 
 

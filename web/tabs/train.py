@@ -24,16 +24,18 @@ from train.experiment import Experiment, list_samples
 from train.metrics import Events
 from train.options import RunOptions
 from train.pipeline import STAGES
+from train.preflight import VoiceKind, preflight
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.requests import VOICE_SETTINGS, TrainRequest
-from web.jobs.runners import FROM_RECORDINGS, chosen_gpus, train_commands
+from web.jobs.runners import ALL_GPUS, FROM_RECORDINGS, chosen_gpus, train_commands
 from web.limits import client_of_request
 from web.services import Services
 from web.tabs.device_choice import device_choice
 from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
+from web.tabs.needs import Needs, NeedsPanel, needs_of_training
 from web.tabs.train_report import DataReportPanel, describe_estimate
 from web.tabs.train_suggestion import SuggestionPanel
 from web.validation import checked
@@ -107,6 +109,7 @@ class _TrainTab:
         self.forecast = gr.Markdown(elem_id="train-forecast")
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.index_only = gr.Button(t("train.stage_index"), size="sm", elem_id="train-index")
+        self.needs = NeedsPanel(t, "train")
         self.message = gr.Markdown(elem_id="train-said")
         self.command = gr.Textbox(
             label=t("train.command"), interactive=False, buttons=["copy"], elem_id="train-command"
@@ -144,8 +147,9 @@ class _TrainTab:
             trigger_mode="always_last", **_QUIET,
         )  # fmt: skip
         found, seconds = self.report.found, self.report.seconds
-        family.change(_rates, [family, rate], [rate], **_QUIET)
-        gr.on(None, _rates, [family, rate], [rate], **_QUIET)  # when the page opens
+        needed = ["family", "sample_rate", "pitch", "pitch_method", "base", "content_encoder", "device"]
+        self.needs.wire(self._needs, inputs, [self.inputs[name].change for name in needed])
+        gr.on(None, _rates, [family, rate], [rate], **_QUIET)  # when the page opens and after changes
         self.suggestion.wire(family, rate, self.inputs["epochs"], found, seconds)
 
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
@@ -167,6 +171,7 @@ class _TrainTab:
             work = work.model_copy(update={"data": data and Path(data)})
         if work.stage in ("run", "fit"):
             _check_unfinished(self.t, work.name, work.options.epochs)
+        _check_before(work)
         title = Message("Training of {name}", name=work.name)
         job_id = self.services.registry.submit(title, work, client_of_request(request))
         return self.t("train.started", name=html.escape(work.name)), None, job_id
@@ -174,6 +179,11 @@ class _TrainTab:
     def train_index(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
         """Build the index of a training again, from the features that are there."""
         return self.train(request, bar, {**values, "stage": "index"})[0]
+
+    def _needs(self, *given: Any) -> Needs:
+        values = dict(zip(self.inputs, given, strict=True))
+        options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
+        return needs_of_training(values["family"], values["sample_rate"], bool(values["pitch"]), options)
 
     def _show_command(self, *given: Any) -> str:
         values = dict(zip(self.inputs, given, strict=True))
@@ -199,6 +209,16 @@ class _TrainTab:
             return describe_estimate(self.t, estimate_training(config, options, seconds))
         except ConfigError:  # shown when training is started
             return ""
+
+
+def _check_before(work: TrainRequest) -> None:
+    """Raise everything that keeps a training job from running, all at once, before it is queued."""
+    kind = VoiceKind(work.family, work.sample_rate, bool(work.pitch)) if work.data and work.family else None
+    options = work.options
+    if options.device == ALL_GPUS or chosen_gpus(options.device):
+        options = options.model_copy(update={"device": "auto"})
+    stages = tuple(STAGES) if work.stage == "run" else (work.stage,)
+    preflight(Experiment(work.name), kind, work.data, options, stages).raise_problems()
 
 
 def _python() -> str:
