@@ -227,10 +227,10 @@ def generator(bench: Bench) -> Iterator[Row]:
         f0 = torch.full((1, frames), 220.0, device=bench.where)
         for dtype in dtypes:
             dec = network.dec.cast(dtype)
-            for block in (25, 170, 500, 1500, frames):
+            for block in (25, 170, 500, 1500, frames, None):
                 args = latent.to(dec.dtype), f0, speaker.to(dec.dtype)
                 seconds = bench.median(partial(dec.in_blocks, *args, block_frames=block))
-                case = f"v2, {str(dtype)[6:]}, blocks of {block} frames"
+                case = f"v2, {str(dtype)[6:]}, blocks of {block or 'as many as fit'} frames"
                 yield Row("generator", case, f"{seconds:.3f} s for {frames / 100:.0f} s")
 
 

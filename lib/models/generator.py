@@ -4,6 +4,7 @@ Attribute names are RVC's state-dict keys.
 """
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 
@@ -17,9 +18,13 @@ from lib.models.int8 import LRELU_SLOPE, Int8Block
 from lib.models.memory import trim_memory
 from lib.models.source import SineSource
 
+logger = logging.getLogger(__name__)
+
 LAST_LRELU_SLOPE = 0.01  # the default of the function, which the published models were trained with
 INIT_STD = 0.01
 BLOCK_FRAMES = 170  # 1.7 s: longer blocks are no faster and take more memory; shorter ones overlap more
+MAX_GPU_FRAMES = 6000  # a minute; on a GPU a block is at most this long
+TENSORS_AT_ONCE = 16  # of the largest stage that a block holds on a GPU, with convolution workspaces; measured: 12
 BLOCK_STEP = 10  # frames; block lengths are multiples of it, because oneDNN caches memory for each length
 
 
@@ -135,6 +140,7 @@ class Generator(nn.Module):
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
         self.hop_length = config.hop_length
         self.rates, self._receptive_fields = rates, _receptive_fields(config)
+        self._values_per_frame = max(width * math.prod(rates[: stage + 1]) for stage, width in enumerate(widths))
         self.receptive_field = self._receptive_fields[0] + 3  # frames on either side; the first convolution adds three
         self.cond = nn.Conv1d(config.gin_channels, first, 1)
 
@@ -190,27 +196,54 @@ class Generator(nn.Module):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
         keep: tuple[int, int] | None = None,
-        block_frames: int = BLOCK_FRAMES,
+        block_frames: int | None = None,
     ) -> Tensor:
         """The same as `forward`, to rounding, computed block by block with the receptive field around each.
 
-        This takes much less time and memory: a block fits into the processor's caches. `keep` is (first, last + 1) of
-        the frames whose samples are returned; the others are context.
+        On a CPU this takes much less time and memory: a block fits into the processor's caches. On a GPU long blocks
+        are fast; None takes as long ones as fit into its free memory. Where memory runs out, blocks become shorter.
+        `keep` is (first, last + 1) of the frames whose samples are returned; the others are context.
         """
         excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
-        frames, hop = latent.shape[2], self.hop_length
-        begin, end = keep or (0, frames)
-        block_frames = _block_length(end - begin, block_frames)
+        begin, end = keep or (0, latent.shape[2])
+        block_frames = _block_length(end - begin, block_frames or self._longest_block(latent))
         trim_memory()
-        parts = []
-        for first in range(begin, end, block_frames):
+        parts, first = [], begin
+        while first < end:
             last = min(first + block_frames, end)
             start = max(min(first, last - block_frames), begin)  # equal lengths: oneDNN caches memory for each length
-            low, high = max(start - self.receptive_field, 0), min(last + self.receptive_field, frames)
-            context = None if excitation is None else excitation[..., low * hop : high * hop]
-            audio = self.synthesize(latent[..., low:high], context, speaker, (start - low, high - last))
-            parts.append(audio[..., (first - start) * hop :])
+            audio = self._block(latent, excitation, speaker, (start, last), may_fail=block_frames > BLOCK_STEP)
+            if audio is None:
+                block_frames = _block_length(end - begin, max(block_frames // 2, BLOCK_STEP))
+                logger.info("out of memory on %s: from now on in blocks of %d frames", latent.device, block_frames)
+                continue
+            parts.append(audio[..., (first - start) * self.hop_length :])
+            first = last
         return torch.cat(parts, dim=2)
+
+    def _block(
+        self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, block: tuple[int, int], *, may_fail: bool
+    ) -> Tensor | None:
+        """Audio [B, 1, T] of the frames (first, last + 1) of the whole latents; None if memory ran out."""
+        hop, (start, last) = self.hop_length, block
+        low, high = max(start - self.receptive_field, 0), min(last + self.receptive_field, latent.shape[2])
+        context = None if excitation is None else excitation[..., low * hop : high * hop]
+        try:
+            return self.synthesize(latent[..., low:high], context, speaker, (start - low, high - last))
+        except torch.OutOfMemoryError:
+            if not may_fail:
+                raise
+        if latent.device.type == "cuda":  # not above: the exception refers to the tensors to be freed
+            torch.cuda.empty_cache()
+        return None
+
+    def _longest_block(self, latent: Tensor) -> int:
+        """Frames of a block on the device of the latents [B, Z, F]."""
+        if latent.device.type != "cuda":
+            return BLOCK_FRAMES
+        free, _ = torch.cuda.mem_get_info(latent.device)
+        free += torch.cuda.memory_reserved(latent.device) - torch.cuda.memory_allocated(latent.device)
+        return blocks_for(free, TENSORS_AT_ONCE * self._values_per_frame * latent.element_size() * len(latent))
 
     def _excite(self, f0: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor | None:
         """F0 [B, F] -> excitation [B, 1, F * hop]; None for a model without F0."""
@@ -244,6 +277,11 @@ class Generator(nn.Module):
             x = _mean((block(x) for block in blocks), latent.dtype)
         x = torch.tanh(_convolve(self.conv_post, F.leaky_relu(x, LAST_LRELU_SLOPE)))
         return _without(x, around).flatten(2)
+
+
+def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
+    """Frames of a block on a GPU: at most half of the free memory, and one of few lengths."""
+    return max(BLOCK_FRAMES, min(free_bytes // 2 // bytes_per_frame, MAX_GPU_FRAMES) // BLOCK_FRAMES * BLOCK_FRAMES)
 
 
 def _block_length(frames: int, longest: int) -> int:
