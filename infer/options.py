@@ -105,7 +105,7 @@ class ConvertOptions(BaseModel, frozen=True):
         description="integrated loudness of the result in LUFS (EBU R128), true peak at most -1 dBTP; -14 is usual for "
         "streaming, None = as converted",
     )
-    preview: float = Field(0.0, ge=0, le=60, description="convert only so many seconds from the start; 0 = all")
+    preview: float = Field(0.0, ge=0, le=60, description="convert only this many seconds from the start; 0 = all")
     speaker_id: int = Field(0, ge=0, examples=[0], description="speaker number, for voices with several speakers")
     seed: int = Field(0, ge=0, lt=2**63, description="random seed; the same seed gives identical output")
     interpolate_unvoiced: bool = Field(

@@ -68,12 +68,7 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
     no clips, AudioError for a clip that cannot be read or whose features are not finite.
     """
     config = experiment.config()
-    names = [path.name for path in list_clips(experiment.wavs_16k)]
-    if not names:
-        raise ConfigError(
-            "The experiment {name!r} has no clips in {folder}. Prepare the recordings first.",
-            name=experiment.name, folder=experiment.wavs_16k,
-        )  # fmt: skip
+    names = _clip_names(experiment)
     device = choose_device(options.device).device
     processes = connect(cpu=device.type == "cpu")
     if processes.num_processes > 1:
@@ -104,6 +99,17 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
         facts |= {"f0_range": report.f0_range, "interpolate_unvoiced": options.interpolate_unvoiced}
         record(experiment, "extract", made_from=made_from, **facts)
     return report
+
+
+def _clip_names(experiment: Experiment) -> list[str]:
+    """The file names of all clips at 16 kHz. ConfigError if there are none."""
+    names = [path.name for path in list_clips(experiment.wavs_16k)]
+    if not names:
+        raise ConfigError(
+            "The experiment {name!r} has no clips in {folder}. Prepare the recordings first.",
+            name=experiment.name, folder=experiment.wavs_16k,
+        )  # fmt: skip
+    return names
 
 
 def _precision(

@@ -321,31 +321,33 @@ def _build_progress(t: Translator) -> None:
                 gr.Markdown(t("train.sample_info"))
     known = gr.State(None)
 
-    def refresh(before: Any, chosen: str | None) -> tuple[Any, ...]:
-        experiments = _experiments()
-        if not experiments:
-            return (gr.skip(),) * 6
-        newest_before = before[0][0] if before else None
-        if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
-            chosen = experiments[0]  # training has started, and the user had not chosen an older experiment
-        folder = LOGS / chosen
-        samples = list_samples(folder)
-        events = Events(folder / "events.jsonl").read("fit")
-        mark = [experiments, chosen, len(events), str(samples[-1]) if samples else None]
-        if mark == before:
-            return (gr.skip(),) * 6
-        picture = samples[-1].with_suffix(".png") if samples else None
-        shown_mels = str(picture) if picture and picture.is_file() else None
-        updates = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
-        return mark, gr.update(visible=True), *updates
-
     gr.on(
         [gr.Timer(REFRESH_SECONDS).tick, shown.change],
-        refresh,
+        _refresh_progress,
         [known, shown],
         [known, panel, shown, plot, sample, mels],
         **_QUIET,
     )
+
+
+def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:
+    """The new state and updates of the components; nothing changes where `before`, the state shown, is still valid."""
+    experiments = _experiments()
+    if not experiments:
+        return (gr.skip(),) * 6
+    newest_before = before[0][0] if before else None
+    if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
+        chosen = experiments[0]  # training has started, and the user had not chosen an older experiment
+    folder = LOGS / chosen
+    samples = list_samples(folder)
+    events = Events(folder / "events.jsonl").read("fit")
+    mark = [experiments, chosen, len(events), str(samples[-1]) if samples else None]
+    if mark == before:
+        return (gr.skip(),) * 6
+    picture = samples[-1].with_suffix(".png") if samples else None
+    shown_mels = str(picture) if picture and picture.is_file() else None
+    updates = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
+    return mark, gr.update(visible=True), *updates
 
 
 def losses(events: list[dict[str, Any]]) -> pd.DataFrame:
