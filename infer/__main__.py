@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from infer.convert import VoiceConverter
 
 PROGRAM = "python -m infer"
+DOCTOR = "doctor"  # the word that checks the installation instead
 OTHER_COMMANDS = ("cover", "say")  # instead of a recording as the first word; see infer/song/__main__.py
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -79,6 +80,12 @@ class Arguments(ConvertOptions, _Files, frozen=True):
     """Convert recordings, files or whole folders, with a voice."""
 
 
+class Diagnosis(BaseModel, frozen=True):
+    """Check the installation: versions, devices, driver, memory, disk, weights, write access, a short conversion."""
+
+    report: GivenPath | None = Field(None, description="folder to write the bug report (ZIP) to")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -89,6 +96,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from infer.song.__main__ import main as other_command
 
         return other_command(words)
+    if words[:1] == [DOCTOR] and "--voice" not in words:
+        return report_errors(lambda: diagnose(parse_as(Diagnosis, words[1:], f"{PROGRAM} {DOCTOR}")))
     return report_errors(lambda: run(parse(words)))
 
 
@@ -120,6 +129,22 @@ def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
             raise  # --help
         print(f"{usage_error(exit_, output.getvalue())} See {program} --help.", file=sys.stderr)
         raise SystemExit(WRONG_USE) from None
+
+
+def diagnose(diagnosis: Diagnosis) -> int:
+    """Print the checks of the installation as a table, with remedies; 1 if there is a problem."""
+    from infer.doctor import check_installation, write_report
+
+    with terminal(Message("checking the installation"), whole_steps=False) as progress:
+        findings = check_installation(progress)
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        print(f"{finding.state:<8}{finding.what:<{width}}  {finding.found}")
+        if finding.remedy:
+            print(f"{'':<{width + 8}}  → {finding.remedy}")
+    if diagnosis.report is not None:
+        print(f"wrote {write_report(findings, diagnosis.report)}")
+    return FAILED if any(finding.state == "problem" for finding in findings) else 0
 
 
 def run(arguments: Arguments) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from infer.__main__ import parse
+from infer.__main__ import DOCTOR, Diagnosis, parse, parse_as
 from tests.helpers import ROOT
 from train.__main__ import COMMANDS
 from train.ckpt.cli import TOOLS
@@ -92,7 +92,9 @@ def commands() -> Iterator[str]:
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_commands_of_the_documents_are_understood(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
-    if words[0] == "convert":
+    if words[:2] == ["convert", DOCTOR]:
+        assert parse_as(Diagnosis, words[2:], "doctor")
+    elif words[0] == "convert":
         assert parse(words[1:]).inputs
     elif words[:2] == ["train", "ckpt"]:
         assert words[2] in TOOLS

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from infer.options import ConvertOptions
 from lib import assets
+from lib.bug_report import without_private_parts
 from lib.errors import ConfigError
 from lib.paths import ROOT
-from web.bug_report import LOG_LINES, LogTail, log_lines, without_private_parts, write_bug_report
+from web.bug_report import LOG_LINES, LogTail, log_lines, write_bug_report
 from web.i18n.translator import Translator, texts_of
 from web.jobs.registry import JobView
 from web.jobs.requests import ConvertRequest

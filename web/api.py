@@ -13,6 +13,7 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
     "add_voices": ("message", "files"),
     "bug_report": ("file",),
     "cancel_job": ("job",),
+    "check_installation": ("table",),
     "check_recordings": ("report",),
     "compare_index_rates": ("index_rate_0", "index_rate_0_5", "index_rate_1"),
     "convert": ("result", "report"),

@@ -34,6 +34,8 @@ def build_settings_tab(t: Translator, services: Services) -> None:
         _build_devices(t, services)
     with gr.Accordion(t("settings.weights"), open=True):
         _build_weights(t, services)
+    with gr.Accordion(t("doctor.title"), open=False, elem_id="doctor"):
+        _build_doctor(t)
     with gr.Accordion(t("settings.report"), open=True):
         _build_report(t, services)
 
@@ -145,6 +147,34 @@ def _list_weights(t: Translator) -> str:
     lines = [t("weights.info"), "", t("weights.here", names=", ".join(here) or "-")]
     lines += [f"- `{name}`: {translated(t, purposes[name])}{_size(name)}" for name in purposes if name in missing]
     return "\n".join(lines)
+
+
+def _build_doctor(t: Translator) -> None:
+    """A button that checks the installation, and a table of the findings with remedies."""
+    gr.Markdown(t("doctor.info"))
+    run = gr.Button(t("doctor.run"), elem_id="doctor-run")
+    headers = [t(f"doctor.{name}") for name in ("what", "state", "found", "remedy")]
+    table = gr.Dataframe(headers=headers, interactive=False, wrap=True, visible=False, elem_id="doctor-table")
+
+    def check_installation(bar: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        """Check versions, devices, driver, memory, disk, weights and write access, and convert three seconds."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar((done, total), desc=translated(t, what))
+
+        with handle_errors(t):
+            from infer.doctor import check_installation as check
+
+            rows = [
+                [
+                    translated(t, finding.what), t(f"doctor.{finding.state}"), translated(t, finding.found),
+                    translated(t, finding.remedy) if finding.remedy else "",
+                ]
+                for finding in check(progress)
+            ]  # fmt: skip
+            return gr.update(value=rows, visible=True)
+
+    run.click(check_installation, outputs=table, api_name="check_installation", concurrency_limit=1)
 
 
 def _build_report(t: Translator, services: Services) -> None:
