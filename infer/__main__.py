@@ -184,7 +184,7 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
             pitch,
             pitch_shift=arguments.pitch_shift,
             target=arguments.target,
-            channel=arguments.channel,
+            channel="mix" if arguments.channel == "stereo" else arguments.channel,
         )
         print(f"{outcome.path.name}: {comparison}; {picture}")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lib.audio import ANALYSIS_RATE
-from lib.audio.decode import Channel, list_recordings, load_audio, load_audio_native
+from lib.audio.decode import MonoChannel, list_recordings, load_audio, load_audio_native
 from lib.audio.filters import resample
 from lib.audio.mel import linear_spectrogram, log_mel
 from lib.config import AudioConfig
@@ -86,7 +86,7 @@ def compare_files(
     *,
     pitch_shift: float = 0.0,
     target: Path | None = None,
-    channel: Channel = "mix",
+    channel: MonoChannel = "mix",
 ) -> tuple[Comparison, Path]:
     """Compare two files; `target` is a recording or a folder of recordings of the voice.
 

@@ -71,3 +71,11 @@ def test_a_text_or_subtitles_become_a_recording(
     (tmp_path / "old.txt").write_bytes("Grüße".encode("latin-1"))
     assert run("say", "--file", tmp_path / "old.txt", "--voice", voice) == 1
     assert "UTF-8" in capsys.readouterr().err
+
+
+def test_a_stereo_conversion_can_be_reported(voice: str, tmp_path: Path, capsys: Said) -> None:
+    soundfile.write(tmp_path / "song.wav", np.stack([voice_like(0.5), 0.5 * voice_like(0.5)], axis=1), 16_000)
+    assert run(tmp_path / "song.wav", "--voice", voice, "--channel", "stereo", "--report") == 0
+    assert (tmp_path / "song_eve.png").is_file()
+    assert str(tmp_path / "song_eve.wav") in capsys.readouterr().out
+    assert soundfile.info(tmp_path / "song_eve.wav").channels == 2

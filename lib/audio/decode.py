@@ -19,7 +19,8 @@ from lib.typing import FloatArray
 logger = logging.getLogger(__name__)
 
 
-Channel = Literal["mix", "left", "right", "stereo"]
+MonoChannel = Literal["mix", "left", "right"]
+Channel = MonoChannel | Literal["stereo"]
 CHANNELS = {"left": 0, "right": 1}
 CANCELLED = 0.01  # power of a mix to the mean power of its channels; 1 for independent, 2 for equal channels
 AUDIBLE_PEAK = 1e-3  # of a recording that is not silent
@@ -43,7 +44,7 @@ MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
 }  # fmt: skip
 
 
-def load_audio(path: Path, sample_rate: int, channel: Channel = "mix") -> FloatArray:
+def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> FloatArray:
     """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of what the file holds.
 
     Raises MissingFileError or AudioError, see `load_audio_native`.
@@ -61,7 +62,7 @@ def load_stereo(path: Path) -> tuple[FloatArray, int]:
     return np.concatenate([*recording.blocks], axis=-1), recording.sample_rate
 
 
-def load_audio_native(path: Path, channel: Channel = "mix") -> tuple[FloatArray, int]:
+def load_audio_native(path: Path, channel: MonoChannel = "mix") -> tuple[FloatArray, int]:
     """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.

@@ -55,11 +55,11 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
     pressed, fields = CancelButton(t), frozenset(CoverOptions.model_fields)
     with gr.Row():
         with gr.Column():
-            song = gr.File(label=t("cover.song"), file_types=UPLOADED, type="filepath", height=120, elem_id="song")
+            song = gr.File(label=t("cover.song"), file_types=UPLOADED, type="filepath", height=190, elem_id="song")
             gr.Markdown(t("cover.stems_info"))
             with gr.Row():
-                vocals = gr.File(label=t("cover.vocals"), file_types=UPLOADED, type="filepath", height=120)
-                instrumental = gr.File(label=t("cover.instrumental"), file_types=UPLOADED, type="filepath", height=120)
+                vocals = gr.File(label=t("cover.vocals"), file_types=UPLOADED, type="filepath", height=190)
+                instrumental = gr.File(label=t("cover.instrumental"), file_types=UPLOADED, type="filepath", height=190)
             with gr.Row():
                 form = Form(CoverOptions, t, skip=fields - frozenset(MIX))
             with gr.Row():
@@ -109,7 +109,7 @@ def _build_say(t: Translator, services: Services, voice: Any) -> None:
     pressed, fields = CancelButton(t), frozenset(SpeechOptions.model_fields)
     with gr.Row():
         text = gr.Textbox(label=t("say.text"), lines=4, elem_id="say-text")
-        file = gr.File(label=t("say.file"), file_types=[".srt", ".txt"], type="filepath", height=120)
+        file = gr.File(label=t("say.file"), file_types=[".srt", ".txt"], type="filepath", height=190)
     with gr.Row():
         form = Form(SpeechOptions, t, skip=fields - frozenset(SPOKEN))
         form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav")
