@@ -118,8 +118,8 @@ class Experiment:
         old = self.config()
         if _kind(old) != _kind(config):
             raise ConfigError(
-                "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; choose the same or "
-                "another name.",
+                "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; use the same "
+                "settings, or choose another name.",
                 name=self.name, family=old.family, rate=old.audio.sample_rate,
                 f0=Message("on") if old.synthesizer.has_f0 else Message("off"),
             )  # fmt: skip

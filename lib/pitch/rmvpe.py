@@ -54,15 +54,15 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
     table = _read_table(path)
     with meta_device():
         network = Rmvpe()
-    halves = [conv for name, conv in _convolutions(network) if _is_half(table, name)]
-    for conv in halves:
+    in_fp16 = [conv for name, conv in _convolutions(network) if _is_half(table, name)]
+    for conv in in_fp16:
         conv.weight = nn.Parameter(conv.weight.half())
     load_weights(network, table, str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError("{path} is damaged: it has numbers that are not finite. Get the file again.", path=path)
     network.eval().requires_grad_(False).to(device)
     if dtype == torch.float32:
-        for conv in halves:
+        for conv in in_fp16:
             parametrize.register_parametrization(conv, "weight", _Float32OnUse(), unsafe=True)
     else:
         for _, conv in _convolutions(network):

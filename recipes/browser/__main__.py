@@ -1,7 +1,7 @@
 """Writes the graphs of docs/browser: python -m recipes.browser [FOLDER]
 
-They hold no weights: the page reads those of the encoder and of voices from their own files. Made anew when the
-networks of the family lite change.
+They hold no weights: the page reads those of the encoder and of voices from their own files. Export them again when the
+networks of the lite family change.
 """
 
 import shutil

@@ -124,7 +124,7 @@ def without_folder(text: str, path: Path) -> Message:
 
 
 def result_name(request: ConversionRequest, index_rate: float, stem: str = "") -> str:
-    """A name that tells conversions of one recording apart: song_alice_+12_i0.75_20261231-235959."""
+    """A name that distinguishes conversions of one recording: song_alice_+12_i0.75_20261231-235959."""
     settings = f"{request.options.pitch_shift:+.4g}_i{index_rate:.2g}_{time.strftime('%Y%m%d-%H%M%S')}"
     return "_".join(filter(None, [shorten(stem), shorten(request.voice), settings]))
 
