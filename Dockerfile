@@ -5,8 +5,10 @@
 #   docker run --init -p 7865:7865 -v ./weights:/revoice/weights -v ./logs:/revoice/logs revoice
 # The page can be reached from outside the container, so it requires a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
 # or the password that `docker logs` shows.
-ARG PYTHON=3.12
-FROM python:${PYTHON}-slim
+# A tag can be moved to another image; a digest cannot: --build-arg BASE=python:3.12-slim@sha256:... as shown by
+#   docker buildx imagetools inspect python:3.12-slim
+ARG BASE=python:3.12-slim
+FROM ${BASE}
 ARG COMPUTE=cpu
 ENV PYTHONUTF8=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /revoice

@@ -24,6 +24,7 @@ MODULE_OF = {  # where a package's name is not that of its module
 BY_THE_USER = {"edge_tts"}  # LGPL-3; not in any list
 TOOLS = {"mypy", "pre-commit", "pytest-xdist", "ruff"}  # are run, not imported
 QUALITY = {"ctranslate2", "resemblyzer", "tokenizers"}  # requirements-quality.txt
+FUZZ = {"atheris"}  # requirements-fuzz.txt
 FROM_GRADIO = {"gradio_client"}  # its version is gradio's
 
 
@@ -60,7 +61,6 @@ def test_the_program_requires_exactly_what_it_imports() -> None:
 
 
 def test_development_requires_what_it_imports_besides() -> None:
-    more = (
-        imported(DEVELOPMENT) - required("requirements.txt") - required("requirements-onnx.txt") - QUALITY - FROM_GRADIO
-    )
+    lists = required("requirements.txt") | required("requirements-onnx.txt")
+    more = imported(DEVELOPMENT) - lists - QUALITY - FUZZ - FROM_GRADIO
     assert more == required("requirements-dev.txt") - TOOLS

@@ -344,7 +344,8 @@ def _mono(samples: npt.NDArray[Any]) -> FloatArray:
     For stereo these are the weights of the ffmpeg command line, with which RVC loads recordings; an average
     would be 3 dB quieter.
     """
-    mono: FloatArray = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # samples that are not finite are refused later
+        mono: FloatArray = (samples.sum(axis=0, dtype=np.float64) / np.sqrt(len(samples))).astype(np.float32)
     return mono
 
 
