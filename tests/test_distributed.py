@@ -24,7 +24,7 @@ from tests.test_state import new_state, tiny_batch
 from train.__main__ import main
 from train.dataset import Batch
 from train.distributed import any_process, check_launcher, deferring_signals, minimum
-from train.estimate import clips_for, default_batch_size
+from train.estimate import batch_for, default_batch_size
 from train.experiment import Experiment
 from train.extract import extract
 from train.loop import fit
@@ -45,12 +45,17 @@ def test_a_single_process_agrees_with_itself() -> None:
 
 @pytest.mark.parametrize(("memory", "clips"), [(1e9, 1), (4.2e9, 2), (8.5e9, 4), (25.4e9, 12), (150e9, 40)])
 def test_a_gpu_takes_half_its_gigabytes_in_clips(memory: float, clips: int) -> None:
-    assert clips_for(memory) == clips
+    assert batch_for(memory, 1000, 4) == clips
+
+
+@pytest.mark.parametrize(("clips", "batch"), [(1, 4), (50, 5), (200, 20), (490, 40)])
+def test_a_small_data_set_does_not_become_one_batch(clips: int, batch: int) -> None:
+    assert batch_for(150e9, clips, 4) == batch
 
 
 def test_a_cpu_takes_the_batch_of_the_family() -> None:
     config = tiny_lite()
-    assert default_batch_size(config, torch.device("cpu")) == config.train.batch_size
+    assert default_batch_size(config, torch.device("cpu"), 10) == config.train.batch_size
 
 
 @pytest.mark.parametrize(

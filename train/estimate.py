@@ -14,7 +14,7 @@ from lib.paths import LOGS
 from lib.pitch.scale import FRAMES_PER_SECOND
 from train.experiment import Experiment
 from train.metrics import Events
-from train.options import RunOptions
+from train.options import PrepareOptions, RunOptions
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its g
 AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
 VOICE_BYTES = 2  # per parameter of a voice, in float16
 BYTES_PER_CLIP = 2e9  # RVC's rule: half the number of gigabytes
+MIN_STEPS_PER_EPOCH = 10  # that the default batch size leaves
 MAX_BATCH = 40  # RVC's limit; a larger batch would only repeat the clips of a small set
 
 
@@ -40,8 +41,8 @@ class Estimate:
 
 def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Estimate:
     """Estimate the training of a voice on `seconds` of recordings. ConfigError for a device that does not exist."""
-    batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device)
-    clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
+    clips = clips_of(seconds, options)
+    batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device, clips)
     steps = options.epochs * math.ceil(clips / batch_size)
     speed = known_speed(config.family, batch_size, logs)
     minutes = steps / speed / 60 if speed else None
@@ -56,7 +57,7 @@ def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) 
     wanted = GOOD_STEPS.get(config.family)
     if wanted is None:
         return options.epochs
-    clips = math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
+    clips = clips_of(seconds, options)
     return math.ceil(wanted / math.ceil(clips / (options.batch_size or config.train.batch_size)))
 
 
@@ -106,15 +107,23 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
     return sizes[0], sizes[1] - sizes[0] + sizes[2]
 
 
-def default_batch_size(config: FamilyConfig, device: "torch.device") -> int:
-    """Clips per step: on a GPU half its free memory in GB, at least 1; elsewhere the family's."""
+def clips_of(seconds: float, options: PrepareOptions) -> int:
+    """The training clips that so many seconds of recordings make, with the silent ones."""
+    return math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
+
+
+def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int) -> int:
+    """Clips per step of a training on `clips` clips: on a GPU what memory and data allow; elsewhere the family's."""
     if device.type != "cuda":
         return config.train.batch_size
     import torch
 
-    return clips_for(torch.cuda.mem_get_info(device)[0])
+    return batch_for(torch.cuda.mem_get_info(device)[0], clips, config.train.batch_size)
 
 
-def clips_for(memory: float) -> int:
-    """Clips per step for a GPU with `memory` bytes free."""
-    return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH)
+def batch_for(memory: float, clips: int, usual: int) -> int:
+    """Clips per step for a GPU with `memory` bytes free: half the gigabytes, but no fewer steps than 10 per epoch.
+
+    A small data set takes at most the family's usual batch: fewer, larger steps per epoch would train the voice less.
+    """
+    return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH, max(usual, clips // MIN_STEPS_PER_EPOCH))

@@ -64,7 +64,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=256,
-        description="clips per step and device; None: half the free GPU memory in GB, or the family's default on a CPU",
+        description="clips per step and device; None: by GPU memory and amount of data, on a CPU the family's default",
     )
     learning_rate: float | None = Field(
         None, gt=0, le=0.1, description="learning rate of both optimizers; None: the family's default"

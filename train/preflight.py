@@ -18,7 +18,7 @@ from lib.errors import ConfigError, RevoiceError
 from lib.files import write_errors
 from lib.messages import Message
 from lib.pitch import check_pitch_method
-from train.estimate import count_parameters, default_batch_size, estimate_training
+from train.estimate import clips_of, count_parameters, default_batch_size, estimate_training
 from train.experiment import Experiment, check_speaker
 from train.options import RunOptions
 from train.pipeline import STAGES
@@ -215,7 +215,8 @@ class _Checks:
                 "are free. Close other programs, or train the family lite or on another device.",
                 family=self.family.family, needed=needed / 1e9, device=str(self.target), free=free / 1e9,
             )  # fmt: skip
-        size = self.options.batch_size or default_batch_size(self.family, self.target)
+        clips = clips_of(self.seconds, self.options)
+        size = self.options.batch_size or default_batch_size(self.family, self.target, clips)
         self.facts.append(Message("batch size: {count} clips per step", count=size))
 
     def _free_memory(self, device: "torch.device") -> float | None:

@@ -59,7 +59,8 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     earlier = experiment.stage("fit").get("precision", "auto") if options.precision == "auto" else options.precision
     accelerator = make_accelerator(earlier, device.device)
     size = options.batch_size or experiment.stage("fit").get("batch_size")
-    size = size or minimum(default_batch_size(config, accelerator.device))
+    n_clips = (len(experiment.clips()) if clips is None else len(clips)) // accelerator.num_processes
+    size = size or minimum(default_batch_size(config, accelerator.device, n_clips))
     logger.info("batch size: %d clips per step on each of %d device(s)", size, accelerator.num_processes)
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
     set_seed(
