@@ -212,7 +212,7 @@ class _Checks:
         if free is not None and free < needed:
             raise ConfigError(
                 "Training a voice of {family} needs at least {needed:.1f} GB of memory on {device}, but {free:.1f} GB "
-                "are free. Close other programs, or train the family lite or on another device.",
+                "are free. Close other programs, or train a lite voice, or use another device.",
                 family=self.family.family, needed=needed / 1e9, device=str(self.target), free=free / 1e9,
             )  # fmt: skip
         clips = clips_of(self.seconds, self.options)

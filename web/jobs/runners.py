@@ -241,7 +241,7 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def chosen_gpus(device: str | None) -> list[int]:
-    """The numbers of the GPUs that share a training on that device: ALL_GPUS or several, as "0-1-2"; else none."""
+    """The numbers of the GPUs that train together on that device: ALL_GPUS or several, as "0-1-2"; else none."""
     if device == ALL_GPUS:
         return [int(name.removeprefix("cuda:")) for name, _ in list_devices() if name.startswith("cuda:")]
     numbers = gpu_numbers(device or "")

@@ -92,7 +92,7 @@ def needs_of_conversion(family: str, pitch_method: str, device: str) -> Needs:
 
 
 def needs_of_training(family: str, sample_rate: str, pitch: bool, options: RunOptions) -> Needs:
-    """The same for a training from its recordings on; base models are wanted where the options say so."""
+    """The same for training from recordings; base models are included if the options use them."""
     from train.base_models import has_base
 
     config = load_family(family, sample_rate, has_f0=pitch)  # type: ignore[arg-type]
