@@ -12,5 +12,6 @@ def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None
     The numbers are drawn in float32 unless `like` is float64. They depend on the shape as a whole: noise of a shorter
     shape is not the beginning of noise of a longer one.
     """
-    drawn = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.randn(*shape, generator=generator, dtype=drawn).to(like.device, like.dtype)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    drawn = torch.randn(*shape, generator=generator, dtype=dtype, pin_memory=like.is_cuda)
+    return drawn.to(like.device, non_blocking=like.is_cuda).to(like.dtype)  # pinned, so that the copy does not wait
