@@ -15,10 +15,11 @@ from tyro.conf import Positional, arg
 from infer.options import ConvertOptions
 from lib.audio import AUDIO_FORMATS, AudioFormat
 from lib.errors import RevoiceError
+from lib.machine import machine_errors
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
 from lib.paths import GivenPath, given_path
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, as_revoice_error, terminal, usage_error
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
 
 if TYPE_CHECKING:
     from infer.batch import Outcome
@@ -104,12 +105,13 @@ def main(args: Sequence[str] | None = None) -> int:
 def report_errors(command: Callable[[], int]) -> int:
     """Run a command and return its exit status; an error of the user's or the system's is one sentence on stderr."""
     try:
-        return command()
+        with machine_errors():
+            return command()
     except KeyboardInterrupt:
         print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
         return INTERRUPTED
-    except (RevoiceError, OSError, MemoryError) as error:
-        print(as_revoice_error(error), file=sys.stderr)
+    except RevoiceError as error:
+        print(error, file=sys.stderr)
         return FAILED
 
 

@@ -19,6 +19,7 @@ from lib.audio.decode import MEDIA_SUFFIXES, Recording, list_recordings
 from lib.audio.encode import save_blocks
 from lib.audio.filters import resample_blocks, resampled_length
 from lib.errors import AudioError, ConfigError, RevoiceError
+from lib.machine import FAILURES, machine_error
 from lib.messages import Message
 from lib.pitch.curve_file import CURVE_SUFFIXES, PitchCurve, read_curve, write_curve
 from lib.progress import Progress, no_progress
@@ -247,7 +248,7 @@ def convert_files(
                 conversion, seconds = _convert(converter, job, source, options, report)
                 method = converter.pitch_method(options)
                 outcomes.append(writer.submit(_write, job, source, conversion, seconds, method))
-            except (RevoiceError, OSError) as error:
+            except (RevoiceError, *FAILURES) as error:
                 outcomes.append(_failed(job, error))
     return [_outcome(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
 
@@ -306,17 +307,16 @@ def _outcome(job: Job, outcome: Outcome | Future[Outcome]) -> Outcome:
         return outcome
     try:
         return outcome.result()
-    except (RevoiceError, OSError) as error:
+    except (RevoiceError, *FAILURES) as error:
         return _failed(job, error)
 
 
-def _failed(job: Job, error: RevoiceError | OSError) -> Outcome:
-    """The outcome of a job that failed. An OSError is a name too long, missing permission, a full disk, ..."""
-    if isinstance(error, OSError):
-        return Outcome(
-            job.path, job.output, error=Message("{path}: {reason}.", path=job.path, reason=error.strerror or error)
-        )
-    return Outcome(job.path, job.output, error=error.message)
+def _failed(job: Job, error: Exception) -> Outcome:
+    """The outcome of a job that failed: an error of ours, or of the machine. Any other error is raised again."""
+    known = error if isinstance(error, RevoiceError) else machine_error(error)
+    if known is None:
+        raise error
+    return Outcome(job.path, job.output, error=known.message)
 
 
 def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:

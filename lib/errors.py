@@ -5,7 +5,8 @@
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
     ├── MissingFileError        a file or folder that should be there; says how to get it
-    ├── WriteError              a file cannot be written: a full disk, a read-only folder
+    ├── MachineError            the machine has failed: no memory, an unreadable disk, a lost GPU
+    │   └── WriteError          a file cannot be written: a full disk, a read-only folder
     └── ProcessLostError        another process of the same run has ended, so this one cannot continue
 
 They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
@@ -71,7 +72,11 @@ class MissingFileError(RevoiceError):
         self.remedy = fill(remedy, self.values)
 
 
-class WriteError(RevoiceError):
+class MachineError(RevoiceError):
+    """The machine has failed, not a file or a setting: no memory, a disk that cannot be read, a lost GPU."""
+
+
+class WriteError(MachineError):
     """A file cannot be written; the message says why."""
 
 
@@ -82,6 +87,7 @@ class ProcessLostError(RevoiceError):
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:
     """The error that `RevoiceError.to_json` serialised; an unknown type becomes a RevoiceError."""
     message = from_json({"template": value["template"], "values": value["values"]})
-    kinds = {kind.__name__: kind for kind in (AudioError, CheckpointError, ConfigError, WriteError, ProcessLostError)}
+    own = (AudioError, CheckpointError, ConfigError, MachineError, WriteError, ProcessLostError)
+    kinds = {kind.__name__: kind for kind in own}
     kind = kinds.get(str(value["type"]), RevoiceError)
     return kind(message.template, **message.values) if isinstance(message, Message) else kind(str(message))

@@ -1,33 +1,44 @@
-"""Atomic writing: temporary name, fsync, rename."""
+"""Atomic writing: temporary name, fsync, rename. What a killed process left behind is removed at the next write."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from lib.errors import WriteError
+from lib.machine import machine_error
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+BLOCK_BYTES = 1 << 20  # read at a time
 PROBE_BYTES = 1 << 20  # written to find out why a library could not write
+PART, IMPORT = ".part-", ".import-"  # prefixes of temporary files and folders
+_LEFTOVER = re.compile(rf"({re.escape(PART)}|{re.escape(IMPORT)})[a-z0-9_]{{8}}(\..*)?$")
+_cleaned: set[Path] = set()  # folders whose leftovers this process has removed
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with its suffix. On success it replaces `path`, else it is removed.
 
-    Raises WriteError, see `write_errors`.
+    Raises WriteError, see `write_errors`. The first write into a folder removes the temporary files that killed
+    processes left there.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The prefix is short and fixed, so that a long file name cannot exceed the limit of the file system.
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _clean_once(path.parent)
+        handle, temporary = _temporary_file(path)
         try:
             with write_errors(path):  # the reason is found while the incomplete file still takes its space
                 yield temporary
@@ -36,14 +47,100 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:
+            if handle is not None:
+                os.close(handle)
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_file(path: Path) -> tuple[int | None, Path]:
+    """A new file beside `path`, open and locked, so that no other process takes it for a leftover.
+
+    On Windows, where a file that is open cannot be replaced, it is closed, and the handle is None.
+    """
+    while True:
+        # The prefix is short and fixed, so that a long file name cannot exceed the limit of the file system.
+        handle, name = tempfile.mkstemp(prefix=PART, suffix=path.suffix, dir=path.parent)
+        if fcntl is None:
+            os.close(handle)
+            return None, Path(name)
+        if _lock(handle) is not False and Path(name).exists():
+            return handle, Path(name)
+        os.close(handle)  # another process was just removing leftovers
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file. False if another process holds it, None where files cannot be locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return None
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Write new names in `folder` to the disk, so that they survive a power cut before anything that refers to them."""
+    with suppress(OSError):  # Windows cannot open a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _clean_once(folder: Path) -> None:
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path, *, all_unused: bool = False) -> None:
+    """Remove the temporary files and folders in `folder` whose processes have ended.
+
+    A running process holds a lock on its own. Where files cannot be locked (Windows, some network drives) nothing is
+    removed, unless the caller knows that no process is writing there (`all_unused`).
+    """
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if _LEFTOVER.match(path.name)]:
+            with suppress(OSError), _unused(path) as is_unused:
+                if is_unused or all_unused:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether no process has `path` locked; no other can lock it during the body."""
+    if fcntl is None:
+        yield False
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield bool(_lock(handle))
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder below `parent`, removed at the end, or by a later process if this one is killed."""
+    with tempfile.TemporaryDirectory(prefix=IMPORT, dir=parent) as name:
+        handle = -1 if fcntl is None else os.open(name, os.O_RDONLY)
+        try:
+            if handle >= 0:
+                _lock(handle)
+            yield Path(name)
+        finally:
+            if handle >= 0:
+                os.close(handle)
 
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
     """Turn a failure to write `path`, such as a full disk or a read-only folder, into a WriteError with the reason.
 
-    Such failures are OSError, MemoryError, and what torch, NumPy and safetensors raise in their place.
+    Such failures are OSError, MemoryError, and what torch, NumPy and safetensors raise in their place. A failure to
+    read another file in the body is a MachineError that names that file.
     """
     try:
         yield
@@ -52,6 +149,8 @@ def write_errors(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not _TORCH_WRITER.search(str(error)):
             raise
+        if isinstance(error, OSError) and _is_of_another_file(error, path) and (known := machine_error(error)):
+            raise known from error
         if reason := _reason(error, path.parent):
             raise WriteError(
                 "Cannot write {path}: {reason}. Check the folder and the free space.", path=path, reason=reason
@@ -63,6 +162,14 @@ def write_errors(path: Path) -> Iterator[None]:
 
 _TORCH_WRITER = re.compile("PytorchStreamWriter|inline_container")
 _IO_ERROR = re.compile(r"I/O error: (.+?) \(os error")
+
+
+def _is_of_another_file(error: OSError, path: Path) -> bool:
+    """Whether the system names a file that is neither `path` nor beside, above or below it."""
+    if not isinstance(error.filename, str | os.PathLike) or error.filename2 is not None:
+        return False
+    named = Path(error.filename)
+    return named.is_absolute() and path.parent not in (named, *named.parents) and named not in path.parents
 
 
 def _reason(error: Exception, folder: Path) -> str | None:
@@ -80,6 +187,15 @@ def _reason(error: Exception, folder: Path) -> str | None:
         return refused.strerror
     by_numpy = " requested and " in str(error)  # which reports only numbers of items
     return None if by_numpy or not isinstance(error, OSError) else str(error) or None
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import replacing
 from lib.index_check import check_structure
+from lib.machine import machine_errors
 from lib.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -99,27 +100,20 @@ class FeatureIndex:
 
     @classmethod
     def load(cls, path: Path) -> "FeatureIndex":
-        """Read an index file. MissingFileError, or CheckpointError if it is damaged, foreign or empty."""
+        """Read an index file. MissingFileError, MachineError, or CheckpointError: damaged, foreign or empty."""
         import faiss
 
+        if not path.exists():
+            raise MissingFileError(path, "Give the path of an index file, or convert without one.")
         try:
-            with path.open("rb") as file:
+            with machine_errors(reading=path), path.open("rb") as file:
                 data = np.memmap(file, np.uint8, "r")  # other files are not read as a whole
-        except FileNotFoundError as error:
-            raise MissingFileError(path, "Give the path of an index file, or convert without one.") from error
-        except OSError as error:
-            raise CheckpointError(
-                "{path} cannot be read as an index ({reason}). Check the disk and the permissions.",
-                path=path,
-                reason=error.strerror or str(error),
-            ) from error
         except ValueError as error:
             raise CheckpointError("{path} is empty, hence damaged. Build the index again.", path=path) from error
         check_structure(path, data.data)
         try:
-            index: Any = faiss.deserialize_index(data)
-        except MemoryError as error:
-            raise CheckpointError("{path} does not fit into memory. Close other programs.", path=path) from error
+            with machine_errors(reading=path):
+                index: Any = faiss.deserialize_index(data)
         except RuntimeError as error:
             raise CheckpointError("{path} is not an index that can be read. Build it again.", path=path) from error
         loaded = cls(index, str(path))

@@ -23,19 +23,6 @@ LINE_SECONDS = 30.0  # between progress lines without a terminal
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 
-def as_revoice_error(error: Exception) -> RevoiceError:
-    """The error to show for a failure of the system, such as a read-only disk, or for a lack of memory."""
-    if isinstance(error, RevoiceError):
-        return error
-    if isinstance(error, MemoryError):
-        return RevoiceError("There is not enough memory. Close other programs, or use shorter recordings.")
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    path = getattr(error, "filename", None)
-    if path is None:
-        return RevoiceError("The system reports: {reason}. Check the disk and the permissions.", reason=reason)
-    return RevoiceError("{path}: {reason}. Check the disk and the permissions.", path=path, reason=reason)
-
-
 def usage_error(exit_error: SystemExit, output: str) -> str:
     """One sentence for a mistake in the options, from the parser's exit and the text that it printed."""
     cause: BaseException | None = exit_error
@@ -95,6 +82,16 @@ def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
 
 
 @contextlib.contextmanager
+def _interrupts_at_once() -> Iterator[list[bool]]:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that incomplete files are removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield []
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
     """Show this project's log messages from `level` on and warnings of other packages; restores logging afterwards."""
 
@@ -120,8 +117,9 @@ def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
 def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
     """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
 
-    With whole_steps=False it raises KeyboardInterrupt at once, for work that may stop at any point. `first` is shown
-    until the Progress is called. Without a terminal, a line is printed every half minute instead of the bar.
+    With whole_steps=False it raises KeyboardInterrupt at once, for work that may stop at any point. SIGTERM does the
+    same. `first` is shown until the Progress is called. Without a terminal, a line is printed every half minute instead
+    of the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -129,14 +127,13 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    nothing: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
 
     def show(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with (
         _log_to(show, level),
-        _interrupts(show) if whole_steps else nothing as pressed,
+        _interrupts(show) if whole_steps else _interrupts_at_once() as pressed,
         Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task(first, total=None)

@@ -92,6 +92,30 @@ def test_an_existing_voice_is_replaced_only_when_told(
         take_in(archive, "../anna")
 
 
+def test_a_training_keeps_its_files_when_a_voice_of_its_name_is_imported(
+    tmp_path: Path, voice: Path, index: Path, take_in: Callable[..., Imported]
+) -> None:
+    archive = export_voice(voice, index, tmp_path / "anna.zip")
+    folder, weights = tmp_path / "logs" / "anna", tmp_path / "weights"
+    own = folder / "added_IVF1_Flat_nprobe_1_anna_v1.index"
+    folder.mkdir(parents=True)
+    (folder / "revoice.json").write_text("{}")
+    own.write_bytes(b"the training's")
+    with pytest.raises(ConfigError, match=r"logs/anna belongs to a training.*--name"):
+        take_in(archive)
+    assert not list(weights.glob("*.pth"))
+    shutil.copy(voice, weights / "anna.pth")
+    with pytest.raises(ConfigError, match="belongs to a training"):
+        take_in(archive, overwrite=True)
+    assert own.read_bytes() == b"the training's"
+    shutil.copy(index, own)  # what the training exported comes back
+    assert take_in(archive, overwrite=True).index == own
+    assert take_in(archive, "bea").name == "bea"
+    (tmp_path / "weights" / "bea.pth").unlink()
+    with pytest.raises(ConfigError, match=r"bea_v1\.index exists.*--overwrite"):
+        take_in(archive, "bea")
+
+
 def test_archives_of_other_programs_come_in(
     tmp_path: Path, voice: Path, index: Path, take_in: Callable[..., Imported]
 ) -> None:

@@ -15,9 +15,10 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lib import assets
-from lib.assets import MANIFEST, Asset, choose, download, how_to_get, known_name, sha256_of, state_of
+from lib.assets import MANIFEST, Asset, choose, download, how_to_get, known_name, state_of
 from lib.assets.__main__ import main
 from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.files import sha256_of
 from tests.helpers import ROOT
 
 SPEC = ROOT.parent / "shared" / "spec" / "file-formats.md"

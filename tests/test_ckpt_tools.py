@@ -10,11 +10,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from lib.errors import CheckpointError, ConfigError
-from lib.voice import library
+from lib.voice import edit_file, library
 from lib.voice.infer_config import config_list
-from lib.voice.model_file import ContentEncoderId, VoiceModel, load_synthesizer, read_voice_model, write_voice_model
+from lib.voice.model_file import (
+    MAX_TEXT,
+    METADATA,
+    ContentEncoderId,
+    VoiceModel,
+    load_synthesizer,
+    read_voice_model,
+    write_voice_model,
+)
+from lib.voice.safe_load import read_safetensors
 from lib.voice.training_state import read_training_state
 from tests.tiny_files import save_checkpoint, save_voice, small_voice, tiny_family
 from train import __main__ as cli
@@ -224,6 +234,71 @@ def run(*words: str | Path) -> int:
         return cli.main(["ckpt", *map(str, words)])
     except SystemExit as leaving:
         return int(leaving.code or 0)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_editing_a_file_keeps_precision_and_foreign_entries(
+    weights: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = save_voice(weights / "anna.pth", small_voice())
+    content["weight"] = {name: value.float() + 1e-5 for name, value in content["weight"].items()}
+    content["weight"]["enc_q.pre.bias"] = torch.ones(3)
+    content |= {"info": "x" * 5000, "author": "somebody", "theirs": {"a": [1.5, None]}}
+    if suffix == ".pth":
+        content["table"] = torch.arange(3)
+        torch.save(content, weights / "anna.pth")
+    else:
+        (weights / "anna.pth").unlink()
+        facts = {key: value for key, value in content.items() if key != "weight"} | {"tensors": list(content["weight"])}
+        save_file(content["weight"], weights / "anna.safetensors", {METADATA: json.dumps(facts), "format": "pt"})
+    path = weights / f"anna{suffix}"
+    before = path.read_bytes()
+    monkeypatch.setattr(edit_file, "_read_back", lambda path: None)
+    assert run("edit", "anna", "--author", "me") == 1 and path.read_bytes() == before
+    monkeypatch.undo()
+    edit_file.edit_voice_file(path, path, {"author": "me", "theirs": None})
+    if suffix == ".pth":
+        got = raw(path)
+        assert torch.equal(got.pop("table"), torch.arange(3))
+        tensors = got["weight"]
+    else:
+        tensors, metadata = read_safetensors(path)
+        got = json.loads(metadata[METADATA])
+        assert metadata["format"] == "pt"
+    assert got["author"] == "me" and got["info"] == "x" * 5000 and "theirs" not in got
+    assert list(tensors if suffix == ".pth" else got["tensors"]) == list(content["weight"])
+    for name, value in content["weight"].items():
+        assert tensors[name].dtype == torch.float32 and torch.equal(tensors[name], value)
+    assert read_voice_model(path).info == "x" * MAX_TEXT  # readers take a part
+
+
+def test_a_shipped_voice_is_edited_as_a_copy(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = tmp_path / "shipped" / "demo.pth"
+    shipped.parent.mkdir()
+    save_voice(shipped, small_voice())
+    before = shipped.read_bytes()
+    monkeypatch.setattr(checkpoint_tools, "PRETRAINED", shipped.parent)
+    monkeypatch.setattr(library.find_voice, "__defaults__", ([weights, shipped.parent],))
+    for author in ("me", "you"):
+        assert run("edit", "demo", "--author", author) == 0
+        assert f"wrote {weights / 'demo.pth'}" in capsys.readouterr().out
+        assert read_voice_model(weights / "demo.pth").extra["author"] == author and shipped.read_bytes() == before
+
+
+def test_texts_that_no_reader_accepts_are_not_written(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_voice(weights / "anna.pth", small_voice())
+    before = (weights / "anna.pth").read_bytes()
+    long = "x" * (MAX_TEXT + 1)
+    for words in (
+        ("edit", "anna", "--info", long), ("edit", "anna", "--author", long),
+        ("edit", "anna", "--speakers", "a," + long), ("merge", "anna", "anna", "--name", "both", "--info", long),
+    ):  # fmt: skip
+        assert run(*words) == 1
+        told = capsys.readouterr().err.strip().splitlines()
+        assert "is too long (2001 characters; " in told[-1] and len(told[-1]) < 200
+    assert (weights / "anna.pth").read_bytes() == before and len(list(weights.iterdir())) == 1
 
 
 def test_the_tools_from_the_command_line(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

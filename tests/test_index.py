@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import index as index_module
-from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.errors import CheckpointError, ConfigError, MachineError, MissingFileError
 from lib.index import FeatureIndex, count_cells, index_names, neighbour_weights
 from tests.helpers import error, read_golden
 from train.index import write_total_features
@@ -158,7 +158,7 @@ def test_an_empty_index_is_refused_with_the_remedy(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="convert without one"):
         FeatureIndex.load(tmp_path / "none.index")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(MachineError, match="cannot be read: Is a directory"):
         FeatureIndex.load(tmp_path)
 
 

@@ -19,6 +19,7 @@ from lib.paths import CONFIGS
 from lib.voice.library import RECORD, find_index
 from tests.helpers import ROOT
 from tests.work import lines_run, processor_limit
+from train import record
 from train.experiment import Experiment
 from train.metrics import Events
 from web.presets import Presets
@@ -89,10 +90,8 @@ def test_no_other_code_of_the_program_parses_json() -> None:
 
 
 def read_record(folder: Path, text: str) -> Any:
-    experiment = Experiment("alice", folder, folder)
-    experiment.folder.mkdir()
-    (experiment.folder / "revoice.json").write_text(text, encoding="utf-8")
-    return experiment.stage("fit")
+    (folder / "revoice.json").write_text(text, encoding="utf-8")
+    return record.read_record(folder / "revoice.json")
 
 
 def read_configuration(folder: Path, text: str) -> Any:

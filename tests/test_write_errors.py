@@ -16,19 +16,22 @@ import soundfile
 import torch
 
 from lib.audio.encode import save_audio
-from lib.errors import RevoiceError, WriteError
-from lib.files import replacing, write_errors, write_json
+from lib.content import load_content_encoder
+from lib.errors import MachineError, RevoiceError, WriteError
+from lib.files import remove_leftovers, replacing, temporary_folder, write_errors, write_json
+from lib.machine import machine_error
 from lib.messages import Message
 from lib.progress import Cancelled
-from lib.terminal import as_revoice_error, terminal
+from lib.terminal import terminal
 from lib.voice.archive import export_voice, import_voice
-from lib.voice.model_file import extract_voice_model, write_voice_model
+from lib.voice.model_file import extract_voice_model, read_voice_model, write_voice_model
 from tests.helpers import full_disk
 from tests.tiny_voice import tiny_synthesizer
 from train import __main__ as cli
 from train import experiment
 
 LARGE = np.zeros(100_000)
+CPU = torch.device("cpu")
 
 
 def _zip(path: Path) -> None:
@@ -90,9 +93,52 @@ def test_other_errors_are_not_taken_for_errors_of_writing(tmp_path: Path) -> Non
 def test_errors_of_the_system_become_sentences(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         (tmp_path / "none").read_bytes()
-    assert str(as_revoice_error(caught.value)).startswith(f"{tmp_path}/none: No such file or directory. Check")
-    assert "not enough memory" in str(as_revoice_error(MemoryError()))
-    assert str(as_revoice_error(OSError(5, "Input/output error"))).startswith("The system reports: Input/output error.")
+    reported = [
+        (caught.value, f"{tmp_path}/none: No such file or directory. Check"),
+        (OSError(5, "Input/output error"), "The system reports: Input/output error."),
+        (MemoryError(), "There is not enough memory."),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "There is not enough memory."),
+        (RuntimeError("std::bad_alloc"), "There is not enough memory."),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The memory of the GPU is full."),
+        (RuntimeError("CUDA error: unspecified launch failure\nmore"), "The GPU has failed: CUDA error: unspec"),
+    ]
+    for error, sentence in reported:
+        assert str(machine_error(error)).startswith(sentence)
+    for error in (RuntimeError("shapes differ"), RecursionError("too deep"), ImportError("no module x"), KeyError("x")):
+        assert machine_error(error) is None
+
+
+def test_a_machine_without_memory_is_not_taken_for_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_voice_model(tmp_path / "eve.pth", extract_voice_model(tiny_synthesizer(), "lite", "1epoch"))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("lib.voice.safe_load.torch.load", fail)
+    monkeypatch.setattr("lib.content.lite.safetensors.torch.load_file", fail)
+    for read in (lambda: read_voice_model(tmp_path / "eve.pth"), lambda: load_content_encoder("lite", CPU)):
+        with pytest.raises(MachineError, match=r"does not fit into memory\. Close"):
+            read()
+
+
+def test_temporary_files_of_ended_processes_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
+    names = (".part-abcdefgh.wav", ".import-abcd_123", ".part-x", ".part-abcdefgh", "part-abcdefgh.wav")
+    for name in names:
+        (tmp_path / name).write_text("left behind")
+    with replacing(tmp_path / "a.txt") as own:  # the first write into the folder
+        assert {path.name for path in tmp_path.iterdir()} == {own.name, ".part-x", "part-abcdefgh.wav"}
+        remove_leftovers(tmp_path)
+        own.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    with temporary_folder(tmp_path) as folder:
+        remove_leftovers(tmp_path)
+        assert folder.is_dir()
+    with temporary_folder(tmp_path) as folder:
+        remove_leftovers(tmp_path, all_unused=True)
+        assert not folder.exists()
+        folder.mkdir()
 
 
 @pytest.fixture

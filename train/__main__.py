@@ -14,7 +14,8 @@ import tyro
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
-from lib.errors import ConfigError, RevoiceError, WriteError
+from lib.errors import ConfigError, MachineError, RevoiceError
+from lib.machine import machine_errors
 from lib.messages import Message
 from lib.paths import GivenPath
 from lib.progress import Cancelled, Progress, no_progress
@@ -22,7 +23,6 @@ from lib.terminal import (
     FAILED,
     INTERRUPTED,
     WRONG_USE,
-    as_revoice_error,
     report_error,
     report_files,
     reporting,
@@ -106,7 +106,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    status = _main(args)
+    status = _main(list(sys.argv[1:] if args is None else args))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from train.distributed import disconnect
 
@@ -114,36 +114,37 @@ def main(args: Sequence[str] | None = None) -> int:
     return status
 
 
-def _main(args: Sequence[str] | None) -> int:
-    for_program = False
+def _main(words: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end the program
+    for_program = words[:1] == [FOR_PROGRAMS]
     try:
-        words = list(sys.argv[1:] if args is None else args)
-        if words[:1] == ["ckpt"]:
-            return _use(_parse(words[1:], ckpt.TOOLS, f"{PROGRAM} ckpt"))
-        for_program = words[:1] == [FOR_PROGRAMS]
-        command = _parse(words[for_program:], COMMANDS, PROGRAM)
-        if isinstance(command, Check):
-            return _check(command.data)
-        if "ACCELERATE_USE_CPU" in os.environ:
-            from train.distributed import check_launcher
-
-            check_launcher(os.environ)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            return _run_together(command, for_program)
-        return _run(command, for_program)
+        with machine_errors():
+            return _use(words[1:]) if words[:1] == ["ckpt"] else _start(words[for_program:], for_program)
     except (Cancelled, KeyboardInterrupt):
         if _is_main_process():
             print("Stopped. Run the same command to resume.", file=sys.stderr)
         return INTERRUPTED
-    except (RevoiceError, OSError, MemoryError) as caught:
-        error = as_revoice_error(caught)
+    except RevoiceError as error:
         if for_program and _is_main_process():
             report_error(error)
             return FAILED
         print("" if _is_main_process() else f"process {int(os.environ['RANK']) + 1}: ", error, sep="", file=sys.stderr)
         return FAILED
+
+
+def _start(words: list[str], for_program: bool) -> int:
+    """Run the command that the words name, in this process or as one of several."""
+    command = _parse(words, COMMANDS, PROGRAM)
+    if isinstance(command, Check):
+        return _check(command.data)
+    if "ACCELERATE_USE_CPU" in os.environ:
+        from train.distributed import check_launcher
+
+        check_launcher(os.environ)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _run_together(command, for_program)
+    return _run(command, for_program)
 
 
 def _is_main_process() -> bool:
@@ -165,8 +166,9 @@ def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: s
         raise SystemExit(WRONG_USE) from None
 
 
-def _use(tool: ckpt.Tool) -> int:
+def _use(words: list[str]) -> int:
     """Use one of the checkpoint tools."""
+    tool: ckpt.Tool = _parse(words, ckpt.TOOLS, f"{PROGRAM} ckpt")
     with terminal("loading", logging.WARNING, whole_steps=False):
         for line in ckpt.use(tool):
             print(line)
@@ -298,9 +300,10 @@ def _stages(command: Command, experiment: "Experiment", progress: Progress) -> I
     }  # fmt: skip
     for stage in _stages_of(command):
         try:
-            sentence = stages[stage](command, experiment, progress)
-        except WriteError as error:
-            raise WriteError("{reason} {saved}", reason=error.message, saved=_saved(stage, experiment)) from error
+            with machine_errors():
+                sentence = stages[stage](command, experiment, progress)
+        except MachineError as error:
+            raise type(error)("{reason} {saved}", reason=error.message, saved=_saved(stage, experiment)) from error
         yield sentence
 
 
@@ -320,10 +323,10 @@ def _saved(stage: str, experiment: "Experiment") -> Message:
         return Message("The features computed so far are kept; run the same command to resume.")
     if stage == "index":
         return Message("The features are kept; run the same command to build the index.")
-    newest = experiment.newest_pair()
-    if newest is None:
-        return Message("No checkpoint was saved.")
-    return Message("The last checkpoint is {path}; run the same command to resume from it.", path=newest[0])
+    with contextlib.suppress(RevoiceError):  # the failure of the machine is what the user must know
+        if newest := experiment.newest_pair():
+            return Message("The last checkpoint is {path}; run the same command to resume from it.", path=newest[0])
+    return Message("No checkpoint was saved.")
 
 
 def _check_data(data: Path) -> None:

@@ -1,9 +1,10 @@
 """The files of a training run: G/D checkpoints, the exported voice, validation samples; main process only."""
 
+import contextlib
 import logging
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from accelerate.utils import gather
@@ -12,13 +13,21 @@ from torch import Tensor
 from lib.audio.encode import save_audio
 from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
-from lib.errors import CheckpointError, RevoiceError, WriteError
-from lib.files import replacing
+from lib.errors import CheckpointError, MissingFileError, RevoiceError, WriteError
+from lib.files import replacing, sha256_of
 from lib.messages import Message
 from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
-from lib.voice.training_state import TrainingState, optimizer_for, read_training_state, write_training_state
+from lib.voice.training_state import (
+    GENERATOR,
+    TrainingState,
+    optimizer_for,
+    read_training_state,
+    write_training_state,
+)
 from lib.voice.weights import Weights, load_weights, rvc_state_dict
+from train.checkpoint_index import CheckpointIndex, Pair, find_pairs, read_index
 from train.dataset import ClipDataset, collate
+from train.distributed import any_process
 from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
 from train.options import FitOptions
 from train.pipeline import record
@@ -50,7 +59,7 @@ def load_base(state: TrainState, generator: Weights | None, discriminator: Weigh
 
 
 def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
-    """Write both training states with the same progress and random state.
+    """Write both training states with the same progress and random state; the discriminator's names the generator's.
 
     Every process calls this, because each has a random state of its own; the main process writes.
     """
@@ -68,9 +77,49 @@ def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
             optimizer=optimizer.state_dict(),
             learning_rate=state.learning_rate,
             average=None if averaged is None else rvc_state_dict(averaged),
-            extra={"revoice": own},
+            extra={"revoice": own if path == generator else own | {GENERATOR: sha256_of(generator)}},
         )
         write_training_state(path, stored)
+
+
+def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None":
+    """Continue from the newest pair of checkpoints that is whole; None if nothing was saved.
+
+    Pairs that are not are named in a warning and stay as they are. All processes take the same pair. CheckpointError if
+    there are checkpoints, but no pair is whole: the training never starts from the base models instead.
+    """
+    pairs, problems = find_pairs(read_index(experiment.folder))
+    if not pairs and not any(map(experiment.was_saved, problems)):
+        for problem in problems:
+            logger.warning("%s The training starts anew, because no save was finished.", problem)
+        return None
+    unusable: list[str] = []
+    for pair in pairs:
+        problem = None
+        try:
+            pair.verify()
+            resume_pair(state, *pair.files)
+        except (CheckpointError, MissingFileError) as error:
+            problem = error
+        if not any_process(problem is not None)[0]:
+            for skipped in problems:
+                logger.warning("%s The training continues from %s.", skipped, pair.generator.name)
+            return Resumed(pair, tuple(unusable))
+        unusable.append(pair.number)
+        if problem is not None:
+            problems.append(problem)
+    raise CheckpointError(
+        "{reason} No other pair of checkpoints is whole. Restore a copy of the files, or move G_*.pth and D_*.pth out "
+        "of {folder} to start again.",
+        reason=problems[-1].message, folder=experiment.folder,
+    )  # fmt: skip
+
+
+class Resumed(NamedTuple):
+    """From which pair a training continues, and the numbers of newer ones that are damaged."""
+
+    pair: Pair
+    unusable: tuple[str, ...]
 
 
 def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
@@ -87,22 +136,28 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
         (generator, stored[0], state.plain_generator, state.optimizer_g),
         (discriminator, stored[1], state.plain_discriminator, state.optimizer_d),
     )
-    for path, item, network, optimizer in networks:
+    moments = [
+        (optimizer, optimizer_for(network, item, path.name))
+        for path, item, network, optimizer in networks
+        if item.optimizer
+    ]
+    for path, item, network, _ in networks:
         load_weights(network, item.weights, path.name)
-        if item.optimizer:
-            optimizer.load_state_dict(optimizer_for(network, item, path.name))
     if state.averaged is not None:
         load_weights(state.averaged, stored[0].voice, generator.name)
-    if not own:  # written by another program, at the end of an epoch
+    if own:
+        try:
+            _restore_random_state(state, own)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                "{path} has a damaged random state. Go back to an earlier checkpoint.", path=generator
+            ) from error
+    for optimizer, state_dict in moments:  # last, so that a refused pair leaves nothing that the next one does not set
+        optimizer.load_state_dict(state_dict)
+    if own:
+        state.progress = TrainProgress(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
+    else:  # written by another program, at the end of an epoch
         state.progress = TrainProgress(epoch=stored[0].epoch)
-        return
-    state.progress = TrainProgress(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
-    try:
-        _restore_random_state(state, own)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            "{path} has a damaged random state. Go back to an earlier checkpoint.", path=generator
-        ) from error
 
 
 def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
@@ -157,52 +212,83 @@ def _restore_random_state(state: TrainState, own: dict[str, Any]) -> None:
 
 
 class CheckpointManager:
-    """Saves the state of a run into its experiment, exports the voice, and deletes old checkpoints of our own."""
+    """Saves the state of a run into its experiment, exports the voice, and deletes old checkpoints of our own.
+
+    In this order, each step atomic: the pair is announced in `checkpoints.json`; G; D; the pair is listed; the record;
+    the voice; older pairs are deleted. After a kill `Experiment.recover` and the next save continue from any of them.
+    """
 
     def __init__(
-        self, experiment: Experiment, options: FitOptions, config: FamilyConfig, encoder: ContentEncoderId
+        self,
+        experiment: Experiment,
+        options: FitOptions,
+        config: FamilyConfig,
+        encoder: ContentEncoderId,
+        resumed: Resumed | None = None,
     ) -> None:
         self.experiment = experiment
         self.options = options
         self.config = config
         self.encoder = encoder
         self.newest: Path | None = None  # the last generator checkpoint of this run
+        self._resumed = resumed
         self._saved_step = -1
 
     def save(self, state: TrainState, dataset: ClipDataset) -> None:
-        """Write the pair of checkpoints, the voice and a sample, if there was a step since the last call."""
+        """Write the pair of checkpoints, the voice and a sample, if there was a step since the last call.
+
+        Right after resuming only what a kill has prevented is written.
+        """
         step, folder = state.progress.step, self.experiment.folder
         if step in (0, self._saved_step):
             return
-        generator, discriminator = (folder / f"{letter}_{step}.pth" for letter in "GD")
-        try:
-            save_pair(state, generator, discriminator)
-        except WriteError:
-            if not discriminator.exists():
-                generator.unlink(missing_ok=True)  # the next run would refuse a generator without its discriminator
-            raise
+        index = read_index(folder)
+        generator, discriminator = index.files_of(str(step))
+        is_resumed = self._resumed is not None and self._resumed.pair.files == (generator, discriminator)
+        if not is_resumed:
+            self._save_pair(state, index)
         self.newest, self._saved_step = generator, step
-        if not state.accelerator.is_main_process:
+        if not state.accelerator.is_main_process or (is_resumed and index.exported == step):
             return
-        known = [number for number in self.experiment.stage("fit").get("checkpoints", []) if number != step]
-        kept = [*known, step][-self.options.keep_checkpoints :]
-        record(
-            self.experiment,
-            "fit",
-            voice=str(self.experiment.voice),
-            checkpoints=kept,
-            precision=PRECISION_NAMES[state.accelerator.mixed_precision],
-            batch_size=self.config.train.batch_size,
-            made_from=self.experiment.stage("extract").get("made_from"),
+        facts, deleted = self._record_of(state)
+        index.add(
+            str(step), state.progress.epoch, step, delete=deleted, record=self.experiment.record() | {"fit": facts}
         )
+        record(self.experiment, "fit", **facts)
         self._export_voice(state)
-        for number in set(known) - set(kept):
-            for letter in "GD":
-                (folder / f"{letter}_{number}.pth").unlink(missing_ok=True)
+        index.finish(exported=step)
         try:
             write_sample(state, dataset, folder)
         except (RevoiceError, OSError) as error:  # training does not depend on it
             logger.warning("no validation sample was written: %s", error)
+
+    def _save_pair(self, state: TrainState, index: CheckpointIndex) -> None:
+        """Write both files; if that fails, nothing of them stays."""
+        step, is_main = state.progress.step, state.accelerator.is_main_process
+        if is_main:
+            index.begin(str(step))
+        try:
+            save_pair(state, *index.files_of(str(step)))
+        except BaseException:
+            if is_main:
+                with contextlib.suppress(WriteError):  # then the next start cleans up
+                    index.abandon()
+            raise
+
+    def _record_of(self, state: TrainState) -> tuple[dict[str, Any], list[str]]:
+        """The record of the stage after a save, and the numbers of the pairs that it replaces."""
+        step, unusable = state.progress.step, self._resumed.unusable if self._resumed else ()
+        recorded = self.experiment.stage("fit").get("checkpoints", [])
+        known = [number for number in recorded if number != step and str(number) not in unusable]
+        kept = [*known, step][-self.options.keep_checkpoints :]
+        facts = {
+            "voice": str(self.experiment.voice),
+            "checkpoints": kept,
+            "precision": PRECISION_NAMES[state.accelerator.mixed_precision],
+            "batch_size": self.config.train.batch_size,
+            "made_from": self.experiment.stage("extract").get("made_from"),
+        }
+        return facts, [str(number) for number in known if number not in kept]
 
     def _export_voice(self, state: TrainState) -> None:
         progress = state.progress
@@ -216,10 +302,10 @@ class CheckpointManager:
         if seconds := self.experiment.stage("prepare").get("seconds"):
             facts["dataset_length"] = str(timedelta(seconds=round(seconds))).zfill(8)  # HH:MM:SS
         voice.extra.update({key: value for key, value in facts.items() if value is not None})
-        write_voice_model(self.experiment.voice, voice)
         if self.options.save_every_voice:
             name = f"{self.experiment.name}_e{progress.epoch}_s{progress.step}.pth"
             write_voice_model(self.experiment.voice.with_name(name), voice)
+        write_voice_model(self.experiment.voice, voice)
 
 
 def write_sample(state: TrainState, dataset: ClipDataset, folder: Path) -> Path:

@@ -5,6 +5,7 @@ not known to them: it records the fingerprint of each stage's inputs.
 """
 
 import glob
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,14 @@ from filelock import FileLock, Timeout
 
 from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
-from lib.files import write_errors, write_json, write_text
+from lib.files import remove_leftovers, write_errors, write_json, write_text
 from lib.messages import Message
 from lib.paths import LOGS, WEIGHTS, check_name, inside
+from train.checkpoint_index import INDEX_NAME, CheckpointIndex, find_pairs, read_index
 from train.record import read_record
+from train.swap import finish_swap
+
+logger = logging.getLogger(__name__)
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
 PLOT_NAME = "losses.png"
@@ -100,6 +105,13 @@ class Experiment:
         """The family of another program's experiment, inferred from its folders."""
         return load_family("v2" if self.content_folder(768).is_dir() else "v1", has_f0=self.pitch_bins.is_dir())
 
+    def _own_config(self) -> FamilyConfig | None:
+        """The configuration if this program has written it."""
+        try:
+            return read_config(self.config_file)
+        except (MissingFileError, ConfigError):
+            return None
+
     def create(self, config: FamilyConfig) -> None:
         """Write the configuration; ConfigError if the experiment exists with another kind of voice.
 
@@ -137,12 +149,40 @@ class Experiment:
     # --- stages --------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        return read_record(self._state_file)
+        """The record of all stages; rebuilt from the other files if it is missing or damaged."""
+        if not self._state_file.is_file():
+            return self._rebuilt_state()
+        try:
+            return read_record(self._state_file)
+        except ConfigError as error:
+            logger.warning("%s It is rebuilt from the other files of the experiment.", error)
+            return self._rebuilt_state()
+
+    def _rebuilt_state(self) -> dict[str, Any]:
+        """What the files show: the record at the last save without what stages were made from, so that they run again.
+
+        Folders are ours if the configuration is: it is written after we have found them empty or our own.
+        """
+        index = read_index(self.folder)
+        state = dict(index.record)
+        for name in state.keys() - {"fit", "made"}:
+            state[name] = {key: value for key, value in state[name].items() if key != "made_from"}
+        if index.pairs:
+            state["fit"] = state.get("fit", {}) | {"voice": str(self.voice), "checkpoints": _numbers(index)}
+        if (config := self._own_config()) is not None:
+            content = self.content_folder(config.synthesizer.content_width)
+            made = (self.gt_wavs, self.wavs_16k, content, self.augmented, self.pitch_bins, self.f0)
+            state["made"] = sorted({*index.record.get("made", []), *(path.name for path in made if path.is_dir())})
+        return state
 
     def stage(self, name: str) -> dict[str, Any]:
         """The record of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""
         record: dict[str, Any] = self._state().get(name, {})
         return record
+
+    def record(self) -> dict[str, Any]:
+        """The records of all stages."""
+        return self._state()
 
     def update_record(self, entries: Mapping[str, Any], discard: Sequence[str] = ()) -> None:
         """Replace some entries of the record and discard others; `train.pipeline` decides which."""
@@ -211,23 +251,45 @@ class Experiment:
     # --- checkpoints and indices -----------------------------------------------------------------------------------
 
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
-        """Every generator checkpoint with its discriminator. CheckpointError if no pair is complete."""
-        halves = sorted(path for letter in "GD" for path in self.folder.glob(f"{letter}_*.pth"))
-        pairs = [(path, path.with_name("D" + path.name[1:])) for path in halves if path.name.startswith("G")]
-        whole = [(generator, discriminator) for generator, discriminator in pairs if discriminator.is_file()]
-        if halves and not whole:
-            raise CheckpointError(
-                "The counterpart of {path} is missing (G_*.pth and D_*.pth of one number belong together). Restore it, "
-                "or move {name} away to start again.",
-                path=halves[0], name=halves[0].name,
-            )  # fmt: skip
-        return whole
+        """The pairs of checkpoints (G, D) that seem whole, the one with the most progress first.
+
+        CheckpointError if there are checkpoints, but no pair is whole.
+        """
+        pairs, problems = find_pairs(read_index(self.folder))
+        if not pairs and (lost := [problem for problem in problems if self.was_saved(problem)]):
+            raise lost[0]
+        return [pair.files for pair in pairs]
+
+    def was_saved(self, problem: CheckpointError) -> bool:
+        """Whether a lone or damaged checkpoint can be all that is left of a pair.
+
+        It cannot if no save was ever finished and the file is ours: an earlier version left it when it was killed.
+        """
+        from lib.voice.safe_load import safe_load
+
+        if self.stage("fit"):
+            return True
+        try:
+            return not isinstance(safe_load(Path(str(problem.values["path"])), lazily=True).get("revoice"), dict)
+        except (CheckpointError, AttributeError):
+            return True
 
     def newest_pair(self) -> tuple[Path, Path] | None:
-        """The pair with the most progress according to its content; None if nothing was saved."""
-        from lib.voice.training_state import peek_progress
+        """The pair with the most progress; None if nothing was saved. CheckpointError if no pair is whole."""
+        return next(iter(self.checkpoint_pairs()), None)
 
-        return max(self.checkpoint_pairs(), key=lambda pair: peek_progress(pair[0]), default=None)
+    def recover(self) -> None:
+        """Finish or undo what a killed process has interrupted, and remove its temporary files.
+
+        For the process that has locked the experiment, before it writes.
+        """
+        if not self.folder.is_dir():
+            return
+        read_index(self.folder).recover()
+        if finish_swap(self.folder):
+            self.update_record({}, discard=("prepare", "extract", "index"))
+        for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            remove_leftovers(folder, all_unused=True)
 
     def products(self) -> list[Path]:
         """The files and folders that the stages have written so far, the voice last."""
@@ -239,6 +301,7 @@ class Experiment:
         found += [
             self.folder / f"{letter}_{step}.pth" for step in self.stage("fit").get("checkpoints", []) for letter in "GD"
         ]
+        found += [self.folder / INDEX_NAME]
         found += sorted(self.folder.glob("*.index"))
         found += sorted(self.voice.parent.glob(f"{glob.escape(self.name)}_e*_s*.pth"))
         return [path for path in [*found, self.voice] if path.exists()]
@@ -256,11 +319,18 @@ class Experiment:
                     "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name
                 ) from error
         try:
+            with write_errors(self.folder):
+                self.recover()
             yield
         finally:
             lock.release()
             if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
                 shutil.rmtree(self.folder)  # nothing was written
+
+
+def _numbers(index: CheckpointIndex) -> list[int]:
+    """The numbers of the listed pairs, by progress."""
+    return [int(pair.number) for pair in sorted(index.pairs.values(), key=lambda pair: pair.step)]
 
 
 def list_samples(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from train.checkpoint_index import find_pairs, read_index
 from train.experiment import Experiment
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 
@@ -40,15 +41,15 @@ def record(experiment: Experiment, stage: str, **facts: Any) -> None:
 def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Path] | None:
     """Epochs, steps and newest generator checkpoint of an experiment whose epochs are all done, else None.
 
-    CheckpointError if the newest checkpoint is damaged.
+    Its voice must have been exported, too. CheckpointError if there are checkpoints, but no pair is whole.
     """
-    from lib.voice.training_state import peek_progress
-
-    newest = experiment.newest_pair()
-    if newest is None or not experiment.voice.is_file():
+    if not (experiment.checkpoint_pairs() and experiment.voice.is_file()):
         return None
-    done, steps = peek_progress(newest[0])
-    return (done, steps, newest[0]) if done >= epochs else None
+    index = read_index(experiment.folder)
+    newest = find_pairs(index)[0][0]
+    if newest.facts is not None and index.exported != newest.step:  # killed between checkpoint and voice
+        return None
+    return (newest.epoch, newest.step, newest.generator) if newest.epoch >= epochs else None
 
 
 def clips_have_changed(experiment: Experiment) -> bool:

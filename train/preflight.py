@@ -187,8 +187,8 @@ class _Checks:
     def earlier(self) -> None:
         """Whether the checkpoints of an earlier run can be continued."""
         if self.fits and any(self.experiment.folder.glob("[GD]_*.pth")):
-            self.resumes = True
-            self.experiment.newest_pair()
+            self.resumes = True  # also where no pair is whole, which is the only problem then
+            self.resumes = self.experiment.newest_pair() is not None
 
     def base(self) -> None:
         """The base models, if training starts from the beginning."""

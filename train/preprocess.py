@@ -4,9 +4,7 @@ One core does this some two hundred times faster than real time, so there are no
 """
 
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +17,13 @@ from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
 from lib.errors import AudioError, MissingFileError
-from lib.files import write_errors
 from lib.messages import Message
 from lib.progress import Progress, no_progress
 from train.experiment import Experiment, list_clips
 from train.options import PrepareOptions
 from train.pipeline import fingerprint, is_done, record
 from train.slicer import SliceRule, slice_audio
+from train.swap import replacing_folders
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +71,19 @@ def prepare(
     sample_rate: int,
     options: PrepareOptions,
     progress: Progress = no_progress,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> PrepareReport:
     """Cut the recordings of a folder and its sub-folders, or one recording, into clips.
 
     Clips are float32 WAV named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
-    `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end; until then, and when
-    anything stops the work, what was there stays. A recording that cannot be used is named in the report and does not
-    stop the others. Raises MissingFileError or AudioError if there is nothing to do or nothing could be used.
+    `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end, after
+    `before_commit` was called; until then, and when anything stops the work, what was there stays. A recording that
+    cannot be used is named in the report and does not stop the others. Raises MissingFileError or AudioError if there
+    is nothing to do or nothing could be used.
     """
     recordings = list_recordings(data, gt_folder.parent) if data.is_dir() or not data.exists() else [data]
     tally = _Tally()
-    with _replacing_folders(gt_folder, folder_16k) as (gt, small):
+    with replacing_folders(gt_folder.parent, (gt_folder.name, folder_16k.name), before_commit) as (gt, small):
         for number, path in enumerate(recordings):
             progress(number, len(recordings), Message("prepare"))
             writer = _ClipWriter(gt, small, number, sample_rate)
@@ -190,36 +190,6 @@ def _nothing_usable(data: Path, tally: _Tally) -> AudioError:
     )  # fmt: skip
 
 
-@contextmanager
-def _replacing_folders(*folders: Path) -> Iterator[list[Path]]:
-    """Yield an empty folder beside each of `folders`; on success they replace them, on failure they are deleted."""
-    fresh = [folder.with_name(f".new-{folder.name}") for folder in folders]
-    created = [folder.parent for folder in folders if not folder.parent.exists()]
-    try:
-        for folder in fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-            with write_errors(folder):
-                folder.mkdir(parents=True)
-        yield fresh
-        for folder, new in zip(folders, fresh, strict=True):
-            old = folder.with_name(f".old-{folder.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                folder.replace(old)
-            new.replace(folder)
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        for folder in fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        for parent in created:
-            _remove_if_empty(parent)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
 def prepare_stage(
     experiment: Experiment,
     data: Path,
@@ -236,7 +206,11 @@ def prepare_stage(
         logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)
         return None
     experiment.mark_owned([experiment.gt_wavs, experiment.wavs_16k])
-    report = prepare(data, experiment.gt_wavs, experiment.wavs_16k, config.audio.sample_rate, options, progress)
+    folders = experiment.gt_wavs, experiment.wavs_16k
+    report = prepare(
+        data, *folders, config.audio.sample_rate, options, progress,
+        lambda: experiment.update_record({}, discard=("prepare", "extract", "index")),
+    )  # fmt: skip
     experiment.create(config)
     record(experiment, "prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))
     return report

@@ -11,7 +11,7 @@ from lib.content import ContentEncoder, load_content_encoder
 from lib.devices import choose_device
 from lib.voice.model_file import ContentEncoderId
 from train.base_models import find_base, without_base
-from train.checkpoints import CheckpointManager, load_base, resume_pair
+from train.checkpoints import CheckpointManager, Resumed, load_base, resume_newest
 from train.dataset import ClipDataset, TrainBatches
 from train.distributed import minimum
 from train.estimate import MUTE_CLIPS, default_batch_size
@@ -69,30 +69,32 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     encoder_name = experiment.stage("extract").get("content_encoder")
     encoder = load_content_encoder(config.family, accelerator.device, encoder_name)
     state = make_state(config, accelerator, options.learning_rate)
-    _load_start_weights(state, experiment, options)
+    resumed = _load_start_weights(state, experiment, options)
     dataset = ClipDataset(_all_clips(experiment, options, state, encoder, clips), config, options.seed)
     batches = TrainBatches(dataset, accelerator, options.workers)
     _number_steps(state, experiment, len(batches))
     encoder_id = ContentEncoderId(encoder.name, encoder.sha256)
-    checkpoints = CheckpointManager(experiment, options, config, encoder_id)
+    checkpoints = CheckpointManager(experiment, options, config, encoder_id, resumed)
     metrics = RunMetrics(Events(experiment.events), config.train.log_interval, state.progress.step)
     return Training(experiment, options, state, batches, checkpoints, metrics)
 
 
-def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> None:
-    """Load the newest checkpoint, else the base models, else keep the random initial weights."""
-    newest = experiment.newest_pair()
-    if newest is not None:
-        resume_pair(state, *newest)
-        progress = state.progress
-        logger.info("resuming from %s: epoch %d, step %d", newest[0].name, progress.epoch, progress.step)
-        return
+def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> Resumed | None:
+    """Load the newest whole pair of checkpoints, else the base models, else keep the fresh weights."""
+    with state.accelerator.main_process_first():
+        if state.accelerator.is_main_process:
+            experiment.recover()
+    if (resumed := resume_newest(state, experiment)) is not None:
+        name, progress = resumed.pair.generator.name, state.progress
+        logger.info("resuming from %s: epoch %d, step %d", name, progress.epoch, progress.step)
+        return resumed
     base = find_base(state.config) if options.base else None
     if base is None:
         logger.warning("%s", without_base(state.config, wanted=options.base))
     else:
         load_base(state, base.generator, base.discriminator, where=str(base.folder))
         logger.info("starting from the base models in %s", base.folder)
+    return None
 
 
 def _all_clips(

@@ -4,7 +4,6 @@ Nothing is downloaded automatically; the user runs `python -m lib.assets downloa
 """
 
 import difflib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.files import sha256_of
 from lib.messages import Message
 from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
@@ -21,7 +21,6 @@ REPOSITORY = "lj1995/VoiceConversionWebUI"  # on the Hugging Face hub
 LICENCE = "MIT"  # as that repository states
 PROGRAM = "python -m lib.assets"
 STAGING = ".download"  # below pretrained/; interrupted downloads are resumed from here
-_BLOCK = 1 << 20
 Received = Callable[[int, int], None]  # bytes received of a file, its size or 0
 
 
@@ -131,15 +130,6 @@ def how_to_get(name: str, alternative: str = "") -> Message:
         file=alternative,
         folder=PRETRAINED,
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def known_name(sha256: str) -> str | None:

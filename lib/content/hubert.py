@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.assets import how_to_get, known_name, sha256_of
+from lib.assets import how_to_get, known_name
 from lib.content import CONTENTVEC, canonical_name, content_frames
 from lib.content.fairseq_reader import read_fairseq
 from lib.content.hubert_weights import HubertWeights, read_cached, read_config, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.files import sha256_of
 from lib.installations import weight_folders
 from lib.models.hubert import Hubert
 from lib.models.memory import trim_memory

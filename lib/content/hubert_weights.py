@@ -13,6 +13,7 @@ from lib.content import HOP_LENGTH, WINDOW_LENGTH
 from lib.errors import CheckpointError, WriteError
 from lib.files import replacing
 from lib.json_reader import parse_json
+from lib.machine import machine_errors
 from lib.models.hubert import HubertShape
 from lib.paths import SAFETENSORS
 from lib.voice.safe_load import read_safetensors, safe_load, tensor_table
@@ -94,7 +95,7 @@ def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: boo
 
 
 def read_directory(folder: Path) -> HubertWeights:
-    """Read a Hugging Face folder: config.json and the weights. MissingFileError or CheckpointError."""
+    """Read a Hugging Face folder: config.json and the weights. MissingFileError, CheckpointError or MachineError."""
     config = read_config(folder / "config.json")
     expected = {"model_type": "hubert", "hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
     expected |= {"conv_pos_batch_norm": False, "feat_proj_layer_norm": True}
@@ -117,9 +118,9 @@ def read_directory(folder: Path) -> HubertWeights:
 def read_config(path: Path) -> dict[str, Any]:
     """The settings in a folder's config.json. CheckpointError if they cannot be read."""
     try:
-        with path.open("rb") as file:
+        with machine_errors(reading=path), path.open("rb") as file:
             config = parse_json(file.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(
             "{path} is damaged or not a configuration ({reason}). Get it again.", path=path, reason=str(error)
         ) from error

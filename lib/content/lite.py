@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib.content import content_frames
 from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.machine import machine_errors
 from lib.models.lite_encoder import WIDTH, LiteEncoder
 from lib.paths import PRETRAINED
 from lib.typing import FloatArray
@@ -86,8 +87,9 @@ def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteCo
     locate(family, path=path)
     network = LiteEncoder()
     try:
-        network.load_state_dict(dequantized(safetensors.torch.load_file(path)))
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        with machine_errors(reading=path):
+            network.load_state_dict(dequantized(safetensors.torch.load_file(path)))
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             "{path} is not a lite content encoder or is damaged. Restore the file.", path=path
         ) from error

@@ -16,6 +16,7 @@ from lib.assets import how_to_get
 from lib.audio import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.installations import weight_folders
+from lib.machine import machine_errors
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch.scale import CENTS_PER_PITCH, HOP_LENGTH, LOWEST_CENTS, frame_windows
@@ -145,8 +146,9 @@ def _read_table(path: Path) -> Weights:
     table: Any
     if path.suffix == SAFETENSORS:
         try:
-            table = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
+            with machine_errors(reading=path):
+                table = load_file(path)
+        except (SafetensorError, ValueError) as error:
             raise CheckpointError("{path} is damaged or not a safetensors file. Get it again.", path=path) from error
     else:
         table = safe_load(path)

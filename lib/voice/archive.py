@@ -5,11 +5,9 @@ for people. Archives of other programs can be imported too: one voice model and 
 under any names, as parts are never unpacked under their names.
 """
 
-import errno
 import hashlib
 import json
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,14 +17,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
-from lib.files import replacing, write_errors
+from lib.files import replacing, sha256_of, temporary_folder, write_errors
 from lib.index import FeatureIndex, index_names
 from lib.json_reader import parse_json
+from lib.machine import machine_error
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
-from lib.voice.library import experiment_of
-from lib.voice.model_file import VoiceModel, read_voice_model
+from lib.voice.library import experiment_of, is_experiment
+from lib.voice.model_file import MAX_TEXT, VoiceModel, read_voice_model
 from lib.voice.safe_load import check_directory, safe_load
 
 CARD, README, INDEX_SUFFIX = "card.json", "README.md", ".index"
@@ -35,7 +34,6 @@ MAX_CARD_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same voice gives the same archive
 NOT_AN_ARCHIVE = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, zlib.error)
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 CARD_FIELDS = ("author", "licence", "epoch", "dataset_length", "creation_date")  # optional entries of a voice
 
 
@@ -64,7 +62,7 @@ def export_voice(voice: Path, index: Path | None, output: Path, name: str | None
     if index is not None:
         cells = _checked_index(index, model).n_cells
         files[index_names(name, model.family, cells)[1]] = index
-    card = describe_voice(name, model) | {"files": {part: _sha256(path) for part, path in files.items()}}
+    card = describe_voice(name, model) | {"files": {part: sha256_of(path) for part, path in files.items()}}
     with (
         replacing(output) as temporary,
         zipfile.ZipFile(temporary, "w", allowZip64=True) as archive,
@@ -92,7 +90,10 @@ def describe_voice(name: str, voice: VoiceModel) -> dict[str, Any]:
     }
     if voice.content_encoder is not None:
         card["content_encoder"] = voice.content_encoder._asdict()
-    return card | {key: voice.extra[key] for key in CARD_FIELDS if voice.extra.get(key) is not None}
+    facts = {key: voice.extra[key] for key in CARD_FIELDS if voice.extra.get(key) is not None}
+    return card | {
+        key: value if isinstance(value, int | float) else str(value)[:MAX_TEXT] for key, value in facts.items()
+    }
 
 
 def _readme(card: dict[str, Any]) -> str:
@@ -112,14 +113,6 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> None:
     archive.writestr(_entry(name), text.encode())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
@@ -149,9 +142,9 @@ def import_voice(
     """
     with write_errors(weights):
         weights.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=weights) as folder:
+        with temporary_folder(weights) as folder:
             with _opened(archive) as opened:
-                unpacked = _unpack(opened, archive, Path(folder))
+                unpacked = _unpack(opened, archive, folder)
             return _install(unpacked, name, overwrite, weights, logs)
 
 
@@ -175,9 +168,9 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as opened:
             yield opened
-    except (OSError, *NOT_AN_ARCHIVE) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
+    except (*NOT_AN_ARCHIVE, OSError, MemoryError) as error:
+        if known := machine_error(error, archive):
+            raise known from error
         raise CheckpointError(
             "{path} is not a readable .zip archive ({detail}). Get it again.", path=archive, detail=str(error)
         ) from error
@@ -204,9 +197,11 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
     name = check_name(name or str(found.card.get("name") or found.stem), "voice", is_argument=True)
     existing = [path for suffix in VOICE_SUFFIXES if (path := inside(weights, name + suffix, "voice")).exists()]
     if existing and not overwrite:
+        raise _exists(existing[0])
+    if not existing and is_experiment(folder := inside(logs, name, "voice")):
         raise ConfigError(
-            "{path} exists. Import under another name (--name), or say that it may be replaced (--overwrite).",
-            path=existing[0],
+            "{folder} belongs to a training, which stays as it is. Import the voice under another name (--name).",
+            folder=folder,
         )
     try:
         model = read_voice_model(found.voice)
@@ -220,13 +215,32 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
     if index is not None and found.index is not None:
         experiment = experiment_of(name)  # where `find_index` looks
         target = inside(logs, experiment, "voice") / index_names(experiment, model.family, index.n_cells)[1]
-        _move(found.index, target)
+        _move_index(found.index, target, overwrite=overwrite)
     voice = inside(weights, name + found.voice.suffix, "voice")
     _move(found.voice, voice)
     for old in existing:
         if old != voice:
             old.unlink()  # the same voice in the other format would hide the new one
     return Imported(name, voice, target, found.card, found.skipped)
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(
+        "{path} exists. Import under another name (--name), or say that it may be replaced (--overwrite).", path=path
+    )
+
+
+def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Move an index to its place. ConfigError if another index is there that belongs to a training, or must stay."""
+    if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
+        raise ConfigError(
+            "{folder} belongs to a training, which stays as it is. Import the voice under another name (--name).",
+            folder=target.parent,
+        )
+    if target.exists() and not overwrite:
+        raise _exists(target)
+    if not is_experiment(target.parent):
+        _move(source, target)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -318,7 +332,7 @@ def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, archive
     path = folder / f"part{len(list(folder.iterdir()))}{PurePosixPath(name).suffix.lower()}"
     digest, left = hashlib.sha256(), entry.file_size
     source: IO[bytes]
-    with opened.open(entry) as source, path.open("wb") as target:
+    with opened.open(entry) as source, write_errors(path), path.open("wb") as target:
         while block := source.read(BLOCK_BYTES):
             left -= len(block)
             if left < 0:

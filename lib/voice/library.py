@@ -136,6 +136,11 @@ def experiment_of(voice: str) -> str:
     return _EPOCH_AND_STEP.sub("", voice) or voice
 
 
+def is_experiment(folder: Path) -> bool:
+    """Whether a folder below logs/ is a training, of this program or of RVC, and not only the home of an index."""
+    return any((folder / name).exists() for name in (RECORD, "config.json", "0_gt_wavs", "filelist.txt"))
+
+
 def _recorded(folder: Path) -> str | None:
     """The name of the index in the record of an experiment; None without record, or for a damaged one."""
     try:

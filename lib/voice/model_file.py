@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib.config import USUAL_INDEX_RATE, Family, NetworkConfig
-from lib.errors import CheckpointError
+from lib.errors import CheckpointError, ConfigError
 from lib.files import replacing
 from lib.json_reader import parse_json
 from lib.messages import Message
@@ -41,6 +41,8 @@ METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds e
 SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs ignore it
 INDEX_RATE = "index_rate"  # an optional entry: the recommended index rate of a conversion
 MAX_DEPTH = 20  # of nested values
+MAX_TEXT = 2000  # characters of a description, an author, a licence
+MAX_SPEAKER_NAME = 100  # characters
 _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
 
@@ -72,7 +74,11 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
     """The speaker names stored in a voice, by speaker number."""
     stored = voice.extra.get(SPEAKER_NAMES)
     pairs = stored.items() if isinstance(stored, dict) else ()
-    known = {int(number): name for number, name in pairs if str(number).isdecimal() and isinstance(name, str) and name}
+    known = {
+        int(number): name[:MAX_SPEAKER_NAME]
+        for number, name in pairs
+        if len(str(number)) < 6 and str(number).isdecimal() and isinstance(name, str) and name
+    }
     return {number: known[number] for number in sorted(known) if number < voice.config.n_speakers}
 
 
@@ -124,9 +130,9 @@ def read_voice_model(path: Path) -> VoiceModel:
         family=derive_family(config, content.get("version"), where),
         config=config,
         weights=weights,
-        info=str(content.get("info", "")),
+        info=_bounded(str(content.get("info", "")), where),
         content_encoder=_encoder_id(content.get("content_encoder")),
-        extra=_plain_entries({key: value for key, value in content.items() if key not in _KNOWN}, where),
+        extra=plain_entries({key: value for key, value in content.items() if key not in _KNOWN}, where),
     )
 
 
@@ -182,13 +188,20 @@ def _log_wrong_metadata(content: dict[str, Any], config: NetworkConfig, where: s
         logger.warning("%s declares sr=%s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
 
 
+def _bounded(text: str, where: str) -> str:
+    """The description of a voice, which is shown and translated in many places, cut where it is too long."""
+    if len(text) > MAX_TEXT:
+        logger.warning("%s has a description of %d characters; the first %d are used", where, len(text), MAX_TEXT)
+    return text[:MAX_TEXT]
+
+
 def _encoder_id(value: Any) -> ContentEncoderId | None:
     if not isinstance(value, dict) or "name" not in value:
         return None
     return ContentEncoderId(str(value["name"]), str(value.get("sha256", "")))
 
 
-def _plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
+def plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
     """The optional entries with plain values, which both file formats can hold. Others are logged and skipped."""
     kept = {}
     for key, value in entries.items():
@@ -213,17 +226,27 @@ def _plain(value: Any, depth: int) -> Any:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
+    """A text for an entry of a voice. ConfigError if it is longer than readers of voices accept."""
+    if len(text) > most:
+        raise ConfigError(
+            "The text of {entry} is too long ({size} characters; {most} are allowed). Shorten it.",
+            entry=entry, size=len(text), most=most,
+        )  # fmt: skip
+    return text
+
+
 def write_voice_model(path: Path, voice: VoiceModel) -> None:
     """Write a voice atomically, as `.safetensors` by its suffix, else in RVC's format.
 
     RVC's format: fp16, old weight-norm names, the list of 18 values, `sr` as text. CheckpointError if a weight is not
-    finite in fp16, RevoiceError if the file cannot be written.
+    finite in fp16, ConfigError if `info` is too long, WriteError.
     """
     weights = {key: value.half().contiguous() for key, value in voice.weights.items()}
     check_finite(weights, Message("The voice for {path}", path=path))
     content: dict[str, Any] = {
         "config": config_list(voice.config),
-        "info": voice.info,
+        "info": checked_text("info", voice.info),
         "sr": voice.rate_name,
         "f0": int(voice.config.has_f0),
         "version": voice.family,

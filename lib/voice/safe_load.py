@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib.errors import CheckpointError, MissingFileError
+from lib.machine import machine_errors
 from lib.paths import SAFETENSORS
 from lib.voice.numpy_scalars import allow_numpy_scalars
 from lib.voice.weights import Weights
@@ -44,18 +45,18 @@ _DAMAGED = (
 
 
 def safe_load(path: Path, *, lazily: bool = False) -> Any:
-    """Read a torch file without executing anything in it. MissingFileError or CheckpointError.
+    """Read a torch file without executing anything in it. MissingFileError, CheckpointError or MachineError.
 
     `lazily` memory-maps the tensors instead of reading them, where the file format allows it.
     """
     _check_size(path)
     allow_numpy_scalars()
     try:
-        is_archive = zipfile.is_zipfile(path)
-        if is_archive:
-            _check_growth(path)
-        _check_globals(path, is_archive)
-        with warnings.catch_warnings():
+        with machine_errors(reading=path), warnings.catch_warnings():
+            is_archive = zipfile.is_zipfile(path)
+            if is_archive:
+                _check_growth(path)
+            _check_globals(path, is_archive)
             warnings.simplefilter("ignore")  # torch warns about what it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and is_archive)
         check_values(content, path)
@@ -65,22 +66,9 @@ def safe_load(path: Path, *, lazily: bool = False) -> Any:
             "computer, or it is damaged. Get the voice from a source you trust.",
             path=path,
         ) from error
-    except (OSError, MemoryError) as error:
-        raise _unreadable(path, error) from error
-    except (zipfile.BadZipFile, *_DAMAGED) as error:
+    except (zipfile.BadZipFile, OSError, *_DAMAGED) as error:
         raise CheckpointError("{path} is damaged or not a model file. Get it again.", path=path) from error
     return content
-
-
-def _unreadable(path: Path, error: OSError | MemoryError) -> CheckpointError:
-    """The error for a file that the machine cannot read, whatever it holds."""
-    if isinstance(error, MemoryError):
-        return CheckpointError("{path} does not fit into memory. Close other programs.", path=path)
-    return CheckpointError(
-        "{path} cannot be read: {reason}. Check the disk and the permissions.",
-        path=path,
-        reason=error.strerror or str(error),
-    )
 
 
 def _check_size(path: Path) -> None:
@@ -168,14 +156,12 @@ def check_values(content: Any, path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    """Read a .safetensors file: its tensors and its metadata. MissingFileError or CheckpointError."""
+    """Read a .safetensors file: its tensors and its metadata. Errors as of `safe_load`."""
     _check_size(path)
     try:
-        with safe_open(path, "pt", device="cpu") as file:
+        with machine_errors(reading=path), safe_open(path, "pt", device="cpu") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             metadata: dict[str, str] = file.metadata() or {}
-    except (OSError, MemoryError) as error:
-        raise _unreadable(path, error) from error
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
             "{path} is damaged or not a .safetensors file ({detail}). Get it again.", path=path, detail=str(error)

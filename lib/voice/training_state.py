@@ -13,6 +13,8 @@ from lib.messages import Message
 from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.weights import Weights, check_finite, rvc_key
 
+GENERATOR = "generator_sha256"  # in the entry of this project in a discriminator's file
+
 
 @dataclass
 class TrainingState:
@@ -67,6 +69,17 @@ def peek_progress(path: Path) -> tuple[int, int]:
         return int(content["iteration"]), int(content.get("revoice", {}).get("step", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError("{path} is not a training checkpoint. Move it out of the folder.", path=path) from error
+
+
+def generator_of(path: Path) -> str | None:
+    """The SHA-256 of the generator's checkpoint that a discriminator's was saved with; None if the file has none.
+
+    CheckpointError or MachineError if the file cannot be read.
+    """
+    content = safe_load(path, lazily=True)
+    own = content.get("revoice") if isinstance(content, dict) else None
+    claimed = own.get(GENERATOR) if isinstance(own, dict) else None
+    return claimed if isinstance(claimed, str) else None
 
 
 def write_training_state(path: Path, state: TrainingState) -> None:

@@ -58,7 +58,9 @@ class Edit(BaseModel, frozen=True):
     speakers: str | None = Field(
         None, description="speaker names, separated by commas, starting with speaker 0; None: unchanged"
     )
-    output: GivenPath | None = Field(None, description="output file; None: change the voice in place")
+    output: GivenPath | None = Field(
+        None, description="output file; None: change the voice in place, a shipped voice as a copy in weights/"
+    )
 
 
 class Convert(BaseModel, frozen=True):
@@ -159,19 +161,17 @@ def _merge(tool: Merge) -> str:
 
 def _edit(tool: Edit) -> str:
     from lib.errors import ConfigError
+    from lib.voice.edit_file import edit_voice_file
     from lib.voice.model_file import read_voice_model
-    from train.ckpt.tools import edit, voice_path
+    from train.ckpt.tools import edit_target, edited_entries, voice_path
 
     texts = (tool.info, tool.author, tool.licence, tool.speakers)
     if all(text is None for text in texts):
         raise ConfigError("Nothing to change: give --info, --author, --licence or --speakers.")
     path = voice_path(tool.voice)
-    changed = edit(read_voice_model(path), *texts)
-    if tool.output is not None and tool.output.exists():
-        raise ConfigError(
-            "{path} exists. Choose another name; without --output the voice itself is changed.", path=tool.output
-        )
-    return _written(tool.output or path, changed)
+    target, voice = edit_target(path, tool.output), read_voice_model(path)
+    edit_voice_file(path, target, edited_entries(voice, *texts))
+    return _report(target, voice)
 
 
 def _convert(tool: Convert) -> str:
@@ -272,5 +272,9 @@ def _written(path: Path, voice: "VoiceModel") -> str:
     from lib.voice.model_file import write_voice_model
 
     write_voice_model(path, voice)
+    return _report(path, voice)
+
+
+def _report(path: Path, voice: "VoiceModel") -> str:
     f0 = "with" if voice.config.has_f0 else "without"
     return f"wrote {path}: {voice.family} at {voice.rate_name} {f0} F0, {voice.config.n_speakers} speakers"

@@ -10,19 +10,21 @@ from typing import Any
 
 from lib.errors import CheckpointError, ConfigError, RevoiceError
 from lib.messages import Message
-from lib.paths import SAFETENSORS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.paths import PRETRAINED, SAFETENSORS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.infer_config import POSTERIOR_PREFIX, check_network, derive_config, derive_family
 from lib.voice.library import find_voice
 from lib.voice.model_file import (
+    MAX_SPEAKER_NAME,
     SPEAKER_NAMES,
     VoiceModel,
+    checked_text,
     read_voice_model,
     speaker_names,
     voice_weights,
     write_voice_model,
 )
 from lib.voice.safe_load import safe_load, tensor_table
-from lib.voice.training_state import TrainingState, peek_progress, read_training_state
+from lib.voice.training_state import TrainingState, read_training_state
 from lib.voice.weights import Weights
 from train.experiment import Experiment
 
@@ -127,7 +129,7 @@ def newest_generator(folder: Path) -> Path:
         raise ConfigError(
             "{folder} holds no pair of checkpoints G_….pth and D_….pth. Give the path of a G_….pth.", folder=folder
         )
-    return max((generator for generator, _ in pairs), key=peek_progress)
+    return pairs[0][0]
 
 
 def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None = None) -> VoiceModel:
@@ -248,9 +250,24 @@ def edit(
 ) -> VoiceModel:
     """The voice with changed texts; None keeps a text, an empty one removes it.
 
-    `speakers` are names separated by commas, from speaker 0 on. ConfigError if the voice has fewer.
+    `speakers` are names separated by commas, from speaker 0 on. ConfigError if the voice has fewer, or if a text is
+    longer than it may be (MAX_TEXT, MAX_SPEAKER_NAME).
     """
-    extra = dict(voice.extra)
+    changes = edited_entries(voice, info, author, licence, speakers)
+    info = changes.pop("info", voice.info)
+    extra = voice.extra | changes
+    return replace(voice, info=info, extra={key: value for key, value in extra.items() if value is not None})
+
+
+def edited_entries(
+    voice: VoiceModel,
+    info: str | None = None,
+    author: str | None = None,
+    licence: str | None = None,
+    speakers: str | None = None,
+) -> dict[str, Any]:
+    """What `edit` changes: entries of the voice's file with their new values, None for an entry that goes."""
+    changes: dict[str, Any] = {} if info is None else {"info": checked_text("info", info)}
     if speakers is not None:
         names = [name.strip() for name in speakers.split(",")]
         if len(names) > voice.config.n_speakers:
@@ -259,15 +276,27 @@ def edit(
                 speakers=voice.config.n_speakers,
                 names=len(names),
             )
-        extra[SPEAKER_NAMES] = {str(number): name for number, name in enumerate(names) if name}
-        if not extra[SPEAKER_NAMES]:
-            del extra[SPEAKER_NAMES]
+        checked = [checked_text("speakers", name, MAX_SPEAKER_NAME) for name in names]
+        changes[SPEAKER_NAMES] = {str(number): name for number, name in enumerate(checked) if name} or None
     for key, text in (("author", author), ("licence", licence)):
         if text is not None:
-            extra[key] = text
-        if not extra.get(key, "unset"):
-            del extra[key]
-    return replace(voice, info=voice.info if info is None else info, extra=extra)
+            changes[key] = checked_text(key, text) or None
+    return changes
+
+
+def edit_target(path: Path, output: Path | None) -> Path:
+    """Where an edited voice is written: `output`, else its own file, but a copy in weights/ of a shipped voice.
+
+    ConfigError if that copy or `output` exists already.
+    """
+    if output is not None:
+        if output.exists():
+            raise ConfigError(
+                "{path} exists. Choose another name; without --output the voice itself is changed.", path=output
+            )
+        return output
+    is_shipped = path.resolve().is_relative_to(PRETRAINED.resolve())
+    return new_voice(path.stem, suffix=path.suffix) if is_shipped else path
 
 
 def convert(source: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:

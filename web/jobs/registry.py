@@ -24,6 +24,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lib.errors import ConfigError, RevoiceError, WriteError
 from lib.files import replacing
 from lib.json_reader import read_json_table
+from lib.machine import machine_error
 from lib.messages import Message, from_json, to_json
 from lib.progress import Cancelled
 from web.jobs.requests import Kind, Request, kind_of, read_request
@@ -87,7 +88,9 @@ class JobView:
 
 
 def unexpected(error: Exception) -> Message:
-    """The message for an error that is a bug; the log has the details."""
+    """The message for a failure of the machine, or for a bug; the log has the details."""
+    if known := machine_error(error):
+        return known.message
     return Message(
         "An unexpected error occurred ({kind}). See the window where the program was started for details.",
         kind=type(error).__name__,

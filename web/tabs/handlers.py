@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from lib.errors import RevoiceError
+from lib.machine import machine_error
 from lib.messages import Message
 from lib.progress import Cancelled, Progress
 from web.i18n.messages import translated
@@ -26,9 +27,9 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 @contextmanager
 def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
-    """Show a RevoiceError as a message on the page; log any other exception and show a generic message.
+    """Show a RevoiceError or a failure of the machine as a message on the page.
 
-    `names_only`: paths in the message are shown as file names.
+    Any other exception is logged and shown as a generic message. `names_only`: paths are shown as file names.
     """
     try:
         yield
@@ -39,6 +40,8 @@ def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
         raise _message(t, translated(t, message)) from error
     except Exception as error:
         logger.exception("unexpected error")
+        if known := machine_error(error):
+            raise _message(t, translated(t, known.message)) from error
         raise _message(t, t("error.unexpected", kind=type(error).__name__)) from error
 
 

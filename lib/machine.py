@@ -1,0 +1,79 @@
+"""Failures of the machine, such as a full disk, no memory or a lost GPU, as one sentence, whatever library met them.
+
+Libraries report them in many ways: OSError, MemoryError, a RuntimeError of torch, faiss or libsndfile, an ImportError.
+A damaged file is no failure of the machine: readers try this first, so that neither is taken for the other.
+"""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lib.errors import MachineError
+
+# What can be a failure of the machine; `machine_error` decides.
+FAILURES = (OSError, MemoryError, RuntimeError, ImportError, SafetensorError)
+
+_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|"
+    r"can't start new thread|failed to map segment|ENOMEM",
+    re.IGNORECASE,
+)
+_GPU = re.compile(r"\b(CUDA|HIP|MPS|cuDNN|cuBLAS)", re.IGNORECASE)
+_DEVICE = re.compile(r"\b(CUDA|HIP|cuDNN|CUBLAS)[_ ](error|status)", re.IGNORECASE)
+_IO_ERROR = re.compile(r"I/O error: (.+?) \(os error")
+
+
+def machine_error(error: BaseException, path: Path | None = None) -> MachineError | None:
+    """The error for the user if the machine has failed, else None. `path` is the file that was being read."""
+    if isinstance(error, MachineError):
+        return error
+    if not isinstance(error, FAILURES):
+        return None
+    text = str(error)
+    if isinstance(error, MemoryError) or _MEMORY.search(text):
+        return _no_memory(text, path)
+    if isinstance(error, OSError):
+        # A damaged file leads its reader to positions that no file has, which the system calls an invalid argument.
+        return None if path is not None and error.errno == errno.EINVAL else _refused(error, path)
+    if match := _IO_ERROR.search(text):
+        return _refused(OSError(match[1]), path)
+    if _DEVICE.search(text):
+        return MachineError(
+            "The GPU has failed: {reason}. Restart the program, or choose another device.",
+            reason=text.splitlines()[0],
+        )
+    return None
+
+
+def _no_memory(text: str, path: Path | None) -> MachineError:
+    if _GPU.search(text):
+        return MachineError("The memory of the GPU is full. Close other programs, or choose another device.")
+    if path is not None:
+        return MachineError("{path} does not fit into memory. Close other programs.", path=path)
+    return MachineError("There is not enough memory. Close other programs, or use shorter recordings.")
+
+
+def _refused(error: OSError, path: Path | None) -> MachineError:
+    reason = error.strerror or str(error) or type(error).__name__
+    if path is not None:
+        return MachineError(
+            "{path} cannot be read: {reason}. Check the disk and the permissions.", path=path, reason=reason
+        )
+    if error.filename is not None:
+        return MachineError("{path}: {reason}. Check the disk and the permissions.", path=error.filename, reason=reason)
+    return MachineError("The system reports: {reason}. Check the disk and the permissions.", reason=reason)
+
+
+@contextmanager
+def machine_errors(reading: Path | None = None) -> Iterator[None]:
+    """Turn failures of the machine in the body, which reads the file `reading`, into MachineErrors."""
+    try:
+        yield
+    except FAILURES as error:
+        if known := machine_error(error, reading):
+            raise known from error
+        raise

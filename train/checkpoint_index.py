@@ -1,0 +1,216 @@
+"""`checkpoints.json` of an experiment: which G_*.pth and D_*.pth are whole and belong together.
+
+It is written after both files of a pair, and names their sizes and checksums; a checksum of its own shows whether it is
+whole. A kill, a full disk or a damaged file is thus noticed, and the pair before is used. Pairs that it does not list
+are those of RVC and of earlier versions; their names and contents decide.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lib.errors import CheckpointError, ConfigError
+from lib.files import sha256_of, sync_folder, write_json
+from lib.json_reader import read_json_table
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "checkpoints.json"
+FORMAT = 1
+
+
+class FileFacts(NamedTuple):
+    """What a file is compared with before it is used."""
+
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generator's and a discriminator's checkpoint of one save."""
+
+    generator: Path
+    discriminator: Path
+    epoch: int  # finished
+    step: int
+    facts: tuple[FileFacts, FileFacts] | None = None  # None: not in the index
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Both files."""
+        return self.generator, self.discriminator
+
+    @property
+    def number(self) -> str:
+        """The number in the names of both files."""
+        return self.generator.stem[2:]
+
+    def verify(self) -> None:
+        """CheckpointError if a file is not what was saved, or if both files are not of the same save."""
+        from lib.voice.training_state import generator_of
+
+        if self.facts is None:
+            claimed = generator_of(self.discriminator)
+            if claimed is not None and claimed != sha256_of(self.generator):
+                raise CheckpointError(
+                    "{path} differs from the file that was saved. It is damaged.", path=self.generator
+                )
+            return
+        for path, facts in zip(self.files, self.facts, strict=True):
+            if path.stat().st_size != facts.size or sha256_of(path) != facts.sha256:
+                raise CheckpointError("{path} differs from the file that was saved. It is damaged.", path=path)
+
+
+@dataclass
+class CheckpointIndex:
+    """The content of `checkpoints.json`. Only the main process changes it, with the experiment locked."""
+
+    folder: Path
+    pairs: dict[str, Pair] = field(default_factory=dict)  # by number
+    writing: str | None = None  # the number of the pair that is being written
+    deleting: list[str] = field(default_factory=list)  # numbers of pairs that are being deleted
+    exported: int | None = None  # the step of the voice in weights/
+    record: dict[str, Any] = field(default_factory=dict)  # the stages' record at the last save
+
+    def files_of(self, number: str) -> tuple[Path, Path]:
+        """The paths of a pair's files."""
+        return self.folder / f"G_{number}.pth", self.folder / f"D_{number}.pth"
+
+    def write(self) -> None:
+        """Write the file atomically, after the names of the checkpoints. WriteError if it cannot be written."""
+        sync_folder(self.folder)
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "pairs": {
+                number: {"epoch": pair.epoch, "step": pair.step, "files": pair.facts}
+                for number, pair in self.pairs.items()
+            },
+            "writing": self.writing, "deleting": self.deleting, "exported": self.exported, "record": self.record,
+        }  # fmt: skip
+        write_json(self.folder / INDEX_NAME, content | {"checksum": _checksum(content)})
+
+    def begin(self, number: str) -> None:
+        """Announce a pair before its files are written."""
+        self.pairs.pop(number, None)
+        self.writing = number
+        self.write()
+
+    def add(self, number: str, epoch: int, step: int, *, delete: list[str], record: Mapping[str, Any]) -> None:
+        """List a pair whose files have been written, and announce which older pairs will be deleted."""
+        generator, discriminator = self.files_of(number)
+        facts = tuple(FileFacts(path.stat().st_size, sha256_of(path)) for path in (generator, discriminator))
+        self.pairs[number] = Pair(generator, discriminator, epoch, step, facts)  # type: ignore[arg-type]
+        self.writing, self.record = None, dict(record)
+        self.deleting = delete
+        for old in delete:
+            self.pairs.pop(old, None)
+        self.write()
+
+    def abandon(self) -> None:
+        """Delete what was written of the announced pair."""
+        if self.writing is not None:
+            for path in self.files_of(self.writing):
+                path.unlink(missing_ok=True)
+            self.writing = None
+            self.write()
+
+    def finish(self, exported: int) -> None:
+        """Delete the older pairs, once the voice of the newest one is in weights/."""
+        for number in self.deleting:
+            for path in self.files_of(number):
+                path.unlink(missing_ok=True)
+        self.deleting, self.exported = [], exported
+        self.write()
+
+    def recover(self) -> None:
+        """Finish or undo what a kill has interrupted. A pair that was written as a whole is listed."""
+        if self.writing is None and not self.deleting:
+            return
+        from lib.voice.training_state import generator_of, peek_progress
+
+        for number in self.deleting:
+            for path in self.files_of(number):
+                path.unlink(missing_ok=True)
+        self.deleting = []
+        if (number := self.writing) is not None:
+            generator, discriminator = self.files_of(number)
+            try:
+                written = generator.is_file() and discriminator.is_file()
+                if written and generator_of(discriminator) == sha256_of(generator):
+                    epoch, step = peek_progress(generator)
+                    self.add(number, epoch, step, delete=[], record=self.record)
+                    return
+            except CheckpointError:
+                pass
+            logger.info("removing what an interrupted save has left of the checkpoints %s", number)
+            self.abandon()
+            return
+        self.write()
+
+
+def read_index(folder: Path) -> CheckpointIndex:
+    """The index of an experiment's folder; an empty one if there is none, or, with a warning, if it is damaged."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return CheckpointIndex(folder)
+    try:
+        content = read_json_table(path)
+        checksum = content.pop("checksum")
+        if checksum != _checksum(content) or content["format"] != FORMAT:
+            raise ValueError("its checksum is wrong")
+        index = CheckpointIndex(
+            folder, writing=content["writing"], deleting=list(content["deleting"]), exported=content["exported"],
+            record=dict(content["record"]),
+        )  # fmt: skip
+        for number, entry in content["pairs"].items():
+            facts = tuple(FileFacts(*values) for values in entry["files"])
+            index.pairs[number] = Pair(*index.files_of(number), entry["epoch"], entry["step"], facts)  # type: ignore[arg-type]
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("%s is damaged (%s); the checkpoints are found by their names", path, error)
+        return CheckpointIndex(folder)
+    return index
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def find_pairs(index: CheckpointIndex) -> tuple[list[Pair], list[CheckpointError]]:
+    """All pairs that seem whole, those with the most progress first; and what is wrong with the other files.
+
+    Sizes are compared with the index, checksums are not: `Pair.verify` does that. Files that are being written or
+    deleted do not count.
+    """
+    from lib.voice.training_state import peek_progress
+
+    pairs: list[Pair] = []
+    problems: list[CheckpointError] = []
+    passing = {index.writing, *index.deleting} - index.pairs.keys()
+    numbers = sorted({path.stem[2:] for letter in "GD" for path in index.folder.glob(f"{letter}_*.pth")} - passing)
+    for number in numbers:
+        generator, discriminator = index.files_of(number)
+        if not (generator.is_file() and discriminator.is_file()):
+            lone = generator if generator.is_file() else discriminator
+            problems.append(
+                CheckpointError(
+                    "The counterpart of {path} is missing (G_*.pth and D_*.pth of one number belong together). Restore "
+                    "it, or move {name} away to start again.",
+                    path=lone, name=lone.name,
+                )
+            )  # fmt: skip
+            continue
+        listed = index.pairs.get(number)
+        if listed and listed.facts and [path.stat().st_size for path in listed.files] == [f.size for f in listed.facts]:
+            pairs.append(listed)
+            continue
+        try:
+            pairs.append(Pair(generator, discriminator, *peek_progress(generator)))
+        except CheckpointError as error:
+            problems.append(error)
+    pairs.sort(key=lambda pair: (pair.epoch, pair.step), reverse=True)
+    return pairs, problems
