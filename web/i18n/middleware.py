@@ -90,6 +90,12 @@ class _Answer:
         return words.encode("utf-8", "surrogateescape")
 
 
+# Attributes that Gradio's components lack for screen readers: elements, attribute, value.
+ATTRIBUTES = (
+    (".empty[aria-label]", "role", "img"),  # an empty player or picture has a name, which needs a role
+)
+
+
 def page_script(locale: str) -> str:
     """The first script of a page. Gradio's own texts follow `navigator.language`, and its theme a query parameter.
 
@@ -105,6 +111,9 @@ def page_script(locale: str) -> str:
         "(()=>{const look=localStorage.getItem('revoice-theme'),url=new URL(location.href);"
         "if((look==='light'||look==='dark')&&url.searchParams.get('__theme')!==look){"
         "url.searchParams.set('__theme',look);history.replaceState(null,'',url);}})();"
+        f"new MutationObserver(()=>{{for(const [which,name,value] of {json.dumps(ATTRIBUTES)})"
+        "for(const element of document.querySelectorAll(`${which}:not([${name}])`))element.setAttribute(name,value);"
+        "}).observe(document,{childList:true,subtree:true});"
     )
 
 

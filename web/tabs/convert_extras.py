@@ -32,9 +32,11 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build_example(t: Translator, services: Services, recording: Any) -> None:
-    """The name of the recording, a hint about music, and a button that fills in the shipped clip."""
+    """The name of the recording, a button that fills in the shipped clip, and one that leads to the Cover tab."""
     name = gr.Markdown(t("convert.music"), elem_id="recording-name")
-    button = gr.Button(t("convert.example"), size="sm", visible=EXAMPLE.is_file(), elem_id="example")
+    with gr.Row():
+        button = gr.Button(t("convert.example"), size="sm", visible=EXAMPLE.is_file(), elem_id="example")
+        cover = gr.Button(t("convert.to_cover"), size="sm", elem_id="to-cover")
 
     def example() -> str:
         """A copy of the shipped clip where Gradio may read it, wherever the program was started."""
@@ -48,6 +50,7 @@ def build_example(t: Translator, services: Services, recording: Any) -> None:
     def named(path: str | None) -> str:
         return f"**{html.escape(Path(path).name)}** {t('convert.music')}" if path else t("convert.music")
 
+    cover.click(None, js="() => document.getElementById('tab-cover-button')?.click()", api_visibility="private")
     button.click(example, outputs=recording, **_QUIET)
     recording.change(named, recording, name, queue=False, **_QUIET)
 
