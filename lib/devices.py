@@ -44,8 +44,8 @@ def choose_device(wanted: str = "auto") -> Device:
     if numbers := gpu_numbers(wanted):
         if len(numbers) > 1:
             raise ConfigError(
-                "{name!r} names several GPUs, but this uses one. Name one, such as cuda:{first}. A training that is "
-                "started on the page can use several.",
+                "{name!r} names several GPUs, but this uses one. Name one, such as cuda:{first}. Training on the "
+                "page can use several.",
                 name=wanted, first=numbers[0],
             )  # fmt: skip
         wanted = f"cuda:{numbers[0]}"
