@@ -117,3 +117,13 @@ def test_deepfilternet_has_no_delay_and_removes_noise_in_pauses() -> None:
     assert result.shape == clean.shape
     lag = int(np.correlate(result[48_000:96_000], clean[47_000:97_000], "valid").argmax()) - 1000
     assert abs(lag) <= 1
+
+
+def test_long_recordings_are_cleaned_in_parts_without_seams() -> None:
+    rate = 4000
+    noise = (0.01 * np.random.default_rng(0).standard_normal(130 * rate)).astype(np.float32)
+    cleaned = spectral_gate(noise, rate)
+    assert cleaned.shape == noise.shape
+    blocks = [np.std(cleaned[start : start + rate // 10]) for start in range(0, len(noise), rate // 10)]
+    assert max(blocks) < 0.6 * 0.01
+    assert len(spectral_gate(noise[:5], rate)) == 5

@@ -291,3 +291,16 @@ def test_recordings_whose_channels_cancel_are_prepared_from_one(tmp_path: Path, 
     with pytest.raises(AudioError, match="channels cancel each other"):
         run(tmp_path / "data", tmp_path / "out")
     assert run(tmp_path / "data", tmp_path / "out", options=PrepareOptions(channel="right")).clips == 1
+
+
+def test_noise_is_reduced_if_wished_and_only_then(tmp_path: Path, tone: Tone) -> None:
+    noise = (0.02 * np.random.default_rng(0).standard_normal(3 * 16_000)).astype(np.float32)
+    notes = tone(220, 3.0) * (np.arange(3 * 16_000) % 12_000 < 6000)  # a steady tone would count as noise
+    save_audio(tmp_path / "data/a.wav", notes + noise, 16_000)
+    clips = {}
+    for strength in (0.0, 1.0):
+        out = tmp_path / f"out {strength}"
+        assert run(tmp_path / "data", out, options=PrepareOptions(noise_reduction=strength)).clips > 0
+        clips[strength] = load_audio_native(next((out / "1_16k_wavs").iterdir()))[0]
+    high = [float(np.abs(np.fft.rfft(clip)[len(clip) // 8 :]).mean()) for clip in clips.values()]
+    assert high[1] < 0.7 * high[0]

@@ -15,6 +15,9 @@ class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
     channel: Literal["mix", "left", "right"] = Field(
         "mix", description="channel of stereo recordings to use: mix of all, left or right"
     )
+    noise_reduction: float = Field(
+        0.0, ge=0, le=1, description="strength of noise reduction on the recordings; 0 = off, 1 = as much as possible"
+    )
     slice_seconds: float = Field(3.7, ge=1.0, le=8.0, description="length of a training clip in seconds")
 
 

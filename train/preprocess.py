@@ -16,6 +16,7 @@ from lib.audio.decode import list_files, list_recordings, load_audio
 from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
+from lib.effects.noise import reduce_noise
 from lib.errors import AudioError, MissingFileError
 from lib.messages import Message
 from lib.progress import Progress, no_progress
@@ -138,7 +139,9 @@ def _prepare_one(path: Path, writer: _ClipWriter, options: PrepareOptions, tally
     """Prepare one recording; yields after every clip. Its failure is recorded, not raised."""
     too_loud = 0
     try:
-        audio = highpass_causal(load_audio(path, writer.sample_rate, options.channel), writer.sample_rate)
+        recording = load_audio(path, writer.sample_rate, options.channel)
+        clean = reduce_noise(recording, writer.sample_rate, options.noise_reduction)
+        audio = highpass_causal(clean, writer.sample_rate)
     except (AudioError, MissingFileError) as error:
         logger.warning("recording skipped: %s", error)
         tally.failures.append((path, Message(error.template, **error.values)))
@@ -200,7 +203,9 @@ def prepare_stage(
     """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
     if experiment.config_file.is_file():
         experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
-    other = [options.channel] if options.channel != "mix" else []  # not in older fingerprints
+    other: list[object] = [options.channel] if options.channel != "mix" else []  # not in older fingerprints
+    if options.noise_reduction > 0:
+        other.append(f"noise reduction {options.noise_reduction}")
     made_from = fingerprint(_listing(data, experiment.folder), config.audio.sample_rate, options.slice_seconds, *other)
     if is_done(experiment, "prepare", made_from) and list_clips(experiment.wavs_16k):
         logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)

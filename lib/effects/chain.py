@@ -6,6 +6,7 @@ import numpy as np
 
 from lib.effects.dynamics import compress, limit
 from lib.effects.equaliser import highpass, lowpass, peak, shelf
+from lib.effects.noise import reduce_noise
 from lib.effects.space import chorus, delay, reverb
 from lib.effects.spec import Chain
 from lib.typing import FloatArray
@@ -28,6 +29,10 @@ def _highshelf(audio: FloatArray, sample_rate: int, frequency: float, gain: floa
     return shelf(audio, sample_rate, frequency, gain, high=True)
 
 
+def _denoise(audio: FloatArray, sample_rate: int, strength: float) -> FloatArray:
+    return np.stack([reduce_noise(channel, sample_rate, strength) for channel in audio])
+
+
 APPLY: dict[str, Effect] = {
     "highpass": highpass,
     "lowpass": lowpass,
@@ -36,6 +41,7 @@ APPLY: dict[str, Effect] = {
     "highshelf": _highshelf,
     "compressor": _compressor,
     "limiter": limit,
+    "denoise": _denoise,
     "reverb": reverb,
     "delay": delay,
     "chorus": chorus,

