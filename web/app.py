@@ -46,6 +46,7 @@ FONT = ["system-ui", "sans-serif"]
 STYLE = """
 .label-wrap {text-align: start; gap: .5em}
 .dark {--color-accent: var(--primary-400)}
+.flag {min-width: min(280px, 100%) !important}
 #results .wrap {flex-flow: column nowrap; max-height: 18em; overflow-y: auto}
 #listening audio {width: 100%; margin-top: .3em}
 .label-wrap .icon {flex: none}

@@ -60,7 +60,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
     if get_origin(kind) is Literal:
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
-        return gr.Checkbox(**look)
+        return gr.Checkbox(**look, elem_classes="flag")  # a style gives it the width that Gradio does not
     if field.examples:  # choices; other values can be typed
         choices = [(_choice_label(name, choice, t), choice) for choice in field.examples]
         return gr.Dropdown(choices=choices, allow_custom_value=True, **look)
