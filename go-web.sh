@@ -40,6 +40,21 @@ make_venv() {
 
 pip_install() { "$python" -m pip --no-input --log .venv/install.log install "$@"; }
 
+has_torch() { # has_torch torch==VERSION ...: whether these versions are installed, of any build
+  "$python" -c 'import sys
+from importlib.metadata import version
+wanted = dict(pin.split("==") for pin in sys.argv[1:])
+sys.exit(any(version(name).split("+")[0] != wanted[name] for name in wanted))' "$@" 2>/dev/null
+}
+
+install_locked() { # install_locked PACKAGES LIST...: what the lists name, if the hashes of its files are right
+  # The files of a mirror that builds packages itself have other hashes: REVOICE_REQUIRE_HASHES=0 accepts them.
+  # shellcheck disable=SC2086 # several words on purpose
+  [ "${REVOICE_REQUIRE_HASHES:-1}" != 0 ] || { pip_install -c requirements.lock $1; return; }
+  shift
+  pip_install --no-deps --require-hashes "${@/#/--requirement=}"
+}
+
 install_torch() { # torch and torchaudio must be of the same build, hence one command for both
   local pins build
   pins=$(grep -E '^torch(audio)?==' requirements.txt)
@@ -56,7 +71,7 @@ install_torch() { # torch and torchaudio must be of the same build, hence one co
     say "  PyTorch's CPU builds cannot be reached from here; taking the default build."
   fi
   # shellcheck disable=SC2086
-  pip_install -c requirements.lock $pins
+  has_torch $pins || install_locked "$pins" requirements-torch.lock
 }
 
 check_packages() {
@@ -76,21 +91,23 @@ step() { # step NUMBER TEXT COMMAND...
 
 stamp() { # what a finished environment was made from: Python's version and the lists of packages
   "$python" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
-  cat requirements.txt requirements-dev.txt requirements.lock | cksum
+  cat requirements.txt requirements-dev.txt requirements.lock requirements-torch.lock requirements-run.lock \
+    requirements-dev.lock | cksum
 }
 
 is_ready() { [ -x "$python" ] && [ -e ".venv/finished-$1" ] && [ "$(stamp)" = "$(cat ".venv/finished-$1")" ]; }
 
 install() { # install run|test: makes or repairs .venv, which is trusted only for the finished-* files written last
-  local list=requirements.txt
-  [ "$1" = run ] || list=requirements-dev.txt
+  local list=requirements.txt hashed=requirements-run.lock
+  [ "$1" = run ] || { list=requirements-dev.txt && hashed='requirements-run.lock requirements-dev.lock'; }
   if [ -e .venv/unfinished ] || ! "$python" -c "import pip; $supported" 2>/dev/null; then
     step 1 "making the environment .venv" make_venv
   fi
   : >.venv/unfinished
   rm -f .venv/install.log
   step 2 "installing torch" install_torch
-  step 3 "installing the other packages" pip_install -c requirements.lock -r "$list"
+  # shellcheck disable=SC2086
+  step 3 "installing the other packages" install_locked "-r $list" $hashed
   step 4 "checking that the packages work" check_packages
   [ "$1" = run ] || stamp >.venv/finished-test
   stamp >.venv/finished-run

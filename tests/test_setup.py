@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lock import LOCKS, entries, split
+
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="go-web.sh is for Linux and macOS")
 TOOLS = ("bash", "cat", "cksum", "dirname", "flock", "grep", "mkdir", "rm", "sh", "uname")
@@ -48,7 +50,7 @@ class Checkout:
         shutil.copy(ROOT / "go-web.sh", self.root)
         (self.root / "requirements.txt").write_text("torch==1.0\ntorchaudio==1.0\nothers==1.0\n")
         (self.root / "requirements-dev.txt").write_text("-r requirements.txt\n")
-        (self.root / "requirements.lock").write_text("others==1.0\n")
+        (self.root / "requirements.lock").write_text("torch==1.0\ntorchaudio==1.0\nothers==1.0\n")
         (self.root / "infer-web.py").write_text("import sys\nprint('page', sys.argv[1:])\n")
         for package in ("infer", "train"):
             (self.root / package).mkdir()
@@ -58,10 +60,20 @@ class Checkout:
         (self.elsewhere / "infer" / "__main__.py").write_text("print('the wrong one')\n")
         for name, modules in {"torch": ("torch",), "torchaudio": ("torchaudio",), "others": OTHER_MODULES}.items():
             make_wheel(self.wheels, name, modules)
+        self.lock("requirements-torch.lock", "torch", "torchaudio")
+        self.lock("requirements-run.lock", "others")
+        self.lock("requirements-dev.lock")
         for tool in TOOLS:
             if found := shutil.which(tool):
                 (self.tools / tool).symlink_to(found)
         self.add_tool("python3", f'#!/bin/sh\nexec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
+
+    def lock(self, file: str, *names: str) -> None:
+        """Write a list of packages with the hashes of their wheels."""
+        wheels = {name: self.wheels / f"{name}-1.0-py3-none-any.whl" for name in names}
+        digests = {name: hashlib.sha256(wheel.read_bytes()).hexdigest() for name, wheel in wheels.items()}
+        lines = [f"{name}==1.0 --hash=sha256:{digest}\n" for name, digest in digests.items()]
+        (self.root / file).write_text("".join(lines))
 
     def add_tool(self, name: str, text: str) -> None:
         """Put a script on the PATH of the checkout."""
@@ -171,6 +183,18 @@ def test_changed_lists_are_installed_again(installed: Checkout) -> None:
 
 
 @pytest.mark.slow
+def test_a_package_with_another_hash_is_not_installed(checkout: Checkout) -> None:
+    make_wheel(checkout.wheels, "others", (*OTHER_MODULES, "more"))
+    done = checkout.go("web")
+    assert done.returncode == 1 and "DO NOT MATCH THE HASHES" in done.stderr
+    assert not list((checkout.root / ".venv").rglob("gradio.py")) and not checkout.is_trusted
+    environment = checkout.environment() | {"REVOICE_REQUIRE_HASHES": "0"}
+    accepted = subprocess.run([checkout.root / "go-web.sh", "web"], env=environment, capture_output=True, text=True)
+    assert accepted.returncode == 0, accepted.stderr
+    assert "Step 1" not in accepted.stderr and checkout.is_trusted
+
+
+@pytest.mark.slow
 def test_killed_installation_is_made_anew(checkout: Checkout) -> None:
     with socket.socket() as silent:  # accepts pip's request for a package and never answers
         silent.bind(("127.0.0.1", 0))
@@ -277,3 +301,22 @@ def test_every_direct_requirement_is_pinned_and_locked() -> None:
         wanted = {line for line in lines if line and not line.startswith("-r")}
         assert wanted, name
         assert wanted <= locked, f"{sorted(wanted - locked)} of {name} are not in requirements.lock; make it anew"
+
+
+def test_the_lists_with_hashes_are_those_of_the_lock() -> None:
+    lists = [entries((ROOT / name).read_text(encoding="utf-8")) for name in LOCKS]
+    named = [name for each in lists for name in each]
+    assert len(named) == len(set(named)), "each package is in one list"
+    assert set(named) == set(entries((ROOT / "requirements.lock").read_text(encoding="utf-8"))), (
+        "run python -m tests.lock"
+    )
+    assert all("--hash=sha256:" in entry for each in lists for entry in each.values())
+
+
+def test_the_lock_is_split_by_who_needs_a_package() -> None:
+    lock = "# made by\na==1 \\\n    --hash=sha256:0a \\\n    --hash=sha256:0b\n"
+    lock += "b==2 ; sys_platform == 'linux' \\\n    --hash=sha256:1\nnvidia-x==3 \\\n    --hash=sha256:2\n"
+    assert list(entries(lock)) == ["a==1", "b==2", "nvidia-x==3"]
+    parts = split(lock, ["a==1"])
+    assert [[part.split()[0] for part in parts[name]] for name in LOCKS] == [["nvidia-x==3"], ["a==1"], ["b==2"]]
+    assert parts["requirements-run.lock"][0].count("--hash") == 2 and "linux" in parts["requirements-dev.lock"][0]
