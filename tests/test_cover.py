@@ -11,6 +11,7 @@ from scipy.ndimage import maximum_filter1d
 from infer.song.cover import Cover, CoverMaker, Sources, instrumental_shift
 from infer.song.mix import change_key, mix
 from infer.song.options import CoverOptions
+from infer.song.stems import split_song
 from infer.song.step_cache import StepCache
 from lib.audio.decode import load_stereo
 from lib.audio.encode import array_blocks, save_blocks
@@ -203,6 +204,15 @@ def test_a_stem_that_is_early_late_or_at_another_level_is_matched(tmp_path: Path
     vocals = load_stereo(next(stem for stem in cover.stems if stem.stem == "original_vocals"))[0]
     inner = slice(6000, -6000)
     assert np.abs(vocals - song.vocals)[:, inner].max() < 1e-3 * (1 + 40 * (moved != 0))
+
+
+@pytest.mark.parametrize("level", [1.0, 0.5])
+def test_the_level_of_a_stem_is_exact_though_vocals_and_instrumental_correlate(level: float) -> None:
+    instrumental = chords(3.0)
+    vocals = np.stack([sung(3.0)] * 2) + 0.3 * instrumental * (sung(3.0) != 0)
+    inside, rest = split_song(vocals + instrumental, level * instrumental, RATE, Path("stem.wav"))
+    assert np.abs(inside - instrumental).max() < 1e-5
+    assert np.abs(rest - vocals).max() < 1e-5
 
 
 def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song) -> None:

@@ -12,6 +12,7 @@ from lib.typing import FloatArray
 
 MAX_OFFSET = 1.0  # s by which a stem may be early or late
 MATCHED_SECONDS = 60.0  # of the song, which are searched for the stem
+GAIN_SECONDS, GAIN_ROUNDS = 0.05, 30  # of the blocks in which the level of a stem is measured; iterations
 MIN_CORRELATION = 0.2  # of a stem with its song, where it fits best
 
 
@@ -47,7 +48,7 @@ def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path)
             "very recording, or both vocals and instrumental.",
             path=path,
         )
-    inside = (common / energy * placed).astype(np.float32)
+    inside = (_gain(song, placed, sample_rate) * placed).astype(np.float32)
     return inside, (song - inside).astype(np.float32)
 
 
@@ -59,6 +60,25 @@ def read_stem(path: Path, sample_rate: int) -> FloatArray:
 
 def _extended(audio: FloatArray, length: int) -> FloatArray:
     return np.pad(audio[:, :length], ((0, 0), (0, max(length - audio.shape[1], 0))))
+
+
+def _gain(song: FloatArray, stem: FloatArray, sample_rate: int) -> float:
+    """The level of the stem in the song (C, T): what leaves nothing where the rest of the song is silent.
+
+    Least squares over short blocks, each weighted by how little remains of it, until the gain no longer changes.
+    """
+    size = round(GAIN_SECONDS * sample_rate)
+    starts = np.arange(0, song.shape[1], size)
+    own, both, all_ = (
+        np.add.reduceat((a.astype(np.float64) * b).sum(axis=0), starts)
+        for a, b in ((stem, stem), (song, stem), (song, song))
+    )
+    gain = float(both.sum() / own.sum())
+    for _ in range(GAIN_ROUNDS):
+        remains = np.maximum(all_ - 2 * gain * both + gain * gain * own, 0.0)
+        weight = 1 / (remains + 1e-9 * all_.mean())
+        gain = float((weight * both).sum() / (weight * own).sum())
+    return gain
 
 
 def _offset(song: FloatArray, stem: FloatArray, sample_rate: int) -> int:
