@@ -113,7 +113,9 @@ def silent(vocals: Floats) -> np.ndarray:  # type: ignore[type-arg]
     return maximum_filter1d(np.abs(vocals).max(axis=0), 2 * round(0.08 * RATE) + 1) == 0  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("given", ["both", "instrumental", "vocals", "separated"])
+@pytest.mark.parametrize(
+    "given", ["both", *(pytest.param(name, marks=pytest.mark.slow) for name in ("instrumental", "vocals", "separated"))]
+)
 def test_the_remix_is_the_instrumental_where_the_vocals_are_silent(tmp_path: Path, song: Song, given: str) -> None:
     vocals = song.vocals_path if given in ("both", "vocals") else None
     instrumental = song.instrumental_path if given in ("both", "instrumental") else None

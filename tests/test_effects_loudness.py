@@ -21,11 +21,13 @@ def test_tech_3341_cases_1_and_2(rate: int, level: float) -> None:
     assert integrated_loudness(sine(level, 5, rate), rate) == pytest.approx(level, abs=0.1)
 
 
+@pytest.mark.slow
 def test_tech_3341_case_3_gates_what_is_quiet() -> None:
     parts = [sine(-36, 10, 48_000), sine(-23, 60, 48_000), sine(-36, 10, 48_000)]
     assert integrated_loudness(np.concatenate(parts, axis=1), 48_000) == pytest.approx(-23, abs=0.1)
 
 
+@pytest.mark.slow
 def test_tech_3341_case_4_gates_what_is_almost_silent() -> None:
     levels = [(-72, 10), (-36, 10), (-23, 60), (-36, 10), (-72, 10)]
     parts = [sine(level, seconds, 48_000) for level, seconds in levels]

@@ -114,7 +114,7 @@ def test_options_that_change_nothing_give_the_result_of_the_other_path(tmp_path:
     assert np.abs(convert(path)[0] - load_stereo(output)[0]).max() <= 2.0**-15
 
 
-@pytest.mark.parametrize("target", [-14.0, -23.0])
+@pytest.mark.parametrize("target", [-14.0, pytest.param(-23.0, marks=pytest.mark.slow)])
 def test_the_result_has_the_wished_loudness(tmp_path: Path, target: float) -> None:
     path = write(tmp_path / "song.wav", np.stack([voice(1.5), 0.5 * voice(1.5)]))
     result, rate = convert(path, channel="stereo", loudness=target)
@@ -140,6 +140,7 @@ def test_too_long_and_silent_recordings_are_reported_by_name(tmp_path: Path, mon
     assert not (tmp_path / "a.wav").exists() and not (tmp_path / "b.wav").exists()
 
 
+@pytest.mark.slow
 def test_noise_formants_and_effects_reach_the_result(tmp_path: Path) -> None:
     path = write(tmp_path / "song.wav", voice(1.0))
     plain, _ = convert(path)
