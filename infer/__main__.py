@@ -55,6 +55,9 @@ class _Files(BaseModel, frozen=True):
         default=(), description="recordings, or folders of recordings (with their sub-folders)"
     )
     voice: str = Field(description="name of a voice in weights/, or path of a voice model")
+    speaker: str | None = Field(
+        None, description="name or number of a speaker of the voice; None: the one of --speaker-id"
+    )
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None, description="output file or folder; None: next to the input, with the voice name appended"
     )
@@ -161,6 +164,11 @@ def run(arguments: Arguments) -> int:
     if not jobs:
         return _report(failures, "")
     jobs = with_f0_files(jobs, arguments.f0_file, arguments.f0_out)
+    if arguments.speaker is not None:
+        from lib.voice.model_file import find_speaker, read_voice_model
+
+        number = find_speaker(read_voice_model(found.path), arguments.speaker)
+        arguments = arguments.model_copy(update={"speaker_id": number})
     with terminal(Message("loading the voice"), whole_steps=False) as progress:
         converter = load_voice(arguments, found.path)
         outcomes = failures + convert_files(converter, jobs, arguments, progress)

@@ -70,6 +70,7 @@ class VoiceParts:
     synthesizer: VoiceSynthesizer  # in float32, evaluation mode
     encoder: ContentEncoder
     index: FeatureIndex | None = None  # None: no retrieval
+    speaker_index: Callable[[int], FeatureIndex | None] = lambda speaker: None  # that of one speaker; None: the above
     index_rate: float = USUAL_INDEX_RATE  # of conversions that do not set one
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
     median_f0: float | None = None  # Hz, of the recordings the voice was trained on, if its file says so
@@ -104,6 +105,7 @@ class VoiceConverter:
         self.device = device or choose_device("cpu")
         self.sample_rate = config.sample_rate
         self.index = parts.index
+        self._speaker_index = parts.speaker_index
         self._config = config
         self._synthesizer = CastSynthesizer(parts.synthesizer, self.device.device, parts.reload_synthesizer)
         self._casts_encoder = parts.encoder_in is not None
@@ -132,7 +134,12 @@ class VoiceConverter:
 
     def used_index(self, options: ConvertOptions) -> str | None:
         """Name of the index that `convert` uses; None where it uses none."""
-        return self.index.name if self.index and self.index_rate(options) > 0 else None
+        index = self._index_for(options)
+        return index.name if index and self.index_rate(options) > 0 else None
+
+    def _index_for(self, options: ConvertOptions) -> FeatureIndex | None:
+        """The index of the speaker, else that of the voice; None for no retrieval."""
+        return self.index and (self._speaker_index(options.speaker_id) or self.index)
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
         """Name of the pitch method, resolved if the option is "auto"; None for a voice that uses no F0."""
@@ -283,9 +290,9 @@ class VoiceConverter:
         original = self._cache.analysis(audio, key, self._encoder_in(precision.encoder))  # [N, C]
         frames = len(target.f0) if target else len(audio) // HOP_LENGTH
         rate = self.index_rate(options)
-        if self.index is None or rate == 0:
+        if rate == 0 or (index := self._index_for(options)) is None:
             return to_pitch_rate(original, frames)
-        blended = blend_retrieved(original, self.index.search(original), rate)
+        blended = blend_retrieved(original, index.search(original), rate)
         content = to_pitch_rate(blended, frames)
         if target is None or options.protect >= PROTECT_OFF:
             return content

@@ -1,6 +1,7 @@
 """Load a voice with its content encoder and index into a VoiceConverter."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from lib.devices import Device, choose_device, choose_precision
 from lib.errors import CheckpointError
 from lib.models import VoiceSynthesizer
 from lib.models.memory import trim_memory
-from lib.voice.library import explain_no_index, find_index, unmatched_indexes
+from lib.voice.library import explain_no_index, find_index, speaker_indexes, unmatched_indexes
 from lib.voice.model_file import (
     ContentEncoderId,
     VoiceModel,
@@ -53,6 +54,8 @@ def load_converter(
         if chosen is None and index == "auto" and unmatched_indexes(path):
             logger.warning("%s: %s", label, explain_no_index(path))
         parts = _load_parts(model, path, chosen, device, cache, precision, label)
+        if index == "auto" and (own := speaker_indexes(path)):
+            parts = replace(parts, speaker_index=lambda speaker: cache.index(own[speaker]) if speaker in own else None)
         logger.info("%s: family %s, %s; device: %s (%s)", label, model.family, model.info, device.device, device.reason)
         del model
         trim_memory()

@@ -357,10 +357,9 @@ def _prepare(command: Prepare | Run, experiment: "Experiment", progress: Progres
         return "prepare: unchanged, skipped"
     for _, reason in report.failures:
         print(reason, file=sys.stderr)
-    return (
-        f"prepare: {report.clips} clips, {report.seconds / 60:.1f} min, from {report.recordings} recordings, "
-        f"{report.skipped_silent} silent clips skipped"
-    )
+    sentence = f"prepare: {report.clips} clips, {report.seconds / 60:.1f} min, from {report.recordings} recordings, "
+    lines = [f"{sentence}{report.skipped_silent} silent clips skipped", *map(str, report.table.speakers())]
+    return "\n  ".join(lines)
 
 
 def _extract(command: Extract | Run, experiment: "Experiment", progress: Progress) -> str:

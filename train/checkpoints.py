@@ -31,6 +31,7 @@ from train.distributed import any_process
 from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
 from train.options import FitOptions
 from train.pipeline import record
+from train.speakers import read_table
 from train.state import TrainProgress, TrainState
 
 if TYPE_CHECKING:
@@ -230,6 +231,9 @@ class CheckpointManager:
         self.options = options
         self.config = config
         self.encoder = encoder
+        table = read_table(experiment)
+        named = table.names if table is not None else {}
+        self.speaker_names = dict(named) or {options.speaker_id: experiment.name}
         self.newest: Path | None = None  # the last generator checkpoint of this run
         self._resumed = resumed
         self._saved_step = -1
@@ -294,7 +298,7 @@ class CheckpointManager:
         progress = state.progress
         voice = extract_voice_model(state.voice, self.config.family, f"{progress.epoch}epoch", self.encoder)
         facts: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step}
-        facts[SPEAKER_NAMES] = {str(self.options.speaker_id): self.experiment.name}
+        facts[SPEAKER_NAMES] = {str(number): name for number, name in self.speaker_names.items()}
         extracted = self.experiment.stage("extract")
         facts |= {"training_f0": extracted.get("f0_range")}
         facts |= {"interpolate_unvoiced": extracted.get("interpolate_unvoiced") or None}

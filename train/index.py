@@ -11,10 +11,11 @@ from lib.files import replacing
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.progress import Progress, no_progress
-from lib.voice.library import standard_experiment
-from train.experiment import Experiment
+from lib.voice.library import SPEAKER_INDEXES, standard_experiment
+from train.experiment import Clip, Experiment
 from train.options import IndexOptions
 from train.pipeline import fingerprint, is_done, record
+from train.speakers import Speaker, read_table
 
 TOTAL_FEATURES = "total_fea.npy"  # as RVC names it
 
@@ -33,9 +34,11 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     config = experiment.config()
     clips = experiment.clips()
     content = experiment.content_folder(config.synthesizer.content_width)
+    table = read_table(experiment)
+    speakers = table.speakers() if table is not None else []
     made_from = fingerprint(
         experiment.stage("extract").get("made_from"), options.seed, [clip.name for clip in clips],
-        *([options.most_vectors] if options.most_vectors else []),
+        *([options.most_vectors] if options.most_vectors else []), *([speaker.number for speaker in speakers]),
     )  # fmt: skip
     known = experiment.stage("index")
     path = experiment.folder / known.get("file", "")
@@ -50,7 +53,10 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
     empty, full = index_names(experiment.name, config.family, index.n_cells)
     index.save_empty(experiment.folder / empty)
     index.save(experiment.folder / full)
-    record(experiment, "index", made_from=made_from, file=full, vectors=len(index))
+    facts: dict[str, Any] = {"made_from": made_from, "file": full, "vectors": len(index)}
+    if table is not None and speakers:
+        facts[SPEAKER_INDEXES] = _index_speakers(experiment, table.with_speakers(clips), speakers, options)
+    record(experiment, "index", **facts)
     _delete_older(experiment, path.name, {empty, full}, is_ours=experiment.is_owned(content))
     progress(1, 1, Message("index"))
     return IndexReport(experiment.folder / full, len(index), skipped=False)
@@ -69,6 +75,19 @@ def write_total_features(paths: Sequence[Path], target: Path) -> None:
             total[start : start + len(features)] = features
             start += len(features)
         total.flush()
+
+
+def _index_speakers(
+    experiment: Experiment, clips: Sequence[Clip], speakers: Sequence[Speaker], options: IndexOptions
+) -> dict[str, str]:
+    """Build an index for each speaker; returns their paths below the experiment's folder, by speaker number."""
+    paths = {}
+    for speaker in speakers:
+        own = (np.load(clip.content) for clip in clips if clip.speaker_id == speaker.number)
+        paths[str(speaker.number)] = f"{SPEAKER_INDEXES}/{speaker.number}.index"
+        index = FeatureIndex.build(own, options.seed, options.most_vectors)
+        index.save(experiment.folder / paths[str(speaker.number)])
+    return paths
 
 
 def _delete_older(experiment: Experiment, recorded: str, new: set[str], *, is_ours: bool) -> None:

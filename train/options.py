@@ -18,6 +18,9 @@ class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
     noise_reduction: float = Field(
         0.0, ge=0, le=1, description="strength of noise reduction on the recordings; 0 = off, 1 = as much as possible"
     )
+    speakers: Literal["one", "folders"] = Field(
+        "one", description="speakers of the recordings: one, or folders: each sub-folder holds those of one speaker"
+    )
     slice_seconds: float = Field(3.7, ge=1.0, le=8.0, description="length of a training clip in seconds")
 
 
@@ -75,6 +78,9 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="dtype of the networks")
     base: bool = Field(True, description="start from the family's base models if they are installed")
     speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding to train")
+    balance_speakers: bool = Field(
+        True, description="several speakers: use the clips of those with fewer recordings more often"
+    )
     seed: int = Field(1234, ge=0, le=MAX_SEED, description="random seed for data order, segments, crops and noise")
     save_every_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     save_every_epochs: int | None = Field(None, ge=1, description="also save a checkpoint every N epochs")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from lib.audio.decode import list_recordings, stated_seconds
+from lib.audio.decode import stated_seconds
 from lib.config import Family, FamilyConfig, load_family
 from lib.devices import choose_device, choose_precision
 from lib.errors import ConfigError, RevoiceError
@@ -22,6 +22,7 @@ from train.estimate import clips_of, count_parameters, default_batch_size, estim
 from train.experiment import Experiment, check_speaker
 from train.options import RunOptions
 from train.pipeline import STAGES
+from train.speakers import plan_recordings
 
 if TYPE_CHECKING:
     import torch
@@ -152,8 +153,11 @@ class _Checks:
         if self.recordings is None or "prepare" not in self.stages:
             self.seconds = float(self.experiment.stage("prepare").get("seconds", 0.0))
             return
-        is_file = self.recordings.is_file()
-        paths = [self.recordings] if is_file else list_recordings(self.recordings, self.experiment.folder)
+        plan = plan_recordings(self.recordings, self.options.speakers, self.experiment.folder)
+        self.warnings += [reason for _, reason in plan.left_out]
+        if self.family is not None:
+            check_speaker(self.family, max(plan.names, default=0))
+        paths = [path for path, _ in plan.recordings]
         probed = paths[:: -(-len(paths) // MAX_PROBED)]
         seconds, failures = _probe(probed)
         if len(failures) == len(probed):

@@ -4,7 +4,7 @@ One core does this some two hundred times faster than real time, so there are no
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
-from lib.audio.decode import list_files, list_recordings, load_audio
+from lib.audio.decode import list_files, load_audio
 from lib.audio.encode import save_audio
 from lib.audio.filters import highpass_causal, resample
 from lib.config import FamilyConfig
@@ -20,10 +20,11 @@ from lib.effects.noise import reduce_noise
 from lib.errors import AudioError, MissingFileError
 from lib.messages import Message
 from lib.progress import Progress, no_progress
-from train.experiment import Experiment, list_clips
+from train.experiment import Experiment, check_speaker, list_clips
 from train.options import PrepareOptions
 from train.pipeline import fingerprint, is_done, record
 from train.slicer import SliceRule, slice_audio
+from train.speakers import Source, Table, plan_recordings, write_table
 from train.swap import replacing_folders
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class PrepareReport:
     skipped_silent: int  # clips
     short: int  # clips among `clips` too short to be trained on
     failures: tuple[tuple[Path, Message], ...]  # files that could not be used, or only in part, and why
+    table: Table = field(default_factory=lambda: Table((), {}))  # the recordings and their speakers
 
 
 @dataclass
@@ -58,10 +60,12 @@ class _Tally:
     skipped_silent: int = 0
     short: int = 0
     failures: list[tuple[Path, Message]] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
-    def report(self) -> PrepareReport:
+    def report(self, names: Mapping[int, str]) -> PrepareReport:
+        table = Table(tuple(self.sources), names)
         return PrepareReport(
-            self.recordings, self.clips, self.seconds, self.skipped_silent, self.short, tuple(self.failures)
+            self.recordings, self.clips, self.seconds, self.skipped_silent, self.short, tuple(self.failures), table
         )
 
 
@@ -82,20 +86,20 @@ def prepare(
     cannot be used is named in the report and does not stop the others. Raises MissingFileError or AudioError if there
     is nothing to do or nothing could be used.
     """
-    recordings = list_recordings(data, gt_folder.parent) if data.is_dir() or not data.exists() else [data]
-    tally = _Tally()
+    plan = plan_recordings(data, options.speakers, gt_folder.parent)
+    recordings, tally = plan.recordings, _Tally(failures=list(plan.left_out))
     with replacing_folders(gt_folder.parent, (gt_folder.name, folder_16k.name), before_commit) as (gt, small):
-        for number, path in enumerate(recordings):
+        for number, (path, speaker) in enumerate(recordings):
             progress(number, len(recordings), Message("prepare"))
-            writer = _ClipWriter(gt, small, number, sample_rate)
+            writer, seconds = _ClipWriter(gt, small, number, sample_rate), tally.seconds
             for _ in _prepare_one(path, writer, options, tally):
-                progress(
-                    number, len(recordings), Message("prepare")
-                )  # so that a job can be cancelled within a long recording
+                progress(number, len(recordings), Message("prepare"))  # so that a long recording can be cancelled
+            file = path.relative_to(data).as_posix() if path != data else path.name
+            tally.sources.append(Source(file, speaker, writer.count, round(tally.seconds - seconds, 3)))
         if tally.clips == tally.short:
             raise _nothing_usable(data, tally)
     progress(len(recordings), len(recordings), Message("prepare"))
-    return tally.report()
+    return tally.report(plan.names)
 
 
 def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
@@ -203,13 +207,16 @@ def prepare_stage(
     """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
     if experiment.config_file.is_file():
         experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
-    other: list[object] = [options.channel] if options.channel != "mix" else []  # not in older fingerprints
+    chosen = [value for value in (options.channel, options.speakers) if value not in ("mix", "one")]
+    other: list[object] = [*chosen]  # not in older fingerprints
     if options.noise_reduction > 0:
         other.append(f"noise reduction {options.noise_reduction}")
     made_from = fingerprint(_listing(data, experiment.folder), config.audio.sample_rate, options.slice_seconds, *other)
     if is_done(experiment, "prepare", made_from) and list_clips(experiment.wavs_16k):
         logger.info("prepare: recordings and options are unchanged, the clips in %s are kept", experiment.gt_wavs)
         return None
+    if options.speakers != "one":
+        check_speaker(config, max(plan_recordings(data, options.speakers, experiment.folder).names))
     experiment.mark_owned([experiment.gt_wavs, experiment.wavs_16k])
     folders = experiment.gt_wavs, experiment.wavs_16k
     report = prepare(
@@ -217,6 +224,7 @@ def prepare_stage(
         lambda: experiment.update_record({}, discard=("prepare", "extract", "index")),
     )  # fmt: skip
     experiment.create(config)
+    write_table(experiment, report.table)
     record(experiment, "prepare", made_from=made_from, clips=report.clips, seconds=round(report.seconds, 3))
     return report
 

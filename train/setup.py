@@ -19,6 +19,7 @@ from train.experiment import Clip, Experiment, check_speaker
 from train.extract import make_mute_clip, mute_clip
 from train.metrics import Events, RunMetrics
 from train.options import FitOptions
+from train.speakers import read_table
 from train.state import TrainState, make_accelerator, make_state
 
 logger = logging.getLogger(__name__)
@@ -105,14 +106,27 @@ def _all_clips(
     given: Sequence[Clip] | None,
 ) -> list[Clip]:
     """The clips to train on, silent ones included; the main process writes the file list and the silent clip."""
-    clips = experiment.clips(speaker_id=options.speaker_id) if given is None else list(given)
-    mute = mute_clip(experiment.folder.parent, state.config, encoder, options.speaker_id)
-    clips += [mute] * MUTE_CLIPS
+    clips = speaker_clips(experiment, options) if given is None else list(given)
+    numbers = {clip.speaker_id: None for clip in clips}
+    mutes = [mute_clip(experiment.folder.parent, state.config, encoder, number) for number in numbers]
+    clips += [mute for mute in mutes for _ in range(MUTE_CLIPS)]
     with state.accelerator.main_process_first():
         if state.accelerator.is_main_process:
-            make_mute_clip(mute, state.config, encoder)
+            make_mute_clip(mutes[0], state.config, encoder)
             experiment.write_file_list(clips)
     return clips
+
+
+def speaker_clips(experiment: Experiment, options: FitOptions) -> list[Clip]:
+    """The clips of an experiment with their speakers; those of speakers with fewer recordings several times."""
+    clips, table = experiment.clips(speaker_id=options.speaker_id), read_table(experiment)
+    if table is None or not table.names:
+        return clips
+    speakers = {speaker.number: speaker for speaker in table.speakers()}
+    for speaker in speakers.values():
+        logger.info("%s", speaker)
+    clips = table.with_speakers(clips)
+    return [clip for clip in clips for _ in range(speakers[clip.speaker_id].repeat if options.balance_speakers else 1)]
 
 
 def _number_steps(state: TrainState, experiment: Experiment, batches_per_epoch: int) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.errors import ConfigError, MissingFileError, RevoiceError
 from lib.installations import index_folders, voice_folders
@@ -18,6 +19,7 @@ INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
 RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
 RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
+SPEAKER_INDEXES = "speakers"  # folder of an experiment, and entry of its record: an index for each speaker
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _DELETED = re.compile(r"\d{20}_")
@@ -143,11 +145,28 @@ def is_experiment(folder: Path) -> bool:
 
 def _recorded(folder: Path) -> str | None:
     """The name of the index in the record of an experiment; None without record, or for a damaged one."""
-    try:
-        name = read_json(folder / RECORD)["index"]["file"]
-    except (RevoiceError, KeyError, TypeError):
-        return None
+    name = _index_record(folder).get("file")
     return name if isinstance(name, str) else None
+
+
+def _index_record(folder: Path) -> dict[str, Any]:
+    """What the record of an experiment says of its indexes; empty without record, or for a damaged one."""
+    try:
+        entry = read_json(folder / RECORD)["index"]
+    except (RevoiceError, KeyError, TypeError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def speaker_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> dict[int, Path]:
+    """The indexes of the single speakers of a voice, by speaker number; empty if it has one speaker."""
+    for folder in (root / experiment_of(voice.stem) for root in roots):
+        named = _index_record(folder).get(SPEAKER_INDEXES)
+        numbers = [key for key in named if key.isdecimal()] if isinstance(named, dict) else []
+        found = {int(number): folder / SPEAKER_INDEXES / f"{number}.index" for number in numbers}
+        if found:
+            return {number: path for number, path in found.items() if path.is_file()}
+    return {}
 
 
 def standard_experiment(index: Path) -> str | None:

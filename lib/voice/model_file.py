@@ -92,6 +92,22 @@ def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
     return (low, middle, high) if middle > 0 else None
 
 
+def find_speaker(voice: VoiceModel, speaker: str) -> int:
+    """The number of a speaker given by name or number. ConfigError lists the speakers if there is none of that name."""
+    names = speaker_names(voice)
+    for number, name in names.items():
+        if name == speaker:
+            return number
+    if speaker.isdecimal():
+        return int(speaker)
+    listed = ", ".join(f"{name} ({number})" for number, name in names.items())
+    raise ConfigError(
+        "The voice has no speaker {speaker!r}. It has: {names}.",
+        speaker=speaker,
+        names=listed or f"0 … {voice.config.n_speakers - 1}",
+    )
+
+
 def recommended_index_rate(voice: VoiceModel) -> float:
     """The index rate of a conversion that names none: that of the entry `index_rate`, else that of the family."""
     stored = voice.extra.get(INDEX_RATE)
