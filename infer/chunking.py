@@ -27,6 +27,7 @@ from lib.typing import FloatArray
 
 EnergyRule = Literal["magnitude", "signed"]
 
+MIN_CHUNK = 2.0  # s; shorter ones would consist mostly of padding
 FADE_FRAMES = 1  # frames on either side of a join
 
 
@@ -45,6 +46,12 @@ class ChunkLimits:
     def __post_init__(self) -> None:
         assert self.pad * FRAMES_PER_SECOND >= 4, "the padding must cover frames that encoders drop, and a cross-fade"
         assert self.center - 2 * self.query >= 4 / FRAMES_PER_SECOND, "neighbouring cuts must keep their distance"
+
+    def halved(self) -> "ChunkLimits | None":
+        """Limits for chunks of half the length, with the same padding; None if they would be too short."""
+        if self.longest / 2 < MIN_CHUNK:
+            return None
+        return ChunkLimits(self.pad, self.query / 2, self.center / 2, self.longest / 2)
 
     @property
     def pad_frames(self) -> int:

@@ -1,5 +1,6 @@
 """VoiceConverter: convert many recordings with a voice that is loaded once."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,17 +21,19 @@ from lib.audio.filters import resample_blocks, resampled_length
 from lib.config import USUAL_INDEX_RATE
 from lib.content import ContentEncoder
 from lib.devices import Device, Precision, choose_device, choose_precision
-from lib.errors import CheckpointError, ConfigError
+from lib.errors import CheckpointError, ConfigError, RevoiceError
 from lib.index import FeatureIndex
 from lib.messages import Message
 from lib.models import VoiceSynthesizer
-from lib.models.memory import trim_memory
+from lib.models.memory import is_out_of_memory, trim_memory
 from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.octaves import correct_octaves
 from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
 from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
+
+logger = logging.getLogger(__name__)
 
 
 class Conversion:
@@ -174,8 +177,42 @@ class VoiceConverter:
     def convert_prepared(
         self, audio: Samples, options: ConvertOptions, progress: Progress = no_progress, curve: PitchCurve | None = None
     ) -> Conversion:
-        """Convert the result of `prepare_input`, (T,) at 16 kHz, which may be hours long."""
+        """Convert the result of `prepare_input`, (T,) at 16 kHz, which may be hours long.
+
+        When memory runs out, it is converted again in shorter chunks, and so are later recordings. RevoiceError if the
+        shortest ones do not fit.
+        """
         self._check_request(audio, options, curve)
+        while True:
+            try:
+                return self._convert_all(audio, options, progress, curve)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._use_shorter_chunks(
+                len(audio) / ANALYSIS_RATE
+            )  # outside, because the exception refers to the tensors to be freed
+
+    def _use_shorter_chunks(self, seconds: float) -> None:
+        """Halve the chunks until a recording of that length has several. RevoiceError if they would be too short."""
+        shorter, device = self._limits.halved(), self.device.device
+        while shorter is not None and shorter.longest >= seconds:
+            shorter = shorter.halved()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        trim_memory()
+        if shorter is None:
+            raise RevoiceError(
+                "There is not enough memory on {device} for this conversion, even in short chunks. Close other "
+                "programs, or convert on another device.",
+                device=str(device),
+            )
+        self._limits = shorter
+        logger.warning("out of memory on %s: converting again in chunks of %.0f s", device, shorter.longest)
+
+    def _convert_all(
+        self, audio: Samples, options: ConvertOptions, progress: Progress, curve: PitchCurve | None
+    ) -> Conversion:
         precision = self._synthesizer.prepare(options.precision, casts_encoder=self._casts_encoder)
         chunks = plan_chunks(audio, self._limits)
         padded = ReflectionPadding(audio, self._limits.pad_frames * HOP_LENGTH)

@@ -27,6 +27,7 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "\u2018": "\u2019", "„": "“", "
 _FILE_URL = re.compile(r"file:/+(?:localhost(?=/))?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _NAMED = {
+    "base model": Message("base model"),
     "voice": Message("voice"),
     "experiment": Message("experiment"),
     "preset": Message("preset"),

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from lib.config import FamilyConfig
-from lib.errors import CheckpointError, MissingFileError
+from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.voice.weights import rvc_state_dict
 from tests.tiny_files import tiny_family, tiny_network
-from train.base_models import base_names, find_base
+from train.base_models import base_names, chosen_base, find_base
 from train.networks import build_networks
+from train.options import FitOptions
 
 
 def put(folder: Path, config: FamilyConfig, names: tuple[str, str] | None = None) -> None:
@@ -74,3 +75,47 @@ def test_half_a_pair_is_told(tmp_path: Path) -> None:
     (tmp_path / "pretrained_v2" / "f0D40k.pth").unlink()
     with pytest.raises(MissingFileError, match=r"f0D40k\.pth.*The other base model is there"):
         find_base(tiny_family("v2", "40k"), tmp_path)
+
+
+def test_base_models_are_chosen_by_name_whatever_their_files_are_called(tmp_path: Path) -> None:
+    config = tiny_family("v2", "40k")
+    put(tmp_path / "pretrained" / "bases" / "titan", config, ("f0Titan40kG", "f0Titan40kD"))
+    options = FitOptions(base_model="titan")
+    base = chosen_base(config, options, "contentvec", tmp_path)
+    assert base is not None and base.folder.name == "titan"
+    assert "enc_q.pre.weight" in base.generator and "discriminators.0.conv_post.bias" in base.discriminator
+    assert chosen_base(config, FitOptions(), "contentvec", tmp_path) is None
+    with pytest.raises(CheckpointError, match="of v2 at 40k with F0, but this training run needs one of v2 at 32k"):
+        chosen_base(tiny_family("v2", "32k"), options, "contentvec", tmp_path)
+    with pytest.raises(MissingFileError, match="has 0 and 0"):
+        chosen_base(config, FitOptions(base_model="other"), "contentvec", tmp_path)
+    with pytest.raises(ConfigError, match="cannot be used as base model name"):
+        chosen_base(config, FitOptions(base_model="../titan"), "contentvec", tmp_path)
+
+
+def test_base_models_are_chosen_by_path_both_or_none(tmp_path: Path) -> None:
+    config = tiny_family("v2", "40k")
+    put(tmp_path, config, ("my g", "my d"))
+    generator, discriminator = tmp_path / "my g.pth", tmp_path / "my d.pth"
+    options = FitOptions(base_generator=generator, base_discriminator=discriminator)
+    assert chosen_base(config, options, "contentvec", tmp_path) is not None
+    with pytest.raises(ConfigError, match="Give both"):
+        chosen_base(config, FitOptions(base_generator=generator), "contentvec", tmp_path)
+    swapped = FitOptions(base_generator=discriminator, base_discriminator=generator)
+    with pytest.raises(CheckpointError, match=r"my d\.pth"):
+        chosen_base(config, swapped, "contentvec", tmp_path)
+    absent = FitOptions(base_generator=generator, base_discriminator=tmp_path / "none.pth")
+    with pytest.raises(MissingFileError, match=r"none\.pth"):
+        chosen_base(config, absent, "contentvec", tmp_path)
+
+
+def test_a_base_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    config = tiny_family("v2", "40k")
+    folder = tmp_path / "pretrained" / "bases" / "korean"
+    put(folder, config)
+    for path in folder.glob("*.pth"):
+        torch.save(torch.load(path, weights_only=True) | {"embedder_model": "korean-hubert-base"}, path)
+    options = FitOptions(base_model="korean")
+    assert chosen_base(config, options, "korean-hubert-base", tmp_path) is not None
+    with pytest.raises(CheckpointError, match="trained on the content encoder 'korean-hubert-base'"):
+        chosen_base(config, options, "contentvec", tmp_path)

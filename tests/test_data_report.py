@@ -10,6 +10,7 @@ import soundfile
 from lib.errors import ConfigError
 from tests.tiny_voice import voice_like
 from train.data_report import ADVICE, check_recordings, sample_rates
+from train.data_report import describe as describe_lines
 from train.experiment import Experiment
 from web.i18n.translator import Translator
 from web.tabs import train as train_tab
@@ -54,6 +55,25 @@ def test_good_recordings_are_only_short_in_all(tmp_path: Path) -> None:
 def test_each_fault_is_told(tmp_path: Path, advice: str, audio: npt.NDArray[np.float32], rate: int) -> None:
     found = check_recordings([write(tmp_path, "a.wav", audio, rate)]).advice()
     assert advice in found and set(found) <= ADVICE.keys()
+
+
+def with_pauses(noise: float) -> npt.NDArray[np.float32]:
+    """Two seconds of voice and one of pauses, with noise of a level in dB below full scale."""
+    audio = np.concatenate([voiced(1), np.zeros(RATE // 2, np.float32)] * 2)
+    made: npt.NDArray[np.float32] = np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32)
+    return np.asarray(audio + 10 ** (noise / 20) * made, np.float32)
+
+
+def test_noise_is_heard_in_pauses_only(tmp_path: Path) -> None:
+    noisy = check_recordings([write(tmp_path, "noisy.wav", with_pauses(-30.0))])
+    assert "noisy" in noisy.advice() and noisy.is_noisy
+    assert noisy.recordings[0].noise == pytest.approx(-30.0, abs=1.0)
+    clean = check_recordings([write(tmp_path, "clean.wav", with_pauses(-70.0))])
+    assert "noisy" not in clean.advice()
+    steady = check_recordings([write(tmp_path, "sung.wav", voiced(3))])  # no pause, so the noise is not known
+    assert "noisy" not in steady.advice()
+    told = "\n".join(describe_lines(noisy))
+    assert "loudness: " in told and "dB below full scale" in told and "The recordings are noisy" in told
 
 
 def test_faults_of_several_recordings(tmp_path: Path) -> None:

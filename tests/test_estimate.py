@@ -31,7 +31,13 @@ def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
             <= estimate_training(LITE, options, seconds, tmp_path).steps - GOOD_STEPS["lite"]
             < GOOD_STEPS["lite"] / 10
         )
-    assert suggested_epochs(load_family("v2"), RunOptions(), 203.0) == RunOptions().epochs
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(203.0, 500), (600.0, 196), (3000.0, 50)])
+def test_epochs_of_v2_follow_length_and_noise(seconds: float, epochs: int) -> None:
+    assert suggested_epochs(load_family("v2"), RunOptions(), seconds) == pytest.approx(epochs, rel=0.05)
+    assert suggested_epochs(load_family("v2"), RunOptions(), seconds, noisy=True) == 30
+    assert suggested_epochs(LITE, RunOptions(), seconds, noisy=True) == suggested_epochs(LITE, RunOptions(), seconds)
 
 
 def test_parameters_are_those_of_the_networks() -> None:

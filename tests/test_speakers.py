@@ -18,11 +18,11 @@ from tests.helpers import Floats
 from tests.test_loop import FAST, tiny_lite
 from train.experiment import Experiment
 from train.extract import extract
+from train.held_out import choose_clips
 from train.index import index_stage
 from train.loop import fit
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
-from train.setup import speaker_clips
 from train.speakers import MAX_REPEAT, Source, Table, number_speakers, plan_recordings, read_table
 
 FOLDERS = PrepareOptions(speakers="folders")
@@ -95,7 +95,7 @@ def test_one_voice_has_both_speakers_with_an_index_for_each(
     extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
     index_stage(experiment, IndexOptions())
     options = FitOptions.model_validate(FAST | {"epochs": 1})
-    clips = speaker_clips(experiment, options)
+    clips = choose_clips(experiment, options).training
     seconds = {n: sum(soundfile.info(c.audio).duration for c in clips if c.speaker_id == n) for n in (0, 1)}
     assert seconds[1] == pytest.approx(seconds[0], rel=0.2)  # bob's recording is used four times
     voice = fit(experiment, options).voice

@@ -6,7 +6,6 @@ import gradio as gr
 import pytest
 
 from lib.config import FAMILIES
-from train.options import RunOptions
 from web.i18n.translator import Translator
 from web.tabs import train as train_tab
 from web.tabs.train_suggestion import SuggestionPanel, fitting_rate
@@ -16,6 +15,8 @@ T = Translator()
 
 class Recordings:
     """A report on recordings with these sample rates."""
+
+    is_noisy = False
 
     def __init__(self, *rates: int) -> None:
         self.recordings = [type("Item", (), {"sample_rate": rate}) for rate in rates]
@@ -32,8 +33,13 @@ def test_epochs_are_proposed_with_their_reason() -> None:
     assert row["visible"] and proposed == (167, "24k")
     assert "167 epochs" in text and "10 minutes" in text and "3500 steps" in text and "24k" not in text
     row, text, proposed = propose("v2", Recordings(44_100, 48_000, 16_000), 600.0)
-    assert proposed == (RunOptions().epochs, "40k")
+    assert proposed == (191, "40k")
     assert "200 to 600" in text and "40k" in text
+    noisy = Recordings(44_100)
+    noisy.is_noisy = True
+    row, text, proposed = propose("v2", noisy, 600.0)
+    assert proposed[0] == 30 and "noisy" in text
+    assert propose("lite", noisy, 600.0)[2][0] == 167
     assert not propose("v2", None, 0.0)[0]["visible"], "before recordings were checked"
 
 

@@ -262,21 +262,21 @@ def _worker(name: str) -> Iterator[Progress]:
 
 
 def _check(data: Path) -> int:
-    """Print the report of `check_recordings`."""
+    """Print a report on recordings and the epochs that suit them."""
     from lib.audio.decode import list_recordings
-    from train.data_report import ADVICE, check_recordings, sample_rates
+    from lib.config import FAMILIES, load_family
+    from train.data_report import check_recordings, describe
+    from train.estimate import suggested_epochs
 
     with terminal("checking", logging.WARNING, whole_steps=False) as progress:
         paths = list_recordings(data) if data.is_dir() or not data.exists() else [data]
         report = check_recordings(paths, progress)
-    print(
-        f"{len(report.recordings)} recordings, {report.minutes:.1f} min, {report.speaking_minutes:.1f} min not silent"
-    )
-    print(f"sample rates: {sample_rates(report)}")
-    if report.f0:
-        print(f"F0: {report.f0[0]:.0f} to {report.f0[2]:.0f} Hz, median {report.f0[1]:.0f} Hz")
-    for name in report.advice():
-        print(f"- {ADVICE[name]}")
+    print("\n".join(describe(report)))
+    seconds = 60 * report.speaking_minutes
+    if seconds:
+        configs = {family: load_family(family) for family in FAMILIES}
+        epochs = [suggested_epochs(it, RunOptions(), seconds, noisy=report.is_noisy) for it in configs.values()]
+        print("suggested epochs:", ", ".join(f"{family} {n}" for family, n in zip(configs, epochs, strict=True)))
     for sentence in report.failures:
         print(sentence, file=sys.stderr)
     return 0
@@ -391,7 +391,8 @@ def _fit(command: Fit | Run, experiment: "Experiment", progress: Progress) -> st
     mel = "" if report.mel_loss is None else f", mel loss {report.mel_loss:.2f}"
     more = "" if report.finished else "; run the same command to resume"
     speed = f"{report.steps_per_second:.2f} steps/s"
-    return f"fit: {report.epochs} epochs, {report.steps} steps in total{mel}, {speed}{more}"
+    verdict = "" if report.verdict is None else f"\n  {report.verdict}"
+    return f"fit: {report.epochs} epochs, {report.steps} steps in total{mel}, {speed}{more}{verdict}"
 
 
 if __name__ == "__main__":

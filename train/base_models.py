@@ -5,23 +5,27 @@ The folders of RVC programs (`pretrained`, `pretrained_v2`, also below `assets`)
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.assets import how_to_get
 from lib.config import FamilyConfig
-from lib.errors import CheckpointError, MissingFileError
+from lib.content import canonical_name
+from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.installations import installations
 from lib.messages import Message
-from lib.paths import ROOT, VOICE_SUFFIXES
+from lib.paths import ROOT, SAFETENSORS, VOICE_SUFFIXES, check_name
 from lib.voice.infer_config import Kind, check_network, kind_of
-from lib.voice.safe_load import read_weights
+from lib.voice.safe_load import read_safetensors, read_weights, safe_load
 from lib.voice.weights import Weights, check_finite, check_shapes, meta_device, shapes_of
 from train.networks import build_networks
+from train.options import FitOptions
 
 logger = logging.getLogger(__name__)
 
 CLASSICAL_FOLDERS = {"v1": "pretrained", "v2": "pretrained_v2"}
 APPLIO_FOLDER = "rvc/models/pretraineds/hifi-gan"  # of v2
+BASES = "bases"  # below pretrained/: a folder for each base model that is chosen by name
+MAX_FILES = 16  # in such a folder
 
 
 class BaseModels(NamedTuple):
@@ -58,6 +62,76 @@ def has_base(config: FamilyConfig, root: Path = ROOT) -> bool:
     """Whether a folder has files named as the base models of a family; they are not read."""
     names = base_names(config)
     return any(all(_file(folder, name) for name in names) for folder in base_folders(config.family, root))
+
+
+def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: Path = ROOT) -> BaseModels | None:
+    """The base models that the options name, else those of the family, strictly checked; None if there are none.
+
+    ConfigError for half a pair, MissingFileError for a file or folder that is not there, CheckpointError for one that
+    does not fit the training: another family, sample rate, use of F0 or content encoder.
+    """
+    generator, discriminator = options.base_generator, options.base_discriminator
+    if (generator is None) != (discriminator is None):
+        raise ConfigError(
+            "A generator and a discriminator belong together. Give both --base-generator and --base-discriminator."
+        )
+    if generator is not None and discriminator is not None:
+        files = (generator, discriminator)
+    elif options.base_model:
+        files = _named_files(root / "pretrained" / BASES / check_name(options.base_model, "base model"))
+    else:
+        return find_base(config, root)
+    for file in files:
+        _check_encoder(file, encoder)
+    logger.info("base models: %s and %s", *files)
+    return BaseModels(_read_generator(files[0], config), _read_discriminator(files[1], config), files[0].parent)
+
+
+def _named_files(folder: Path) -> tuple[Path, Path]:
+    """Generator and discriminator in the folder of a base model, told by their tensors, whatever their names."""
+    paths = [path for path in sorted(folder.glob("*")) if path.suffix in VOICE_SUFFIXES]
+    if len(paths) > MAX_FILES:
+        raise CheckpointError(
+            "{folder} holds {count} files. Keep one G and one D file.", folder=folder, count=len(paths)
+        )
+    discriminators = [path for path in paths if _is_discriminator(path)]
+    generators = [path for path in paths if path not in discriminators]
+    if len(generators) != 1 or len(discriminators) != 1:
+        raise MissingFileError(
+            folder / "*.pth",
+            "A base model is a folder in {bases} with one generator and one discriminator; this one has {generators} "
+            "and {discriminators}.",
+            bases=folder.parent, generators=len(generators), discriminators=len(discriminators),
+        )  # fmt: skip
+    return generators[0], discriminators[0]
+
+
+def _is_discriminator(path: Path) -> bool:
+    """Whether a file holds a discriminator, by the names of its tensors."""
+    tensors = _stored(path).get("model")
+    return isinstance(tensors, dict) and any(str(key).startswith("discriminators.") for key in tensors)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The entries of a model file; tensors are not read."""
+    if path.suffix == SAFETENSORS:
+        tensors, entries = read_safetensors(path)
+        return {"model": tensors, **entries}
+    content = safe_load(path, lazily=True)
+    return content if isinstance(content, dict) else {}
+
+
+def _check_encoder(path: Path, wanted: str) -> None:
+    """CheckpointError if the file says that it was trained on another content encoder."""
+    if not path.is_file():
+        raise MissingFileError(path, "Give the file of a base model.")
+    declared = _stored(path).get("embedder_model")
+    if isinstance(declared, str) and declared and canonical_name(declared) != canonical_name(wanted):
+        raise CheckpointError(
+            "{path} was trained on the content encoder {found!r}, but this training uses {wanted!r}. Choose it with "
+            "--content-encoder, or another base model.",
+            path=path, found=declared, wanted=wanted,
+        )  # fmt: skip
 
 
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:

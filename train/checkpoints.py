@@ -4,17 +4,15 @@ import contextlib
 import logging
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from lib.audio.encode import save_audio
-from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
 from lib.errors import CheckpointError, MissingFileError, RevoiceError, WriteError
-from lib.files import replacing, sha256_of
+from lib.files import sha256_of
 from lib.messages import Message
 from lib.voice.model_file import SPEAKER_NAMES, ContentEncoderId, extract_voice_model, write_voice_model
 from lib.voice.training_state import (
@@ -26,24 +24,18 @@ from lib.voice.training_state import (
 )
 from lib.voice.weights import Weights, load_weights, rvc_state_dict
 from train.checkpoint_index import CheckpointIndex, Pair, find_pairs, read_index
-from train.dataset import ClipDataset, collate
+from train.dataset import ClipDataset
 from train.distributed import any_process
-from train.experiment import SAMPLES_FOLDER, Experiment, list_samples
+from train.experiment import Experiment
 from train.options import FitOptions
 from train.pipeline import record
+from train.samples import write_sample
 from train.speakers import read_table
 from train.state import TrainProgress, TrainState
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
 
 PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # Accelerate's -> ours
-MAX_SAMPLES = 20  # files; the oldest are deleted
 
 
 # --- a pair of training states ----------------------------------------------------------------------------------------
@@ -262,7 +254,7 @@ class CheckpointManager:
         self._export_voice(state)
         index.finish(exported=step)
         try:
-            write_sample(state, dataset, folder)
+            write_sample(state.voice, dataset, folder, step, state.accelerator.device)
         except (RevoiceError, OSError) as error:  # training does not depend on it
             logger.warning("no validation sample was written: %s", error)
 
@@ -310,45 +302,3 @@ class CheckpointManager:
             name = f"{self.experiment.name}_e{progress.epoch}_s{progress.step}.pth"
             write_voice_model(self.experiment.voice.with_name(name), voice)
         write_voice_model(self.experiment.voice, voice)
-
-
-def write_sample(state: TrainState, dataset: ClipDataset, folder: Path) -> Path:
-    """Convert the dataset's first clip into folder/samples/step_NNNNNNN.flac and return the file.
-
-    A .png of that name shows the mel spectrograms of the clip and, below it, of the sample.
-
-    The random state of training is not changed.
-    """
-    clip = collate([dataset[0]], dataset.config)
-    real, batch = clip.audio[0], clip.to(state.accelerator.device)
-    network, rng = state.voice, torch.Generator().manual_seed(0)
-    bins, f0 = (batch.pitch_bins, batch.f0) if dataset.config.synthesizer.has_f0 else (None, None)
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            audio = network.infer(batch.content, batch.lengths, batch.speaker_id, bins, f0, rng)
-    finally:
-        network.train(training)
-    path = folder / SAMPLES_FOLDER / f"step_{state.progress.step:07d}.flac"
-    path.parent.mkdir(exist_ok=True)
-    sample = audio[0].float().clamp(-1, 1).cpu()
-    save_audio(path, sample[0].numpy(), dataset.config.audio.sample_rate)
-    _draw(path.with_suffix(".png"), [log_mel(sound, dataset.config.audio)[0].numpy() for sound in (real, sample)])
-    for old in list_samples(folder)[:-MAX_SAMPLES]:
-        old.unlink()
-        old.with_suffix(".png").unlink(missing_ok=True)
-    return path
-
-
-def _draw(path: Path, mels: "Sequence[npt.NDArray[np.float32]]") -> None:
-    """Write log-mel spectrograms (bands, F) as a PNG, one below the other, low frequencies at the bottom."""
-    from matplotlib.figure import Figure  # no pyplot: it would keep a global state
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    low, high = mels[0].min(), mels[0].max()
-    for axes, mel in zip(figure.subplots(len(mels), 1), mels, strict=True):
-        axes.imshow(mel, origin="lower", aspect="auto", vmin=low, vmax=high, cmap="magma")
-        axes.set_axis_off()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=80)

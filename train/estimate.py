@@ -19,7 +19,9 @@ from train.options import PrepareOptions, RunOptions
 if TYPE_CHECKING:
     import torch
 
-GOOD_STEPS = {"lite": 3500}  # after which the loss curves of a family flatten; others use the default epochs
+GOOD_STEPS = {"lite": 3500}  # after which the loss curves of a family flatten
+USUAL_STEPS = 8000  # of v1 and v2: 200 epochs of ten minutes
+MIN_EPOCHS, MAX_EPOCHS, NOISY_EPOCHS = 50, 500, 30  # of v1 and v2
 MUTE_CLIPS = 2  # silent clips added to the training data, as in RVC
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
 AVERAGE_BYTES = 4  # per parameter of the averaged generator beside it
@@ -52,13 +54,17 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
     return Estimate(steps, minutes, _disk(config, options, seconds, minutes), free)
 
 
-def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float) -> int:
-    """Suggested number of epochs for `seconds` of recordings."""
-    wanted = GOOD_STEPS.get(config.family)
-    if wanted is None:
-        return options.epochs
+def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, *, noisy: bool = False) -> int:
+    """Number of epochs on `seconds` of recordings that trains a good voice of the family.
+
+    For v1 and v2 at most NOISY_EPOCHS if the recordings are noisy, because longer training learns the noise.
+    """
     clips = clips_of(seconds, options)
-    return math.ceil(wanted / math.ceil(clips / (options.batch_size or config.train.batch_size)))
+    steps = math.ceil(clips / (options.batch_size or config.train.batch_size))
+    wanted = math.ceil(GOOD_STEPS.get(config.family, USUAL_STEPS) / steps)
+    if config.family in GOOD_STEPS:
+        return wanted
+    return min(max(wanted, MIN_EPOCHS), NOISY_EPOCHS if noisy else MAX_EPOCHS)
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:

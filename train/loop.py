@@ -16,6 +16,7 @@ from lib.messages import Message
 from lib.progress import Cancelled, Progress, no_progress
 from train.distributed import any_process, explaining_lost_processes
 from train.experiment import PLOT_NAME, Clip, Experiment
+from train.history import describe_best, is_overtrained
 from train.metrics import TensorBoard, plot_losses
 from train.options import FitOptions
 from train.pipeline import clips_have_changed, finished_training
@@ -39,6 +40,8 @@ class FitReport:
     losses_plot: Path
     finished: bool  # all epochs are done
     skipped: bool = False  # they were done before
+    best_voice: Path | None = None  # of the best epoch by the held-out recordings
+    verdict: Message | None = None  # on the best epoch, and whether the voice is overtrained
 
 
 def fit(
@@ -91,11 +94,21 @@ def train(training: Training, progress: Progress = no_progress) -> None:
             time_is_up, save_is_due = any_process(is_main and _time_is_up(training), is_main and _save_is_due(training))
             if save_is_due:
                 training.save()
+                time_is_up |= _stops_overtrained(training)
             if time_is_up:
                 break
         if options.save_every_epochs and done.batch == 0 and done.epoch % options.save_every_epochs == 0:
             training.save()
+            time_is_up |= _stops_overtrained(training)
     training.save()
+
+
+def _stops_overtrained(training: Training) -> bool:
+    """Whether all processes stop because the voice is overtrained and the user allowed it."""
+    if not training.options.stop_when_overtrained:
+        return False
+    best = training.best  # of the main process
+    return any_process(best is not None and is_overtrained(best.history))[0]
 
 
 def _time_is_up(training: Training) -> bool:
@@ -190,4 +203,6 @@ def _report(training: Training) -> FitReport:
         checkpoint=training.checkpoints.newest,
         losses_plot=plot,
         finished=progress.epoch >= training.options.epochs,
+        best_voice=training.best.voice if training.best else None,
+        verdict=describe_best(training.best.history, training.best.voice) if training.best else None,
     )

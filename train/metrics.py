@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from lib.files import replacing, write_errors
 from lib.json_reader import parse_json
+from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class MetricLogger(Protocol):
     """Receives metrics named `group/name`."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def log_sample(self, step: int, name: str, sample: Path) -> None: ...
 
     def close(self) -> None: ...
 
@@ -45,6 +48,16 @@ class TensorBoard:
         with write_errors(self._folder):
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+    def log_sample(self, step: int, name: str, sample: Path) -> None:
+        """Write a sound file, and the picture of that name with the suffix .png, if there is one."""
+        import soundfile
+
+        audio, rate = soundfile.read(sample, dtype="float32")
+        with write_errors(self._folder):
+            self._writer.add_audio(f"{name}/sample", audio[None], step, rate)
+            if (picture := sample.with_suffix(".png")).is_file():
+                self._writer.add_image(f"{name}/mel", read_picture(picture), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is still buffered; a failure is only logged, so that it cannot hide an error of training."""
@@ -146,6 +159,14 @@ class RunMetrics:
         """Write what is still buffered."""
         if self.logger is not None:
             self.logger.close()
+
+
+def read_picture(path: Path) -> FloatArray:
+    """The pixels of a picture: (H, W, 3) in [0, 1]."""
+    from matplotlib.image import imread
+
+    pixels: FloatArray = imread(path)[..., :3]
+    return pixels
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,9 +1,16 @@
 """The networks of a model family with fresh weights: the one place that builds them for training."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lib.config import FamilyConfig, LiteDiscriminatorConfig
 from lib.models.discriminators import Discriminator
+from lib.models.frames import FrameBlock
+from lib.models.generator import ResidualBlock1, ResidualBlock2
 from lib.models.lite_discriminator import LiteDiscriminator
 from lib.voice.infer_config import Network, build_network
 
@@ -21,3 +28,22 @@ def build_networks(config: FamilyConfig) -> Networks:
     if isinstance(sizes, LiteDiscriminatorConfig):
         return Networks(generator, LiteDiscriminator(sizes))
     return Networks(generator, Discriminator(sizes))
+
+
+def checkpoint_gradients(network: nn.Module) -> None:
+    """Compute the activations of all residual blocks again in the backward pass instead of keeping them.
+
+    Gradient checkpointing (Chen et al. 2016): about a third more time and much less memory, with equal gradients.
+    """
+    for block in network.modules():
+        if isinstance(block, ResidualBlock1 | ResidualBlock2 | FrameBlock):
+            vars(block)["forward"] = _recomputing(block.forward)
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputing(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        return checkpoint(forward, *inputs, use_reentrant=False)
+
+    return recomputing

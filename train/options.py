@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from lib.paths import GivenPath
 from lib.pitch import PITCH_METHODS, PitchMethod
 
 MAX_SEED = 2**32 - 1  # NumPy's limit
@@ -72,12 +73,38 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         le=256,
         description="clips per step and device; None: by GPU memory and amount of data, on a CPU the family's default",
     )
+    accumulation_steps: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="micro-batches of each batch, whose gradients are accumulated: less memory, same result",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again instead of keeping them: less memory, a third more time"
+    )
     learning_rate: float | None = Field(
         None, gt=0, le=0.1, description="learning rate of both optimizers; None: the family's default"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="dtype of the networks")
     base: bool = Field(True, description="start from the family's base models if they are installed")
+    base_model: str | None = Field(
+        None, description="name of base models to start from: a folder in pretrained/bases/ with a G and a D file"
+    )
+    base_generator: GivenPath | None = Field(
+        None, description="file of a base generator (G) to start from, together with --base-discriminator"
+    )
+    base_discriminator: GivenPath | None = Field(
+        None, description="file of the base discriminator (D) that belongs to it"
+    )
     speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding to train")
+    held_out: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="keep 5 % of the recordings (at least 20 s) from the training and measure the voice on them at "
+        "every save, to find the best epoch; auto: from ten minutes of recordings",
+    )
+    stop_when_overtrained: bool = Field(
+        False, description="stop when the held-out recordings have clearly become worse; the best epoch is saved anyway"
+    )
     balance_speakers: bool = Field(
         True, description="several speakers: use the clips of those with fewer recordings more often"
     )

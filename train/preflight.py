@@ -198,9 +198,12 @@ class _Checks:
         """The base models, if training starts from the beginning."""
         if self.family is None or not self.fits or self.resumes:
             return
-        from train.base_models import find_base, without_base
+        from lib.content import CONTENTVEC
+        from train.base_models import chosen_base, without_base
 
-        found = find_base(self.family) if self.options.base else None
+        default = "lite" if self.family.family == "lite" else CONTENTVEC
+        encoder = self.options.content_encoder or self.experiment.stage("extract").get("content_encoder") or default
+        found = chosen_base(self.family, self.options, encoder) if self.options.base else None
         if found is not None:
             self.facts.append(Message("base models: {folder}", folder=found.folder))
         else:

@@ -10,16 +10,17 @@ from accelerate.utils import set_seed
 from lib.content import ContentEncoder, load_content_encoder
 from lib.devices import choose_device
 from lib.voice.model_file import ContentEncoderId
-from train.base_models import find_base, without_base
+from train.base_models import chosen_base, without_base
+from train.best_epoch import BestEpoch
 from train.checkpoints import CheckpointManager, Resumed, load_base, resume_newest
 from train.dataset import ClipDataset, TrainBatches
 from train.distributed import minimum
 from train.estimate import MUTE_CLIPS, default_batch_size
 from train.experiment import Clip, Experiment, check_speaker
 from train.extract import make_mute_clip, mute_clip
+from train.held_out import RECORD, ChosenClips, choose_clips, make_held_out
 from train.metrics import Events, RunMetrics
 from train.options import FitOptions
-from train.speakers import read_table
 from train.state import TrainState, make_accelerator, make_state
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,17 @@ class Training:
     batches: TrainBatches
     checkpoints: CheckpointManager
     metrics: RunMetrics
+    best: BestEpoch | None = None  # of the main process, if recordings are held out
     began: float = field(default_factory=time.monotonic)
     last_save: float = field(default_factory=time.monotonic)
 
     def save(self) -> None:
         """Write checkpoints, voice and sample if there was a step since the last call; every process calls this."""
         self.last_save = time.monotonic()
-        self.checkpoints.save(self.state, self.batches.dataset)
+        dataset = self.best.held_out.dataset if self.best else self.batches.dataset
+        self.checkpoints.save(self.state, dataset)
+        if self.best is not None and self.state.progress.step:
+            self.best.update(self.state, self.metrics.logger)
 
 
 def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | None = None) -> Training:
@@ -70,17 +75,32 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
     encoder_name = experiment.stage("extract").get("content_encoder")
     encoder = load_content_encoder(config.family, accelerator.device, encoder_name)
     state = make_state(config, accelerator, options.learning_rate)
-    resumed = _load_start_weights(state, experiment, options)
-    dataset = ClipDataset(_all_clips(experiment, options, state, encoder, clips), config, options.seed)
+    state.micro_batch = -(-size // options.accumulation_steps) if options.accumulation_steps > 1 else None
+    if options.gradient_checkpointing:
+        state.checkpoint_gradients()
+    resumed = _load_start_weights(state, experiment, options, encoder)
+    chosen = choose_clips(experiment, options) if clips is None else ChosenClips(list(clips), [], {})
+    dataset = ClipDataset(_with_silence(experiment, state, encoder, chosen.training), config, options.seed)
     batches = TrainBatches(dataset, accelerator, options.workers)
     _number_steps(state, experiment, len(batches))
     encoder_id = ContentEncoderId(encoder.name, encoder.sha256)
     checkpoints = CheckpointManager(experiment, options, config, encoder_id, resumed)
     metrics = RunMetrics(Events(experiment.events), config.train.log_interval, state.progress.step)
-    return Training(experiment, options, state, batches, checkpoints, metrics)
+    best = _make_best(experiment, chosen, state)
+    return Training(experiment, options, state, batches, checkpoints, metrics, best)
 
 
-def _load_start_weights(state: TrainState, experiment: Experiment, options: FitOptions) -> Resumed | None:
+def _make_best(experiment: Experiment, chosen: ChosenClips, state: TrainState) -> BestEpoch | None:
+    """What measures the held-out recordings; records which they are. None without any, or not in the main process."""
+    if not chosen.held_out or not state.accelerator.is_main_process:
+        return None
+    experiment.update_record({RECORD: experiment.stage(RECORD) | {"parts": chosen.parts}})
+    return BestEpoch(experiment, make_held_out(chosen.held_out, state.config), state.progress.step)
+
+
+def _load_start_weights(
+    state: TrainState, experiment: Experiment, options: FitOptions, encoder: ContentEncoder
+) -> Resumed | None:
     """Load the newest whole pair of checkpoints, else the base models, else keep the fresh weights."""
     with state.accelerator.main_process_first():
         if state.accelerator.is_main_process:
@@ -89,7 +109,7 @@ def _load_start_weights(state: TrainState, experiment: Experiment, options: FitO
         name, progress = resumed.pair.generator.name, state.progress
         logger.info("resuming from %s: epoch %d, step %d", name, progress.epoch, progress.step)
         return resumed
-    base = find_base(state.config) if options.base else None
+    base = chosen_base(state.config, options, encoder.name) if options.base else None
     if base is None:
         logger.warning("%s", without_base(state.config, wanted=options.base))
     else:
@@ -98,35 +118,18 @@ def _load_start_weights(state: TrainState, experiment: Experiment, options: FitO
     return None
 
 
-def _all_clips(
-    experiment: Experiment,
-    options: FitOptions,
-    state: TrainState,
-    encoder: ContentEncoder,
-    given: Sequence[Clip] | None,
+def _with_silence(
+    experiment: Experiment, state: TrainState, encoder: ContentEncoder, clips: Sequence[Clip]
 ) -> list[Clip]:
     """The clips to train on, silent ones included; the main process writes the file list and the silent clip."""
-    clips = speaker_clips(experiment, options) if given is None else list(given)
-    numbers = {clip.speaker_id: None for clip in clips}
-    mutes = [mute_clip(experiment.folder.parent, state.config, encoder, number) for number in numbers]
-    clips += [mute for mute in mutes for _ in range(MUTE_CLIPS)]
+    speakers = {clip.speaker_id: None for clip in clips}
+    mutes = [mute_clip(experiment.folder.parent, state.config, encoder, number) for number in speakers]
+    together = [*clips, *(mute for mute in mutes for _ in range(MUTE_CLIPS))]
     with state.accelerator.main_process_first():
         if state.accelerator.is_main_process:
             make_mute_clip(mutes[0], state.config, encoder)
-            experiment.write_file_list(clips)
-    return clips
-
-
-def speaker_clips(experiment: Experiment, options: FitOptions) -> list[Clip]:
-    """The clips of an experiment with their speakers; those of speakers with fewer recordings several times."""
-    clips, table = experiment.clips(speaker_id=options.speaker_id), read_table(experiment)
-    if table is None or not table.names:
-        return clips
-    speakers = {speaker.number: speaker for speaker in table.speakers()}
-    for speaker in speakers.values():
-        logger.info("%s", speaker)
-    clips = table.with_speakers(clips)
-    return [clip for clip in clips for _ in range(speakers[clip.speaker_id].repeat if options.balance_speakers else 1)]
+            experiment.write_file_list(together)
+    return together
 
 
 def _number_steps(state: TrainState, experiment: Experiment, batches_per_epoch: int) -> None:

@@ -4,7 +4,6 @@ The table, `recordings.json` in the folder of an experiment, lists the recording
 their clips' names begin with.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Any
 from lib.audio.decode import list_recordings
 from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.files import write_json
+from lib.json_reader import read_json
 from lib.messages import Message
 from train.experiment import Clip, Experiment
 
 TABLE = "recordings.json"
+MAX_TABLE_BYTES = 64 << 20
 MAX_REPEAT = 10  # how often the clips of a speaker with little material are used per epoch
 MAX_DIGITS = 4  # of a folder name that is taken as the number of a speaker
 
@@ -85,6 +86,11 @@ class Table:
                 found.append(Speaker(number, name, len(own), clips, seconds))
         longest = max((speaker.seconds for speaker in found), default=0.0)
         return [replace(item, repeat=min(round(longest / item.seconds), MAX_REPEAT)) for item in found]
+
+    def balanced(self, clips: Iterable[Clip]) -> list[Clip]:
+        """The clips, those of speakers with less material several times; as they are if all are of one speaker."""
+        repeats = {speaker.number: speaker.repeat for speaker in self.speakers()}
+        return [clip for clip in clips for _ in range(repeats.get(clip.speaker_id, 1) if self.names else 1)]
 
 
 def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> Plan:
@@ -164,8 +170,8 @@ def read_table(experiment: Experiment) -> Table | None:
     path = experiment.folder / TABLE
     if not path.is_file():
         return None
+    value: Any = read_json(path, MAX_TABLE_BYTES)
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
         names = {int(number): str(name) for number, name in value["speakers"].items()}
         return Table(tuple(Source(**item) for item in value["recordings"]), names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,7 +21,7 @@ from lib.models.discriminators import Discriminator
 from lib.models.lite_discriminator import LiteDiscriminator
 from lib.voice.infer_config import Network
 from train.distributed import TIMEOUT
-from train.networks import build_networks
+from train.networks import build_networks, checkpoint_gradients
 from train.objective import Objective, make_objective
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,13 @@ class TrainState:
     averaged: Network | None  # the generator with averaged weights, where the family uses them
     progress: TrainProgress = field(default_factory=TrainProgress)
     micro_batch: int | None = None  # clips computed at once; None: the whole batch
+    checkpoints_gradients: bool = False  # whether activations are computed again instead of kept
+
+    def checkpoint_gradients(self) -> None:
+        """From now on, keep fewer activations."""
+        if not self.checkpoints_gradients:
+            checkpoint_gradients(self.plain_generator)
+            self.checkpoints_gradients = True
 
     @property
     def plain_generator(self) -> Network:

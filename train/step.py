@@ -130,7 +130,10 @@ class _Step:
             yield _MicroBatch(batch, starts, (rows.stop - first) / self.clips, rows.stop == self.clips)
 
     def _use_smaller_micro_batches(self) -> None:
-        """Halve the number of clips computed at once, for the rest of the run. ConfigError if it is one."""
+        """For the rest of the run, compute half as many clips at once; a single one with gradient checkpointing.
+
+        ConfigError if that has been done.
+        """
         state = self.state
         size = min(state.micro_batch or self.clips, self.clips)
         device = state.accelerator.device
@@ -140,6 +143,12 @@ class _Step:
                 "--batch-size {fewer}.",
                 clips=self.clips, device=device, process=describe_process(state.accelerator), fewer=max(1, size // 2),
             )  # fmt: skip
+        if size == 1 and not state.checkpoints_gradients:
+            state.checkpoint_gradients()
+            logger.warning(
+                "out of memory on %s with one clip: from now on with gradient checkpointing, which takes longer", device
+            )
+            return
         if size == 1:
             raise ConfigError(
                 "Not even one clip at a time fits into the memory of {device}. Close other programs, or train a "

@@ -31,6 +31,15 @@ def _allocator() -> Any | None:
     return library
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU, or on a CPU by NumPy or torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    )
+
+
 def trim_memory() -> None:
     """Return free memory to the system. This takes some milliseconds, and so does using the memory again."""
     library = _allocator()

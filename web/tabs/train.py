@@ -36,6 +36,7 @@ from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
 from web.tabs.needs import Needs, NeedsPanel, needs_of_training
+from web.tabs.train_held_out import HeldOutPanel
 from web.tabs.train_report import DataReportPanel, describe_estimate
 from web.tabs.train_suggestion import SuggestionPanel
 from web.validation import checked
@@ -46,6 +47,7 @@ SOURCE = "recordings.txt"  # there too: the path that was typed instead
 SHOWN_POINTS = 400
 ALL_RATES = list(dict.fromkeys(rate for rates in FAMILIES.values() for rate in rates))
 MAIN_OPTIONS = frozenset({"max_minutes", "epochs", "batch_size"})
+PATH_OPTIONS = frozenset({"base_generator", "base_discriminator"})  # only for the user of this machine
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -122,7 +124,8 @@ class _TrainTab:
             label=self.t("train.stage"), info=self.t("train.stage_info"), choices=stages, value="run",
             elem_id="train-stage",
         )  # fmt: skip
-        form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | {"device"})
+        remote = frozenset() if self.services.local else PATH_OPTIONS
+        form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | remote | {"device"})
         self.inputs |= dict(zip(form.names, form.components, strict=True))
 
     def wire(self) -> None:
@@ -155,7 +158,7 @@ class _TrainTab:
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
         """The request of a training job without its recordings. ConfigError for values that are not allowed."""
         name = check_name((values["name"] or "").strip(), "voice")
-        options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
+        options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields if key in values})
         settings = {key: values[key] for key in VOICE_SETTINGS}
         return checked(TrainRequest, {"name": name, "stage": values["stage"] or "run", "options": options, **settings})
 
@@ -204,7 +207,7 @@ class _TrainTab:
         if not seconds:
             return ""
         try:
-            options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields})
+            options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields if key in values})
             config = load_family(values["family"], values["sample_rate"], has_f0=bool(values["pitch"]))
             return describe_estimate(self.t, estimate_training(config, options, seconds))
         except ConfigError:  # shown when training is started
@@ -319,6 +322,7 @@ def _build_progress(t: Translator) -> None:
                 )
                 mels = gr.Image(label=t("train.mels"), interactive=False, buttons=[], elem_id="train-mels")
                 gr.Markdown(t("train.sample_info"))
+        held_out = HeldOutPanel(t)
     known = gr.State(None)
 
     gr.on(
@@ -328,6 +332,7 @@ def _build_progress(t: Translator) -> None:
         [known, panel, shown, plot, sample, mels],
         **_QUIET,
     )
+    known.change(held_out.show, [shown], held_out.outputs, **_QUIET)
 
 
 def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:

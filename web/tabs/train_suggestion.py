@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.config import FAMILIES, Family, load_family
 from train.data_report import DataReport
-from train.estimate import GOOD_STEPS, suggested_epochs
+from train.estimate import GOOD_STEPS, NOISY_EPOCHS, suggested_epochs
 from train.options import RunOptions
 from web.i18n.translator import Translator
 
@@ -38,8 +38,11 @@ class SuggestionPanel:
         rate = fitting_rate(family, found)
         if not seconds:
             return gr.update(visible=False), "", (RunOptions().epochs, rate)
-        epochs = suggested_epochs(config, RunOptions(), seconds)
-        if steps := GOOD_STEPS.get(family):
+        noisy = found is not None and found.is_noisy
+        epochs = suggested_epochs(config, RunOptions(), seconds, noisy=noisy)
+        if noisy and epochs == NOISY_EPOCHS:
+            text = self._t("suggest.epochs_noisy", epochs=epochs)
+        elif steps := GOOD_STEPS.get(family):
             text = self._t("suggest.epochs_steps", epochs=epochs, steps=steps, minutes=f"{seconds / 60:.0f}")
         else:
             text = self._t("suggest.epochs_usual", epochs=epochs)
