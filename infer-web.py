@@ -132,7 +132,7 @@ def main() -> None:
             sys.exit(f"infer-web: {error}")
         _print_addresses(addresses, login)
         if login is None and not arguments.no_browser:
-            open_in_browser(addresses[0])
+            open_in_browser(addresses[0], os.environ)
         warm_up = threading.Timer(WARM_UP_SECONDS, _warm_up, [worker.start])
         warm_up.daemon = True
         warm_up.start()

@@ -9,7 +9,6 @@ program needs) and `requirements-dev.lock` (what the tests need besides).
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 
 from tests.helpers import ROOT
@@ -67,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,5 +1,6 @@
 """The addresses of the page and its command line."""
 
+import os
 import runpy
 import shutil
 import socket
@@ -25,9 +26,9 @@ def test_a_browser_is_opened_where_there_is_a_desktop(monkeypatch: pytest.Monkey
     monkeypatch.setattr("webbrowser.open", lambda address: opened.set())
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert not open_in_browser("http://127.0.0.1:7865/") and not opened.is_set()
+    assert not open_in_browser("http://127.0.0.1:7865/", os.environ) and not opened.is_set()
     monkeypatch.setenv("DISPLAY", ":0")
-    assert open_in_browser("http://127.0.0.1:7865/") and opened.wait(60)
+    assert open_in_browser("http://127.0.0.1:7865/", os.environ) and opened.wait(60)
 
 
 def test_ports() -> None:

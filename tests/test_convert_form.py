@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -60,6 +61,7 @@ def test_the_browser_remembers_and_the_server_does_not(
     assert found is not None and (found.pitch_shift, found.index_rate) == (7, 0.75)
     assert last_options(services, "lea", kept) == ConvertOptions(protect=0.2)
     assert last_options(services, "anna", {}) is None and not list((tmp_path / "logs").rglob("anna.json"))
+    nonsense: Any
     for nonsense in (None, [], {"anna": {"protect": 9}}, {"anna": None}, {"anna": "x"}):
         assert last_options(services, "anna", nonsense) is None
     values[form.names.index("protect")] = 9

@@ -22,8 +22,8 @@ def vowel(formants: tuple[float, ...], f0: float, seconds: float = 1.0) -> Float
 
     time = np.arange(round(seconds * RATE)) / RATE
     phase = np.cumsum(np.full(len(time), f0 / RATE)) % 1
-    audio = np.diff(phase, prepend=0) < 0  # one pulse per period
-    signal = lfilter([1], [1, -0.95], audio.astype(np.float64))
+    pulses = np.diff(phase, prepend=0) < 0  # one pulse per period
+    signal = lfilter([1], [1, -0.95], pulses.astype(np.float64))
     for frequency in (*formants, 3600.0, 4600.0):
         radius, angle = np.exp(-np.pi * 80 / RATE), 2 * np.pi * frequency / RATE
         poles = [1, -2 * radius * np.cos(angle), radius**2]

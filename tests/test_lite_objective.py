@@ -1,5 +1,6 @@
 """The objective of the lite family: its phases, its masks, its noise, and resuming across the phase boundary."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from lib.models.lite_encoder import CODE
 from lib.models.lite_synthesizer import LiteOutput, LiteSynthesizer, log_mel
 from lib.voice.weights import rvc_state_dict
 from tests.tiny_files import tiny_family
-from train.checkpoints import resume_pair, save_pair
+from train.checkpoints import load_base, resume_pair, save_pair
 from train.dataset import Batch
-from train.lite_objective import LiteObjective
+from train.lite_objective import ADAPTATION_RATE, LAST_RATE, VOCODER_RATE, LiteObjective
 from train.objective import make_objective
-from train.state import TrainState, make_state
+from train.state import TrainState, begin_epoch, make_state
 from train.step import train_step
 
 FRAMES = 40
@@ -190,3 +191,38 @@ def test_after_the_regression_the_prior_stays_what_its_average_was() -> None:
         train_step(state, given)
     assert all(torch.equal(kept[name], value) for name, value in state.plain_generator.enc_p.state_dict().items())
     assert any(not torch.equal(vocoder[name], value) for name, value in state.plain_generator.dec.state_dict().items())
+
+
+def test_from_a_base_only_the_speaker_embedding_is_adapted(tmp_path: Path) -> None:
+    state = new_state()
+    base = rvc_state_dict(lite(state))
+    state = new_state(seed=2)
+    load_base(state, base, None, "memory")
+    for step in range(PRIOR_STEPS):
+        if step == 1:  # also in a resumed run
+            save_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+            state = new_state(seed=3)
+            resume_pair(state, tmp_path / "G_1.pth", tmp_path / "D_1.pth")
+        train_step(state, batch(step))
+    changed = {name for name, value in rvc_state_dict(lite(state)).items() if not torch.equal(base[name], value)}
+    assert changed == {"emb_g.weight"}
+    train_step(state, batch(PRIOR_STEPS))
+    changed = {name for name, value in rvc_state_dict(lite(state)).items() if not torch.equal(base[name], value)}
+    assert not any(name.startswith("enc_p.") for name in changed) and "dec.first.weight" in changed
+
+
+def test_the_learning_rate_of_the_adaptation_rises_falls_and_ends() -> None:
+    made = objective(prior_steps=200)
+    assert made.learning_rate_factor(10) == 1.0
+    made.start_from_base(new_state().plain_generator)
+    rates = [made.learning_rate_factor(step) for step in range(202)]
+    assert rates[0] < rates[10] < rates[19] and all(a >= b for a, b in pairwise(rates[20:200]))
+    assert max(rates) < ADAPTATION_RATE and min(rates[20:200]) == pytest.approx(LAST_RATE * ADAPTATION_RATE)
+    assert rates[200:] == [VOCODER_RATE, VOCODER_RATE]
+    state = new_state(prior_steps=200)
+    state.start_from_base()
+    state.progress.step = 10
+    begin_epoch(state)
+    train_step(state, batch(0))
+    (group,) = state.optimizer_g.param_groups
+    assert group["lr"] == pytest.approx(2e-3 * rates[10]) and state.optimizer_d.param_groups[0]["lr"] == 2e-3

@@ -14,16 +14,21 @@ from lib.config import FamilyConfig, LiteConfig, load_family
 from lib.content import content_frames
 from lib.content.lite import load
 from lib.errors import MissingFileError
-from lib.models.lite_encoder import FIRST_LAYER, LiteEncoder, WhisperEncoder, WhisperLayer
+from lib.models.lite_encoder import CODE, FIRST_LAYER, LiteEncoder, WhisperEncoder, WhisperLayer
 from lib.models.lite_synthesizer import LiteSynthesizer, usable_bands
+from lib.progress import no_progress
 from lib.voice.infer_config import build_network
 from recipes.pretrain_lite import __main__ as command
 from recipes.pretrain_lite import acoustic, recordings, vocoder
-from recipes.pretrain_lite.acoustic import AcousticTraining, ReaderCorpus, ReverseGradient, train_acoustic
-from recipes.pretrain_lite.demo import make_demo
+from recipes.pretrain_lite.acoustic import AcousticTraining, F0Regressor, ReaderCorpus, ReverseGradient, train_acoustic
 from recipes.pretrain_lite.export import export
 from recipes.pretrain_lite.features import Features, lite_config, make_features, read_features, whisper_weights
-from recipes.pretrain_lite.options import AcousticOptions, DemoOptions, ExportOptions, FeatureOptions, VocoderOptions
+from recipes.pretrain_lite.options import (
+    AcousticOptions,
+    ExportOptions,
+    FeatureOptions,
+    VocoderOptions,
+)
 from recipes.pretrain_lite.predict import Predictor
 from recipes.pretrain_lite.recordings import read_audio, training_recordings
 from recipes.pretrain_lite.vocoder import VocoderTraining, train_vocoder
@@ -130,7 +135,7 @@ def test_no_reader_of_the_test_or_tune_split_is_in_train(tmp_path: Path) -> None
     found = training_recordings(tmp_path)
     assert {item.reader for item in found} == {"lj", "84", "100", "emodb09", "emodb11"}
     assert [item.path.stem for item in found if item.reader == "lj"] == [f"LJ001-{i:04d}" for i in range(1, 29)]
-    assert [item.path.stem for item in found if item.reader == "84"] == ["0", "2"]
+    assert [item.path.stem for item in found if item.reader == "84"] == ["0", "1", "2"]
     assert len({item.name for item in found}) == len(found)
     assert {item.reader: item.cutoff for item in found}["84"] == 6000
 
@@ -158,7 +163,7 @@ def test_weights_of_whisper_go_where_they_belong(tmp_path: Path) -> None:
 def test_a_feature_file_holds_what_training_needs(made: Path, data: Path) -> None:
     names = {path.name for path in (made / "features").iterdir()}
     lj = {f"lj__LJ001-{i:04d}.npz" for i in range(1, 6)}
-    assert names == lj | {"84__a.npz", "100__100-1.npz", "emodb09__0903.npz"}
+    assert names == lj | {"84__a.npz", "84__b.npz", "100__100-1.npz", "emodb09__0903.npz"}
     features, frames = read_features(made / "features" / "lj__LJ001-0002.npz"), content_frames(25_600)
     assert len(features.layers) == 1 + 4, "the clip and its augmented versions"
     width = (6 - FIRST_LAYER + 1) * CHANNELS
@@ -188,7 +193,7 @@ def test_several_processes_share_the_clips(copied: Path, data: Path) -> None:
     shutil.rmtree(copied / "features")
     for part in (0, 1):
         make_features(FeatureOptions(data=data, whisper=copied / "whisper.npz", part=part, parts=2), copied)
-        assert len(list((copied / "features").iterdir())) == (4, 8)[part]
+        assert len(list((copied / "features").iterdir())) == (5, 9)[part]
 
 
 # --- bottleneck and prior ---------------------------------------------------------------------------------------------
@@ -200,6 +205,18 @@ def test_the_gradient_is_reversed() -> None:
     assert torch.equal(y, x)
     (y * torch.tensor([3.0, 4.0])).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and x.grad.tolist() == [-3.0, -4.0]
+
+
+def test_what_predicts_f0_is_removed_from_the_code() -> None:
+    torch.manual_seed(0)
+    regressor, f0 = F0Regressor(), torch.tensor([[100.0, 200.0, 0.0, 400.0]])
+    code = torch.randn(1, 4, CODE, requires_grad=True)
+    error = regressor(code, f0)
+    error.backward()
+    assert code.grad is not None and not code.grad[0, 2].any()  # an unvoiced frame
+    assert code.grad[0, 0].any()
+    with torch.no_grad():
+        assert regressor(code - 0.1 * code.grad, f0) > error  # a step of descent makes the prediction worse
 
 
 def test_crops_hide_what_was_not_recorded(made: Path) -> None:
@@ -223,7 +240,7 @@ def test_resumed_acoustic_training_takes_the_same_next_step(made: Path, tmp_path
         straight.train_step()
     straight.save(tmp_path / "acoustic.pt")
     losses = straight.train_step()
-    assert losses.keys() == {"mel", "invariance", "reader"}
+    assert losses.keys() == {"mel", "invariance", "reader", "f0"}
     resumed = AcousticTraining(options.model_copy(update={"seed": 5}), corpus)
     resumed.resume(tmp_path / "acoustic.pt")
     assert resumed.step == 2
@@ -328,17 +345,12 @@ def test_what_is_exported_can_be_loaded(data: Path, tmp_path: Path) -> None:
     vectors = trained.weights["speakers"]["weight"]
     assert vectors.shape == (4, 64)
     torch.testing.assert_close(network.emb_g.weight, vectors.mean(0).expand(64, -1), atol=1e-3, rtol=1e-2)
+    again = AcousticTraining(AcousticOptions(base=target, seed=5), ReaderCorpus(folder, lite_config()))
+    torch.testing.assert_close(again.prior.state_dict(), network.enc_p.state_dict())
+    torch.testing.assert_close(again.bottleneck.state_dict(), encoder.network.bottleneck.state_dict())
+    assert 0.2 < (again.speakers.weight - network.emb_g.weight[:1]).std() < 0.4
     stored = torch.load(folder / "vocoder.pt", weights_only=True)
     torch.testing.assert_close(network.dec.last.weight, stored["vocoder"]["last.weight"], atol=1e-3, rtol=1e-2)
-
-
-def test_demo_recordings_are_copied(data: Path, tmp_path: Path) -> None:
-    make_demo(DemoOptions(data=data), tmp_path)
-    voices = sorted((tmp_path / "voice").iterdir())
-    assert [path.name for path in voices] == [f"{i:02d}.flac" for i in range(1, 6)]
-    assert soundfile.info(voices[0]).samplerate == 22_050
-    assert soundfile.info(tmp_path / "source.flac").samplerate == 16_000
-    assert soundfile.info(tmp_path / "source.flac").duration == pytest.approx(1.6, abs=0.01)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -356,10 +368,10 @@ def test_missing_recordings_end_the_command_in_one_sentence(
 
 
 def test_a_command_prints_what_it_made(
-    monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, made: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(make_demo, "__defaults__", (tmp_path,))
-    monkeypatch.setattr("sys.argv", ["pretrain_lite", "demo", "--data", str(data)])
+    monkeypatch.setattr(make_features, "__defaults__", (made, no_progress))
+    words = ["features", "--data", str(data), "--whisper", str(made / "whisper.npz")]
+    monkeypatch.setattr("sys.argv", ["pretrain_lite", *words])
     assert command.main() == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.flac", "voice"]
+    assert capsys.readouterr().out.splitlines()[-1] == str(made / "features")

@@ -27,7 +27,8 @@ inference: {{batch_size: 1, num_overlap: 2}}
 def music(seconds: float) -> Floats:
     time = np.arange(round(seconds * RATE)) / RATE
     tones = np.stack([np.sin(2 * np.pi * 220 * time), np.sin(2 * np.pi * 330 * time)])
-    return (0.1 * tones * (1 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+    audio: Floats = (0.1 * tones * (1 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+    return audio
 
 
 @pytest.fixture

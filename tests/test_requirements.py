@@ -25,6 +25,7 @@ BY_THE_USER = {"edge_tts"}  # LGPL-3; not in any list
 TOOLS = {"mypy", "pre-commit", "pytest-xdist", "ruff"}  # are run, not imported
 QUALITY = {"ctranslate2", "resemblyzer", "tokenizers"}  # requirements-quality.txt
 FUZZ = {"atheris"}  # requirements-fuzz.txt
+SONGS = {"pymss", "pymss_core"}  # requirements-songs.txt
 FROM_GRADIO = {"gradio_client"}  # its version is gradio's
 
 
@@ -62,5 +63,5 @@ def test_the_program_requires_exactly_what_it_imports() -> None:
 
 def test_development_requires_what_it_imports_besides() -> None:
     lists = required("requirements.txt") | required("requirements-onnx.txt")
-    more = imported(DEVELOPMENT) - lists - QUALITY - FUZZ - FROM_GRADIO
+    more = imported(DEVELOPMENT) - lists - QUALITY - FUZZ - SONGS - FROM_GRADIO
     assert more == required("requirements-dev.txt") - TOOLS

@@ -133,8 +133,8 @@ class CheckpointIndex:
             return
         from lib.voice.training_state import generator_of, peek_progress
 
-        for number in self.deleting:
-            for path in self.files_of(number):
+        for deleted in self.deleting:
+            for path in self.files_of(deleted):
                 path.unlink(missing_ok=True)
         self.deleting = []
         if (number := self.writing) is not None:

@@ -81,26 +81,27 @@ def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None"
     Pairs that are not are named in a warning and stay as they are. All processes take the same pair. CheckpointError if
     there are checkpoints, but no pair is whole: the training never starts from the base models instead.
     """
-    pairs, problems = find_pairs(read_index(experiment.folder))
-    if not pairs and not any(map(experiment.was_saved, problems)):
-        for problem in problems:
+    pairs, others = find_pairs(read_index(experiment.folder))
+    if not pairs and not any(map(experiment.was_saved, others)):
+        for problem in others:
             logger.warning("%s The training starts anew, because no save was finished.", problem)
         return None
     unusable: list[str] = []
+    problems: list[RevoiceError] = [*others]
     for pair in pairs:
-        problem = None
+        failure: CheckpointError | MissingFileError | None = None
         try:
             pair.verify()
             resume_pair(state, *pair.files)
         except (CheckpointError, MissingFileError) as error:
-            problem = error
-        if not any_process(problem is not None)[0]:
+            failure = error
+        if not any_process(failure is not None)[0]:
             for skipped in problems:
                 logger.warning("%s The training continues from %s.", skipped, pair.generator.name)
             return Resumed(pair, tuple(unusable))
         unusable.append(pair.number)
-        if problem is not None:
-            problems.append(problem)
+        if failure is not None:
+            problems.append(failure)
     raise CheckpointError(
         "{reason} No other pair of checkpoints is whole. Restore a copy of the files, or move G_*.pth and D_*.pth out "
         "of {folder} to start again.",
@@ -246,7 +247,7 @@ class CheckpointManager:
         self.newest, self._saved_step = generator, step
         if not state.accelerator.is_main_process or (is_resumed and index.exported == step):
             return
-        facts, deleted = self._record_of(state)
+        facts, deleted = self._record_of(state, index)
         index.add(
             str(step), state.progress.epoch, step, delete=deleted, record=self.experiment.record() | {"fit": facts}
         )
@@ -271,11 +272,12 @@ class CheckpointManager:
                     index.abandon()
             raise
 
-    def _record_of(self, state: TrainState) -> tuple[dict[str, Any], list[str]]:
+    def _record_of(self, state: TrainState, index: CheckpointIndex) -> tuple[dict[str, Any], list[str]]:
         """The record of the stage after a save, and the numbers of the pairs that it replaces."""
         step, unusable = state.progress.step, self._resumed.unusable if self._resumed else ()
-        recorded = self.experiment.stage("fit").get("checkpoints", [])
-        known = [number for number in recorded if number != step and str(number) not in unusable]
+        # A kill can come between index and record, so either can know a pair that the other does not.
+        own = {*self.experiment.stage("fit").get("checkpoints", []), *map(int, index.pairs)}
+        known = sorted(number for number in own - {step} if str(number) not in unusable)
         kept = [*known, step][-self.options.keep_checkpoints :]
         facts = {
             "voice": str(self.experiment.voice),

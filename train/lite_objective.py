@@ -15,6 +15,11 @@ from train import lite_losses
 from train.dataset import Batch
 from train.objective import Discriminate, Losses
 
+ADAPTATION_RATE = 12.5  # times the learning rate, while the speaker embedding is adapted
+VOCODER_RATE = 0.5  # times the learning rate, for a vocoder that starts from a base
+LAST_RATE = 0.05  # share of that at the last step
+WARM_UP = 20  # steps
+
 
 class LiteObjective:
     """Losses of the lite family."""
@@ -25,6 +30,7 @@ class LiteObjective:
         assert isinstance(config.synthesizer, LiteConfig) and config.lite is not None
         self.network = config.synthesizer
         self.settings = config.lite
+        self.from_base = False
 
     def uses_discriminator(self, step: int) -> bool:
         """The first `prior_steps` steps are regression of the prior alone."""
@@ -42,6 +48,23 @@ class LiteObjective:
             prior_only=not self.uses_discriminator(step),
         )  # fmt: skip
         return output
+
+    def learning_rate_factor(self, step: int) -> float:
+        """From a base: high for the speaker embedding, with a warm-up and a linear fall; then low for the vocoder."""
+        if not self.from_base:
+            return 1.0
+        if self.uses_discriminator(step):
+            return VOCODER_RATE
+        return ADAPTATION_RATE * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - step / self.settings.prior_steps)
+
+    def start_from_base(self, generator: nn.Module) -> None:
+        """Keep the prior as it is: of it, only the speaker embedding is adapted.
+
+        A prior that is trained on a few minutes loses the words of other readers: it learns the few sequences of codes
+        that it sees.
+        """
+        self.from_base = True
+        generator.enc_p.requires_grad_(False)
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
         """After the last regression step, copy the averaged weights into the prior, which is frozen from then on."""

@@ -36,6 +36,14 @@ class Objective(Protocol):
         """Whether a step (counted from 0) is adversarial; otherwise it updates only the generator."""
         ...
 
+    def learning_rate_factor(self, step: int) -> float:
+        """Multiplies the generator's learning rate in a step, counted from 0."""
+        ...
+
+    def start_from_base(self, generator: nn.Module) -> None:
+        """Called when the generator has a base model's weights, or is resumed from a run that began with them."""
+        ...
+
     def forward(self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int) -> Any:
         """Run the generator. `starts` [B] are the segments' first frames, drawn if None; `temperature` 0: no noise."""
         ...
@@ -76,6 +84,13 @@ class VitsObjective:
     def uses_discriminator(self, step: int) -> bool:
         """Every step is adversarial."""
         return True
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Every step has the same learning rate."""
+        return 1.0
+
+    def start_from_base(self, generator: nn.Module) -> None:
+        """Nothing to do: all weights are trained."""
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
         """Nothing to do."""

@@ -60,6 +60,7 @@ class TrainState:
     optimizer_d: Any
     averaged: Network | None  # the generator with averaged weights, where the family uses them
     progress: TrainProgress = field(default_factory=TrainProgress)
+    from_base: bool = False  # whether the run began with the weights of a base model
     micro_batch: int | None = None  # clips computed at once; None: the whole batch
     checkpoints_gradients: bool = False  # whether activations are computed again instead of kept
 
@@ -68,6 +69,11 @@ class TrainState:
         if not self.checkpoints_gradients:
             checkpoint_gradients(self.plain_generator)
             self.checkpoints_gradients = True
+
+    def start_from_base(self) -> None:
+        """Train only what the objective trains of a base model."""
+        self.from_base = True
+        self.objective.start_from_base(self.plain_generator)
 
     @property
     def plain_generator(self) -> Network:
@@ -121,6 +127,13 @@ def begin_epoch(state: TrainState) -> float:
         for group in optimizer.param_groups:
             group["lr"], group["initial_lr"] = rate, state.learning_rate
     return rate
+
+
+def set_learning_rate(state: TrainState) -> None:
+    """Set the generator's learning rate of the next step: that of the epoch times the objective's factor."""
+    factor = state.objective.learning_rate_factor(state.progress.step)
+    for own, other in zip(state.optimizer_g.param_groups, state.optimizer_d.param_groups, strict=True):
+        own["lr"] = factor * other["lr"]
 
 
 def update_average(state: TrainState) -> None:

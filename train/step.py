@@ -17,7 +17,7 @@ from lib.errors import ConfigError
 from train.dataset import Batch
 from train.distributed import describe_process
 from train.objective import Discriminate, Losses
-from train.state import TrainState, update_average
+from train.state import TrainState, set_learning_rate, update_average
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def train_step(
     memory, or if the batch does not fit and several processes train.
     """
     work = _Step(state, batch, starts, temperature)
+    set_learning_rate(state)
     values: Losses = {}
     try:
         if work.is_adversarial:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import ipaddress
-import os
 import re
 import socket
 import ssl
@@ -10,7 +9,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,9 +203,12 @@ def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders:
     raise AssertionError
 
 
-def open_in_browser(address: str) -> bool:
-    """Open the page in the user's browser, in the background; returns whether this machine has a desktop for it."""
-    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+def open_in_browser(address: str, environment: Mapping[str, str]) -> bool:
+    """Open the page in the user's browser, in the background; returns whether this machine has a desktop for it.
+
+    `environment`: the environment variables of the program.
+    """
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & environment.keys():
         return False  # a text browser would take over the terminal
     threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     return True

@@ -1,7 +1,6 @@
 """Results of the steps of a cover on disk, by the content that they were computed from."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 
 from lib.audio.decode import load_stereo
 from lib.audio.encode import array_blocks, save_blocks
-from lib.errors import AudioError, MissingFileError, WriteError
+from lib.errors import RevoiceError, WriteError
 from lib.files import write_json
+from lib.json_reader import read_json_table
 from lib.paths import LOGS
 from lib.typing import FloatArray
 
@@ -47,10 +47,10 @@ class StepCache:
     def _read(self, name: str) -> Made | None:
         audio, about = self._folder / f"{name}.wav", self._folder / f"{name}.json"
         try:
-            numbers = {key: float(value) for key, value in json.loads(about.read_text(encoding="utf-8")).items()}
+            numbers = {key: float(value) for key, value in read_json_table(about).items()}
             samples = load_stereo(audio)[0]
             audio.touch()
-        except (OSError, ValueError, AttributeError, TypeError, AudioError, MissingFileError):
+        except (OSError, ValueError, TypeError, RevoiceError):
             return None
         return samples, numbers
 

@@ -215,9 +215,9 @@ def _meter(received: Received) -> Any:
     """A progress bar class for huggingface_hub that also calls `received`."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    class Meter(tqdm):  # type: ignore[type-arg]
+    class Meter(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
+            shown: bool | None = super().update(n)
             received(int(self.n), int(self.total or 0))
             return shown
 

@@ -22,8 +22,13 @@ class FrameBlock(nn.Module):
         nn.init.normal_(self.down.weight, 0.0, INITIAL_SCALE)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, F, C) -> (B, F, C)."""
-        context = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        total: Tensor = x + self.down(F.gelu(self.up(self.norm(context))))
+    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, F, C) -> (B, F, C); `film` is a scale around 0 and a shift, (B, 1, C) each, of the normalised context.
+
+        Perez et al. 2018 (FiLM).
+        """
+        context = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
+        if film is not None:
+            context = context * (1 + film[0]) + film[1]
+        total: Tensor = x + self.down(F.gelu(self.up(context)))
         return total

@@ -104,6 +104,9 @@ class LitePrior(nn.Module):
         width = config.prior_channels
         self.first = nn.Linear(config.content_width + 2, width)
         self.cond = nn.Linear(config.gin_channels, width)
+        self.film = nn.Linear(config.gin_channels, 2 * width * config.prior_blocks)  # of all blocks
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
         self.blocks = nn.ModuleList(
             FrameBlock(width, 7, 2, DILATIONS[i % len(DILATIONS)]) for i in range(config.prior_blocks)
         )
@@ -117,8 +120,9 @@ class LitePrior(nn.Module):
         now, last, older = (before[:, lag : lag + frames] for lag in (2, 1, 0))
         smooth = CONTENT_TAPS[0] * now + CONTENT_TAPS[1] * last + CONTENT_TAPS[2] * older
         x = self.first(torch.cat([smooth, scaled_f0(f0)], 2)) + self.cond(speaker)[:, None]
-        for block in self.blocks:
-            x = block(x)
+        films = self.film(speaker)[:, None].chunk(2 * len(self.blocks), 2)
+        for block, scale, shift in zip(self.blocks, films[::2], films[1::2], strict=True):
+            x = block(x, (scale, shift))
         mel: Tensor = self.last(self.norm(x)).float() * MEL_SCALE + MEL_CENTRE
         return mel
 

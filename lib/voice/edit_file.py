@@ -68,7 +68,8 @@ def _read_back(path: Path) -> dict[str, Any] | None:
     try:
         if path.suffix.lower() == SAFETENSORS:
             weights, metadata = read_safetensors(path)
-            return {"weight": weights} | parse_json(metadata[METADATA])
+            entries: dict[str, Any] = parse_json(metadata[METADATA])
+            return {"weight": weights} | entries
         return dict(safe_load(path))
     except CheckpointError:
         return None

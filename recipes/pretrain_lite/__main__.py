@@ -1,4 +1,4 @@
-"""Trains pretrained/lite/: python -m recipes.pretrain_lite features | acoustic | vocoder | export | demo."""
+"""Trains pretrained/lite/: python -m recipes.pretrain_lite speech | features | acoustic | vocoder | export."""
 
 import logging
 import sys
@@ -10,7 +10,13 @@ import tyro
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from recipes.pretrain_lite.options import AcousticOptions, DemoOptions, ExportOptions, FeatureOptions, VocoderOptions
+from recipes.pretrain_lite.options import (
+    AcousticOptions,
+    ExportOptions,
+    FeatureOptions,
+    SpeechOptions,
+    VocoderOptions,
+)
 
 LINE_SECONDS = 10.0  # between two lines of progress
 
@@ -29,28 +35,28 @@ def _show_progress() -> Progress:
 
 
 def _run(options: Any) -> Path | str:
-    from recipes.pretrain_lite import acoustic, demo, export, features, vocoder
+    from recipes.pretrain_lite import acoustic, export, features, speech, vocoder
 
+    if isinstance(options, SpeechOptions):
+        return speech.make_speech(options, progress=_show_progress())
     if isinstance(options, FeatureOptions):
         return features.make_features(options, progress=_show_progress())
     if isinstance(options, AcousticOptions):
         return acoustic.train_acoustic(options, progress=_show_progress())
     if isinstance(options, VocoderOptions):
         return vocoder.train_vocoder(options, progress=_show_progress())
-    if isinstance(options, ExportOptions):
-        return export.export(options)
-    return demo.make_demo(options)
+    return export.export(options)
 
 
 def main() -> int:
     """Parse the command line and run one command; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     commands: dict[str, Any] = {
+        "speech": SpeechOptions,
         "features": FeatureOptions,
         "acoustic": AcousticOptions,
         "vocoder": VocoderOptions,
         "export": ExportOptions,
-        "demo": DemoOptions,
     }
     try:
         print(_run(tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)))

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.config import LiteConfig
+from lib.content.lite import WEIGHTS_FILE, dequantized
 from lib.devices import has_fast_bfloat16
 from lib.files import replacing
 from lib.models.lite_encoder import CODE, Bottleneck
-from lib.models.lite_synthesizer import LitePrior, usable_bands
+from lib.models.lite_synthesizer import LitePrior, scaled_f0, usable_bands
 from lib.progress import Progress, no_progress
 from recipes.pretrain_lite.features import FOLDER, Features, lite_config, read_features
 from recipes.pretrain_lite.options import AcousticOptions
@@ -30,9 +32,11 @@ from train.feature_augment import with_noise_floor
 logger = logging.getLogger(__name__)
 
 CROP = 200  # frames of 10 ms
-BATCH = 12
+BATCH = 8
 MANY = 5  # clips; half of a batch is drawn from readers with at least this many
 VALUE_DROPOUT = 0.1  # of Whisper's outputs
+RATES_FROM_BASE = (0.3, 0.7, 4.0, 1.0, 1.0)  # of bottleneck, prior, readers, both adversaries; times the learning rate
+NEW_READER_DEVIATION = 0.3  # of reader embeddings around their mean, when training starts from a base
 WARM_UP = 300  # steps until the classifier has its full weight
 SAVE_EVERY = 200  # steps
 USABLE = 0.97  # share of the cutoff up to which mel bands enter the loss
@@ -83,6 +87,22 @@ class ReaderClassifier(nn.Module):
         x = self.layers(reversed_code.transpose(1, 2))
         scores: Tensor = self.out(torch.cat([x.mean(2), x.std(2)], 1))
         return scores
+
+
+class F0Regressor(nn.Module):
+    """Code of single frames -> F0, scaled as `scaled_f0` returns it."""
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(CODE, channels), nn.GELU(), nn.Linear(channels, 1))
+
+    def forward(self, code: Tensor, f0: Tensor) -> Tensor:
+        """Code (B, N, CODE), F0 (B, N) Hz -> mean squared error over the voiced frames; its gradient is reversed."""
+        reversed_code: Tensor = ReverseGradient.apply(code)  # type: ignore[no-untyped-call]
+        octaves, voiced = scaled_f0(f0).unbind(2)
+        error = (self.layers(reversed_code)[..., 0].float() - octaves).square() * voiced
+        mean: Tensor = error.sum() / voiced.sum().clamp(min=1.0)
+        return mean
 
 
 class ReaderCorpus:
@@ -137,16 +157,29 @@ class AcousticTraining:
         self.prior = LitePrior(config)
         self.speakers = nn.Embedding(len(corpus.readers), config.gin_channels)
         self.classifier = ReaderClassifier(len(corpus.readers))
-        self.networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier])
-        self.optimizer = torch.optim.AdamW(
-            self.networks.parameters(), options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.learning_rate, options.steps, pct_start=0.08
-        )
+        self.f0_regressor = F0Regressor()
+        self.networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier, self.f0_regressor])
+        rates = [options.learning_rate] * len(self.networks)
+        if options.base is not None:
+            self._load_base(options.base)
+            rates = [factor * options.learning_rate for factor in RATES_FROM_BASE]
+        groups = [{"params": [*network.parameters()]} for network in self.networks]
+        self.optimizer = torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, options.steps, pct_start=0.08)
         self.rng, self.noise = random.Random(options.seed), torch.Generator().manual_seed(options.seed)
         self.fast = has_fast_bfloat16(torch.device("cpu"))
         self.step = 0
+
+    def _load_base(self, folder: Path) -> None:
+        """Start from exported networks; every reader starts as the mean reader with a small difference."""
+        encoder, generator = dequantized(load_file(folder / WEIGHTS_FILE.name)), load_file(folder / "G.safetensors")
+        for network, weights, prefix in (
+            (self.bottleneck, encoder, "bottleneck."), (self.prior, generator, "enc_p."),
+        ):  # fmt: skip
+            own = {name.removeprefix(prefix): w.float() for name, w in weights.items() if name.startswith(prefix)}
+            network.load_state_dict(own)
+        with torch.no_grad():
+            self.speakers.weight.mul_(NEW_READER_DEVIATION).add_(generator["emb_g.weight"].float().mean(0))
 
     def train_step(self) -> dict[str, float]:
         """One step -> losses."""
@@ -159,12 +192,12 @@ class AcousticTraining:
             content = torch.cat([torch.where(augmented, noisy[1], noisy[0]), crops.level[..., None]], 2)
             made = self.prior(content.repeat_interleave(2, 1), crops.f0, self.speakers(crops.reader))
             scores = self.classifier(code.flatten(0, 1)).float()
+        share = min(1.0, self.step / WARM_UP)
         losses = {
             "mel": ((made - crops.mel).abs() * crops.weight).sum() / crops.weight.sum(),
             "invariance": options.invariance * (code[0] - code[1]).square().mean(),
-            "reader": options.adversary
-            * min(1.0, self.step / WARM_UP)
-            * F.cross_entropy(scores, crops.reader.repeat(2)),
+            "reader": options.adversary * share * F.cross_entropy(scores, crops.reader.repeat(2)),
+            "f0": options.f0_adversary * share * self.f0_regressor(code[0], crops.f0[:, ::2]),
         }
         self.optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]

@@ -79,7 +79,7 @@ def make_features(options: FeatureOptions, folder: Path = FOLDER, progress: Prog
     whisper = WhisperEncoder(len(weights["conv_1.weight"])).eval()
     whisper.load_state_dict(weights)
     pitch = load_pitch_extractor("swift", torch.device("cpu"))
-    recordings = training_recordings(options.data)[options.part :: options.parts]
+    recordings = training_recordings(options.data, folder / "speech")[options.part :: options.parts]
     for done, recording in enumerate(recordings):
         progress(done, len(recordings), "features")
         target = folder / "features" / f"{recording.name}.npz"

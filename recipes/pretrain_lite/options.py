@@ -20,6 +20,10 @@ class _WithData(_Options):
     """Folder with voices/ljspeech and speech/ (LibriSpeech dev-clean and train-clean-100 excerpts, EmoDB)."""
 
 
+class SpeechOptions(_Options):
+    """Options of `speech`."""
+
+
 class FeatureOptions(_WithData):
     """Options of `features`."""
 
@@ -36,8 +40,11 @@ class FeatureOptions(_WithData):
 class AcousticOptions(_Options):
     """Options of `acoustic`."""
 
-    steps: int = Field(2000, ge=1)
-    """Training steps; a batch has 12 crops of 2 s."""
+    base: Path | None = None
+    """Folder with encoder.safetensors and G.safetensors to start from; None: random initial weights."""
+
+    steps: int = Field(4000, ge=1)
+    """Training steps; a batch has 8 crops of 2 s."""
 
     learning_rate: float = Field(2e-3, gt=0)
     """Maximum learning rate of a one-cycle schedule."""
@@ -45,8 +52,11 @@ class AcousticOptions(_Options):
     invariance: float = Field(0.5, ge=0)
     """Weight of the distance between the codes of a clip and of its augmented version."""
 
-    adversary: float = Field(0.1, ge=0)
+    adversary: float = Field(0.15, ge=0)
     """Weight of the adversarial reader classifier."""
+
+    f0_adversary: float = Field(0.5, ge=0)
+    """Weight of the reversed gradient of a network that predicts F0 from single frames of the code."""
 
     noise: float = Field(0.3, ge=0)
     """Standard deviation of the noise added to the code in training."""
@@ -70,7 +80,3 @@ class ExportOptions(_Options):
 
     whisper: Path
     """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
-
-
-class DemoOptions(_WithData):
-    """Options of `demo`."""

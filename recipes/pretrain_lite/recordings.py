@@ -15,7 +15,7 @@ TUNE = frozenset({"422", "1988"})
 TEST = frozenset({"1272", "1462", "2086", "2412"})
 EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})
 LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held back
-DEV_CLEAN_STEP = 2  # every second utterance of a train reader
+DEV_CLEAN_CYCLE = 4  # of each four utterances of a train reader, the last is left out
 DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: the recordings have no content above
 
 
@@ -34,19 +34,30 @@ class Recording:
         return f"{self.reader}__{self.path.stem}"
 
 
-def training_recordings(data: Path) -> list[Recording]:
-    """All recordings of the train split under `data`. MissingFileError if a set is missing."""
+def training_recordings(data: Path, speech: Path | None = None) -> list[Recording]:
+    """All recordings of the train split under `data`, and what `make_speech` wrote into the folder `speech`.
+
+    MissingFileError if a set of recordings is missing.
+    """
     found = [Recording("lj", path, FULL_CUTOFF, 4) for path in _files(data / "voices/ljspeech", "*.flac")[:LJ_CLIPS]]
     dev_clean = data / "speech/librispeech-dev-clean-mp3"
     for folder in sorted(path for path in dev_clean.iterdir() if path.is_dir()) if dev_clean.is_dir() else []:
         if folder.name not in TUNE | TEST:
-            files = _files(folder, "*.mp3")[::DEV_CLEAN_STEP]
+            files = _files(folder, "*.mp3")
+            files = [path for i, path in enumerate(files) if i % DEV_CLEAN_CYCLE < DEV_CLEAN_CYCLE - 1]
             found += [Recording(folder.name, path, DEV_CLEAN_CUTOFF) for path in files]
     for path in _files(data / "speech/librispeech-251", "*.opus"):
         found.append(Recording(path.stem.split("-")[0], path, SPEECH_CUTOFF))
     for path in _files(data / "speech/emodb-de", "**/*.opus"):
         found.append(Recording(f"emodb{path.stem[:2]}", path, SPEECH_CUTOFF))
-    return [recording for recording in found if recording.reader not in TUNE | TEST | EMODB_TEST]
+    found = [recording for recording in found if recording.reader not in TUNE | TEST | EMODB_TEST]
+    return found + (synthetic_recordings(speech) if speech else [])
+
+
+def synthetic_recordings(folder: Path) -> list[Recording]:
+    """What `make_speech` wrote into a folder; every language and voice is a reader."""
+    paths = sorted(folder.glob("*.wav"))
+    return [Recording(f"synthetic-{path.stem.rpartition('-')[0]}", path, SPEECH_CUTOFF) for path in paths]
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:

@@ -83,7 +83,7 @@ class VocoderTraining:
     def _clips(self, folder: Path) -> dict[str, list[Clip]]:
         predictor = Predictor(folder, self.config) if self.options.predicted else None
         clips: dict[str, list[Clip]] = {}
-        for recording in training_recordings(self.options.data):
+        for recording in training_recordings(self.options.data, folder / "speech"):
             path = folder / "features" / f"{recording.name}.npz"
             if path.is_file():
                 audio = read_audio(recording.path, self.config.sample_rate)[: MAX_SECONDS * self.config.sample_rate]
