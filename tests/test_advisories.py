@@ -376,4 +376,4 @@ def test_starlette_cve_2026_48710_the_host_header_is_no_path(page: Page) -> None
 
 def test_the_runners_of_a_page_are_functions_not_commands() -> None:
     """What the server can be asked for is a closed list."""
-    assert set(make_runners(lambda *names: None)) == {"convert", "compare", "batch", "train"}  # type: ignore[arg-type]
+    assert set(make_runners(lambda *names: None)) == {"convert", "compare", "batch", "train", "cover", "say"}  # type: ignore[arg-type]

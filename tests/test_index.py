@@ -82,7 +82,7 @@ def test_a_frame_without_neighbours_keeps_its_features() -> None:
 
 
 def test_the_width_must_be_the_encoders() -> None:
-    with pytest.raises(CheckpointError, match=r"holds vectors of 8 features.*makes 16"):
+    with pytest.raises(CheckpointError, match=r"holds vectors of 8 features.*computes 16"):
         FeatureIndex.build([vectors(10)]).search(vectors(2, 16))
 
 

@@ -245,7 +245,7 @@ def test_v1_without_f0_is_told_apart_by_its_posterior_or_what_it_says(rate: str)
     found = derive_config(voice, {"sample_rate": int(rate[:2]) * 1000}, "a.pth")
     assert isinstance(found, SynthesizerConfig) and isinstance(network, Synthesizer)
     assert found.upsample_rates == network.config.upsample_rates
-    with pytest.raises(CheckpointError, match=r"a\.pth may be of 32k or 48k.*--sample-rate"):
+    with pytest.raises(CheckpointError, match=r"a\.pth may be of 32k / 48k.*--sample-rate"):
         derive_config(voice, {}, "a.pth")
 
 

@@ -45,6 +45,7 @@ def load_base(state: TrainState, generator: Weights | None, discriminator: Weigh
     """Load the weights of base models, strictly."""
     if generator is not None:
         load_weights(state.plain_generator, generator, Message("The base generator in {folder}", folder=where))
+        state.start_from_base()
     if discriminator is not None:
         load_weights(
             state.plain_discriminator, discriminator, Message("The base discriminator in {folder}", folder=where)
@@ -56,7 +57,7 @@ def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
 
     Every process calls this, because each has a random state of its own; the main process writes.
     """
-    own = {**vars(state.progress), **_random_states(state)}
+    own = {**vars(state.progress), "from_base": state.from_base, **_random_states(state)}
     if not state.accelerator.is_main_process:
         return
     networks = (
@@ -150,6 +151,8 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
         optimizer.load_state_dict(state_dict)
     if own:
         state.progress = TrainProgress(own["epoch"], own["batch"], own["step"], float(own["seconds"]))
+        if own.get("from_base"):
+            state.start_from_base()
     else:  # written by another program, at the end of an epoch
         state.progress = TrainProgress(epoch=stored[0].epoch)
 
