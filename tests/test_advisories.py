@@ -342,7 +342,10 @@ def test_gradio_cve_2023_51449_2024_47164_47166_2026_28414_no_path_leaves_the_pa
 def test_gradio_cve_2024_1561_2024_34511_no_method_of_a_component_is_called(page: Page, function: str) -> None:
     for component in (1, 5, 20):
         body = {"component_id": component, "data": "/etc/passwd", "fn_name": function, "session_hash": "x"}
-        answer = page.client.post("/gradio_api/component_server", json=body)
+        try:
+            answer = page.client.post("/gradio_api/component_server", json=body)
+        except httpx.ReadError:  # refused before the request was read
+            continue
         assert answer.status_code >= 400 and "root:" not in answer.text
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -224,7 +225,7 @@ def test_failed_step_is_named_and_not_trusted(checkout: Checkout) -> None:
     failed = checkout.go("web")
     assert failed.returncode != 0
     assert "Step 3 of 4, installing the other packages, failed" in failed.stderr
-    assert "ERROR: Cannot install others==1.0" in failed.stderr
+    assert re.search(r"ERROR: .*others==1\.0", failed.stderr)
     assert not checkout.is_trusted
     wheel.with_suffix(".away").rename(wheel)
     repaired = checkout.go("web")
