@@ -207,7 +207,7 @@ def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None
     (program / "weights" / "guest.pth").unlink()
     show(page, "voices")
     page.locator("#import input[type=file]").set_input_files(str(archive))
-    page.locator("#import-plan").get_by_text("guest.pth").first.wait_for(timeout=PATIENCE)
+    page.locator("#import-plan *:visible", has_text="guest.pth").first.wait_for(timeout=PATIENCE)
     page.locator("#import-add").click()
     said = page.locator("#voice-said")
     said.get_by_text(text_of("convert.imported").format(name="guest")).wait_for(timeout=PATIENCE)
