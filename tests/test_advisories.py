@@ -344,7 +344,8 @@ def test_gradio_cve_2024_1561_2024_34511_no_method_of_a_component_is_called(page
         body = {"component_id": component, "data": "/etc/passwd", "fn_name": function, "session_hash": "x"}
         try:
             answer = page.client.post("/gradio_api/component_server", json=body)
-        except httpx.ReadError:  # refused before the request was read
+        except httpx.ReadError:  # refused before the request was read; the page goes on
+            assert page.client.get("/gradio_api/info").status_code == 200
             continue
         assert answer.status_code >= 400 and "root:" not in answer.text
 
