@@ -124,23 +124,13 @@ def random_batch(settings: Settings) -> "Batch":
     """Clips of noise, with the number and length of those of a training."""
     import torch
 
-    from lib.audio.mel import linear_spectrogram
     from lib.config import load_family
     from train.dataset import Batch
 
     torch.manual_seed(0)
     config = load_family(settings.family)
     frames, rows = min(config.max_frames, 400), settings.batch_size or config.train.batch_size
-    audio = torch.randn(rows, frames * config.audio.hop_length).mul(0.1)
-    return Batch(
-        content=torch.randn(rows, frames, config.synthesizer.content_width),
-        pitch_bins=torch.full((rows, frames), 80),
-        f0=torch.full((rows, frames), 200.0),
-        spec=linear_spectrogram(audio, config.audio.n_fft, config.audio.hop_length),
-        audio=audio[:, None],
-        lengths=torch.full((rows,), frames),
-        speaker_id=torch.zeros(rows, dtype=torch.int64),
-    )
+    return Batch.random(config, rows, frames)
 
 
 def deterministic(batch: "Batch") -> "tuple[Tensor, float]":

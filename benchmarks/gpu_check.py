@@ -124,22 +124,9 @@ class Bench:
 
     def batch(self, config: "FamilyConfig", rows: int) -> "Batch":
         """Clips of noise on the device, of 400 frames."""
-        import torch
-
-        from lib.audio.mel import linear_spectrogram
         from train.dataset import Batch
 
-        frames = 60 if self.tiny else 400
-        audio = torch.randn(rows, frames * config.audio.hop_length).mul(0.1)
-        return Batch(
-            content=torch.randn(rows, frames, config.synthesizer.content_width),
-            pitch_bins=torch.full((rows, frames), 80),
-            f0=torch.full((rows, frames), 200.0),
-            spec=linear_spectrogram(audio, config.audio.n_fft, config.audio.hop_length),
-            audio=audio[:, None],
-            lengths=torch.full((rows,), frames),
-            speaker_id=torch.zeros(rows, dtype=torch.int64),
-        ).to(self.where)
+        return Batch.random(config, rows, 60 if self.tiny else 400).to(self.where)
 
 
 def agreement(bench: Bench) -> Iterator[Row]:

@@ -11,7 +11,6 @@ import torch
 
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
-from lib.audio.mel import linear_spectrogram
 from lib.config import load_family
 from lib.content import load_content_encoder
 from lib.devices import choose_device
@@ -90,17 +89,7 @@ def _step(where: torch.device) -> float:
     from train.step import train_step
 
     config = load_family(FAMILY)
-    rows, frames = config.train.batch_size, config.max_frames
-    audio = torch.randn(rows, frames * config.audio.hop_length).mul(0.1)
-    batch = Batch(
-        content=torch.randn(rows, frames, config.synthesizer.content_width),
-        pitch_bins=torch.full((rows, frames), 80),
-        f0=torch.full((rows, frames), 200.0),
-        spec=linear_spectrogram(audio, config.audio.n_fft, config.audio.hop_length),
-        audio=audio[:, None],
-        lengths=torch.full((rows,), frames),
-        speaker_id=torch.zeros(rows, dtype=torch.int64),
-    ).to(where)
+    batch = Batch.random(config, config.train.batch_size, config.max_frames).to(where)
     state = make_state(config, make_accelerator("auto", where))
     if config.lite:
         state.progress.step = config.lite.prior_steps  # most steps train the vocoder, too

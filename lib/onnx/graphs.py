@@ -222,18 +222,15 @@ class VoiceWithoutF0Graph(VoiceGraph):
         return self._generate(content, None, speaker, noise, None)
 
 
-class LiteEncoderGraph(nn.Module):
-    """The lite content encoder: audio [1, T] at 16 kHz -> content [1, (T - 80) // 320, C], for T up to 26 s."""
+class EncoderGraph(nn.Module):
+    """A content encoder: audio [1, T] at 16 kHz -> content [1, (T - 80) // 320, C]."""
 
     axes: ClassVar = {"audio": 1}
     outputs = ("content",)
-    basis: Tensor
 
-    def __init__(self, network: LiteEncoder) -> None:
+    def __init__(self, network: LiteEncoder | Hubert) -> None:
         super().__init__()
         self.network = network
-        window = torch.hann_window(WINDOW_LENGTH)
-        self.register_buffer("basis", fourier_basis(WINDOW_LENGTH, window), persistent=False)
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
         """Random inputs."""
@@ -243,6 +240,18 @@ class LiteEncoderGraph(nn.Module):
         """What the program computes."""
         exact: Tensor = self.network(audio)
         return exact
+
+
+class LiteEncoderGraph(EncoderGraph):
+    """The lite content encoder, for up to 26 s."""
+
+    network: LiteEncoder
+    basis: Tensor
+
+    def __init__(self, network: LiteEncoder) -> None:
+        super().__init__(network)
+        window = torch.hann_window(WINDOW_LENGTH)
+        self.register_buffer("basis", fourier_basis(WINDOW_LENGTH, window), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """See the class."""
@@ -258,24 +267,8 @@ class LiteEncoderGraph(nn.Module):
         return torch.cat([code, frame_levels(mel, frames)[..., None]], 2)
 
 
-class HubertGraph(nn.Module):
-    """A HuBERT content encoder: audio [1, T] at 16 kHz -> content [1, (T - 80) // 320, C]."""
-
-    axes: ClassVar = {"audio": 1}
-    outputs = ("content",)
-
-    def __init__(self, network: Hubert) -> None:
-        super().__init__()
-        self.network = network
-
-    def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs."""
-        return (0.1 * torch.randn(1, HOP_LENGTH * frames + 401),)
-
-    def exact(self, audio: Tensor) -> Tensor:
-        """What the program computes."""
-        exact: Tensor = self.network(audio)
-        return exact
+class HubertGraph(EncoderGraph):
+    """A HuBERT content encoder."""
 
     def forward(self, audio: Tensor) -> Tensor:
         """See the class."""
