@@ -6,7 +6,6 @@ Train from uploaded files, reload in the middle, stop, go on, convert; import a 
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,10 +200,10 @@ def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None
     source = program / "weights" / f"{VOICE}.pth"
     if not source.is_file():
         pytest.skip("there is no voice to export: the training before this test failed")
-    shutil.copyfile(source, program / "weights" / "guest.pth")
+    source.rename(program / "weights" / "guest.pth")  # a voice that is installed under any name is not added again
     words = ["-m", "train", "ckpt", "export", "guest", "--output", str(archive)]
     subprocess.run([sys.executable, *words], cwd=program, check=True, capture_output=True)
-    (program / "weights" / "guest.pth").unlink()
+    (program / "weights" / "guest.pth").rename(tmp_path / "kept.pth")
     show(page, "voices")
     page.locator("#import input[type=file]").set_input_files(str(archive))
     page.locator("#import-plan *:visible", has_text="guest.pth").first.wait_for(timeout=PATIENCE)
@@ -212,6 +211,8 @@ def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None
     said = page.locator("#voice-said")
     said.get_by_text(text_of("convert.imported").format(name="guest")).wait_for(timeout=PATIENCE)
     assert (program / "weights" / "guest.pth").is_file()
+    assert "guest" in message(page)
+    (tmp_path / "kept.pth").rename(source)
     page.locator("#import input[type=file]").set_input_files(str(SHIPPED / "source.flac"))
     assert "zip" in message(page).lower()
 
