@@ -81,7 +81,7 @@ def train(training: Training, progress: Progress = no_progress) -> None:
     # Every process has its own clock; that of the main process decides.
     (time_is_up,) = any_process(is_main and _time_is_up(training))
     while done.epoch < options.epochs and not time_is_up:
-        learning_rate = begin_epoch(state)
+        begin_epoch(state)
         if done.batch >= len(batches):  # the clips or the batch size have changed since the checkpoint
             done.batch = 0
         for batch in batches.of_epoch(done.epoch, skip=done.batch):
@@ -90,7 +90,7 @@ def train(training: Training, progress: Progress = no_progress) -> None:
             _check_finite(training, losses)
             done.finish_batch(len(batches))  # before anything is saved, so that no epoch is done twice
             done.seconds = seconds_before + time.monotonic() - training.began
-            training.metrics.add(done.step, done.epoch + 1, losses, learning_rate)
+            training.metrics.add(done.step, done.epoch + 1, losses, state.optimizer_g.param_groups[0]["lr"])
             time_is_up, save_is_due = any_process(is_main and _time_is_up(training), is_main and _save_is_due(training))
             if save_is_due:
                 training.save()

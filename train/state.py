@@ -120,13 +120,12 @@ def make_state(
     )
 
 
-def begin_epoch(state: TrainState) -> float:
-    """Set both optimisers' learning rate, decayed by `lr_decay` per finished epoch, and return it."""
+def begin_epoch(state: TrainState) -> None:
+    """Set both optimisers' learning rate, decayed by `lr_decay` per finished epoch."""
     rate = state.learning_rate * state.config.train.lr_decay**state.progress.epoch
     for optimizer in (state.optimizer_g, state.optimizer_d):
         for group in optimizer.param_groups:
             group["lr"], group["initial_lr"] = rate, state.learning_rate
-    return rate
 
 
 def set_learning_rate(state: TrainState) -> None:
