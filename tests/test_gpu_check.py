@@ -3,8 +3,17 @@
 import pytest
 
 from benchmarks.gpu_check import CHECKS, Row, Settings, check, table
+from lib.content import hubert
+from lib.pitch import rmvpe
 
 SLOW = ("steps", "training", "extraction", "conversion")
+
+
+@pytest.fixture(autouse=True)
+def restore_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script makes its process find networks of random weights; the tests after it need the real places again."""
+    monkeypatch.setattr(hubert, "find", hubert.find)
+    monkeypatch.setattr(rmvpe, "PLACES", rmvpe.PLACES)
 
 
 @pytest.mark.parametrize(
