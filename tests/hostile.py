@@ -41,8 +41,8 @@ def refused(folder: Path, says: str = "") -> Iterator[None]:
         yield
     read, grown = bytes_read() - read, peak_bytes() - held
     assert read < MAX_READ and grown < MAX_BYTES, (read, grown)
-    told = str(caught.value)
-    assert len(told) < 600 and len(told.splitlines()) == 1 and told.endswith("."), told
+    message = str(caught.value)
+    assert len(message) < 600 and len(message.splitlines()) == 1 and message.endswith("."), message
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

@@ -1,4 +1,4 @@
-"""Makes the lists of packages with the SHA-256 of their files anew, from the versions in requirements.lock.
+"""Makes the lists of packages with the SHA-256 of their files again, from the versions in requirements.lock.
 
     python -m tests.lock
 

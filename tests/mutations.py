@@ -138,9 +138,9 @@ def run_tests(root: Path, name: str, chosen: str) -> tuple[bool, str]:
             sys.stdout.flush()
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    said = log.read_text(encoding="utf-8")
-    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return status == 0, failed[0] if failed else said[-500:]
+    output = log.read_text(encoding="utf-8")
+    failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return status == 0, failed[0] if failed else output[-500:]
 
 
 def main(words: list[str]) -> int:
@@ -158,17 +158,19 @@ def main(words: list[str]) -> int:
             else:
                 shutil.copyfile(ROOT / name, root / name)
         for tests in sorted({mutation[-2:] for mutation in chosen}):
-            passed, said = run_tests(root, *tests)
+            passed, output = run_tests(root, *tests)
             if not passed:
-                raise SystemExit(f"Tests of {tests} fail without any change: {said}")
+                raise SystemExit(f"Tests of {tests} fail without any change: {output}")
         for mutation in chosen:
             path = find(mutation, root)
             text = path.read_text(encoding="utf-8")
             path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-            passed, said = run_tests(root, mutation.tests, mutation.chosen)
+            passed, output = run_tests(root, mutation.tests, mutation.chosen)
             path.write_text(text, encoding="utf-8")
             survived += [mutation.name] if passed else []
-            print(f"{'SURVIVED' if passed else 'caught':9}{mutation.name:24}{'' if passed else said[:110]}", flush=True)
+            print(
+                f"{'SURVIVED' if passed else 'caught':9}{mutation.name:24}{'' if passed else output[:110]}", flush=True
+            )
     print(
         f"{len(chosen) - len(survived)} of {len(chosen)} changes were caught."
         + "".join(f"\nnot: {s}" for s in survived)

@@ -171,8 +171,8 @@ def test_cve_2025_43842_43843_43844_parameters_of_a_training_are_no_commands(
             assert all(part in ("", words, f"--data={words}") or "touch" not in part for part in arguments)
             if stage == "prepare":  # what the program is started with reaches it as it is: no shell is in between
                 code = "import sys; print(sys.argv[1:])"
-                told = subprocess.run([sys.executable, "-c", code, *arguments[2:]], capture_output=True, text=True)
-                assert told.stdout == f"{arguments[2:]}\n"
+                done = subprocess.run([sys.executable, "-c", code, *arguments[2:]], capture_output=True, text=True)
+                assert done.stdout == f"{arguments[2:]}\n"
 
 
 @pytest.mark.parametrize("field", ["name", "sample_rate", "pitch_method", "device", "content_encoder", "folder"])

@@ -49,15 +49,15 @@ def test_ports() -> None:
     ("host", "want"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.0.7", False), ("", False)],
 )
-def test_who_can_reach_an_address(host: str, want: bool) -> None:
+def test_addresses_are_classified_by_who_can_reach_them(host: str, want: bool) -> None:
     assert is_loopback(host) is want
 
 
 def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "infer-web.py"), "-h"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--port" in told.stdout
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--port" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported and not imported & {"torch", "gradio", "numpy", "pydantic"}
     wrong = subprocess.run([sys.executable, ROOT / "infer-web.py", "--port", "x"], capture_output=True, check=False)
     assert wrong.returncode == 2

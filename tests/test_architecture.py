@@ -178,10 +178,10 @@ def test_help_imports_no_torch(package: str) -> None:
     code = (
         "import contextlib, io, runpy, sys\n"
         f"sys.argv = [{package!r}, '--help']\n"
-        "told = io.StringIO()\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):\n"
+        "output = io.StringIO()\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(output):\n"
         f"    runpy.run_module({package!r}, run_name='__main__')\n"
-        "assert 'usage' in told.getvalue().lower(), told.getvalue()\n"
+        "assert 'usage' in output.getvalue().lower(), output.getvalue()\n"
         "heavy = {'torch', 'gradio', 'transformers', 'scipy', 'av', 'faiss'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -76,7 +76,7 @@ def test_a_voice_goes_out_and_comes_in(
     assert export_voice(voice, index, tmp_path / "again.zip").read_bytes() == archive.read_bytes()
 
 
-def test_an_existing_voice_is_replaced_only_when_told(
+def test_an_existing_voice_is_replaced_only_on_request(
     tmp_path: Path, voice: Path, take_in: Callable[..., Imported]
 ) -> None:
     archive = export_voice(voice, None, tmp_path / "anna.zip")

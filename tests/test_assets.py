@@ -79,7 +79,7 @@ def test_download_puts_files_where_they_belong(hub: FakeHub, tmp_path: Path) -> 
     assert reported[-1].startswith("2/2")
 
 
-def test_what_is_there_is_not_downloaded_again(hub: FakeHub) -> None:
+def test_existing_files_are_not_downloaded_again(hub: FakeHub) -> None:
     download(["one"])
     download(["one"])
     assert hub.asked == ["folder/one.bin"]

@@ -123,7 +123,7 @@ def test_zero_phase_highpass_in_blocks_is_the_filter_of_the_whole(samples: int, 
 
 
 @pytest.mark.parametrize("sample_rate", [16_000, 40_000, 48_000])
-def test_the_highpass_is_scipys(sample_rate: int) -> None:
+def test_the_highpass_equals_scipys(sample_rate: int) -> None:
     signal = np.random.default_rng(2).standard_normal(30_000)
     sections = scipy.signal.butter(5, 48, "highpass", output="sos", fs=sample_rate)
     causal = scipy.signal.sosfilt(sections, signal)
@@ -286,7 +286,7 @@ def test_an_intact_recording_gives_no_warning(tmp_path: Path, caplog: pytest.Log
         (WAV_HEADER, "no sound"),
     ],
 )
-def test_what_is_not_a_recording_is_refused_in_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+def test_other_files_are_refused_as_recordings_in_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "bad.wav"
     path.write_bytes(content)
     with pytest.raises(AudioError, match=says) as caught:
@@ -355,7 +355,7 @@ def test_recordings_are_found_by_content_sorted_without_hidden_files(tmp_path: P
     save_audio(tmp_path / ".hidden.wav", tone(220, 0.1), 16000)
     (tmp_path / "b.wav").rename(tmp_path / "b.take1")  # no suffix of audio, but audio
     (tmp_path / "notes.txt").write_text("some text\n" * 20)
-    (tmp_path / "broken.wav").write_text("some text\n" * 20)  # promises audio: whoever loads it must hear why not
+    (tmp_path / "broken.wav").write_text("some text\n" * 20)  # promises audio: loading it must report the reason
     (tmp_path / "folder.wav").mkdir()
     assert [path.name for path in list_recordings(tmp_path)] == ["a.flac", "b.take1", "broken.wav"]
     assert not is_audio_file(tmp_path / "broken.wav")

@@ -43,7 +43,7 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "message"),
     [
         (
             tiny_family("v2", "32k"),
@@ -55,10 +55,10 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
     ],
 )
 def test_a_generator_of_another_kind_is_refused_before_anything_runs(
-    tmp_path: Path, found: FamilyConfig, told: str
+    tmp_path: Path, found: FamilyConfig, message: str
 ) -> None:
     put(tmp_path / "pretrained_v2", found, ("f0G40k", "f0D40k"))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
-def test_half_a_pair_is_told(tmp_path: Path) -> None:
+def test_half_a_pair_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
     (tmp_path / "pretrained_v2" / "f0D40k.pth").unlink()
     with pytest.raises(MissingFileError, match=r"f0D40k\.pth.*The other base model is there"):

@@ -47,18 +47,18 @@ def signal(golden: Path) -> npt.NDArray[np.float64]:
     return x
 
 
-def test_golden_pieces_of_a_long_signal(golden: Path, signal: npt.NDArray[np.float64]) -> None:
+def test_golden_chunks_of_a_long_signal(golden: Path, signal: npt.NDArray[np.float64]) -> None:
     """Start and length of every piece as in the references (the length of the result is not: ours loses nothing)."""
     cases: list[dict[str, Any]] = json.loads((golden / "pipeline/split_points.json").read_text())["cases"]
     assert cases
     # The signed rule looks for a sum of zero, which a difference of 1e-8 between two filters moves from place to place.
     coefficients = scipy.signal.butter(5, 48, "highpass", fs=16_000)
-    heard = {"magnitude": highpass(signal), "signed": scipy.signal.filtfilt(*coefficients, signal)}
+    filtered = {"magnitude": highpass(signal), "signed": scipy.signal.filtfilt(*coefficients, signal)}
     for case in cases:
         pad, query, center, longest = case["x_pad_query_center_max"]
         limits = ChunkLimits(pad, query, center, longest)
         rule = VARIANTS[case["variant"]]
-        chunks = plan_chunks(heard[rule], limits, rule)
+        chunks = plan_chunks(filtered[rule], limits, rule)
         padded = ReflectionPadding(signal.astype(np.float32), limits.pad_frames * 160)
         track = np.arange(len(padded) // 160)
         got = [
@@ -110,7 +110,7 @@ def test_short_audio_is_not_cut() -> None:
     assert len(quiet_points(np.ones(int(0.5 * 16_000) - 159), SMALL)) == 1
 
 
-def test_the_usual_limits_are_the_ecosystems() -> None:
+def test_the_default_limits_are_rvcs() -> None:
     """A cut is the quietest place within 6 s of 38 s; up to 41 s, with half a frame at both ends, nothing is cut."""
     shortest = 41 * ANALYSIS_RATE - HOP_LENGTH + 1  # that is cut
     assert quiet_points(np.ones(shortest - 1), ChunkLimits()) == []

@@ -55,7 +55,7 @@ def test_golden_merge(golden: Path, tmp_path: Path) -> None:
     assert {key: got[key] for key in ("info", "sr", "f0", "version")} == {
         key: want[key] for key in ("info", "sr", "f0", "version")
     }
-    # The reference copies the first voice's config; ours tells the rows that the table of speakers really has.
+    # The reference copies the first voice's config; ours states the true number of rows of the speaker table.
     assert got["config"][15] == want["weight"]["emb_g.weight"].shape[0]
     assert got["config"][:15] + got["config"][16:] == want["config"][:15] + want["config"][16:]
 
@@ -84,7 +84,7 @@ def test_golden_change_of_info(golden: Path, tmp_path: Path) -> None:
     write_voice_model(tmp_path / "changed.pth", edit(before, want["info"]))
     got = raw(tmp_path / "changed.pth")
     assert all(torch.equal(got["weight"][key], value) for key, value in before.weights.items())
-    want["config"][15] = before.config.n_speakers  # again the reference tells the first voice's number
+    want["config"][15] = before.config.n_speakers  # again the reference states the first voice's number
     assert {key: got[key] for key in want} == want
 
 
@@ -130,7 +130,7 @@ def test_voices_of_different_kinds_are_not_merged(first: VoiceModel, second: Voi
         merge(first, second)
 
 
-def test_what_both_voices_say_is_kept() -> None:
+def test_entries_that_both_voices_share_are_kept() -> None:
     merged = merge(with_encoder("spin", "aa"), with_encoder("spin"))
     assert merged.content_encoder == ContentEncoderId("spin", "aa") and merged.extra == {"author": "me"}
     assert merged.info == "Merged: 0.5 of the first voice, 0.5 of the second."
@@ -175,7 +175,7 @@ def test_bare_tensors_are_extracted_where_the_rate_is_known(tmp_path: Path) -> N
     assert extract(tmp_path / "bare.pth", sample_rate=48_000).config.hop_length == voice.config.hop_length == 480
 
 
-def test_what_holds_no_generator_is_not_extracted(tmp_path: Path) -> None:
+def test_files_without_a_generator_are_not_extracted(tmp_path: Path) -> None:
     save_voice(tmp_path / "voice.pth", small_voice())
     torch.save({"model": {"discriminators.0.convs.0.bias": torch.zeros(3)}}, tmp_path / "D_1.pth")
     torch.save({"model": {"x": torch.zeros(3)}}, tmp_path / "other.pth")
@@ -296,8 +296,8 @@ def test_texts_that_no_reader_accepts_are_not_written(weights: Path, capsys: pyt
         ("edit", "anna", "--speakers", "a," + long), ("merge", "anna", "anna", "--name", "both", "--info", long),
     ):  # fmt: skip
         assert run(*words) == 1
-        told = capsys.readouterr().err.strip().splitlines()
-        assert "is too long (2001 characters; " in told[-1] and len(told[-1]) < 200
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert "is too long (2001 characters; " in lines[-1] and len(lines[-1]) < 200
     assert (weights / "anna.pth").read_bytes() == before and len(list(weights.iterdir())) == 1
 
 

@@ -94,7 +94,7 @@ def test_frames_are_centred_as_stated() -> None:
     assert int(levels.argmax()) == 7
 
 
-def test_filters_are_whispers() -> None:
+def test_filters_equal_those_of_whisper() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchaudio, about itself
         functional = pytest.importorskip("torchaudio.functional")

@@ -56,7 +56,7 @@ def test_the_length_is_that_of_the_input_to_the_sample(converter: VoiceConverter
     assert np.abs(converted).max() <= 0.99 * (1 + 1e-6)
 
 
-def test_no_frame_is_missing_where_pieces_meet(converter: VoiceConverter) -> None:
+def test_no_frame_is_missing_where_chunks_meet(converter: VoiceConverter) -> None:
     options = ConvertOptions(pitch_method="pm", rms_mix_rate=1)
     frames = converter.convert(voice_like(4), options).reshape(-1, 240)
     level = np.sqrt((frames**2).mean(axis=1))
@@ -64,7 +64,7 @@ def test_no_frame_is_missing_where_pieces_meet(converter: VoiceConverter) -> Non
 
 
 def test_cut_audio_sounds_like_uncut_audio_away_from_the_cuts() -> None:
-    """Without noise, pieces differ only by what the prior's attention hears of the rest."""
+    """Without noise, chunks differ only by the context of the prior's attention."""
     options = ConvertOptions(pitch_method="pm", rms_mix_rate=1)
     audio = voice_like(3)
     cut = tiny_converter(limits=CUTTING, temperature=0.0).convert(audio, options)
@@ -88,20 +88,20 @@ def test_the_input_is_left_as_it_is(converter: VoiceConverter) -> None:
 
 
 def test_f0_is_estimated_once_over_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[int] = []
+    lengths: list[int] = []
 
     def spy(method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> Any:
         extractor = load_pitch_extractor(method, device, crepe_hop_length, dtype)
 
         def listen(audio: Floats) -> Floats:
-            heard.append(len(audio))
+            lengths.append(len(audio))
             return extractor(audio)
 
         return ExactExtractor(method, listen)
 
     monkeypatch.setattr(loaded_module, "load_pitch_extractor", spy)
     tiny_converter(limits=CUTTING).convert(voice_like(4), PM)
-    assert heard == [4 * 16_000 + 2 * 3_200]
+    assert lengths == [4 * 16_000 + 2 * 3_200]
 
 
 def f0_given_to_the_synthesizer(monkeypatch: pytest.MonkeyPatch, options: ConvertOptions, audio: Floats) -> Floats:
@@ -177,7 +177,7 @@ def test_a_voice_without_f0_needs_no_pitch_method() -> None:
     assert len(converter.convert(voice_like(1), PM)) == 24_000
 
 
-def test_auto_tells_which_pitch_method_it_took(converter: VoiceConverter) -> None:
+def test_auto_reports_the_chosen_pitch_method(converter: VoiceConverter) -> None:
     assert converter.pitch_method(ConvertOptions()) not in ("auto", None)
     assert converter.pitch_method(PM) == "pm"
 
@@ -202,7 +202,7 @@ def test_a_speaker_that_does_not_exist(converter: VoiceConverter) -> None:
         converter.convert(voice_like(0.2), ConvertOptions(speaker_id=3))
 
 
-def test_progress_counts_pieces_and_may_cancel(converter: VoiceConverter) -> None:
+def test_progress_counts_chunks_and_may_cancel(converter: VoiceConverter) -> None:
     seen: list[tuple[int, int]] = []
     converter.convert(voice_like(2), PM, lambda done, total, what: seen.append((done, total)))
     assert seen == [(i, seen[0][1]) for i in range(seen[0][1] + 1)]
@@ -310,14 +310,14 @@ def assert_close_as_int16(got: Floats, want: Any) -> None:
 def golden_recipe(golden: Path, result: str) -> dict[str, str]:
     """How a result of end_to_end.safetensors was made, out of the sentence in the README of the golden data."""
     text = (golden / "README.md").read_text(encoding="utf-8")
-    said = re.search(rf"[ .]{result}: (.*?)(?=\. [\w]+: |\. Result|\n)", text)
-    assert said, f"the README of the golden data does not tell how {result} was made"
+    match = re.search(rf"[ .]{result}: (.*?)(?=\. [\w]+: |\. Result|\n)", text)
+    assert match, f"the README of the golden data does not say how {result} was made"
     forms = {
         "model": r"model (\S+\.pth)", "index": r"index (\S+\.index)", "index_rate": r"with rate ([\d.]+)",
         "speaker": r"speaker (\d+)", "shift": r"([+-]\d+) semitones", "rms": r"rms_mix_rate ([\d.]+)",
         "rate": r"resampled to (\d+) Hz",
     }  # fmt: skip
-    return {key: found[1] for key, form in forms.items() if (found := re.search(form, said[1]))}
+    return {key: found[1] for key, form in forms.items() if (found := re.search(form, match[1]))}
 
 
 def golden_voice(golden: Path, recipe: dict[str, str]) -> Synthesizer:

@@ -72,7 +72,7 @@ def test_the_browser_remembers_and_the_server_does_not(
     assert list(memory.keep(form, kept, "old", values)) == ["anna", "old"]
 
 
-def test_what_earlier_versions_kept_on_the_server_counts_on_this_machine_only(
+def test_options_kept_on_the_server_by_earlier_versions_count_on_this_machine_only(
     services: Services, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "presets" / LAST / "anna.json", {"protect": 0.1})

@@ -26,7 +26,7 @@ RATE = 44_100
 PLAIN = {"precision": "fp32", "rms_mix_rate": 1.0}
 
 
-def sung(seconds: float) -> Floats:
+def voiced(seconds: float) -> Floats:
     """Notes of 0.6 s with 10 harmonics and vibrato, and 0.4 s of silence after each: (T,)."""
     time = np.arange(round(seconds * RATE)) / RATE
     note = np.floor(time) % 5
@@ -56,7 +56,7 @@ class Song:
     """Files of a song and its stems."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
-        voice = sung(seconds)
+        voice = voiced(seconds)
         self.vocals, self.instrumental = np.stack([voice, 0.8 * voice]).astype(np.float32), chords(seconds)
         self.song = self.vocals + self.instrumental
         self.song_path = write(folder / "song.wav", self.song)
@@ -79,7 +79,7 @@ def oracle(name: str, device: str) -> object:
 
     def separate(audio: Floats, sample_rate: int, progress: Progress) -> tuple[Floats, Floats]:
         seconds = audio.shape[1] / sample_rate
-        voice = np.stack([sung(seconds), 0.8 * sung(seconds)])
+        voice = np.stack([voiced(seconds), 0.8 * voiced(seconds)])
         progress(0, 2, "separating")
         size, hop = 4096, 1024
         window = np.sqrt(np.hanning(size + 1)[:-1])
@@ -163,7 +163,7 @@ def test_every_step_is_reused_until_what_it_depends_on_changes(tmp_path: Path, s
     assert (other.cache.reused, other.cache.computed) == (["separation"], ["conversion"])
 
 
-def test_the_cache_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+def test_the_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
     audio = chords(0.2)
     cache = StepCache(tmp_path, max_bytes=3 * audio.nbytes + 2000)
     for number in range(5):
@@ -189,7 +189,7 @@ def test_level_pan_reverb_and_loudness(tmp_path: Path, song: Song) -> None:
     assert integrated_loudness(*load_stereo(cover.path)) == pytest.approx(-16, abs=0.3)
 
 
-def test_tags_are_carried_and_the_format_is_kept_if_wished(tmp_path: Path, song: Song) -> None:
+def test_tags_are_carried_and_the_format_is_kept_on_request(tmp_path: Path, song: Song) -> None:
     path = tmp_path / "tagged.flac"
     save_blocks(path, array_blocks(song.song), RATE, "PCM_24", Tags({"title": "A Song"}))
     cover = make(tmp_path, Sources(path, song.vocals_path, None), keep_format=True, preview=1.5)
@@ -211,7 +211,7 @@ def test_a_stem_that_is_early_late_or_at_another_level_is_matched(tmp_path: Path
 @pytest.mark.parametrize("level", [1.0, 0.5])
 def test_the_level_of_a_stem_is_exact_though_vocals_and_instrumental_correlate(level: float) -> None:
     instrumental = chords(3.0)
-    vocals = np.stack([sung(3.0)] * 2) + 0.3 * instrumental * (sung(3.0) != 0)
+    vocals = np.stack([voiced(3.0)] * 2) + 0.3 * instrumental * (voiced(3.0) != 0)
     inside, rest = split_song(vocals + instrumental, level * instrumental, RATE, Path("stem.wav"))
     assert np.abs(inside - instrumental).max() < 1e-5
     assert np.abs(rest - vocals).max() < 1e-5

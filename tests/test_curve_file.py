@@ -121,7 +121,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(f0=arrays(np.float32, st.integers(1, 120), elements=HERTZ), suffix=st.sampled_from([".csv", ".txt"]))
-def test_what_was_written_comes_back_exactly(tmp_path: Path, f0: Floats, suffix: str) -> None:
+def test_written_values_are_read_back_exactly(tmp_path: Path, f0: Floats, suffix: str) -> None:
     path = tmp_path / f"curve{suffix}"
     write_curve(path, f0)
     assert path.read_text().startswith("seconds,Hz\n") == (suffix == ".csv")
@@ -153,7 +153,7 @@ def test_voice_begins_and_ends_at_the_nearer_point_without_a_glide() -> None:
     ]
 
 
-def sung(
+def convert_voice(
     options: ConvertOptions, audio: Floats, curve: PitchCurve | None = None, **parts: object
 ) -> tuple[Floats, Floats]:
     converted, f0 = tiny_converter(**parts).convert_with_f0(audio, options, curve=curve)
@@ -168,20 +168,20 @@ def test_the_written_curve_fed_back_gives_the_very_same_audio(
 ) -> None:
     options = PM.model_copy(update={"pitch_shift": 3.0, "filter_radius": 3, "interpolate_unvoiced": interpolate})
     audio = np.concatenate([voice_like(1.1), np.zeros(6_000, np.float32), voice_like(0.73)])
-    converted, f0 = sung(options, audio, limits=limits)
+    converted, f0 = convert_voice(options, audio, limits=limits)
     assert f0.shape == (len(audio) // 160,)
     assert 0.3 < (f0 > 0).mean() < 0.98
     write_curve(tmp_path / "curve.csv", f0)
-    again, f0_again = sung(options, audio, read_curve(tmp_path / "curve.csv"), limits=limits)
+    again, f0_again = convert_voice(options, audio, read_curve(tmp_path / "curve.csv"), limits=limits)
     assert np.array_equal(f0, f0_again)
     assert np.array_equal(converted, again)
 
 
-def test_an_edited_curve_is_sung_where_it_speaks_and_is_final(tmp_path: Path) -> None:
+def test_an_edited_curve_replaces_the_f0_it_covers(tmp_path: Path) -> None:
     (tmp_path / "edit.txt").write_text("0.5,300\n0.7,400\n")
     options = PM.model_copy(update={"pitch_shift": 12.0, "filter_radius": 5})
-    converted, f0 = sung(options, voice_like(1), read_curve(tmp_path / "edit.txt"))
-    plain, own = sung(options, voice_like(1))
+    converted, f0 = convert_voice(options, voice_like(1), read_curve(tmp_path / "edit.txt"))
+    plain, own = convert_voice(options, voice_like(1))
     frames = np.arange(50, 71)
     np.testing.assert_allclose(f0[frames], 300 + 100 * (frames - 50) / 20, rtol=1e-6)
     assert np.array_equal(np.delete(f0, frames), np.delete(own, frames))
@@ -189,8 +189,8 @@ def test_an_edited_curve_is_sung_where_it_speaks_and_is_final(tmp_path: Path) ->
 
 
 def test_the_median_comes_before_the_shift_and_removes_a_stray_frame() -> None:
-    _, plain = sung(PM, voice_like(1))
-    _, filtered = sung(PM.model_copy(update={"filter_radius": 7, "pitch_shift": 12.0}), voice_like(1))
+    _, plain = convert_voice(PM, voice_like(1))
+    _, filtered = convert_voice(PM.model_copy(update={"filter_radius": 7, "pitch_shift": 12.0}), voice_like(1))
     np.testing.assert_allclose(filtered[4:-4], shift_semitones(median_filter(plain, 7), 12.0)[4:-4], rtol=1e-6)
 
 
@@ -210,7 +210,7 @@ def test_a_curve_for_a_voice_without_f0_is_refused(tmp_path: Path) -> None:
 def test_a_curve_of_another_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "late.txt").write_text("12,200\n13,200\n")
     with pytest.raises(ConfigError, match=r"begins at 12\.00 s, but the recording ends at 1\.00 s"):
-        sung(PM, voice_like(1), read_curve(tmp_path / "late.txt"))
+        convert_voice(PM, voice_like(1), read_curve(tmp_path / "late.txt"))
 
 
 def test_files_in_and_out(tmp_path: Path) -> None:
@@ -235,7 +235,9 @@ def test_files_in_and_out(tmp_path: Path) -> None:
         (1, None, "song0.txt", "already the name"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(n_jobs: int, f0_file: str | None, f0_out: str | None, sentence: str) -> None:
+def test_contradictory_f0_files_are_refused(
+    n_jobs: int, f0_file: str | None, f0_out: str | None, sentence: str
+) -> None:
     jobs = [Job(Path(f"song{i}.txt"), Path(f"out{i}.wav")) for i in range(n_jobs)]
     with pytest.raises(ConfigError, match=sentence):
         with_f0_files(jobs, f0_file and Path(f0_file), f0_out and Path(f0_out))  # type: ignore[arg-type]
@@ -253,9 +255,9 @@ def test_what_cannot_be_meant_is_refused(n_jobs: int, f0_file: str | None, f0_ou
 def test_wrong_options_are_one_sentence(args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["song.wav", "--voice", "eve", *args])
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert sentence in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert sentence in output
 
 
 def test_a_curve_of_ten_minutes_ends_where_it_ends(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_curve_of_ten_minutes_ends_where_it_ends(tmp_path: Path) -> None:
     assert f0[[0, 30_000, 60_000, 60_001]].tolist() == [100, 400, 700, 0]
 
 
-def test_the_command_line_writes_a_curve_and_sings_it(
+def test_the_command_line_writes_a_curve_and_uses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())

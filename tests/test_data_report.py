@@ -52,7 +52,7 @@ def test_good_recordings_are_only_short_in_all(tmp_path: Path) -> None:
         ("short", voiced(0.4), RATE),
     ],
 )
-def test_each_fault_is_told(tmp_path: Path, advice: str, audio: npt.NDArray[np.float32], rate: int) -> None:
+def test_each_fault_is_reported(tmp_path: Path, advice: str, audio: npt.NDArray[np.float32], rate: int) -> None:
     found = check_recordings([write(tmp_path, "a.wav", audio, rate)]).advice()
     assert advice in found and set(found) <= ADVICE.keys()
 
@@ -64,7 +64,7 @@ def with_pauses(noise: float) -> npt.NDArray[np.float32]:
     return np.asarray(audio + 10 ** (noise / 20) * made, np.float32)
 
 
-def test_noise_is_heard_in_pauses_only(tmp_path: Path) -> None:
+def test_noise_is_measured_in_pauses_only(tmp_path: Path) -> None:
     noisy = check_recordings([write(tmp_path, "noisy.wav", with_pauses(-30.0))])
     assert "noisy" in noisy.advice() and noisy.is_noisy
     assert noisy.recordings[0].noise == pytest.approx(-30.0, abs=1.0)
@@ -72,8 +72,8 @@ def test_noise_is_heard_in_pauses_only(tmp_path: Path) -> None:
     assert "noisy" not in clean.advice()
     steady = check_recordings([write(tmp_path, "sung.wav", voiced(3))])  # no pause, so the noise is not known
     assert "noisy" not in steady.advice()
-    told = "\n".join(describe_lines(noisy))
-    assert "loudness: " in told and "dB below full scale" in told and "The recordings are noisy" in told
+    text = "\n".join(describe_lines(noisy))
+    assert "loudness: " in text and "dB below full scale" in text and "The recordings are noisy" in text
 
 
 def test_faults_of_several_recordings(tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_faults_of_several_recordings(tmp_path: Path) -> None:
     assert report.duplicates == ["c.wav"]
     assert {"duplicates", "uneven"} <= set(report.advice())
     assert len(report.failures) == 1 and "d.wav" in report.failures[0]
-    told = describe(Translator(), report)
-    assert "d.wav" in told and "3 recordings" in told
+    text = describe(Translator(), report)
+    assert "d.wav" in text and "3 recordings" in text
 
 
-def test_silence_has_no_pitch_and_can_be_told(tmp_path: Path) -> None:
+def test_silence_has_no_pitch_and_can_be_reported(tmp_path: Path) -> None:
     report = check_recordings([write(tmp_path, "a.wav", np.zeros(2 * RATE, np.float32))])
     assert report.f0 is None and "no_pitch" in report.advice()
     assert "inf" not in describe(Translator(), report)

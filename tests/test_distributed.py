@@ -200,8 +200,8 @@ def long_training(program: Path) -> tuple[Experiment, "subprocess.Popen[str]", l
 def test_two_processes_extract_and_train_and_resume_exactly(program: Path) -> None:
     experiment = experiment_of(program)
     process = launched(program, "extract", "v", "--pitch-method", "pm")
-    told = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 0 and told.count("extract: ") == 1, told
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0 and output.count("extract: ") == 1, output
     f0 = {path.name: np.load(path) for path in experiment.f0.iterdir()}
     assert len(f0) == len(list(experiment.gt_wavs.glob("*.wav")))
     assert extract(experiment, ExtractOptions(pitch_method="pm", device="cpu")).skipped
@@ -210,8 +210,8 @@ def test_two_processes_extract_and_train_and_resume_exactly(program: Path) -> No
     for epochs in (("2",), ("1", "2")):
         for number in epochs:
             process = launched(program, *FIT, "--epochs", number)
-            told = process.communicate(timeout=PATIENCE)[0]
-            assert process.returncode == 0 and told.count("fit: ") == 1 and "on each of 2" in told, told
+            output = process.communicate(timeout=PATIENCE)[0]
+            assert process.returncode == 0 and output.count("fit: ") == 1 and "on each of 2" in output, output
         voices.append(read_voice_model(experiment.voice).weights)
         experiment.voice.unlink()
         for path in experiment.folder.glob("[GD]_*.pth"):
@@ -224,9 +224,9 @@ def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(pro
     experiment, process, workers = long_training(program)
     assert len(workers) == 2
     workers[1].kill()
-    told = process.communicate(timeout=PATIENCE)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode != 0
-    assert told.count("Another of the 2 processes has ended, so this one ends, too. Run the same command") == 1
+    assert output.count("Another of the 2 processes has ended, so this one ends, too. Run the same command") == 1
     assert not any(worker.is_running() for worker in workers)
     newest = experiment.newest_pair()
     assert newest is not None
@@ -239,10 +239,10 @@ def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(pro
 def test_ctrl_c_saves_once_and_ends_all(program: Path) -> None:
     experiment, process, workers = long_training(program)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-    told = process.communicate(timeout=PATIENCE)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     for worker in workers:
         worker.wait(timeout=PATIENCE)
-    assert told.count("Stopped. Run the same command to resume.") == 1
-    assert "Another of the" not in told
+    assert output.count("Stopped. Run the same command to resume.") == 1
+    assert "Another of the" not in output
     with experiment.locked():
         assert experiment.checkpoint_pairs()

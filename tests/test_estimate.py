@@ -62,7 +62,7 @@ def test_time_is_known_from_the_newest_training_of_the_kind(tmp_path: Path) -> N
     assert known_speed("lite", LITE.train.batch_size, logs) == 1.0
 
 
-def test_what_is_kept_takes_space(tmp_path: Path) -> None:
+def test_kept_checkpoints_take_space(tmp_path: Path) -> None:
     few = estimate_training(LITE, RunOptions(device="cpu", keep_checkpoints=1), 60.0, tmp_path)
     many = estimate_training(LITE, RunOptions(device="cpu", keep_checkpoints=11), 60.0, tmp_path)
     voice, others = count_parameters(LITE)

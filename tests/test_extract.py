@@ -46,8 +46,8 @@ def recordings(tmp_path: Path, tone: Callable[..., Floats]) -> Path:
     return folder
 
 
-class Told:
-    """A Progress that remembers."""
+class RecordedProgress:
+    """A Progress that records its calls."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
@@ -75,12 +75,12 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
             experiment = Experiment("v", tmp_path / folder / "logs", tmp_path / folder / "weights")
             prepare_stage(experiment, recordings, config.model_copy(update={"synthesizer": network}), PrepareOptions())
             monkeypatch.setattr(module, "CPU_SECONDS", seconds)
-            told = Told()
+            progress = RecordedProgress()
             torch.set_num_threads(1 if folder == "alone" else 3)
-            extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", precision="fp32"), told)
+            extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", precision="fp32"), progress)
             assert torch.get_num_threads() == (1 if folder == "alone" else 3)
             clips = len(list(experiment.wavs_16k.glob("*.wav")))
-            assert told.done[-1] == clips and (len(told.done) == clips + 1) == (folder == "alone")
+            assert progress.done[-1] == clips and (len(progress.done) == clips + 1) == (folder == "alone")
             found.append(features(experiment))
     alone, batches = found
     assert alone.keys() == batches.keys() and len(alone) >= 15
@@ -88,7 +88,7 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
         assert values.dtype == batches[name].dtype and np.allclose(batches[name], values, rtol=1e-4, atol=1e-5), name
 
 
-def test_auto_goes_on_in_the_number_type_that_an_experiment_was_begun_in(
+def test_auto_keeps_the_dtype_of_an_experiment(
     tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path / "hubert", tensors_of(TINY))
@@ -99,7 +99,7 @@ def test_auto_goes_on_in_the_number_type_that_an_experiment_was_begun_in(
     prepare_stage(experiment, recordings, config.model_copy(update={"synthesizer": network}), PrepareOptions())
 
     def extracted(precision: str, *, fast: bool) -> dict[str, Floats] | None:
-        """The features, or None if none were made anew."""
+        """The features, or None if none were computed again."""
         monkeypatch.setattr("lib.devices.has_fast_bfloat16", lambda device: fast)
         options = ExtractOptions.model_validate({"pitch_method": "pm", "device": "cpu", "precision": precision})
         return None if extract(experiment, options).skipped else features(experiment)

@@ -81,8 +81,13 @@ def test_a_voice_is_overtrained_once_it_has_clearly_become_worse() -> None:
     assert is_overtrained(history(2.0, 1.0, *[worse] * PATIENCE))
     assert not is_overtrained(history(2.0, 1.0, *[1 + MARGIN / 2] * PATIENCE))  # noise around a plateau
     assert not is_overtrained(history(2.0, 1.0, *[worse] * PATIENCE, 0.9))
-    told = describe_best(history(2.0, 1.0, *[worse] * PATIENCE), Path("weights/v_e1_s10_best_epoch.pth"))
-    assert told is not None and "overtrained" in told and "epoch 1 " in told and "v_e1_s10_best_epoch.pth" in told
+    message = describe_best(history(2.0, 1.0, *[worse] * PATIENCE), Path("weights/v_e1_s10_best_epoch.pth"))
+    assert (
+        message is not None
+        and "overtrained" in message
+        and "epoch 1 " in message
+        and "v_e1_s10_best_epoch.pth" in message
+    )
 
 
 def test_the_history_of_a_resumed_run_ends_where_it_resumes() -> None:

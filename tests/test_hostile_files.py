@@ -118,7 +118,7 @@ def nested(levels: int) -> list[Any]:
     ids=["laughs", "nested", "texts", "bytearray"],
 )
 @pytest.mark.parametrize("modern", [True, False])
-def test_values_that_unfold_are_refused(tmp_path: Path, kind: str, value: Any, says: str, modern: bool) -> None:
+def test_values_that_expand_are_refused(tmp_path: Path, kind: str, value: Any, says: str, modern: bool) -> None:
     content = {"model": tensors_of(TINY), "cfg": {"model": {"conv_feature_layers": value}}, "iteration": value}
     if kind == "voice":
         content = save_voice(tmp_path / "a.pth", small_voice()) | {"info": value}

@@ -59,7 +59,7 @@ def test_every_length_gives_the_promised_frames(small: HubertContentEncoder, sam
 
 @pytest.mark.parametrize("other_kind", [False, True])
 @pytest.mark.parametrize("family", ["v1", "v2"])
-def test_clips_heard_at_once_are_heard_as_alone(family: Family, other_kind: bool) -> None:
+def test_clips_in_a_batch_equal_single_clips(family: Family, other_kind: bool) -> None:
     shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
     encoder = build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny"))
     clips = [noise(samples, seed) for seed, samples in enumerate((9000, 399, 16000, 9000, 0, 401, 12345))]
@@ -83,7 +83,9 @@ def test_long_audio_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("other_kind", [False, True])
 @pytest.mark.parametrize("family", ["v1", "v2"])
-def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_gone(family: Family, other_kind: bool) -> None:
+def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_freed(
+    family: Family, other_kind: bool
+) -> None:
     shape = replace(TINY, pre_norm=other_kind, norm_every_conv=other_kind)
     exact, narrow = (build(HubertWeights(shape, tensors_of(shape)), family, CPU, "tiny", Path("tiny")) for _ in "ab")
     narrow.cast(torch.bfloat16)
@@ -249,7 +251,7 @@ def test_encoder_of_the_wrong_width_is_refused_before_anything_is_computed(
     assert not experiment.content_folder(16).exists()
 
 
-def test_training_takes_an_encoder_by_name_and_the_voice_remembers_it(
+def test_training_takes_an_encoder_by_name_and_the_voice_records_it(
     tmp_path: Path, pretrained: Path, tone: Callable[..., Floats]
 ) -> None:
     write_folder(pretrained / "spin", tensors_of(replace(TINY, projection=256)))

@@ -32,9 +32,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("family", ["v1", "v2"])
 def test_missing_encoder_names_file_folder_and_command(places: Path, family: str) -> None:
-    with pytest.raises(MissingFileError, match=r"hubert_base.*python -m lib\.assets download hubert_base") as told:
+    with pytest.raises(MissingFileError, match=r"hubert_base.*python -m lib\.assets download hubert_base") as raised:
         load_content_encoder(family, CPU)
-    assert str(told.value.path) == str(places / "hubert_base")
+    assert str(raised.value.path) == str(places / "hubert_base")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -83,7 +83,7 @@ def test_fairseq_file_is_found_converted_once_and_cached(
     np.testing.assert_array_equal(second(voice_like(0.25)), first(voice_like(0.25)))
 
 
-def test_damaged_cache_is_made_anew(places: Path) -> None:
+def test_damaged_cache_is_rebuilt(places: Path) -> None:
     torch.save(fairseq_content(tensors_of(TINY)), places / "hubert_base.pt")
     first = load("v2", CPU)
     (cached,) = (places / "cache").iterdir()
@@ -142,7 +142,7 @@ BREAKAGES: dict[str, Callable[[dict[str, Any]], object]] = {  # what is done to 
 
 
 @pytest.mark.parametrize("kind", BREAKAGES)
-def test_what_is_no_encoder_is_refused(places: Path, kind: str) -> None:
+def test_other_models_are_refused_as_encoders(places: Path, kind: str) -> None:
     content = fairseq_content(tensors_of(TINY))
     BREAKAGES[kind](content)
     torch.save(content, places / "hubert_base.pt")

@@ -79,7 +79,7 @@ def test_a_language_may_be_named_loosely_but_must_exist() -> None:
         check_language("klingon")
 
 
-def test_a_mark_needs_a_key_and_the_values_of_its_text() -> None:
+def test_a_placeholder_needs_a_key_and_the_values_of_its_text() -> None:
     with pytest.raises(KeyError):
         MARKS("no.such_text")
     with pytest.raises(KeyError):
@@ -87,7 +87,7 @@ def test_a_mark_needs_a_key_and_the_values_of_its_text() -> None:
 
 
 @given(ANY_TEXT)
-def test_marks_in_json_become_words_in_json(name: str) -> None:
+def test_placeholders_in_json_are_translated_in_json(name: str) -> None:
     for ascii_only in (False, True):
         sent = json.dumps({"said": MARKS("convert.imported", name=name)}, ensure_ascii=ascii_only)
         assert json.loads(translate(sent, GERMAN)) == {"said": Translator("de")("convert.imported", name=name)}
@@ -95,7 +95,7 @@ def test_marks_in_json_become_words_in_json(name: str) -> None:
 
 @example("\\")
 @given(ANY_TEXT)
-def test_marks_in_json_within_json_become_words(value: str) -> None:
+def test_placeholders_in_json_within_json_are_translated(value: str) -> None:
     values = dict.fromkeys(fields("convert.report_text"), value)
     inner = json.dumps({"said": value + MARKS("convert.report_text", **values) + value})
     words = json.loads(json.loads(translate(json.dumps([inner]), ENGLISH))[0])["said"]
@@ -108,14 +108,14 @@ def fields(key: str) -> list[str]:
 
 @example("\\")
 @given(ANY_TEXT)
-def test_what_is_escaped_stays_escaped(name: str) -> None:
+def test_escaped_text_stays_escaped(name: str) -> None:
     """A handler escapes the finished text for HTML; so the values inside a mark must be escaped with it."""
     sent = json.dumps(html.escape(MARKS("convert.imported", name=name)))
     assert json.loads(translate(sent, ENGLISH)) == ENGLISH["convert.imported"].format(name=html.escape(name))
 
 
 @given(ANY_TEXT)
-def test_a_value_may_be_a_mark_itself(name: str) -> None:
+def test_a_value_may_be_a_placeholder_itself(name: str) -> None:
     sent = json.dumps(MARKS("train.all_done", name=MARKS("convert.unknown_voice", name=name), epochs="x"))
     inner = GERMAN["convert.unknown_voice"].format(name=name)
     assert json.loads(translate(sent, GERMAN)) == GERMAN["train.all_done"].format(name=inner, epochs="x")
@@ -185,7 +185,7 @@ class Request:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def test_texts_that_are_drawn_are_in_the_language_of_the_request() -> None:
+def test_texts_in_pictures_are_in_the_language_of_the_request() -> None:
     assert MARKS.for_request(Request(accept_language="it"))("convert.run") == texts_of("it")["convert.run"]
     assert MARKS.for_request(Request(cookie=f"a=b; {COOKIE}=ru"))("convert.run") == texts_of("ru")["convert.run"]
     assert PageTexts("ko").for_request(Request())("convert.run") == texts_of("ko")["convert.run"]
@@ -236,7 +236,7 @@ def test_files_and_other_kinds_pass_as_they_are() -> None:
         assert answer(kind, [body], path)[1] == [body]
 
 
-def test_a_page_tells_gradio_the_language() -> None:
+def test_a_page_sets_the_language_of_gradio() -> None:
     headers, parts = answer("text/html; charset=utf-8", [b"<html><head></head></html>"], accept_language="zh-CN")
     assert b"'zh-CN'" in parts[0] and int(headers["content-length"]) == len(parts[0])
 

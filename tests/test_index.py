@@ -81,7 +81,7 @@ def test_a_frame_without_neighbours_keeps_its_features() -> None:
     np.testing.assert_array_equal(index.search(query), query)
 
 
-def test_the_width_must_be_the_encoders() -> None:
+def test_the_width_must_match_the_encoder() -> None:
     with pytest.raises(CheckpointError, match=r"holds vectors of 8 features.*computes 16"):
         FeatureIndex.build([vectors(10)]).search(vectors(2, 16))
 
@@ -91,7 +91,7 @@ def test_number_of_cells(n: int, cells: int) -> None:
     assert count_cells(n) == cells
 
 
-def test_names_are_the_ecosystems() -> None:
+def test_names_are_those_of_rvc() -> None:
     trained, added = index_names("my voice", "v2", 17)
     assert trained == "trained_IVF17_Flat_nprobe_1_my voice_v2.index"
     assert added == "added_IVF17_Flat_nprobe_1_my voice_v2.index"

@@ -50,11 +50,11 @@ def test_a_folder_becomes_a_folder(voice: str, songs: Path, tmp_path: Path, caps
     written = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in written] == ["it's “two” 二 🎵.wav", "one.wav"]
     assert all(load_audio_native(path)[0].shape == (9_600,) for path in written)
-    said = capsys.readouterr().out
-    assert all(str(path) in said for path in written)
-    assert "0.40 s at 24000 Hz" in said
-    assert "pitch: pm, index: none, device: cpu" in said
-    assert "2 of 2 converted" in said
+    output = capsys.readouterr().out
+    assert all(str(path) in output for path in written)
+    assert "0.40 s at 24000 Hz" in output
+    assert "pitch: pm, index: none, device: cpu" in output
+    assert "2 of 2 converted" in output
 
 
 @pytest.mark.parametrize("audio_format", AUDIO_FORMATS)
@@ -69,11 +69,11 @@ def test_every_format_by_option_and_by_name(voice: str, songs: Path, tmp_path: P
 def test_one_bad_file_is_named_and_the_rest_is_done(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
     (songs / "broken.wav").write_bytes(b"RIFF____WAVE")
     assert run(songs, "--voice", voice, "-o", tmp_path / "out") == 1
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert len(list((tmp_path / "out").iterdir())) == 2
-    assert "2 of 3 converted" in said.out
-    assert said.err.count("\n") == 1
-    assert "broken.wav" in said.err
+    assert "2 of 3 converted" in output.out
+    assert output.err.count("\n") == 1
+    assert "broken.wav" in output.err
 
 
 def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
@@ -108,22 +108,22 @@ def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tm
 def test_wrong_options_are_one_sentence(voice: str, args: list[str], sentence: str, capsys: Said) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["song.wav", "--voice", voice, *args])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert leaving.value.code == 2
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert sentence in said.err
-    assert "│" not in said.err
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert sentence in output.err
+    assert "│" not in output.err
 
 
 def fails(capsys: Said, *args: object) -> str:
-    """Run, expect status 1, and return the single sentence said."""
+    """Run, expect status 1, and return the single sentence on stderr."""
     assert run(*args) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.err
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert "Traceback" not in output.err
+    return output.err
 
 
 def test_bad_input_is_one_sentence(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:

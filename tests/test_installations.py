@@ -118,7 +118,7 @@ def test_useless_folders_are_refused(home: Path, tmp_path: Path, rvc: Path) -> N
         add_installation(str(tmp_path / "more"))
 
 
-def test_a_damaged_list_is_no_list(home: Path) -> None:
+def test_a_damaged_list_counts_as_missing(home: Path) -> None:
     (home / "folders.txt").write_bytes(b"\xff\xfe\x00")
     assert installations.installations() == []
     (home / "folders.txt").write_text("relative\n/does/not/exist\n", encoding="utf-8")

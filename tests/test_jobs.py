@@ -84,7 +84,7 @@ def wait_for(registry: JobRegistry, job_id: str, state: str) -> None:
         time.sleep(0.005)
 
 
-def test_a_job_tells_what_it_did(registry: JobRegistry, tmp_path: Path) -> None:
+def test_a_job_reports_its_progress_and_results(registry: JobRegistry, tmp_path: Path) -> None:
     job = registry.wait(registry.submit("A job", convert(tmp_path)), PATIENCE)
     assert (job.state, job.error, job.log, job.details) == ("done", None, ("a line",), {"rows": [1], "more": 2})
     assert Path(job.results[0]).read_text(encoding="utf-8") == "done"
@@ -128,7 +128,7 @@ def test_a_job_that_fails_leaves_the_server_alive(registry: JobRegistry, tmp_pat
     assert registry.wait(registry.submit("good", convert(tmp_path)), PATIENCE).state == "done"
 
 
-def test_what_a_killed_server_left_can_be_resumed(registry: JobRegistry, runners: Runners, tmp_path: Path) -> None:
+def test_jobs_of_a_killed_server_can_be_resumed(registry: JobRegistry, runners: Runners, tmp_path: Path) -> None:
     running = registry.submit("running", TrainRequest(name="wait again"))
     registry.submit("waiting", TrainRequest(name="later"))
     done = registry.submit("done", convert(tmp_path))
@@ -278,7 +278,7 @@ WRONG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_damaged_and_foreign_job_files_cost_only_their_own_job(
+def test_damaged_and_foreign_job_files_affect_only_their_own_job(
     runners: Runners, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = [json.dumps({**OLD, name: value}) for name, value in WRONG.items()]
@@ -311,7 +311,7 @@ def test_a_clock_that_is_set_back_deletes_no_new_job(
     again.close()
 
 
-def test_a_client_of_another_machine_has_its_share(
+def test_a_client_of_another_machine_has_limits(
     registry: JobRegistry, runners: Runners, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(jobs_module, "MAX_WAITING_OF_CLIENT", 2)
@@ -346,6 +346,6 @@ def test_a_job_that_would_fill_the_disk_is_refused(
     assert not list(tmp_path.glob("*/inputs"))
 
 
-def test_an_upload_that_vanished_is_one_sentence(registry: JobRegistry, tmp_path: Path) -> None:
+def test_a_missing_upload_is_one_sentence(registry: JobRegistry, tmp_path: Path) -> None:
     with pytest.raises(RevoiceError, match="gone"):
         registry.submit("a", ConvertRequest(voice="a", recording=tmp_path / "gone.wav"))

@@ -42,7 +42,7 @@ def test_a_stage_gets_its_own_options(stage: str, line: str) -> None:
     assert lines(stage, "cpu") == [line]
 
 
-def test_all_gpus_share_what_takes_time() -> None:
+def test_all_gpus_share_the_slow_stages() -> None:
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 3 "
     found = lines("run", "all", (0, 1, 2))
     assert found == [

@@ -1,4 +1,4 @@
-"""Conversions in a process of their own: what they tell arrives, whatever they do they can be ended, and it goes on."""
+"""Conversions in a process of their own: their reports arrive, they can always be ended, and the next one runs."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def do(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
         time.sleep(0.01)
     context.log("a line")
     context.publish(rows=[["a", "声"]])
-    logging.getLogger("somewhere").warning("told by the process")
+    logging.getLogger("somewhere").warning("logged by the process")
     path = context.folder / "result.txt"
     path.write_text("done", encoding="utf-8")
     return [path]
@@ -70,7 +70,7 @@ def order(folder: Path, what: str) -> ConvertRequest:
 
 
 def begin(registry: JobRegistry, request: ConvertRequest) -> str:
-    """Start a job and wait until it tells of itself."""
+    """Start a job and wait for its first report."""
     job_id = registry.submit("a job", request)
     deadline = time.monotonic() + PATIENCE
     while registry.get(job_id).what not in ("deaf", "listening"):
@@ -79,12 +79,12 @@ def begin(registry: JobRegistry, request: ConvertRequest) -> str:
     return job_id
 
 
-def test_what_a_job_tells_arrives(registry: JobRegistry, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_reports_of_a_job_arrive(registry: JobRegistry, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     done = registry.wait(registry.submit("a", order(tmp_path, "work")), PATIENCE)
     assert (done.state, done.error, done.log, done.what) == ("done", None, ("a line",), "listening")
     assert done.details["rows"] == [["a", "声"]] and done.details["process"] != os.getpid()
     assert Path(done.results[0]).read_text(encoding="utf-8") == "done"
-    assert "told by the process" in caplog.text
+    assert "logged by the process" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: text[:12])
-def test_what_is_no_json_or_exceeds_a_limit_is_refused(text: str) -> None:
+def test_invalid_or_excessive_json_is_refused(text: str) -> None:
     for data in (text, text.encode()):
         with pytest.raises(ValueError, match=BAD[text]):
             parse_json(data)

@@ -106,7 +106,7 @@ def test_no_source_evaluates_text_opens_pickles_or_calls_a_shell(path: Path) -> 
     ["eval(x)", "os.system(x)", "subprocess.run(x, shell=True)", "np.load(x, allow_pickle=True)", "torch.load(x)",
      "torch.load(x, weights_only=False)", "import yaml", "from fairseq.data import dictionary", "pickle.load(x)"],
 )  # fmt: skip
-def test_what_is_dangerous_is_found(line: str) -> None:
+def test_dangerous_code_is_found(line: str) -> None:
     assert dangers(ast.parse(line))
 
 
@@ -139,7 +139,7 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Awkward:
     return Awkward(experiment, report, index_stage(experiment, IndexOptions()).path)
 
 
-def test_an_experiment_may_be_called_like_what_others_look_for_in_paths(awkward: Awkward) -> None:
+def test_an_experiment_name_may_contain_parts_of_path_names(awkward: Awkward) -> None:
     clips = awkward.experiment.clips()
     assert len(clips) == awkward.report.clips == 3
     assert awkward.index.name.startswith("added_IVF")
@@ -149,7 +149,7 @@ def test_an_experiment_may_be_called_like_what_others_look_for_in_paths(awkward:
     assert find_index(voice, "lite", [awkward.experiment.folder.parent]) == awkward.index
 
 
-def test_a_clip_without_a_voice_is_kept_and_told(awkward: Awkward) -> None:
+def test_a_clip_without_a_voiced_frame_is_kept_and_reported(awkward: Awkward) -> None:
     assert awkward.report.unvoiced == ("2_0.wav",)
     assert "2_0" in [clip.name for clip in awkward.experiment.clips()]
 
@@ -219,7 +219,7 @@ def test_the_page_deletes_nothing_but_its_own_results(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("failure", [Cancelled, KeyboardInterrupt, WriteError])
-def test_what_is_not_written_to_its_end_changes_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+def test_an_incomplete_write_changes_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
     path = tmp_path / "G_1.pth"
     path.write_bytes(b"good")
     with pytest.raises(failure), replacing(path) as temporary:
@@ -233,7 +233,7 @@ def test_what_is_not_written_to_its_end_changes_nothing(tmp_path: Path, failure:
 
 
 @pytest.mark.parametrize("wanted", ["", " ", "-", "0-1", "cuda:x", "meta", "cuda:99"])
-def test_a_device_that_is_none_is_refused(wanted: str) -> None:
+def test_an_unknown_device_is_refused(wanted: str) -> None:
     with pytest.raises(ConfigError, match="names several GPUs" if wanted == "0-1" else "available: cpu"):
         choose_device(wanted)
 

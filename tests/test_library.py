@@ -54,7 +54,7 @@ def test_a_voice_is_found_by_path(roots: tuple[Path, Path], tmp_path: Path) -> N
     assert find_voice(str(path), roots).path == path
 
 
-def test_unknown_voices_are_answered_with_those_that_exist(roots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_unknown_voices_list_those_that_exist(roots: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no voice 'alcie'; did you mean 'alice'\? These exist: alice, Bob, demo"):
         find_voice("alcie", roots)
     with pytest.raises(MissingFileError, match="Give the name of a voice"):

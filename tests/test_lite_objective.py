@@ -135,16 +135,16 @@ def test_noise_is_added_to_the_code_but_not_to_the_level() -> None:
 
 
 def test_the_compared_recordings_are_those_of_the_segments() -> None:
-    given, heard = batch(0), list[Tensor]()
+    given, received = batch(0), list[Tensor]()
 
     def discriminate(audio: Tensor) -> list[DiscriminatorOutput]:
-        heard.append(audio)
+        received.append(audio)
         return [DiscriminatorOutput(audio.mean(2), [audio])]
 
     output = LiteOutput(torch.zeros(2, FRAMES, 20), torch.zeros(2, 1, 16 * 240), torch.tensor([4, 9]))
     objective(0).discriminator_losses(discriminate, given, output)
     for row, start in enumerate((4, 9)):
-        torch.testing.assert_close(heard[0][row], given.audio[row, :, start * 240 : (start + 16) * 240])
+        torch.testing.assert_close(received[0][row], given.audio[row, :, start * 240 : (start + 16) * 240])
 
 
 def test_saved_and_resumed_across_the_phase_boundary_equals_straight_through(tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def test_a_voice_trained_without_unvoiced_gaps_is_converted_so(experiment: Exper
     report = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
     assert read_voice_model(report.voice).extra["interpolate_unvoiced"] is True
     phase = 2 * np.pi * 200 * np.arange(8000) / 16000
-    sung = np.asarray(0.2 * sum(np.sin(h * phase) / h for h in range(1, 8)), np.float32)
-    gap = np.concatenate([sung, np.zeros(4000, np.float32), sung])
+    tone = np.asarray(0.2 * sum(np.sin(h * phase) / h for h in range(1, 8)), np.float32)
+    gap = np.concatenate([tone, np.zeros(4000, np.float32), tone])
     options = ConvertOptions(pitch_method="pm", device="cpu")
     converter = load_converter(report.voice)
     asked = converter.convert(gap, options.model_copy(update={"interpolate_unvoiced": True}))
@@ -138,7 +138,7 @@ def test_a_voice_trained_without_unvoiced_gaps_is_converted_so(experiment: Exper
     assert not np.array_equal(converter.convert(gap, options), asked)
 
 
-def test_the_experiment_folder_is_the_ecosystems(experiment: Experiment, recordings: Path) -> None:
+def test_the_experiment_folder_is_laid_out_as_in_rvc(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
     lines = experiment.file_list.read_text(encoding="utf-8").splitlines()
@@ -160,7 +160,7 @@ def test_stages_that_are_done_and_unchanged_are_skipped(experiment: Experiment, 
     assert index_stage(experiment, IndexOptions()).skipped
 
 
-def test_other_settings_or_data_make_the_stages_anew(experiment: Experiment, recordings: Path) -> None:
+def test_other_settings_or_data_repeat_the_stages(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     before = {path.name: path.stat().st_mtime_ns for path in experiment.f0.iterdir()}
     changed = extract(experiment, ExtractOptions(pitch_method="dio", device="cpu"))
@@ -239,7 +239,7 @@ def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, rec
     assert not experiment.stop_file.exists()
 
 
-def test_old_checkpoints_go_and_events_tell_the_losses(experiment: Experiment, recordings: Path) -> None:
+def test_old_checkpoints_are_deleted_and_events_hold_the_losses(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 4, "save_every_epochs": 1, "keep_checkpoints": 2}))
     assert len(experiment.checkpoint_pairs()) == 2
@@ -282,7 +282,7 @@ def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
     assert (report.epochs, report.steps, report.finished) == (2, 2 * steps, True)
 
 
-def test_a_finished_training_is_skipped_and_changed_clips_are_told(
+def test_a_finished_training_is_skipped_and_changed_clips_are_reported(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = FitOptions.model_validate(FAST | {"epochs": 1})
@@ -338,7 +338,7 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
     assert experiment.stage("extract")["f0_range"]
 
 
-def test_on_a_slow_machine_every_step_tells_its_losses(
+def test_on_a_slow_machine_every_step_logs_its_losses(
     experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "LOG_SECONDS", -1.0)
@@ -362,9 +362,7 @@ def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordi
     assert twice.steps == 2 * once.steps and experiment.stage("fit")["batch_size"] == 1
 
 
-def test_a_training_keeps_its_network_when_the_family_has_become_another(
-    experiment: Experiment, recordings: Path
-) -> None:
+def test_a_training_keeps_its_network_when_the_family_has_changed(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     old = experiment.config()
     new = old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"prior_channels": 12})})
@@ -379,7 +377,7 @@ def test_a_training_keeps_its_network_when_the_family_has_become_another(
         experiment.create(old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"has_f0": False})}))
 
 
-def test_a_listening_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
+def test_a_validation_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
     fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
     (sample,) = list_samples(experiment.folder)
     audio, rate = soundfile.read(sample)

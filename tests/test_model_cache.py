@@ -76,7 +76,7 @@ def load(cache: ModelCache, path: Path) -> VoiceConverter:
     return load_converter(path, "auto", choose_device("cpu"), cache=cache)
 
 
-def test_another_voice_or_option_analyses_the_recording_no_second_time(tmp_path: Path, calls: Counter[str]) -> None:
+def test_another_voice_or_option_reuses_the_analysis(tmp_path: Path, calls: Counter[str]) -> None:
     cache, audio = ModelCache(), voice_like(0.5)
     alice, bob = voice(tmp_path, "alice"), voice(tmp_path, "bob", seed=1)
     first = load(cache, alice).convert(audio, PM)

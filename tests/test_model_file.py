@@ -118,7 +118,7 @@ SURROGATES = st.characters(exclude_categories=["Cs"])
     extra=st.dictionaries(st.text(SURROGATES, min_size=1), PLAIN, max_size=3),
     encoder=st.none() | st.builds(ContentEncoderId, st.text(SURROGATES), st.text("0123456789abcdef", max_size=64)),
 )
-def test_what_is_written_is_read_in_both_formats(
+def test_a_written_voice_is_read_in_both_formats(
     tmp_path_factory: pytest.TempPathFactory,
     family: Family,
     has_f0: bool,
@@ -146,7 +146,7 @@ def test_what_is_written_is_read_in_both_formats(
 # --- files of other programs ------------------------------------------------------------------------------------------
 
 
-def test_an_applio_voice_opens_and_keeps_what_it_says(tmp_path: Path) -> None:
+def test_an_applio_voice_opens_and_keeps_its_entries(tmp_path: Path) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice("v2", "48k"))
     del content["info"]
     content["config"][15] = 1
@@ -237,7 +237,7 @@ def test_a_voice_recommends_an_index_rate(family: Family, rate: str, stored: Any
 
 
 @pytest.mark.parametrize("rate", ["32k", "48k"])
-def test_v1_without_f0_is_told_apart_by_its_posterior_or_what_it_says(rate: str) -> None:
+def test_v1_without_f0_is_identified_by_its_posterior_or_metadata(rate: str) -> None:
     network = tiny_network(tiny_family("v1", rate, has_f0=False).synthesizer, posterior=True)
     weights = rvc_state_dict(network)
     assert kind_of(weights, "G.pth") == ("v1", int(rate[:2]) * 1000, False)

@@ -229,7 +229,7 @@ def test_golden_discriminators(golden: Path, version: str) -> None:
 
 @pytest.mark.parametrize("family", ["v1", "v2"])
 @pytest.mark.parametrize("kind", ["f0", "nof0"])
-def test_keys_shapes_and_order_are_the_ecosystems(specification: Path, family: Family, kind: str) -> None:
+def test_keys_shapes_and_order_are_those_of_rvc(specification: Path, family: Family, kind: str) -> None:
     for rate in FAMILIES[family]:
         listing = json.loads((specification / "state_dict" / f"{family}_{rate}_{kind}.json").read_text())
         with torch.device("meta"):
@@ -340,9 +340,7 @@ FAMILY_RATES = [(family, rate) for family, rates in FAMILIES.items() for rate in
 
 @pytest.mark.parametrize("has_f0", [True, False])
 @pytest.mark.parametrize(("family", "rate"), FAMILY_RATES)
-def test_blocks_make_what_one_piece_makes(
-    family: Family, rate: str, has_f0: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_equal_the_whole(family: Family, rate: str, has_f0: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the kernels and rates of every family, few channels, and weights that let every sample's reach be felt."""
     config = vits_config(load_family(family, rate, has_f0=has_f0))
     narrow = config.model_copy(update={"upsample_initial_channel": 2 ** len(config.upsample_rates) * 2})
@@ -379,7 +377,7 @@ def test_blocks_make_what_one_piece_makes(
     assert min(error(made, whole) for made in careless) > 1e-4, "the test must notice a reach that is too short"
 
 
-def test_a_generator_in_another_number_type_sounds_the_same() -> None:
+def test_a_generator_in_another_dtype_sounds_the_same() -> None:
     model = Synthesizer(tiny_config()).eval().fold_weight_norm()
     args = (torch.randn(1, 20, 12), torch.tensor([20]), torch.tensor([0]), torch.ones(1, 20).long(), torch.ones(1, 20))
     other = model.cast(torch.bfloat16, torch.bfloat16)

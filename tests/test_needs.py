@@ -97,8 +97,8 @@ def test_a_download_reports_the_bytes_received(hub: FakeHub, monkeypatch: pytest
     assert received == [(9, 19), (19, 19)]
     shutil.rmtree(vars(assets)["PRETRAINED"] / "sub")
     bars: list[Any] = []
-    said = download_with_progress(T, ["one", "two"], lambda value, desc: bars.append((value, desc)))
-    assert said == T("weights.done", files="one.bin, two.bin")
+    message = download_with_progress(T, ["one", "two"], lambda value, desc: bars.append((value, desc)))
+    assert message == T("weights.done", files="one.bin, two.bin")
     assert bars[0][0] == (0, 2) and bars[-1][0] == (2, 2)
     assert all(0 <= done <= total for (done, total), _ in bars)
     assert any("MB" in desc and done == pytest.approx(9 / 19) for (done, _), desc in bars)

@@ -1,4 +1,4 @@
-"""Which build of PyTorch is installed for which NVIDIA GPU and driver, and what is said about old ones."""
+"""Which build of PyTorch is installed for which NVIDIA GPU and driver, and the advice about old ones."""
 
 import re
 import subprocess
@@ -46,10 +46,10 @@ def test_every_card_gets_a_build_that_supports_it_or_the_reason(
 ) -> None:
     card = Card("GPU", driver, capability)
     assert suitable_build([card]) == build
-    told = " ".join(advise([card], build))
-    assert bool(told) == bool(says)
+    advice = " ".join(advise([card], build))
+    assert bool(advice) == bool(says)
     if says:
-        assert re.search(says, told), told
+        assert re.search(says, advice), advice
 
 
 def test_the_best_card_decides() -> None:
@@ -58,12 +58,12 @@ def test_the_best_card_decides() -> None:
 
 
 def test_an_installed_build_that_does_not_fit_is_reported_with_the_remedy() -> None:
-    (told,) = advise([Card("GTX 1060", 580, 6.1)], "cu130")
-    assert "GTX 1060 (compute capability 6.1, driver 580) cannot be used" in told and "cu126: delete .venv" in told
-    (told,) = advise([Card("RTX 3060", 560, 8.6)], "cu130")
-    assert "driver 560" in told and "cu126" in told
-    (told,) = advise([Card("RTX 3060", 580, 8.6)], "cpu")
-    assert "PyTorch's build cpu" in told and "cu130" in told
+    (advice,) = advise([Card("GTX 1060", 580, 6.1)], "cu130")
+    assert "GTX 1060 (compute capability 6.1, driver 580) cannot be used" in advice and "cu126: delete .venv" in advice
+    (advice,) = advise([Card("RTX 3060", 560, 8.6)], "cu130")
+    assert "driver 560" in advice and "cu126" in advice
+    (advice,) = advise([Card("RTX 3060", 580, 8.6)], "cpu")
+    assert "PyTorch's build cpu" in advice and "cu130" in advice
 
 
 def test_the_start_scripts_get_one_word() -> None:

@@ -58,7 +58,7 @@ def test_a_conversion_is_repeated_in_chunks_that_fit(monkeypatch: pytest.MonkeyP
     assert np.array_equal(out, same)
 
 
-def test_what_never_fits_is_one_sentence_per_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_recording_that_never_fits_is_one_sentence_per_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", voice_like(3.0), 16_000)
     converter = tiny_converter(limits=LIMITS)
     limited_to(monkeypatch, converter, 0, torch.OutOfMemoryError("CUDA out of memory."))

@@ -145,7 +145,7 @@ def train(page: Any, recording: Path) -> None:
     page.locator("#train-start").click()
 
 
-def test_recordings_are_looked_at_before_training(page: Any) -> None:
+def test_recordings_are_checked_before_training(page: Any) -> None:
     show(page, "train")
     upload(page, "train-files", SHIPPED / "voice" / "01.flac")
     page.locator("#train-check").click()
@@ -208,8 +208,8 @@ def test_import_a_voice_as_zip(page: Any, program: Path, tmp_path: Path) -> None
     page.locator("#import input[type=file]").set_input_files(str(archive))
     page.locator("#import-plan *:visible", has_text="guest.pth").first.wait_for(timeout=PATIENCE)
     page.locator("#import-add").click()
-    said = page.locator("#voice-said")
-    said.get_by_text(text_of("convert.imported").format(name="guest")).wait_for(timeout=PATIENCE)
+    shown = page.locator("#voice-message")
+    shown.get_by_text(text_of("convert.imported").format(name="guest")).wait_for(timeout=PATIENCE)
     assert (program / "weights" / "guest.pth").is_file()
     assert "guest" in message(page)
     (tmp_path / "kept.pth").rename(source)
@@ -228,8 +228,8 @@ def test_change_the_language_without_a_restart(page: Any) -> None:
         page.wait_for_function(f"document.querySelector('#language input').value === '{name}'", timeout=PATIENCE)
     page.locator("#tab-convert-button").click()
     page.locator("#convert").click()
-    said = message(page)
-    assert text_of("convert.no_audio") in said or text_of("convert.no_voice") in said
+    shown = message(page)
+    assert text_of("convert.no_audio") in shown or text_of("convert.no_voice") in shown
 
 
 def test_wrong_inputs_get_a_sentence(page: Any, program: Path, tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_wrong_inputs_get_a_sentence(page: Any, program: Path, tmp_path: Path) -
     renamed = tmp_path / "renamed.wav"
     renamed.write_text("this is a text, not a recording\n" * 100, encoding="utf-8")
     convert(page, renamed)
-    said = message(page)
-    assert re.search(r"renamed\.wav|short-lived", said) and "Traceback" not in said
+    shown = message(page)
+    assert re.search(r"renamed\.wav|short-lived", shown) and "Traceback" not in shown
 
     (program / "weights" / "short-lived.pth").unlink()
     page.wait_for_function("document.querySelector('#voice input').value !== 'short-lived'", timeout=PATIENCE)

@@ -41,7 +41,7 @@ def test_pasted_paths_are_understood(given: str, meant: str, monkeypatch: pytest
     assert given_path(Path(given)) == Path(meant)  # as a parser of options passes it
 
 
-def test_what_exists_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_paths_are_used_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ('"quoted"', "~", "file:", 'ends with "'):
         Path(name).touch()

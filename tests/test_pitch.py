@@ -83,7 +83,7 @@ def test_golden_pm_with_unvoiced_frames_filled(golden: Path) -> None:
     assert error(f0, data["out.upstream2026.pm.f0"].numpy()) < 1e-4
 
 
-def test_swift_hears_the_same_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swift_gives_the_same_f0_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     times = np.arange(5 * ANALYSIS_RATE) / ANALYSIS_RATE
     glide = np.sin(2 * np.pi * np.cumsum(150 + 60 * np.sin(3 * times)) / ANALYSIS_RATE).astype(np.float32)
     glide[20_000:30_000] = 0
@@ -93,8 +93,8 @@ def test_swift_hears_the_same_in_windows(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (whole > 0).any() and (whole == 0).any()
 
 
-def test_golden_swift_hears_what_harvest_hears(golden: Path) -> None:
-    """No golden values exist for swift; on the golden speech it must agree with WORLD where both hear a voice."""
+def test_golden_swift_agrees_with_harvest(golden: Path) -> None:
+    """No golden values exist for swift; on the golden speech it must agree with WORLD where both are voiced."""
     got = extractor("swift")(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE))
     data = read_golden(golden / "pipeline/f0_methods.safetensors")
     want = data["out.classic2023.harvest_raw.f0"].numpy()[: len(got)]
@@ -179,7 +179,7 @@ def test_auto_takes_the_best_and_says_which(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.usefixtures("_no_weights")
-def test_auto_goes_on_to_the_next_when_a_package_is_missing(
+def test_auto_takes_the_next_when_a_package_is_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "swift_f0", None)  # what Python does for a package that is not there
@@ -258,7 +258,7 @@ def test_a_pause_has_no_voice(method: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 1600), np.float32), np.full(1600, np.nan, np.float32)])
-def test_what_is_not_mono_audio_is_refused(bad: Floats) -> None:
+def test_audio_that_is_not_mono_is_refused(bad: Floats) -> None:
     with pytest.raises(AudioError, match="finite mono"):
         extractor("dio")(bad)
 

@@ -67,8 +67,8 @@ def test_golden_crepe(golden: Path, method: str) -> None:
     assert (hz_to_bins(f0) == data[f"out.classic2023.{method}.coarse"].numpy()[: len(f0)]).mean() > 0.99
 
 
-def test_golden_fcpe_hears_what_harvest_hears(golden: Path) -> None:
-    """No golden values exist for fcpe; on the golden speech it must agree with WORLD where both hear a voice."""
+def test_golden_fcpe_agrees_with_harvest(golden: Path) -> None:
+    """No golden values exist for fcpe; on the golden speech it must agree with WORLD where both are voiced."""
     got = extractor("fcpe")(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE))
     data = read_golden(golden / "pipeline/f0_methods.safetensors")
     want = data["out.classic2023.harvest_raw.f0"].numpy()[: len(got)]
@@ -133,7 +133,7 @@ def test_results_do_not_change_from_run_to_run() -> None:
         assert np.array_equal(extractor(method)(sound), extractor(method)(sound))
 
 
-def test_mangio_crepe_listens_at_its_hop_length() -> None:
+def test_mangio_crepe_uses_its_hop_length() -> None:
     sound = voice(np.linspace(150, 300, 4800, dtype=np.float32))
     coarse, fine = (load_pitch_extractor("mangio-crepe-tiny", CPU, hop) for hop in (512, 64))
     assert coarse(sound).shape == fine(sound).shape == (30,)
@@ -163,7 +163,7 @@ def test_the_best_path_is_the_best(frames: int, n: int, seed: int) -> None:
             assert score(changed) <= best + 1e-3
 
 
-def test_long_audio_is_heard_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_audio_is_analysed_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = voice(np.linspace(120, 400, 8 * ANALYSIS_RATE, dtype=np.float32))
     whole = extractor("fcpe")(sound)
     monkeypatch.setattr(fcpe, "CORE_FRAMES", 200)

@@ -48,7 +48,7 @@ def test_a_training_that_can_run_has_facts_and_no_problem(experiment: Experiment
     assert not experiment.folder.exists() and not experiment.voice.parent.exists()
 
 
-def test_all_problems_are_told_at_once(
+def test_all_problems_are_reported_at_once(
     experiment: Experiment, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hubert, "PRETRAINED", tmp_path)
@@ -62,13 +62,13 @@ def test_all_problems_are_told_at_once(
     found = preflight(experiment, VoiceKind("v2"), tmp_path / "nothing", options)
     with pytest.raises(ConfigError) as raised:
         found.raise_problems()
-    told = str(raised.value)
-    assert "because of 7 problems" in told and told.count("\n- ") == 7
+    message = str(raised.value)
+    assert "because of 7 problems" in message and message.count("\n- ") == 7
     for part in (
         "was not made by the experiment", "does not compute in fp16", "nothing", "hubert_base", "rmvpe.pt",
         "at least 2.2 GB of memory on cpu, but 0.1 GB are free", "disk space",
     ):  # fmt: skip
-        assert part in told
+        assert part in message
     assert "from scratch" in found.warnings[0]
 
 

@@ -52,7 +52,7 @@ def reference_numbers(slices: list[int], rate: int, seconds: float) -> list[int]
     return numbers
 
 
-def test_golden_piece_cutting(golden: Path) -> None:
+def test_golden_clip_cutting(golden: Path) -> None:
     for case in json.loads((golden / "functions/03_piece_naming.json").read_text())["cases"]:
         slices = [int(seconds * 40000) for seconds in case["slices"]]
         pieces = [piece for length in slices for piece in cut_clips(length, 40000, case["per"])]
@@ -99,17 +99,17 @@ def test_golden_samples(golden: Path, tmp_path: Path) -> None:
     """Every sample of one clip; its name and run are written in the golden data."""
     path = golden / "preprocess/one_output.safetensors"
     want, reference_name = read_golden(path), golden_metadata(path)["file"]
-    said = re.search(r"\(0_\d+\.wav of run per_([\d.]+)\)", (golden / "README.md").read_text())
-    assert said
-    rate, numbers = golden_numbers(golden, float(said[1]))
+    match = re.search(r"\(0_\d+\.wav of run per_([\d.]+)\)", (golden / "README.md").read_text())
+    assert match
+    rate, numbers = golden_numbers(golden, float(match[1]))
     name = clips_by_number(numbers)[reference_name]
-    run(golden / "preprocess/recording.wav", tmp_path, rate, PrepareOptions(slice_seconds=float(said[1])))
+    run(golden / "preprocess/recording.wav", tmp_path, rate, PrepareOptions(slice_seconds=float(match[1])))
     assert np.abs(load_audio(tmp_path / "0_gt_wavs" / name, rate) - want["out.gt"].numpy()).max() < 2e-6
     assert np.abs(load_audio(tmp_path / "1_16k_wavs" / name, 16000) - want["out.16k"].numpy()).max() < 1e-4
 
 
 @given(length=st.integers(1, 2_000_000), rate=st.sampled_from([24000, 32000, 40000, 48000]), seconds=st.floats(1, 8))
-def test_pieces_cover_a_slice_with_overlap(length: int, rate: int, seconds: float) -> None:
+def test_clips_cover_a_slice_with_overlap(length: int, rate: int, seconds: float) -> None:
     pieces = cut_clips(length, rate, seconds)
     assert pieces[0][0] == 0
     assert pieces[-1][1] == length
@@ -172,7 +172,7 @@ def test_a_bad_file_does_not_stop_the_rest(tmp_path: Path, tone: Tone, caplog: p
     assert "e cut off.flac is truncated" in caplog.text
 
 
-def test_faint_noise_is_silence_and_is_not_blown_up(tmp_path: Path, tone: Tone) -> None:
+def test_faint_noise_is_silence_and_is_not_amplified(tmp_path: Path, tone: Tone) -> None:
     hiss = np.random.default_rng(0).uniform(-1e-4, 1e-4, 48000).astype(np.float32)
     fading = hiss * np.geomspace(1, 1e-3, len(hiss), dtype=np.float32)  # the slicer keeps the louder beginning
     save_audio(tmp_path / "in/a.wav", fading, 16000, subtype="FLOAT")
@@ -293,7 +293,7 @@ def test_recordings_whose_channels_cancel_are_prepared_from_one(tmp_path: Path, 
     assert run(tmp_path / "data", tmp_path / "out", options=PrepareOptions(channel="right")).clips == 1
 
 
-def test_noise_is_reduced_if_wished_and_only_then(tmp_path: Path, tone: Tone) -> None:
+def test_noise_is_reduced_only_on_request(tmp_path: Path, tone: Tone) -> None:
     noise = (0.02 * np.random.default_rng(0).standard_normal(3 * 16_000)).astype(np.float32)
     notes = tone(220, 3.0) * (np.arange(3 * 16_000) % 12_000 < 6000)  # a steady tone would count as noise
     save_audio(tmp_path / "data/a.wav", notes + noise, 16_000)

@@ -207,7 +207,7 @@ def test_the_gradient_is_reversed() -> None:
     assert x.grad is not None and x.grad.tolist() == [-3.0, -4.0]
 
 
-def test_what_predicts_f0_is_removed_from_the_code() -> None:
+def test_information_on_f0_is_removed_from_the_code() -> None:
     torch.manual_seed(0)
     regressor, f0 = F0Regressor(), torch.tensor([[100.0, 200.0, 0.0, 400.0]])
     code = torch.randn(1, 4, CODE, requires_grad=True)
@@ -261,7 +261,7 @@ def test_acoustic_training_lowers_the_distance_of_the_spectra(made: Path) -> Non
 # --- vocoder ----------------------------------------------------------------------------------------------------------
 
 
-def test_resumed_vocoder_training_goes_on(made: Path, data: Path, tmp_path: Path) -> None:
+def test_resumed_vocoder_training_continues(made: Path, data: Path, tmp_path: Path) -> None:
     training = VocoderTraining(VocoderOptions(data=data), made, small_family())
     regression = training.train_step(1e-3)
     assert regression.keys() == {"spectral"}
@@ -319,7 +319,7 @@ def write_full_features(folder: Path, data: Path) -> None:
         )  # fmt: skip
 
 
-def test_what_is_exported_can_be_loaded(data: Path, tmp_path: Path) -> None:
+def test_exported_models_can_be_loaded(data: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "made", tmp_path / "pretrained" / "lite"
     write_full_features(folder, data)
     whisper = write_whisper(tmp_path / "whisper.npz", 512)
@@ -363,8 +363,8 @@ def test_missing_recordings_end_the_command_in_one_sentence(
     words = ["features", "--data", str(tmp_path), "--whisper", str(tmp_path / "w.npz")]
     monkeypatch.setattr("sys.argv", ["pretrain_lite", *words])
     assert command.main() == 1
-    said = capsys.readouterr().err
-    assert said.startswith("Error: ") and "ljspeech" in said and len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and "ljspeech" in error and len(error.splitlines()) == 1
 
 
 def test_a_command_prints_what_it_made(

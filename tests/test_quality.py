@@ -146,7 +146,7 @@ def test_noise_has_the_level_that_is_asked_for(snr_db: float) -> None:
 # --- judges -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_spectrogram_is_whispers() -> None:
+def test_the_spectrogram_equals_whispers() -> None:
     from transformers import WhisperFeatureExtractor
 
     audio = voice_like(2.5)

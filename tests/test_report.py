@@ -53,7 +53,7 @@ def test_voicing_disagreement_is_counted(pitch: PitchExtractor) -> None:
     assert np.isnan(found.f0_correlation)
 
 
-def test_the_envelope_tells_timbres_apart(pitch: PitchExtractor) -> None:
+def test_the_envelope_distinguishes_timbres(pitch: PitchExtractor) -> None:
     found = compare(glide(150, 300, tilt=0.5), glide(150, 300, tilt=2.0), pitch, target=[glide(200, 250, tilt=2.0)])
     assert found.to_target_db is not None
     assert found.to_target_db < 0.7 * found.to_source_db

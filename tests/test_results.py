@@ -90,7 +90,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     made.registry.close()
 
 
-def test_two_conversions_of_one_file_are_told_apart(page: Page) -> None:
+def test_two_conversions_of_one_file_are_distinguished(page: Page) -> None:
     first, second = page.convert(pitch_shift=12), page.convert(pitch_shift=-3.5)
     titles = [describe(T, job) for job in (first, second)]
     assert titles[0].startswith("song.wav → alice · +12 · index 0.5 · 1:05 · 20")
@@ -173,7 +173,7 @@ def test_results_are_deleted_singly_and_all(page: Page) -> None:
     assert [job.state for job in page.registry.jobs()] == ["failed"], "failures belong to the other list"
 
 
-def test_a_result_is_heard_beside_its_recording_or_another_result(page: Page) -> None:
+def test_a_result_is_played_beside_its_recording_or_another_result(page: Page) -> None:
     first, second = page.convert(), page.convert(pitch_shift=1)
     show = next(f.fn for f in page.app.fns.values() if f.fn and f.fn.__qualname__ == "build_listening.<locals>.show")
     beside = show(first.id, None, "source")

@@ -43,9 +43,7 @@ def centred_mel(audio: Tensor) -> Tensor:
     return rmvpe.log_mel(torch.nn.functional.pad(audio[None], (512, 512), mode="reflect")[0])
 
 
-def test_clips_heard_at_once_are_heard_as_alone(
-    places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None
-) -> None:
+def test_clips_in_a_batch_equal_single_clips(places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None) -> None:
     save_file(tiny.state_dict(), tmp_path / "rmvpe.safetensors")
     places(tmp_path / "rmvpe.safetensors")
     extractor = load_pitch_extractor("rmvpe", CPU)
@@ -61,7 +59,7 @@ def test_clips_heard_at_once_are_heard_as_alone(
     assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.batch([]) == []
 
 
-def test_in_bfloat16_pitches_stay_and_halves_are_gone(
+def test_in_bfloat16_pitches_stay_and_fp16_weights_are_freed(
     places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(
@@ -155,18 +153,18 @@ def test_levels_in_bands_are_the_whole(tiny: Rmvpe, monkeypatch: pytest.MonkeyPa
     assert (tiny(mel) - whole).abs().max() <= 1e-6
 
 
-def test_long_audio_is_heard_in_windows(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The windows differ from the whole by what the network hears of far away, which in the middle is little."""
+def test_long_audio_is_analysed_in_windows(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows differ from the whole by distant context only, which hardly matters in the middle."""
     audio = torch.from_numpy(np.random.default_rng(0).standard_normal(160 * 1000).astype(np.float32))
     whole = rmvpe.salience(tiny, audio)
-    heard: list[int] = []
-    hook = tiny.register_forward_hook(lambda _module, args, _out: heard.append(args[0].shape[-1]))
+    lengths: list[int] = []
+    hook = tiny.register_forward_hook(lambda _module, args, _out: lengths.append(args[0].shape[-1]))
     monkeypatch.setattr(rmvpe, "CORE_FRAMES", 256)
     monkeypatch.setattr(rmvpe, "MARGIN_FRAMES", 64)
     parts = rmvpe.salience(tiny, audio)
     hook.remove()
-    assert max(heard) <= 256 + 2 * 64
-    assert all(frames % 32 == 0 for frames in heard)
+    assert max(lengths) <= 256 + 2 * 64
+    assert all(frames % 32 == 0 for frames in lengths)
     assert parts.shape == whole.shape
     assert float((parts - whole).abs().median()) < 1e-3
     assert float((parts - whole).abs().max()) < 0.05

@@ -99,7 +99,7 @@ def named_in_pickle(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_written_voice_is_the_ecosystems_in_every_detail(tmp_path: Path, kind: str) -> None:
+def test_a_written_voice_has_rvcs_format_in_every_detail(tmp_path: Path, kind: str) -> None:
     spec, (family, rate, has_f0) = listing(kind), kind_parts(kind)
     write_voice_model(tmp_path / "a.pth", small_voice(family, rate, has_f0=has_f0, n_layers=6))
     content = torch.load(tmp_path / "a.pth", weights_only=True)
@@ -114,9 +114,9 @@ def test_a_written_voice_is_the_ecosystems_in_every_detail(tmp_path: Path, kind:
     want = spec["meta"]["small_model_config_list"]
     assert types_of(content["config"]) == types_of(want)
     assert all(content["config"][i] == value for i, value in enumerate(want) if i not in WIDTHS)
-    told = {name: content[name] for name in ("sr", "f0", "version")}
-    assert told == {"sr": rate, "f0": int(has_f0), "version": family}
-    assert (type(told["f0"]), type(content["info"])) == (int, str)
+    metadata = {name: content[name] for name in ("sr", "f0", "version")}
+    assert metadata == {"sr": rate, "f0": int(has_f0), "version": family}
+    assert (type(metadata["f0"]), type(content["info"])) == (int, str)
     assert named_in_pickle(tmp_path / "a.pth") <= PLAIN_NAMES
 
 
@@ -176,7 +176,7 @@ def next_step(state: TrainState) -> tuple[Weights, Weights]:
 
 
 def rewrite(source: Path, target: Path, order: Sequence[str]) -> None:
-    """The checkpoint as a program writes it that registers its parameters in this order and knows no entry of ours."""
+    """The checkpoint as written by a program that registers its parameters in this order, without our entries."""
     content = torch.load(source, weights_only=True)
     names, state = list(content["model"]), content["optimizer"]["state"]
     content["optimizer"]["state"] = {i: state[names.index(name)] for i, name in enumerate(order)}

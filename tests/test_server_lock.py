@@ -23,7 +23,7 @@ with lock.held():
 """
 
 
-def test_a_second_server_is_told_where_the_first_is_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_second_server_reports_the_address_of_the_first_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
     command = [sys.executable, "-c", HOLD, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_the_cache_is_cleaned_by_a_clock_that_nobody_sets(tmp_path: Path) -> None:
+def test_the_cache_is_cleaned_by_a_monotonic_clock(tmp_path: Path) -> None:
     """The dates of files do not count: neither files from the past nor files from the future are deleted early."""
     now = 0.0
     old, new, used, kept = files = [tmp_path / name for name in ("old", "new", "used", "kept")]

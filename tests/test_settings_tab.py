@@ -1,4 +1,4 @@
-"""Settings and help: what a bug report tells and hides, how speeds are measured, which weights can be had."""
+"""Settings and help: contents and privacy of a bug report, the speed test, downloadable weights."""
 
 import getpass
 import logging
@@ -89,9 +89,9 @@ def test_without_a_tail_and_jobs_a_report_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_folders_are_taken_out_of_a_text(text: str, expected: str) -> None:
-    said = without_private_parts(text)
-    assert expected in said
-    assert not any(private in said for private in (str(ROOT), "Jane", "music", "/mnt"))
+    cleaned = without_private_parts(text)
+    assert expected in cleaned
+    assert not any(private in cleaned for private in (str(ROOT), "Jane", "music", "/mnt"))
 
 
 @given(st.text())
@@ -132,7 +132,7 @@ def test_every_question_has_an_answer(locale: str) -> None:
     assert all(f"faq.{name}.answer" in texts and f"faq.{name}.question" in texts for name in asked)
 
 
-def test_answers_name_buttons_and_folders_as_they_are() -> None:
+def test_answers_use_the_names_of_buttons_and_folders() -> None:
     texts = texts_of("en_US")
     for key, named in {
         "faq.stop.answer": ("jobs.stop", "jobs.resume"),

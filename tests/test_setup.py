@@ -196,7 +196,7 @@ def test_a_package_with_another_hash_is_not_installed(checkout: Checkout) -> Non
 
 
 @pytest.mark.slow
-def test_killed_installation_is_made_anew(checkout: Checkout) -> None:
+def test_killed_installation_is_repeated(checkout: Checkout) -> None:
     with socket.socket() as silent:  # accepts pip's request for a package and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -301,7 +301,7 @@ def test_every_direct_requirement_is_pinned_and_locked() -> None:
         lines = [line.split("#")[0].split(";")[0].strip() for line in (ROOT / name).read_text().splitlines()]
         wanted = {line for line in lines if line and not line.startswith("-r")}
         assert wanted, name
-        assert wanted <= locked, f"{sorted(wanted - locked)} of {name} are not in requirements.lock; make it anew"
+        assert wanted <= locked, f"{sorted(wanted - locked)} of {name} are not in requirements.lock; update it"
 
 
 def test_the_lists_with_hashes_are_those_of_the_lock() -> None:

@@ -63,7 +63,7 @@ PATTERNS = st.lists(st.tuples(st.sampled_from("ts"), st.floats(0.0, 2.5)), max_s
 
 @settings(deadline=None, max_examples=60)
 @given(pattern=PATTERNS)
-def test_pieces_are_ordered_disjoint_and_miss_nothing_loud(pattern: list[tuple[str, float]]) -> None:
+def test_slices_are_ordered_disjoint_and_miss_nothing_loud(pattern: list[tuple[str, float]]) -> None:
     audio = compose(pattern)
     pieces = slice_audio(audio, RATE)
     edges = [edge for piece in pieces for edge in piece]

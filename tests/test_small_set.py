@@ -14,7 +14,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_small_set_is_whole_and_small() -> None:
+def test_the_small_set_is_complete_and_small() -> None:
     rows = json.loads((SMALL_SET / "manifest.json").read_text(encoding="utf-8"))
     assert list(rows) == list(CHOSEN)
     assert set(files_in(SMALL_SET)) == {*CHOSEN, "manifest.json"}

@@ -38,11 +38,11 @@ def test_a_cover_is_written_beside_its_song_with_its_stems(voice: str, tmp_path:
     soundfile.write(tmp_path / "vocals.wav", vocals, 16_000)
     words = ("cover", tmp_path / "song.wav", "--vocals", tmp_path / "vocals.wav", "--voice", voice)
     assert run(*words) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     cover, stems = tmp_path / "song_eve_cover.wav", tmp_path / "song_eve_cover_stems"
     assert soundfile.info(cover).frames == 8000
     assert sorted(path.name for path in stems.iterdir()) == ["instrumental.flac", "original_vocals.flac", "vocals.flac"]
-    assert all(str(path) in said for path in (cover, *stems.iterdir()))
+    assert all(str(path) in output for path in (cover, *stems.iterdir()))
     assert run(*words, "--vocal-level", -6, "-o", tmp_path / "softer.flac") == 0
     assert "unchanged since an earlier run: conversion" in capsys.readouterr().out
     assert (tmp_path / "softer.flac").is_file()

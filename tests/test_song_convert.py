@@ -94,7 +94,7 @@ def test_a_silent_channel_stays_silent_and_a_moving_source_moves(tmp_path: Path)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT", "PCM_16"])
-def test_rate_resolution_and_tags_of_the_source_are_kept_if_wished(tmp_path: Path, subtype: str) -> None:
+def test_rate_resolution_and_tags_of_the_source_are_kept_on_request(tmp_path: Path, subtype: str) -> None:
     path, output = tmp_path / "song.wav", tmp_path / "result.wav"
     save_blocks(path, array_blocks(voice()), RATE, subtype, Tags({"title": "Song"}))  # type: ignore[arg-type]
     options = ConvertOptions(pitch_method="pm", keep_format=True)
@@ -115,7 +115,7 @@ def test_options_that_change_nothing_give_the_result_of_the_other_path(tmp_path:
 
 
 @pytest.mark.parametrize("target", [-14.0, pytest.param(-23.0, marks=pytest.mark.slow)])
-def test_the_result_has_the_wished_loudness(tmp_path: Path, target: float) -> None:
+def test_the_result_has_the_requested_loudness(tmp_path: Path, target: float) -> None:
     path = write(tmp_path / "song.wav", np.stack([voice(1.5), 0.5 * voice(1.5)]))
     result, rate = convert(path, channel="stereo", loudness=target)
     assert integrated_loudness(result, rate) == pytest.approx(target, abs=0.3)

@@ -111,8 +111,8 @@ def test_the_api_makes_covers_and_speech(
             pitch_method="pm", index_rate=None, api_name="/make_cover",
         )  # fmt: skip
         assert soundfile.info(cover).frames == 8000 and "16000 Hz" in report and len(files) == 3
-        said = client.predict(voice="eve", text="Hi there.", file=None, api_name="/say")
-        assert soundfile.info(said).duration == pytest.approx(0.9)
+        result = client.predict(voice="eve", text="Hi there.", file=None, api_name="/say")
+        assert soundfile.info(result).duration == pytest.approx(0.9)
         with pytest.raises(AppError, match="needs the song"):
             client.predict(
                 voice="eve", song=None, vocals=None, instrumental=None, index_rate=None, api_name="/make_cover"

@@ -1,4 +1,4 @@
-"""Speakers by name: what a voice tells of them, in both file formats, through the tools, and at the page."""
+"""Speakers by name: stored in a voice of either file format, set by the tools, shown on the page."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def voice(names: Any = None) -> VoiceModel:
 
 
 @pytest.mark.parametrize(
-    ("told", "names"),
+    ("stored", "names"),
     [
         (None, {}),
         ({"0": "alice"}, {0: "alice"}),
@@ -32,8 +32,8 @@ def voice(names: Any = None) -> VoiceModel:
         ("alice", {}),
     ],
 )
-def test_only_names_that_make_sense_are_taken(told: Any, names: dict[int, str]) -> None:
-    assert speaker_names(voice(told)) == names
+def test_only_names_that_make_sense_are_taken(stored: Any, names: dict[int, str]) -> None:
+    assert speaker_names(voice(stored)) == names
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -57,7 +57,7 @@ def test_too_many_names_are_refused() -> None:
         edit(voice(), speakers=many)
 
 
-def test_a_blend_names_whom_it_blends() -> None:
+def test_a_blend_names_its_sources() -> None:
     both = merge(voice({"0": "alice", "1": "bob"}), voice({"0": "ada", "1": "bob", "2": "eve"}))
     assert speaker_names(both) == {0: "alice + ada", 1: "bob"}
     assert speaker_names(merge(voice(), voice({"0": "ada"}))) == {}

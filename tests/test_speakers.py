@@ -47,13 +47,13 @@ def recordings(tmp_path: Path) -> Path:
     return data
 
 
-def test_folders_are_speakers_and_what_is_left_out_is_said(recordings: Path) -> None:
+def test_folders_are_speakers_and_skipped_recordings_are_reported(recordings: Path) -> None:
     plan = plan_recordings(recordings, "folders")
     files = [(path.relative_to(recordings).as_posix(), speaker) for path, speaker in plan.recordings]
     assert files == [("anna/a.wav", 0), ("anna/monday/late/b.wav", 0), ("bob/a.wav", 1)]
     assert plan.names == {0: "anna", 1: "bob"}
-    told = [str(reason) for _, reason in plan.left_out]
-    assert len(told) == 2 and "empty is empty" in told[0] and "1 recordings in" in told[1]
+    reasons = [str(reason) for _, reason in plan.left_out]
+    assert len(reasons) == 2 and "empty is empty" in reasons[0] and "1 recordings in" in reasons[1]
     assert len(plan_recordings(recordings, "one").recordings) == 4
     with pytest.raises(ConfigError, match="no sub-folders with recordings"):
         plan_recordings(recordings / "bob", "folders")

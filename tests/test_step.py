@@ -88,7 +88,7 @@ def test_further_steps_stay_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     assert got[1]["loss/g/mel"] == pytest.approx(want[1]["loss/g/mel"], rel=1e-3)
 
 
-def test_both_halves_of_a_step_in_parts_hear_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_updates_of_a_step_in_parts_use_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
     state.micro_batch = 2
     forward, made = state.plain_generator.forward, []
@@ -110,7 +110,7 @@ def test_both_halves_of_a_step_in_parts_hear_the_same_noise(monkeypatch: pytest.
     assert not torch.allclose(made[0][0], made[1][0], atol=1e-3)
 
 
-def test_what_does_not_fit_in_single_clips_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_clips_that_do_not_fit_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
 
     def failing(*values: Any) -> Any:
@@ -122,7 +122,7 @@ def test_what_does_not_fit_in_single_clips_is_told(monkeypatch: pytest.MonkeyPat
     assert state.micro_batch == 1 and state.progress.step == 0
 
 
-def test_several_processes_are_told_the_batch_size_to_continue_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_report_the_batch_size_to_continue_with(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
     short_of_memory(monkeypatch, state.plain_generator, 1)
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)

@@ -81,20 +81,22 @@ def test_every_part_of_reflection_padding_is_that_of_numpys(samples: int, pad: i
 def test_f0_in_windows_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f0_module, "CORE_FRAMES", 50)
     monkeypatch.setattr(f0_module, "MARGIN_FRAMES", 4)
-    signal, heard = noise(160 * 333 + 77), list[int]()
+    signal, lengths = noise(160 * 333 + 77), list[int]()
 
     def loudness(audio: Floats) -> Floats:  # looks 3 frames around each
-        heard.append(len(audio))
+        lengths.append(len(audio))
         energy = np.square(audio[: len(audio) // 160 * 160]).reshape(-1, 160).sum(1)
         return np.convolve(energy, np.ones(7), "same").astype(np.float32)
 
     windowed = estimate_f0(signal, loudness)
-    assert len(heard) == 7 and max(heard) <= 58 * 160 + 77
+    assert len(lengths) == 7 and max(lengths) <= 58 * 160 + 77
     np.testing.assert_allclose(windowed, loudness(signal), rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [PM, PM.model_copy(update={"resample_rate": 48_000, "rms_mix_rate": 1.0})])
-def test_blocks_in_and_out_are_the_whole(options: ConvertOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_and_writing_in_blocks_equals_the_whole(
+    options: ConvertOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audio = 1.5 * voice_like(3.3)
     converter = tiny_converter(limits=CUTTING)
     at_once = converter.convert(audio, options)

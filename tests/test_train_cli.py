@@ -35,23 +35,25 @@ def run(*words: str) -> int:
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was told on stderr, which must be one line and no traceback."""
-    told = capsys.readouterr().err.strip()
-    assert told and "Traceback" not in told and len(told.splitlines()) == 1, told
-    return told
+    """The text on stderr, which must be one line and no traceback."""
+    output = capsys.readouterr().err.strip()
+    assert output and "Traceback" not in output and len(output.splitlines()) == 1, output
+    return output
 
 
-def test_prepare_and_extract_and_index_say_what_they_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_and_extract_and_index_report_what_they_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "a 'b' \"c\" 🎤 声音"
     data.mkdir()
     soundfile.write(data / "one two.flac", speech(3), 16000)
     assert run("prepare", "my voice", "--data", str(data)) == 0
     assert run("extract", "my voice", "--pitch-method", "pm", "--device", "cpu") == 0
     assert run("index", "my voice") == 0
-    told = capsys.readouterr().out
-    assert "1 clips" in told and "pitch method pm" in told and "vectors" in told
+    output = capsys.readouterr().out
+    assert "1 clips" in output and "pitch method pm" in output and "vectors" in output
     for name in ("0_gt_wavs", "2b-f0nsf", "3_feature129", "config.json", "added_IVF"):
-        assert name in told
+        assert name in output
     assert run("index", "my voice") == 0
     assert "unchanged" in capsys.readouterr().out
 
@@ -62,9 +64,9 @@ def test_a_folder_with_one_bad_file_is_done_and_the_file_named(
     soundfile.write(tmp_path / "good.wav", speech(2), 16000)
     (tmp_path / "bad.wav").write_bytes(b"")
     assert run("prepare", "v", "--data", str(tmp_path)) == 0
-    told = capsys.readouterr()
-    assert "from 1 recordings" in told.out
-    assert "bad.wav" in told.err
+    output = capsys.readouterr()
+    assert "from 1 recordings" in output.out
+    assert "bad.wav" in output.err
 
 
 def test_recordings_of_sub_folders_are_prepared_and_changes_there_are_noticed(
@@ -114,9 +116,9 @@ def test_useless_folders_are_one_sentence_and_leave_nothing(
     data.mkdir()
     fill(data)
     assert run("run", "v", "--data", str(data)) == 1
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told and "Traceback" not in "".join(told)
-    assert str(data) in told[-1]
+    output = capsys.readouterr().err.strip().splitlines()
+    assert output and "Traceback" not in "".join(output)
+    assert str(data) in output[-1]
     assert not list((tmp_path / "logs").rglob("*.wav")) and not list((tmp_path / "logs").rglob("config.json"))
 
 
@@ -145,7 +147,7 @@ def test_mistakes_are_one_sentence(
     assert part in one_sentence(capsys)
 
 
-def test_a_device_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "a.wav", speech(1), 16000)
     assert run("prepare", "v", "--data", str(tmp_path)) == 0
     capsys.readouterr()

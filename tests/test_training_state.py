@@ -121,7 +121,7 @@ def test_damaged_states_are_refused(tmp_path: Path, entry: str, value: Any, says
         read_training_state(tmp_path / "G_1.pth")
 
 
-def test_what_is_no_checkpoint_has_no_progress(tmp_path: Path) -> None:
+def test_other_files_have_no_progress(tmp_path: Path) -> None:
     for i, content in enumerate(([1], {"iteration": None}, {"iteration": 1, "revoice": 2}, {})):
         torch.save(content, tmp_path / f"{i}.pth")
         with pytest.raises(CheckpointError, match="not a training checkpoint"):

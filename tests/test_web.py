@@ -163,15 +163,15 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     wanted = ConvertOptions(pitch_shift=-3.5, protect=0.2, seed=7, device="cpu")
     assert ConvertOptions.model_validate(options) == wanted
     convert(client, "alice", recording, speaker_id="Ada")
-    assert fake.calls[-1][1]["speaker_id"] == 3, "by the name that the voice knows"
+    assert fake.calls[-1][1]["speaker_id"] == 3, "by the name stored in the voice"
     assert fake.calls[-1][1]["index_rate"] is None, "what the voice recommends"
     convert(client, "alice", recording, index_rate=0.6)
     assert fake.calls[-1][1]["index_rate"] == 0.6
 
 
-def test_the_api_tells_of_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
+def test_the_api_describes_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    named = {name: [p["parameter_name"] for p in told["parameters"]] for name, told in endpoints.items()}
+    named = {name: [p["parameter_name"] for p in facts["parameters"]] for name, facts in endpoints.items()}
     assert {*ConvertOptions.model_fields} - SKIP < {*named["/convert"]}
     assert {*RunOptions.model_fields} < {*named["/train"]}
     assert not any(name.startswith("param_") for names in named.values() for name in names)
@@ -194,7 +194,7 @@ def test_errors_become_messages(client: Client, recording: str, voice: str, sent
         convert(client, voice, recording)
 
 
-def test_missing_choices_are_told(client: Client, recording: str) -> None:
+def test_missing_choices_are_reported(client: Client, recording: str) -> None:
     with pytest.raises(AppError, match="No recording yet"):
         convert(client, "alice", None)
     with pytest.raises(AppError, match="There is no index"):

@@ -90,7 +90,7 @@ def test_other_errors_are_not_taken_for_errors_of_writing(tmp_path: Path) -> Non
         raise MemoryError
 
 
-def test_errors_of_the_system_become_sentences(tmp_path: Path) -> None:
+def test_errors_of_the_system_become_clear_messages(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         (tmp_path / "none").read_bytes()
     reported = [
@@ -149,9 +149,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told and "Traceback" not in "".join(told)
-    return told[-1]
+    message = capsys.readouterr().err.strip().splitlines()
+    assert message and "Traceback" not in "".join(message)
+    return message[-1]
 
 
 def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,16 +161,16 @@ def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFi
     prepare = ["prepare", "v", "--data", str(program / "a.wav")]
     (program / "logs").write_text("no folder can be made here")
     assert cli.main(prepare) == 1
-    assert "Cannot write" in (told := one_sentence(capsys)) and "logs" in told
+    assert "Cannot write" in (message := one_sentence(capsys)) and "logs" in message
     (program / "logs").unlink()
     with full_disk(50_000):
         assert cli.main(prepare) == 1
-    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("v are unchanged.")
+    assert "File too large" in (message := one_sentence(capsys)) and message.endswith("v are unchanged.")
     assert cli.main(prepare) == 0
     extract = ["extract", "v", "--pitch-method", "pm", "--device", "cpu"]
     with full_disk(50_000):
         assert cli.main(extract) == 1
-    assert "File too large" in (told := one_sentence(capsys)) and told.endswith("run the same command to resume.")
+    assert "File too large" in (message := one_sentence(capsys)) and message.endswith("run the same command to resume.")
     assert cli.main(extract) == 0
 
 

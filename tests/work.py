@@ -44,7 +44,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew from what is used now."""
+    """Let `peak_bytes` start again from the present use."""
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")

@@ -1,4 +1,4 @@
-"""Makes the corpora anew: python -m tests.fuzz.corpus"""
+"""Makes the corpora again: python -m tests.fuzz.corpus"""
 
 import io
 import json

@@ -107,7 +107,7 @@ def _build_weights(t: Translator, services: Services) -> None:
     with gr.Row():
         chosen = gr.Dropdown(label=t("weights.choose"), choices=_choices(t), elem_id="weights-choice")
         run = gr.Button(t("weights.download"), elem_id="weights-download")
-    message = gr.Markdown(elem_id="weights-said")
+    message = gr.Markdown(elem_id="weights-message")
 
     def download_weights(name: str | None, bar: gr.Progress = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
         """Download published weights by name and verify them."""

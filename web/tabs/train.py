@@ -112,7 +112,7 @@ class _TrainTab:
         self.start = gr.Button(t("train.start"), variant="primary", elem_id="train-start")
         self.index_only = gr.Button(t("train.stage_index"), size="sm", elem_id="train-index")
         self.needs = NeedsPanel(t, "train")
-        self.message = gr.Markdown(elem_id="train-said")
+        self.message = gr.Markdown(elem_id="train-message")
         self.command = gr.Textbox(
             label=t("train.command"), interactive=False, buttons=["copy"], elem_id="train-command"
         )

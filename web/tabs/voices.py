@@ -29,7 +29,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
                 label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice", **OPEN
             )
             info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
-            message = gr.Markdown(elem_id="voice-said")
+            message = gr.Markdown(elem_id="voice-message")
         with gr.Column():
             _build_exchange(t, services, tools, voice, message)
             _build_edit(t, tools, voice, info, message)
