@@ -19,6 +19,7 @@ from lib.audio.filters import resample
 from lib.audio.tags import Tags, read_tags
 from lib.errors import ConfigError
 from lib.messages import Message
+from lib.pitch import SILENCE_PEAK
 from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
 
@@ -79,7 +80,7 @@ class CoverMaker:
         stems = self._stems(sources, song, options, _step(progress, 0))
         voice, shift = self._converted(stems.vocals, song.sample_rate, options, _step(progress, 1))
         if stems.backing is not None:
-            voice = voice + self._backing(stems.backing, song.sample_rate, options, _step(progress, 1))
+            voice = voice + self._backing(stems.backing, song.sample_rate, options, shift, _step(progress, 1))
         progress(2 * UNITS, STEPS * UNITS, Message("changing the key"))
         semitones = instrumental_shift(options, shift)
         instrumental = self._in_key(stems.instrumental, song.sample_rate, semitones)
@@ -154,11 +155,14 @@ class CoverMaker:
         audio, numbers = self.cache.get("conversion", inputs, rate, make)
         return audio, numbers.get("pitch_shift", options.pitch_shift)
 
-    def _backing(self, backing: FloatArray, rate: int, options: CoverOptions, progress: Progress) -> FloatArray:
-        """Backing vocals as they are mixed: converted, or in the key of the instrumental."""
-        if options.backing == "convert":
-            return self._converted(backing, rate, options, progress)[0]
-        return self._in_key(backing, rate, instrumental_shift(options, options.pitch_shift))
+    def _backing(
+        self, backing: FloatArray, rate: int, options: CoverOptions, shift: float, progress: Progress
+    ) -> FloatArray:
+        """Backing vocals as they are mixed: transposed and converted like the lead, or in the instrumental's key."""
+        if options.backing == "convert" and float(np.abs(backing).max(initial=0.0)) >= SILENCE_PEAK:
+            alike = options.model_copy(update={"pitch_shift": shift, "auto_pitch": "off"})
+            return self._converted(backing, rate, alike, progress)[0]
+        return self._in_key(backing, rate, instrumental_shift(options, shift))
 
     def _in_key(self, audio: FloatArray, rate: int, semitones: int) -> FloatArray:
         if semitones == 0:
