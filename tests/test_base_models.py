@@ -9,7 +9,7 @@ from lib.config import FamilyConfig
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.voice.weights import rvc_state_dict
 from tests.tiny_files import tiny_family, tiny_network
-from train.base_models import base_names, chosen_base, find_base
+from train.base_models import base_names, chosen_base, find_base, pair_of
 from train.networks import build_networks
 from train.options import FitOptions
 
@@ -119,3 +119,16 @@ def test_a_base_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
     assert chosen_base(config, options, "korean-hubert-base", tmp_path) is not None
     with pytest.raises(CheckpointError, match="trained on the content encoder 'korean-hubert-base'"):
         chosen_base(config, options, "contentvec", tmp_path)
+
+
+def test_given_files_are_told_apart_by_their_tensors(tmp_path: Path) -> None:
+    config = tiny_family("v2", "40k")
+    put(tmp_path, config, ("one", "two"))
+    one, two = tmp_path / "one.pth", tmp_path / "two.pth"
+    assert pair_of([two, one]) == (one, two) == pair_of([one, two])
+    for wrong, says in (([one], "1 files were given, 0 of"), ([two, two], "2 files were given, 2 of")):
+        with pytest.raises(ConfigError, match=says):
+            pair_of(wrong)
+    (tmp_path / "damaged.pth").write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match=r"damaged\.pth"):
+        pair_of([one, tmp_path / "damaged.pth"])

@@ -10,8 +10,11 @@ import pytest
 import soundfile
 import torch
 
+from lib.audio.mel import log_mel
+from lib.config import load_family
 from lib.errors import ConfigError
 from lib.progress import Cancelled
+from lib.typing import FloatArray
 from lib.voice.model_file import load_synthesizer, read_voice_model
 from tests.test_loop import FAST, StopAfter, tiny_lite
 from tests.test_speakers import buzz
@@ -23,6 +26,7 @@ from train.held_out import (
     choose_parts,
     held_out_parts,
     make_held_out,
+    speaker_similarity,
     split_clips,
     to_event,
 )
@@ -191,6 +195,43 @@ def test_a_worse_network_is_measured_as_worse(experiment: Experiment) -> None:
     assert np.isfinite(before.mel)
 
 
+def timbre(audio: FloatArray) -> FloatArray:
+    """A small speaker encoder: the mean log mel spectrum, without its mean, as a unit vector."""
+    mel = log_mel(torch.from_numpy(audio)[None], load_family("lite").audio)[0].mean(1).numpy()
+    centred = mel - mel.mean()
+    return np.asarray(centred / np.linalg.norm(centred), np.float32)
+
+
+def test_speaker_similarity_is_measured_where_there_is_a_speaker_encoder(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Resemblyzer", lambda: timbre)
+    training = set_up(experiment, FitOptions.model_validate(ON))
+    assert training.best is not None
+    held_out = training.best.held_out
+    found = held_out.evaluate(training.state.voice, torch.device("cpu"), 1, 1)
+    assert found.similarity is not None and -1 <= found.similarity <= 1
+    assert read_history([{"done": 1} | to_event(found)])[0].similarity == pytest.approx(found.similarity, abs=1e-5)
+    real = np.stack([timbre(buzz(frequency, 1.0)) for frequency in (120.0, 240.0)])
+    assert speaker_similarity([0, 1], real, real) == pytest.approx(1)
+    assert speaker_similarity([0, 0], real, real) == pytest.approx(float(real[0] @ real[1])) != pytest.approx(1)
+
+
+def test_the_random_state_is_the_same_with_and_without_a_speaker_encoder(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = []
+    for encoder in (lambda: torch.randn(9).numpy(), missing):
+        monkeypatch.setattr(module, "Resemblyzer", encoder)
+        set_up(experiment, FitOptions.model_validate(ON))
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1])
+
+
+def missing() -> None:
+    raise ImportError(name="resemblyzer")
+
+
 def test_the_page_shows_the_curve_and_the_best_epoch(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "it's"
     folder.mkdir(parents=True)
@@ -199,10 +240,12 @@ def test_the_page_shows_the_curve_and_the_best_epoch(tmp_path: Path) -> None:
         (tmp_path / "weights" / name).write_bytes(b"")
     with gr.Blocks():
         panel = HeldOutPanel(Translator())
-    visible, curve, text = panel.update(folder, tmp_path / "weights")
-    assert visible["visible"] is False and curve.empty and text == ""
+    visible, curve, *others, text = panel.update(folder, tmp_path / "weights")
+    assert visible["visible"] is False and curve["value"].empty and text == ""
     for item in history(2.0, 1.0, *[1.1] * PATIENCE):
         Events(folder / "events.jsonl").write("held_out", item.step, 0, **to_event(item))
-    visible, curve, text = panel.update(folder, tmp_path / "weights")
-    assert visible["visible"] is True and list(curve["mel"][:2]) == [2.0, 1.0] and len(curve) == PATIENCE + 2
+    visible, curve, *others, text = panel.update(folder, tmp_path / "weights")
+    assert visible["visible"] is True and list(curve["value"]["mel"][:2]) == [2.0, 1.0]
+    assert len(curve["value"]) == len(others[0]["value"]) == PATIENCE + 2
+    assert [other["visible"] for other in others] == [True, False]  # no speaker encoder was installed
     assert "it's_e1_s10_best_epoch.pth" in text

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from infer.load import load_converter, recorded_encoder
 from infer.options import ConvertOptions
 from lib.config import DiscriminatorConfig, Family, FamilyConfig, load_family
-from lib.content import hubert, load_content_encoder
+from lib.content import find_content_encoder, hubert, load_content_encoder
 from lib.content.fairseq_reader import hugging_face_name
 from lib.content.hubert import HubertContentEncoder, build
 from lib.content.hubert_weights import HubertWeights, assemble
@@ -276,3 +276,18 @@ def test_training_takes_an_encoder_by_name_and_the_voice_records_it(
 def test_lite_has_one_encoder() -> None:
     with pytest.raises(ConfigError, match="spin"):
         load_content_encoder("lite", CPU, "spin")
+
+
+@pytest.mark.parametrize("written", ["japanese-hubert-base", "japanese_hubert_base", "Japanese-HuBERT-base"])
+def test_encoders_that_voices_name_are_found_or_their_repository_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setattr(hubert, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(hubert, "ROOT", tmp_path)
+    with pytest.raises(MissingFileError, match=r"is the Hugging Face repository rinna/japanese-hubert-base: put") as e:
+        find_content_encoder("v2", written)
+    assert str(tmp_path / "japanese-hubert-base") in str(e.value)
+    for folder in ("japanese_hubert_base", "japanese-hubert-base"):  # the second is the program's own spelling
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text('{"num_hidden_layers": 12}')
+        assert find_content_encoder("v2", written) == tmp_path / folder

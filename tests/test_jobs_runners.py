@@ -1,15 +1,21 @@
-"""The commands of a training job: what the page shows for copying is what it runs."""
+"""The commands of a training job: what the page shows for copying is what it runs; the files of a conversion."""
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
+from infer.options import ConvertOptions
 from lib.devices import choose_device, gpu_numbers
 from lib.errors import ConfigError
-from web.jobs.requests import TrainRequest
-from web.jobs.runners import chosen_gpus, train_commands
+from lib.pitch.curve_file import read_curve
+from tests.tiny_voice import tiny_converter, voice_like
+from web.jobs.registry import JobContext
+from web.jobs.requests import ConvertRequest, TrainRequest
+from web.jobs.runners import chosen_gpus, make_runners, train_commands
 
 
 def request(device: str, **values: Any) -> TrainRequest:
@@ -68,3 +74,18 @@ def test_gpus_can_be_named_as_in_rvc() -> None:
         choose_device("0-2")
     with pytest.raises(ConfigError, match="'cuda:7' cannot be used here"):
         choose_device("7")
+
+
+def test_the_target_f0_of_a_conversion_is_a_file_to_download(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", voice_like(0.5), 16_000)
+    convert = make_runners(lambda *_: tiny_converter())["convert"]
+    context = JobContext(tmp_path / "job", lambda **_: None, print)
+    options = ConvertOptions(pitch_method="pm", device="cpu", pitch_shift=12)
+    request = ConvertRequest(voice="eve", recording=tmp_path / "song.wav", options=options, f0_curve=True)
+    result, curve = convert(request, context)
+    assert curve == result.with_name(f"{result.stem}_f0.csv") and curve.parent == tmp_path / "job"
+    f0 = read_curve(curve)
+    assert len(f0.times) == 50 and f0.values.max() > 200
+    again = request.model_copy(update={"f0_file": curve, "options": options.model_copy(update={"pitch_shift": 0.0})})
+    assert read_curve(convert(again, context)[1]).values.tolist() == f0.values.tolist()
+    assert len(convert(request.model_copy(update={"f0_curve": False}), context)) == 1

@@ -58,6 +58,31 @@ def test_a_conversion_is_repeated_in_chunks_that_fit(monkeypatch: pytest.MonkeyP
     assert np.array_equal(out, same)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        MemoryError(),
+    ],
+)
+def test_an_allocation_that_fails_inside_torch_is_repeated_in_shorter_chunks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    convolve, failures = torch.nn.functional.conv1d, [error]
+
+    def failing_once(*values: Any, **named: Any) -> Tensor:
+        if failures:
+            raise failures.pop()
+        return convolve(*values, **named)
+
+    converter, audio = tiny_converter(limits=LIMITS), voice_like(3.0)
+    monkeypatch.setattr(torch.nn.functional, "conv1d", failing_once)
+    out = converter.convert(audio, OPTIONS)
+    assert not failures and "out of memory on cpu: converting again in chunks" in caplog.text
+    assert len(out) == round(3.0 * converter.sample_rate) and np.isfinite(out).all()
+
+
 def test_a_recording_that_never_fits_is_one_sentence_per_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", voice_like(3.0), 16_000)
     converter = tiny_converter(limits=LIMITS)

@@ -72,6 +72,21 @@ def test_all_problems_are_reported_at_once(
     assert "from scratch" in found.warnings[0]
 
 
+def test_an_unknown_device_hides_no_other_problem(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubert, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(hubert, "ROOT", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    half = tmp_path / "G.pth"
+    options = RunOptions(device="cuda:7", content_encoder="spin-v2", pitch_method="rmvpe", base_generator=half)
+    found = preflight(experiment, VoiceKind("v2"), tmp_path / "nothing", options)
+    told = [str(problem) for problem in found.problems]
+    for part in ("'cuda:7' cannot be used", "nothing", "'spin-v2'", "rmvpe.pt", "belong together", "disk space"):
+        assert any(part in text for text in told), part
+    assert len(told) == 6 and not experiment.folder.exists()
+
+
 def test_one_problem_is_raised_as_it_is(experiment: Experiment, recordings: Path) -> None:
     with pytest.raises(ConfigError, match="'cuda:7' cannot be used here"):
         preflight(experiment, VoiceKind(), recordings, RunOptions(device="cuda:7")).raise_problems()

@@ -23,7 +23,7 @@ from recipes.quality import page
 from recipes.quality.__main__ import expand, make_examples, parse, read_other_readers
 from recipes.quality.clips import Clip, add_noise, draw, noisy, read_files, read_readers, read_sets
 from recipes.quality.figures import ClipFigures, Figures, Interval, Line, bootstrap, mean_figures, pause_level
-from recipes.quality.judges import Resemblyzer, Whisper, whisper_log_mel
+from recipes.quality.judges import Whisper, load_speaker_encoder, whisper_log_mel
 from recipes.quality.ladder import Evaluator, count_clipped, measure_ladder, median_f0
 from recipes.quality.vocoder import LiteVocoder
 from recipes.quality.words import count_errors, split_words
@@ -174,7 +174,7 @@ def test_a_missing_recogniser_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("resemblyzer") is not None, reason="resemblyzer is installed")
 def test_a_missing_speaker_encoder_is_named() -> None:
     with pytest.raises(ConfigError, match=r"resemblyzer is not installed.*requirements-quality\.txt"):
-        Resemblyzer()
+        load_speaker_encoder()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ MODULE_OF = {  # where a package's name is not that of its module
 }
 BY_THE_USER = {"edge_tts"}  # LGPL-3; not in any list
 TOOLS = {"mypy", "pre-commit", "pytest-xdist", "ruff"}  # are run, not imported
-QUALITY = {"ctranslate2", "resemblyzer", "tokenizers"}  # requirements-quality.txt
+SPEAKERS = {"resemblyzer"}  # of requirements-quality.txt, optional in training too
+QUALITY = {"ctranslate2", "tokenizers"} | SPEAKERS  # requirements-quality.txt
 FUZZ = {"atheris"}  # requirements-fuzz.txt
 SONGS = {"pymss", "pymss_core"}  # requirements-songs.txt
 FROM_GRADIO = {"gradio_client"}  # its version is gradio's
@@ -57,7 +58,7 @@ def modules(path: Path) -> Iterator[str]:
 
 
 def test_the_program_requires_exactly_what_it_imports() -> None:
-    optional = required("requirements-songs.txt") | required("requirements-onnx.txt")
+    optional = required("requirements-songs.txt") | required("requirements-onnx.txt") | SPEAKERS
     assert imported(PROGRAM) == required("requirements.txt") | optional | BY_THE_USER
 
 

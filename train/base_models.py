@@ -4,6 +4,7 @@ The folders of RVC programs (`pretrained`, `pretrained_v2`, also below `assets`)
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,8 +95,7 @@ def _named_files(folder: Path) -> tuple[Path, Path]:
         raise CheckpointError(
             "{folder} holds {count} files. Keep one G and one D file.", folder=folder, count=len(paths)
         )
-    discriminators = [path for path in paths if _is_discriminator(path)]
-    generators = [path for path in paths if path not in discriminators]
+    generators, discriminators = _by_kind(paths)
     if len(generators) != 1 or len(discriminators) != 1:
         raise MissingFileError(
             folder / "*.pth",
@@ -104,6 +104,26 @@ def _named_files(folder: Path) -> tuple[Path, Path]:
             bases=folder.parent, generators=len(generators), discriminators=len(discriminators),
         )  # fmt: skip
     return generators[0], discriminators[0]
+
+
+def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
+    """Generator and discriminator among given files, told by their tensors. ConfigError unless there is one of each.
+
+    CheckpointError for a file that is not a model file.
+    """
+    generators, discriminators = _by_kind(paths[:MAX_FILES])
+    if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
+        raise ConfigError(
+            "A base model is one generator (G) and one discriminator (D) file; {count} files were given, {found} of "
+            "them a discriminator. Give one of each.", count=len(paths), found=len(discriminators),
+        )  # fmt: skip
+    return generators[0], discriminators[0]
+
+
+def _by_kind(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that hold no discriminator, and those that do."""
+    discriminators = [path for path in paths if _is_discriminator(path)]
+    return [path for path in paths if path not in discriminators], discriminators
 
 
 def _is_discriminator(path: Path) -> bool:

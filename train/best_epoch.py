@@ -44,7 +44,7 @@ class BestEpoch:
             self.history.append(found)
             Events(self.experiment.events).write(STAGE, step, 0, **to_event(found))
             if metrics is not None:
-                _log(metrics, found, self.held_out, self.experiment.folder)
+                _log(metrics, found, self.experiment.folder)
             if best_of(self.history) is found or self.voice is None:
                 self._keep(found)
         except (RevoiceError, OSError, torch.OutOfMemoryError) as error:
@@ -65,10 +65,10 @@ class BestEpoch:
             before.unlink(missing_ok=True)
 
 
-def _log(metrics: MetricLogger, found: Evaluation, held_out: HeldOut, folder: Path) -> None:
+def _log(metrics: MetricLogger, found: Evaluation, folder: Path) -> None:
     """Log the figures, and the sample of this step with its mel spectrograms."""
-    facts = {"mel": found.mel, "f0_cents": found.f0_cents, "voicing": found.voicing}
-    metrics.log(found.step, {f"{STAGE}/{name}": value for name, value in facts.items() if value is not None})
+    facts = {name: value for name, value in to_event(found).items() if name != "epoch" and value is not None}
+    metrics.log(found.step, {f"{STAGE}/{name}": value for name, value in facts.items()})
     samples = list_samples(folder)
     if samples and samples[-1].stem == f"step_{found.step:07d}":
         metrics.log_sample(found.step, STAGE, samples[-1])

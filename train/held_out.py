@@ -15,6 +15,7 @@ from lib.audio.mel import log_mel
 from lib.config import FamilyConfig
 from lib.errors import ConfigError, MissingFileError
 from lib.pitch import ExactExtractor, load_pitch_extractor
+from lib.speaker import Resemblyzer, SpeakerEncoder
 from lib.typing import FloatArray
 from lib.voice.infer_config import Network
 from train.dataset import ClipDataset
@@ -134,38 +135,68 @@ def split_clips(table: Table, clips: Sequence[Clip], parts: Parts) -> tuple[list
     return training, held_out
 
 
+class _Analysis(NamedTuple):
+    """What is compared of a clip."""
+
+    mel: FloatArray  # log mel (bands, F)
+    f0: FloatArray  # (N,) Hz; empty without a pitch method
+    speaker: FloatArray  # embedding (E,); empty without a speaker encoder
+
+
 @dataclass
 class HeldOut:
     """The held-out clips of a run, of at most a minute, and what is measured on them."""
 
     dataset: ClipDataset
     pitch: ExactExtractor | None
-    _real: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)  # mel and F0 of each clip
+    speaker: SpeakerEncoder | None = None
+    _real: dict[int, _Analysis] = field(default_factory=dict)  # of each clip
 
     def evaluate(self, network: Network, device: torch.device, step: int, epoch: int) -> Evaluation:
         """Convert all clips with the network and compare. The random state of the training does not change."""
-        config, before = self.dataset.config, torch.get_rng_state()
-        distances, cents, unequal = [], [], []
+        before, pairs = torch.get_rng_state(), list[tuple[_Analysis, _Analysis]]()
         for number in range(len(self.dataset)):
             real, made = (sound.numpy()[0] for sound in convert_clip(network, self.dataset, number, device))
-            mel, f0 = self._real.setdefault(number, self._analyse(real, config))
-            other_mel, other_f0 = self._analyse(made, config)
-            distances.append(np.abs(mel - other_mel).mean(0))
-            both = (f0 > 0) & (other_f0 > 0)
-            cents.append(np.abs(1200 * np.log2(other_f0[both] / f0[both])))
-            unequal.append((f0 > 0) != (other_f0 > 0))
+            if number not in self._real:
+                self._real[number] = self._analyse(real)
+            pairs.append((self._real[number], self._analyse(made)))
         torch.set_rng_state(before)
-        together = np.concatenate(cents)
-        error = float(np.median(together)) if len(together) else None
-        voicing = float(np.concatenate(unequal).mean()) if self.pitch else None
-        return Evaluation(step, epoch, float(np.concatenate(distances).mean()), error, voicing)
+        distances = [np.abs(real.mel - made.mel).mean(0) for real, made in pairs]
+        f0 = np.concatenate([np.stack([real.f0, made.f0]) for real, made in pairs], axis=1)
+        both = f0[:, (f0 > 0).all(0)]
+        error = float(np.median(np.abs(1200 * np.log2(both[1] / both[0])))) if both.size else None
+        voicing = float(((f0[0] > 0) != (f0[1] > 0)).mean()) if f0.size else None
+        return Evaluation(
+            step, epoch, float(np.concatenate(distances).mean()), error, voicing, self._similarity(pairs)
+        )  # fmt: skip
 
-    def _analyse(self, audio: FloatArray, config: FamilyConfig) -> tuple[FloatArray, FloatArray]:
-        """Log mel (bands, F) and F0 (N,) in Hz of (T,) at the voice's rate; F0 is empty without a pitch method."""
+    def _analyse(self, audio: FloatArray) -> _Analysis:
+        """Analyse (T,) at the voice's sample rate."""
+        config, none = self.dataset.config, np.zeros(0, np.float32)
         mel = log_mel(torch.from_numpy(audio)[None], config.audio)[0].numpy()
-        if self.pitch is None:
-            return mel, np.zeros(0, np.float32)
-        return mel, self.pitch(resample(audio, config.audio.sample_rate, ANALYSIS_RATE))
+        if self.pitch is None and self.speaker is None:
+            return _Analysis(mel, none, none)
+        resampled = resample(audio, config.audio.sample_rate, ANALYSIS_RATE)
+        f0 = none if self.pitch is None else self.pitch(resampled)
+        return _Analysis(mel, f0, none if self.speaker is None else self.speaker(resampled))
+
+    def _similarity(self, pairs: Sequence[tuple[_Analysis, _Analysis]]) -> float | None:
+        if self.speaker is None:
+            return None
+        real, made = (np.stack([pair[which].speaker for pair in pairs]) for which in (0, 1))
+        return speaker_similarity([clip.speaker_id for clip in self.dataset.clips], real, made)
+
+
+def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArray) -> float:
+    """Mean cosine between converted clips and recordings of their speakers, whose numbers are `speakers` (N,).
+
+    `real` and `made` are unit embeddings (N, E). A clip is not compared with its own recording, unless its speaker has
+    no other.
+    """
+    same = np.equal.outer(speakers, speakers)
+    others = same & ~np.eye(len(speakers), dtype=bool)
+    compared = np.where(others.any(1, keepdims=True), others, same)
+    return float(((made @ real.T * compared).sum(1) / compared.sum(1)).mean())
 
 
 def make_held_out(clips: Sequence[Clip], config: FamilyConfig) -> HeldOut:
@@ -177,7 +208,7 @@ def make_held_out(clips: Sequence[Clip], config: FamilyConfig) -> HeldOut:
     count = max(1, int(np.searchsorted(lengths, MAX_EVALUATED)))
     dataset.clips, dataset.frames = dataset.clips[:count], dataset.frames[:count]
     logger.info("held out: %d clips, of which %.0f s are converted at every save", len(clips), lengths[count - 1])
-    return HeldOut(dataset, _pitch_method() if config.synthesizer.has_f0 else None)
+    return HeldOut(dataset, _pitch_method() if config.synthesizer.has_f0 else None, _speaker_encoder())
 
 
 def _pitch_method() -> ExactExtractor | None:
@@ -189,7 +220,17 @@ def _pitch_method() -> ExactExtractor | None:
     return None
 
 
+def _speaker_encoder() -> SpeakerEncoder | None:
+    """The speaker encoder, if it is installed; making it does not change the random state of the training."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return Resemblyzer()
+        except ImportError:
+            return None
+
+
 def to_event(found: Evaluation) -> dict[str, Any]:
     """The facts of an event of stage "held_out"."""
-    facts = {"epoch": found.epoch, "mel": found.mel, "f0_cents": found.f0_cents, "voicing": found.voicing}
+    facts = found._asdict()
+    del facts["step"]
     return {key: None if value is None else round(value, 5) for key, value in facts.items()}

@@ -22,6 +22,7 @@ class Evaluation(NamedTuple):
     mel: float  # mean |difference| of the log mel spectrograms, in nepers
     f0_cents: float | None  # median |difference| where both are voiced; None without F0
     voicing: float | None  # share of the frames of which one is voiced and the other not
+    similarity: float | None = None  # mean cosine of the speaker embeddings; None without a speaker encoder
 
 
 def read_history(events: Iterable[Mapping[str, Any]], last_step: int | None = None) -> list[Evaluation]:
@@ -30,8 +31,8 @@ def read_history(events: Iterable[Mapping[str, Any]], last_step: int | None = No
     for event in events:
         step, mel = event.get("done"), event.get("mel")
         if isinstance(step, int) and isinstance(mel, int | float) and (last_step is None or step <= last_step):
-            f0, voicing = (_number(event.get(key)) for key in ("f0_cents", "voicing"))
-            found[step] = Evaluation(step, int(event.get("epoch") or 0), float(mel), f0, voicing)
+            others = (_number(event.get(key)) for key in ("f0_cents", "voicing", "similarity"))
+            found[step] = Evaluation(step, int(event.get("epoch") or 0), float(mel), *others)
     return [found[step] for step in sorted(found)]
 
 

@@ -238,9 +238,9 @@ class _Checks:
 
     def disk(self) -> None:
         """Whether clips, features, checkpoints and voices fit onto the disk."""
-        if self.family is None or self.target is None or not self.fits or self.resumes:
+        if self.family is None or not self.fits or self.resumes:
             return
-        options = self.options.model_copy(update={"device": str(self.target)})
+        options = self.options.model_copy(update={"device": str(self.target or "cpu")})
         found = estimate_training(self.family, options, self.seconds, self.experiment.folder.parent)
         self.facts.append(
             Message("disk: about {needed:.1f} of {free:.1f} GB", needed=found.disk / 1e9, free=found.free / 1e9)

@@ -48,12 +48,21 @@ def encode_clips(encoder: ContentEncoder, clips: Sequence[FloatArray]) -> list[F
 
 CONTENTVEC = "contentvec"  # the encoder of v1 and v2 voices, unless the file names another
 SAME_AS_CONTENTVEC = {"hubert_base", "hubert-base", "hubert"}  # names of it in other programs
+REPOSITORIES = {  # on the Hugging Face hub, of other encoders that voices name
+    "chinese-hubert-base": "TencentGameMate/chinese-hubert-base",
+    "japanese-hubert-base": "rinna/japanese-hubert-base",
+    "korean-hubert-base": "team-lucid/hubert-base-korean",
+}
+NAMED = {*REPOSITORIES, "spin", "spin-v2"}  # encoders that programs spell with hyphens or underscores
 FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.hubert", "lite": "lib.content.lite"}
 
 
 def canonical_name(name: str) -> str:
     """The name of a content encoder here, for any of the names that programs give it."""
-    return CONTENTVEC if name in SAME_AS_CONTENTVEC else name
+    if name in SAME_AS_CONTENTVEC:
+        return CONTENTVEC
+    hyphenated = name.replace("_", "-").lower()
+    return hyphenated if hyphenated in NAMED else name
 
 
 def content_frames(samples: int) -> int:

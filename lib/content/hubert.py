@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lib.assets import how_to_get, known_name
-from lib.content import CONTENTVEC, canonical_name, content_frames
+from lib.content import CONTENTVEC, NAMED, REPOSITORIES, canonical_name, content_frames
 from lib.content.fairseq_reader import read_fairseq
 from lib.content.hubert_weights import HubertWeights, read_cached, read_config, read_directory, write_cached
 from lib.errors import AudioError, CheckpointError, MissingFileError
@@ -163,6 +163,14 @@ def find(name: str) -> Path:
         raise MissingFileError(
             PRETRAINED / "hubert_base", "{remedy}", remedy=how_to_get("hubert_base", "hubert_base.pt")
         )
+    if name in REPOSITORIES:
+        raise MissingFileError(
+            PRETRAINED / name,
+            "The content encoder {name!r} is the Hugging Face repository {repository}: put its files config.json and "
+            "model.safetensors or pytorch_model.bin there.",
+            name=name,
+            repository=REPOSITORIES[name],
+        )
     raise MissingFileError(
         PRETRAINED / name,
         "The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "
@@ -179,13 +187,14 @@ def _places(name: str) -> Iterator[Path]:
         yield ROOT / "assets" / "hubert" / "hubert_base.pt"
         yield ROOT / "assets" / "hubert_base"
         yield PRETRAINED / "checkpoint_best_legacy_500.pt"  # the name its authors gave it
-    yield PRETRAINED / name
-    yield PRETRAINED / f"{name}.pt"
-    yield ROOT / "assets" / name
+    spellings = (name, name.replace("-", "_")) if name in NAMED else (name,)
+    for spelling in spellings:
+        yield from (PRETRAINED / spelling, PRETRAINED / f"{spelling}.pt", ROOT / "assets" / spelling)
     for folder in weight_folders():
         if name == CONTENTVEC:
             yield from (folder / "hubert_base.pt", folder / "hubert_base", folder / "contentvec")
-        yield from (folder / name, folder / f"{name}.pt")
+        for spelling in spellings:
+            yield from (folder / spelling, folder / f"{spelling}.pt")
 
 
 def _read_file(path: Path, name: str) -> HubertWeights:

@@ -22,7 +22,7 @@ from lib.pitch import load_pitch_extractor
 from lib.voice.library import find_voice
 from lib.voice.model_file import read_voice_model
 from recipes.quality.clips import SPLITS, Clip, noisy, read_files, read_folder, read_readers, read_sets
-from recipes.quality.judges import Resemblyzer, Whisper
+from recipes.quality.judges import Whisper, load_speaker_encoder
 from recipes.quality.ladder import Evaluator, measure_ladder, median_f0
 from recipes.quality.page import HEADINGS, Example, cells, text_row, to_json, write_page
 from recipes.quality.vocoder import load_vocoder
@@ -93,7 +93,7 @@ def make_evaluator(options: argparse.Namespace) -> Evaluator:
     return Evaluator(
         load_converter(voice.path, "auto"),
         Whisper(options.whisper),
-        Resemblyzer(),
+        load_speaker_encoder(),
         pitch,
         references,
         voice_f0=float(np.median(medians)),

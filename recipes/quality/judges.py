@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib.audio import ANALYSIS_RATE
 from lib.errors import AudioError, ConfigError, MissingFileError
+from lib.speaker import Resemblyzer, SpeakerEncoder
 from lib.typing import FloatArray
 
 WINDOW_SECONDS = 30  # input length of Whisper
@@ -22,14 +23,6 @@ class Transcriber(Protocol):
 
     def __call__(self, audio: FloatArray, language: str) -> str:
         """Text of (T,) at 16 kHz in a language such as "en"."""
-        ...
-
-
-class SpeakerEncoder(Protocol):
-    """Speaker embedding."""
-
-    def __call__(self, audio: FloatArray) -> FloatArray:
-        """Unit vector (E,) of (T,) at 16 kHz."""
         ...
 
 
@@ -84,22 +77,12 @@ class Whisper:
         return text
 
 
-class Resemblyzer:
-    """resemblyzer's speaker encoder, with its own preprocessing: level, and long silences shortened."""
-
-    def __init__(self) -> None:
-        """Raises ConfigError if the package is missing."""
-        try:
-            import resemblyzer
-        except ImportError as error:
-            raise _missing(error) from error
-        self._preprocess: Any = resemblyzer.preprocess_wav
-        self._encoder: Any = resemblyzer.VoiceEncoder("cpu", verbose=False)
-
-    def __call__(self, audio: FloatArray) -> FloatArray:
-        """Unit vector (256,) of (T,) at 16 kHz."""
-        embedding: FloatArray = self._encoder.embed_utterance(self._preprocess(audio))
-        return embedding
+def load_speaker_encoder() -> SpeakerEncoder:
+    """resemblyzer. ConfigError if the package is missing."""
+    try:
+        return Resemblyzer()
+    except ImportError as error:
+        raise _missing(error) from error
 
 
 def _missing(error: ImportError) -> ConfigError:

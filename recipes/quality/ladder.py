@@ -13,10 +13,11 @@ from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import resample
 from lib.pitch import PitchExtractor
 from lib.pitch.scale import suggested_shift
+from lib.speaker import SpeakerEncoder
 from lib.typing import FloatArray
 from recipes.quality.clips import Clip, noisy
 from recipes.quality.figures import ClipFigures, Figures, Line, mean_figures, pause_level
-from recipes.quality.judges import SpeakerEncoder, Transcriber
+from recipes.quality.judges import Transcriber
 from recipes.quality.words import count_errors, split_words
 
 Vocoder = Callable[[Clip, int], FloatArray]  # a clip and a seed -> (T,) at the voice's sample rate

@@ -43,10 +43,11 @@ class ConversionRequest(JobRequest, frozen=True):
 
 
 class ConvertRequest(ConversionRequest, frozen=True):
-    """Convert one recording, with the F0 of `f0_file` if there is one."""
+    """Convert one recording, with the F0 of `f0_file` if there is one; `f0_curve`: also write the target F0."""
 
     recording: Path
     f0_file: Path | None = None
+    f0_curve: bool = False
     format: AudioFormat = "wav"
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:

@@ -63,10 +63,11 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         context.progress(0, 1, Message("loading the voice"))
         voice = _load(load, request)
         name = f"{result_name(request, _used_rate(voice, request.options), request.recording.stem)}.{request.format}"
-        job = Job(request.recording, context.folder / name, request.f0_file)
-        outcome = _convert(voice, job, request.options, context)
+        output = context.folder / name
+        curve = output.with_name(f"{output.stem}_f0.csv") if request.f0_curve else None
+        outcome = _convert(voice, Job(request.recording, output, request.f0_file, curve), request.options, context)
         context.publish(report=_report(outcome, voice, request.options))
-        return [outcome.output]
+        return [outcome.output, *([curve] if curve else [])]
 
     def compare(request: CompareRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job

@@ -105,6 +105,10 @@ class _ConvertTab:
                 self.f0_file = gr.File(
                     label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190
                 )
+                self.f0_curve = gr.Checkbox(
+                    label=t("convert.f0_curve"), info=t("convert.f0_curve_info"), elem_id="f0-curve",
+                    elem_classes="flag",
+                )  # fmt: skip
         build_presets(t, services, self.form)
 
     def wire(self) -> None:
@@ -112,7 +116,7 @@ class _ConvertTab:
         t, results, form = self.t, self.results, self.form
         results.wire(self.audio)
         inputs = [self.voice, self.audio, self.format, self.f0_file, self.index, self.device]
-        names = ["voice", "recording", "format", "f0_file", "index", "device", *form.names]
+        names = ["voice", "recording", "format", "f0_file", "index", "device", *form.names, "f0_curve"]
         memory = self.remembered.memory
         started = self.pressed.wire(
             self.cancel, self.run, self._begin, [memory, self.voice, *form.components],
@@ -120,7 +124,7 @@ class _ConvertTab:
         )  # fmt: skip
         done = started.then(
             with_names(t, self.convert, names, (None, t("convert.cancelled")), required=2),
-            [*inputs, *form.components],
+            [*inputs, *form.components, self.f0_curve],
             [results.player, results.report],
             api_name="convert",
             show_progress_on=results.player,
@@ -142,7 +146,8 @@ class _ConvertTab:
         options = chosen_options(services, self.form, values)
         work = checked(ConvertRequest, {
             "voice": voice, "options": options, "format": values["format"] or "wav", "recording": recording,
-            "f0_file": values["f0_file"] or None, "index": listed_index(t, services, values["index"]),
+            "f0_file": values["f0_file"] or None, "f0_curve": bool(values["f0_curve"]),
+            "index": listed_index(t, services, values["index"]),
         })  # fmt: skip
         job_id = services.registry.submit(f"{recording.name} → {voice}", work, client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, self.pressed)

@@ -18,7 +18,7 @@ from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import replacing, write_text
 from lib.messages import Message
-from lib.paths import LOGS, ROOT, check_name, given_path
+from lib.paths import LOGS, ROOT, VOICE_SUFFIXES, check_name, given_path
 from train.estimate import estimate_training
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
@@ -36,6 +36,7 @@ from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
 from web.tabs.needs import Needs, NeedsPanel, needs_of_training
+from web.tabs.train_base import dropped_base, keep_base, with_base
 from web.tabs.train_held_out import HeldOutPanel
 from web.tabs.train_report import DataReportPanel, describe_estimate
 from web.tabs.train_suggestion import SuggestionPanel
@@ -127,6 +128,13 @@ class _TrainTab:
         remote = frozenset() if self.services.local else PATH_OPTIONS
         form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | remote | {"device"})
         self.inputs |= dict(zip(form.names, form.components, strict=True))
+        self.inputs["base_files"] = gr.Files(
+            label=self.t("train.base_files"),
+            type="filepath",
+            file_types=list(VOICE_SUFFIXES),
+            height=190,
+            elem_id="train-base-files",
+        )
 
     def wire(self) -> None:
         """Connect buttons and fields."""
@@ -174,7 +182,9 @@ class _TrainTab:
             work = work.model_copy(update={"data": data and Path(data)})
         if work.stage in ("run", "fit"):
             _check_unfinished(self.t, work.name, work.options.epochs)
-        _check_before(work)
+        base = dropped_base(values["base_files"])
+        _check_before(with_base(work, base))
+        work = with_base(work, keep_base(base, Experiment(work.name).folder))
         title = Message("Training of {name}", name=work.name)
         job_id = self.services.registry.submit(title, work, client_of_request(request))
         return self.t("train.started", name=html.escape(work.name)), None, job_id

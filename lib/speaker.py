@@ -1,0 +1,32 @@
+"""Speaker embeddings: how similar two recordings are in voice. They need resemblyzer, an optional package."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from lib.typing import FloatArray
+
+
+class SpeakerEncoder(Protocol):
+    """Speaker embedding."""
+
+    def __call__(self, audio: FloatArray) -> FloatArray:
+        """Unit vector (E,) of (T,) at 16 kHz."""
+        ...
+
+
+class Resemblyzer:
+    """resemblyzer's speaker encoder, with its own preprocessing: level, and long silences shortened."""
+
+    def __init__(self) -> None:
+        """Raises ImportError if the package is missing; requirements-quality.txt names it."""
+        import resemblyzer
+
+        self._preprocess: Any = resemblyzer.preprocess_wav
+        self._encoder: Any = resemblyzer.VoiceEncoder("cpu", verbose=False)
+
+    def __call__(self, audio: FloatArray) -> FloatArray:
+        """Unit vector (256,) of (T,) at 16 kHz."""
+        with np.errstate(all="ignore"):  # the level of silence
+            embedding: FloatArray = self._encoder.embed_utterance(self._preprocess(audio))
+        return embedding
