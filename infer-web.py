@@ -44,6 +44,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME",
         help="another host name of this server, such as that of a proxy in front of it",
     )
+    parser.add_argument(
+        "--allow-links",
+        action="store_true",
+        help="let everybody who can log in add voices from links, which this machine then downloads",
+    )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     parser.add_argument("--key", type=Path, metavar="FILE", help="key of the certificate, if it is in another file")
     parser.add_argument(
@@ -118,7 +123,10 @@ def main() -> None:
         try:
             stack.enter_context(lock.held())
             worker = Worker(converting_runners, CONVERTING)
-            services = make_services(Path(folder), arguments.device, local=login is None, runners=in_subprocess(worker))
+            services = make_services(
+                Path(folder), arguments.device, local=login is None, links=arguments.allow_links or None,
+                runners=in_subprocess(worker),
+            )  # fmt: skip
             language = check_language(arguments.language)
             app = build_app(services, PageTexts(language))
             address = Address(

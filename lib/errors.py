@@ -4,6 +4,7 @@
     ├── AudioError              a recording that cannot be read or decoded, or is empty
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
+    ├── LinkError           a link or an account of the web that cannot be used
     ├── MissingFileError        a file or folder that should be there; says how to get it
     ├── MachineError            the machine has failed: no memory, an unreadable disk, a lost GPU
     │   └── WriteError          a file cannot be written: a full disk, a read-only folder
@@ -58,6 +59,10 @@ class ConfigError(RevoiceError):
     """A setting, name or configuration file has a value that is not allowed."""
 
 
+class LinkError(RevoiceError):
+    """A link may not be followed, cannot be reached or leads to no file; or an account of the web refuses something."""
+
+
 class MissingFileError(RevoiceError):
     """Something expected on disk is not there; the message ends with how to get it.
 
@@ -87,7 +92,7 @@ class ProcessLostError(RevoiceError):
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:
     """The error that `RevoiceError.to_json` serialised; an unknown type becomes a RevoiceError."""
     message = from_json({"template": value["template"], "values": value["values"]})
-    own = (AudioError, CheckpointError, ConfigError, MachineError, WriteError, ProcessLostError)
+    own = (AudioError, CheckpointError, ConfigError, LinkError, MachineError, WriteError, ProcessLostError)
     kinds = {kind.__name__: kind for kind in own}
     kind = kinds.get(str(value["type"]), RevoiceError)
     return kind(message.template, **message.values) if isinstance(message, Message) else kind(str(message))

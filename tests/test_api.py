@@ -27,7 +27,7 @@ from web.jobs.requests import TrainRequest
 from web.tabs.handlers import handle_errors
 
 NO_DEFAULT = {  # what the program cannot choose for its caller
-    "recording", "name", "file", "files", "archive", "checkpoint", "job_id", "result", "voice", "folder",
+    "recording", "name", "file", "files", "archive", "checkpoint", "job_id", "result", "voice", "folder", "link",
 }  # fmt: skip
 
 
@@ -119,6 +119,19 @@ def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(
     with pytest.raises(gr.Error, match=r"bomb\.zip unfolds") as refused:
         page.call("import_voice", archive=paths["bomb.zip"])
     assert str(tmp_path) not in refused.value.message
+
+
+def test_a_link_adds_its_voices_where_links_are_allowed(page: Page, tmp_path: Path) -> None:
+    assert "hal" in page.call("add_link", link="https://example.org/hal.pth")
+    assert "ida" in page.call("add_link", link="https://example.org/x.pth", name="ida")
+    for link, says in ((" ", "No link yet"), ("https://example.org/none.pth", "could not be downloaded")):
+        with pytest.raises(gr.Error, match=says):
+            page.call("add_link", link=link)
+    shared = replace(FakeConverter().services(tmp_path), fetch_link=None)
+    app = build_app(shared, Translator())
+    shared.registry.close()
+    assert "/add_link" not in app.get_api_info()["named_endpoints"]
+    assert not any(getattr(block, "elem_id", None) == "import-link" for block in app.blocks.values())
 
 
 @pytest.mark.parametrize(

@@ -179,12 +179,12 @@ def test_the_command_line_imports_loose_files(tmp_path: Path, given: Path, monke
         return install(found, name, weights=tmp_path / "weights", logs=tmp_path / "logs")
 
     monkeypatch.setattr(intake, "install", into)
-    output = "\n".join(use(Import(files=(given / "bea.index", given / "bea.safetensors"), name="new")))
+    output = "\n".join(use(Import(files=(str(given / "bea.index"), str(given / "bea.safetensors")), name="new")))
     assert "imported the voice 'new' with the index bea.index" in output
     assert read_voice_model(tmp_path / "weights" / "new.safetensors").family == "v1"
     save_checkpoint(given / "G_1.pth", tiny_family("v1", "40k").synthesizer)
     with pytest.raises(Exception, match=r"G_1\.pth is a training checkpoint"):
-        list(use(Import(files=(given / "G_1.pth",))))
+        list(use(Import(files=(str(given / "G_1.pth"),))))
 
 
 def test_a_voice_without_pitch_is_recognised(given: Path, look: Look) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import soundfile
 
 from infer import model_cache as loaded_module
 from infer.options import ConvertOptions
+from lib.errors import LinkError
+from lib.progress import Progress
 from lib.voice.archive import export_voice
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.tiny_voice import TinyEncoder, lite_synthesizer, voice_like
@@ -49,6 +52,33 @@ def test_an_exported_voice_is_imported_by_the_real_services(tmp_path: Path) -> N
     with pytest.raises(gr.Error, match="installed already, as alice"):
         intake.import_voice(str(tmp_path / "alice.pth"))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("import-")] == []
+
+
+def test_the_files_of_a_link_are_shown_like_dropped_ones(tmp_path: Path) -> None:
+    def fetch(link: str, folder: Path, progress: Progress) -> list[Path]:
+        if not link.endswith(".pth"):
+            raise LinkError("{link} is not a link to a file.", link=link)
+        write_voice_model(folder / "alice.pth", extract_voice_model(lite_synthesizer(), "lite", "test"))
+        progress(1, 2, "downloading")
+        return [folder / "alice.pth"]
+
+    services = make_services(tmp_path, "cpu", [tmp_path / "voices"], tmp_path / "logs")
+    intake = _Intake(Translator(), replace(services, fetch_link=fetch))
+    files, link = intake.fetch("https://example.org/alice.pth")
+    assert intake.show(files)[0]["value"] == [["alice.pth", "New voice alice: lite, 24k, with F0, without index"]]
+    assert link == "" and services.list_voices() == []
+    with pytest.raises(gr.Error, match="not a link"):
+        intake.fetch("https://example.org")
+    assert len([*tmp_path.glob("link-*")]) == 1, "what failed leaves nothing"
+
+
+@pytest.mark.parametrize(("local", "links", "allowed"), [(True, None, True), (False, None, False), (False, True, True)])
+def test_a_shared_page_takes_links_only_if_its_owner_allows_it(
+    tmp_path: Path, local: bool, links: bool | None, allowed: bool
+) -> None:
+    services = make_services(tmp_path, "cpu", [tmp_path], tmp_path / "logs", local=local, links=links)
+    services.registry.close()
+    assert (services.fetch_link is not None) == allowed
 
 
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:

@@ -25,10 +25,10 @@ from pydantic import BaseModel, Field
 
 from infer.options import ConvertOptions
 from lib.audio.decode import load_audio
-from lib.errors import AudioError, CheckpointError, ConfigError
+from lib.errors import AudioError, CheckpointError, ConfigError, LinkError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
-from lib.progress import Cancelled
+from lib.progress import Cancelled, Progress
 from lib.voice.intake import FoundModel, FoundVoice, Inspected, Part
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
@@ -68,6 +68,15 @@ class FakeConverter:
         names = [name or voice.name for voice in found.voices]
         self.voices = sorted({*self.voices, *names})
         return names
+
+    def fetch_link(self, link: str, folder: Path, progress: Progress) -> list[Path]:
+        """A file named as the link's last part, unless the link is one to refuse."""
+        if link.endswith("/none.pth"):
+            raise LinkError("{link} could not be downloaded ({reason}).", link=link, reason="no route")
+        path = folder / link.rpartition("/")[2]
+        path.write_bytes(b"a voice")
+        progress(3, 7, f"downloading {path.name}")
+        return [path]
 
     def convert(self, request: ConvertRequest, context: JobContext) -> list[Path]:
         """Write the recording back at half its loudness."""
@@ -112,6 +121,7 @@ class FakeConverter:
             list_indexes=dict,
             folder=folder,
             files=folder / "jobs",
+            fetch_link=self.fetch_link,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 RETURNS: Mapping[str, tuple[str, ...]] = {
+    "add_link": ("message",),
     "add_voices": ("message", "files"),
     "bug_report": ("file",),
     "cancel_job": ("job",),

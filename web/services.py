@@ -29,6 +29,7 @@ from web.presets import Presets
 if TYPE_CHECKING:
     from infer.convert import VoiceConverter
     from infer.model_cache import ModelCache
+    from lib.progress import Progress
     from lib.voice.intake import Inspected
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
@@ -50,8 +51,9 @@ class Services:
     """The functions behind the page; voices are referred to by name.
 
     `inspect_files` says what given files hold, unpacking archives below a temporary folder; `add_files` adds that, the
-    only voice under a chosen name, and returns the names of the voices. `local`: only the user of
-    this machine can open the page, and may name any of its folders.
+    only voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files of a
+    link into a folder; None: the page takes no links. `local`: only the user of this machine can open the page, and
+    may name any of its folders.
     """
 
     device: str
@@ -72,6 +74,7 @@ class Services:
     folder: Path  # for files that the page writes and offers for download
     files: Path  # jobs and their results, which the page may show
     local: bool = True
+    fetch_link: Callable[[str, Path, "Progress"], list[Path]] | None = None
 
 
 def make_services(
@@ -81,11 +84,13 @@ def make_services(
     logs: Path = LOGS,
     *,
     local: bool = True,
+    links: bool | None = None,
     runners: Mapping[Kind, Runner] | None = None,
 ) -> Services:
     """Connect the page to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
 
-    `roots` None: `lib.voice.library.voice_roots`. ConfigError for an unusable device.
+    `roots` None: `lib.voice.library.voice_roots`. `links`: whether users may give links to download from; None: if the
+    page is `local`. ConfigError for an unusable device.
     """
     home = (roots or voice_roots())[0]
     if device != "auto":  # else torch would be imported before the page can be shown
@@ -100,6 +105,11 @@ def make_services(
         from lib.voice.intake import install
 
         return install(found, name, weights=home, logs=logs)
+
+    def fetch_link(link: str, folder: Path, progress: "Progress") -> list[Path]:
+        from lib.voice.links import fetch_voices
+
+        return fetch_voices(link, folder, progress, own=local)
 
     return Services(
         device=device,
@@ -120,6 +130,7 @@ def make_services(
         folder=folder,
         files=logs / JOBS,
         local=local,
+        fetch_link=fetch_link if (local if links is None else links) else None,
     )
 
 

@@ -5,15 +5,16 @@ Importing this module does not import torch, so that --help is instant. Options 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from lib.paths import GivenPath
+from lib.paths import GivenPath, given_path
 
 if TYPE_CHECKING:
     from lib.voice.model_file import VoiceModel
 
+GivenText = Annotated[str, BeforeValidator(str)]  # a path or a link, which a Path would damage
 RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
 
 
@@ -86,9 +87,12 @@ class Export(BaseModel, frozen=True):
 
 
 class Import(BaseModel, frozen=True):
-    """Import voices and indexes: ZIP archives, .pth, .safetensors and .index files, of this or another program."""
+    """Import voices and indexes: .zip, .pth, .safetensors and .index files of any program, or links to them."""
 
-    files: tuple[GivenPath, ...] = Field(description="the files; indexes are paired with voices by their content")
+    files: tuple[GivenText, ...] = Field(
+        description="the files, or https links to files or to Hugging Face repositories; indexes are paired with "
+        "voices by their content"
+    )
     name: str | None = Field(None, description="name of the voice; None: name stored in the archive, or of the file")
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
@@ -210,42 +214,58 @@ def _export_onnx(tool: Export) -> Iterator[str]:
 
 
 def _import(tool: Import) -> Iterator[str]:
+    import tempfile
+
     from lib.errors import ConfigError
+    from lib.fetch import is_link
     from lib.voice.archive import import_voice
     from lib.voice.intake import ARCHIVE_SUFFIX
 
-    if len(tool.files) != 1 or tool.files[0].suffix.lower() != ARCHIVE_SUFFIX:
-        if tool.overwrite:
-            raise ConfigError("--overwrite is for one ZIP archive. Delete the voice first, or choose another name.")
-        yield from _import_loose(tool)
-        return
-    imported = import_voice(tool.files[0], tool.name, overwrite=tool.overwrite)
+    with tempfile.TemporaryDirectory(prefix="revoice-import-") as folder:
+        files: list[Path] = []
+        for number, given in enumerate(tool.files):
+            place = Path(folder) / f"link-{number}"
+            files += _fetched(given, place) if is_link(given) else [given_path(given)]
+        if len(files) != 1 or files[0].suffix.lower() != ARCHIVE_SUFFIX:
+            if tool.overwrite:
+                raise ConfigError("--overwrite is for one ZIP archive. Delete the voice first, or choose another name.")
+            yield from _import_loose(files, tool.name, Path(folder))
+            return
+        imported = import_voice(files[0], tool.name, overwrite=tool.overwrite)
     yield f"imported the voice {imported.name!r}: {imported.voice}"
     yield "it has no index" if imported.index is None else f"its index: {imported.index}"
     if imported.skipped:
         yield f"skipped training checkpoints, which are no voices: {', '.join(imported.skipped)}"
 
 
-def _import_loose(tool: Import) -> Iterator[str]:
-    """Import files that are not one archive: `tool.name` is for the only new voice among them."""
-    import tempfile
+def _fetched(link: str, folder: Path) -> list[Path]:
+    """Download the voice files of a link into a new folder, with progress on the terminal."""
+    from lib.messages import Message
+    from lib.terminal import terminal
+    from lib.voice.links import fetch_voices
 
+    folder.mkdir()
+    with terminal(Message("downloading {file}", file=link), whole_steps=False) as progress:
+        return fetch_voices(link, folder, progress)
+
+
+def _import_loose(files: list[Path], name: str | None, folder: Path) -> Iterator[str]:
+    """Import files that are not one archive: `name` is for the only new voice among them. `folder` is temporary."""
     from lib.errors import CheckpointError, MissingFileError
     from lib.voice.intake import inspect_files, install
 
-    for file in tool.files:
+    for file in files:
         if not file.is_file():
             raise MissingFileError(file, "Give the path of a .pth, .safetensors, .index or .zip file.")
-    with tempfile.TemporaryDirectory(prefix="revoice-import-") as folder:
-        found = inspect_files(tool.files, Path(folder))
-        if len(tool.files) == 1 and found.unused:
-            label, reason = found.unused[0]
-            raise CheckpointError("{path} {reason}.", path=label, reason=reason)
-        install(found, tool.name)
+    found = inspect_files(files, folder)
+    if len(files) == 1 and found.unused:
+        label, reason = found.unused[0]
+        raise CheckpointError("{path} {reason}.", path=label, reason=reason)
+    install(found, name)
     for voice in found.voices:
         index = f"with the index {voice.index.part.label}" if voice.index else "without an index"
-        name = tool.name or voice.name
-        yield f"{voice.installed!r} is here already" if voice.installed else f"imported the voice {name!r} {index}"
+        added = name or voice.name
+        yield f"{voice.installed!r} is here already" if voice.installed else f"imported the voice {added!r} {index}"
     for index_file in found.indexes:
         yield f"imported the index {index_file.part.label} of the voice {index_file.voice and index_file.voice.name!r}"
     for label, reason in found.unused:

@@ -1,9 +1,10 @@
 """Adding voices on the page: files of any program are dropped, what they hold is shown, then it is added."""
 
 import html
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import gradio as gr
 
 from lib.errors import ConfigError
 from lib.paths import VOICE_SUFFIXES
+from lib.progress import Progress, no_progress
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.services import Services
@@ -29,6 +31,8 @@ def build_intake(t: Translator, services: Services, message: Any) -> None:
     files = gr.Files(
         label=t("convert.import_file"), file_types=SUFFIXES, type="filepath", height=190, elem_id="import"
     )  # fmt: skip
+    if services.fetch_link is not None:
+        _build_link(t, intake, files)
     plan = gr.Dataframe(
         headers=[t("voices.plan_file"), t("voices.plan_result")], label=t("voices.plan"), interactive=False, wrap=True,
         visible=False, column_widths=WIDTHS, elem_id="import-plan",
@@ -42,6 +46,22 @@ def build_intake(t: Translator, services: Services, message: Any) -> None:
     )  # fmt: skip
     archive = gr.File(label=t("convert.import_file"), visible=False)  # for programs that add one file
     archive.upload(intake.import_voice, [archive], [message, archive], api_name="import_voice", concurrency_limit=1)
+
+
+def _build_link(t: Translator, intake: "_Intake", files: Any) -> None:
+    """Lay out the field for a link; its files are then shown like dropped ones."""
+    with gr.Row(equal_height=True):
+        link = gr.Textbox(
+            label=t("voices.link"), info=t("voices.link_info"), placeholder="https://huggingface.co/", scale=4,
+            elem_id="import-link",
+        )  # fmt: skip
+        get = gr.Button(t("voices.link_get"), scale=1, min_width=120, elem_id="import-get")
+    for event in (get.click, link.submit):
+        event(
+            intake.fetch, [link], [files, link], api_visibility="private", concurrency_id="link", concurrency_limit=1,
+            show_progress_on=files,
+        )  # fmt: skip
+    gr.api(intake.add_link, api_name="add_link", concurrency_id="link", concurrency_limit=1)
 
 
 class _Intake:
@@ -101,6 +121,36 @@ class _Intake:
             said = self._t("convert.imported", name=html.escape(", ".join(names)))
             show_success(self._t, said)
             return said, None
+
+    def fetch(self, link: str, bar: gr.Progress = gr.Progress()) -> tuple[list[str], str]:  # noqa: B008
+        """Download the files of a link for the drop zone; the field of the link is emptied."""
+
+        def progress(done: int, total: int, what: str) -> None:
+            size = f"({done / 1e6:.0f} / {total / 1e6:.0f} MB)"
+            bar((done, total), desc=f"{translated(self._t, what)} {size}")
+
+        folder = Path(tempfile.mkdtemp(prefix="link-", dir=self._services.folder))  # removed with the page's folder
+        with handle_errors(self._t, names_only=True), ExitStack() as failed:
+            failed.callback(shutil.rmtree, folder, ignore_errors=True)
+            files = [str(path) for path in self._fetch(link, folder, progress)]
+            failed.pop_all()
+            return files, ""
+
+    def add_link(self, link: str, name: str | None = None) -> str:
+        """Add the voices and indexes of a link: a Hugging Face repository or file, or an https link to a file.
+
+        `name` is for the only new voice; empty: the name of its file.
+        """
+        with tempfile.TemporaryDirectory(prefix="link-", dir=self._services.folder) as folder:
+            with handle_errors(self._t, names_only=True):
+                files = self._fetch(link, Path(folder), no_progress)
+            return self.add_voices([str(path) for path in files], name)[0]
+
+    def _fetch(self, link: str, folder: Path, progress: Progress) -> list[Path]:
+        if not link.strip():
+            raise ConfigError(self._t("voices.link_missing"))
+        assert self._services.fetch_link is not None
+        return self._services.fetch_link(link, folder, progress)
 
     def import_voice(self, archive: str) -> tuple[str, None]:
         """Add the voice or the index that one file holds: .pth, .safetensors, .index or .zip."""

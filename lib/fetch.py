@@ -1,0 +1,278 @@
+"""Downloads a file from an https link without reaching private addresses, within limits of size and time.
+
+A host name is resolved once, every address is checked, and the connection goes to a checked address, so that a second
+answer of the name server cannot redirect it. Each redirect is checked like the link itself. Proxies are not used.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.message import Message as Headers
+from pathlib import Path, PurePosixPath
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+
+from lib.errors import LinkError, RevoiceError
+from lib.files import replacing
+from lib.messages import Message
+from lib.progress import Progress, no_progress
+
+MAX_BYTES = 1_000_000_000
+MAX_SECONDS = 1800.0  # for a download in all
+SILENT_SECONDS = 30.0  # without an answer
+MAX_REDIRECTS = 5
+MAX_NAME = 100  # characters
+BLOCK_BYTES = 1 << 16
+AGENT = "Revoice"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_IN_LINKS = "/%?:@!$&'()*+,;=~"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Allowed = Callable[[IPAddress], bool]
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether an address belongs to the public internet, as must the IPv4 address that an IPv6 address contains."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in _NAT64:
+            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.is_site_local or not all(is_public(part) for part in inner if part is not None):
+            return False
+        if address.ipv4_mapped is not None:
+            return True
+    return address.is_global and not address.is_multicast
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a download may reach and use. `context` None: the certificates of this system."""
+
+    allowed: Allowed = is_public
+    max_bytes: int = MAX_BYTES
+    max_seconds: float = MAX_SECONDS
+    silent_seconds: float = SILENT_SECONDS
+    context: ssl.SSLContext | None = None
+
+
+def is_link(text: str) -> bool:
+    """Whether a text is written like a link of the web."""
+    return re.match(r"https?:", text.strip(), re.IGNORECASE) is not None
+
+
+def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Limits | None = None) -> Path:
+    """Download the file of an https link into `folder`, and return its path.
+
+    The name is that of the header Content-Disposition, else that of the link. `progress` counts bytes. LinkError if
+    the link is not allowed, cannot be reached, leads to a web page or exceeds a limit; WriteError. Then no file stays.
+    """
+    limits = limits or Limits()
+    clock = _Deadline(limits.max_seconds)
+    try:
+        with clock, _opened(link, limits, clock) as (response, name):
+            return _save(response, folder / name, limits, progress, clock)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise clock.error or _unreachable(link, error) from error
+    except RevoiceError:
+        if clock.error:
+            raise clock.error from None
+        raise
+
+
+class _Deadline:
+    """Shuts the connection down when the time is over, whatever is waited for then."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._connection: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._over = False
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, connection: socket.socket) -> None:
+        """Shut this connection down at the end. TimeoutError if the time is over."""
+        self._connection = connection
+        if self._over:
+            raise TimeoutError
+
+    def _end(self) -> None:
+        self._over = True
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def error(self) -> LinkError | None:
+        """The error if the time is over."""
+        return too_slow(self._seconds) if self._over else None
+
+
+class _CheckedConnection(http.client.HTTPConnection):
+    """A TLS connection to an address that has been checked; the certificate must be that of the host name."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def __init__(self, host: str, port: int, limits: Limits, clock: _Deadline) -> None:
+        super().__init__(host, port, timeout=limits.silent_seconds)
+        self._limits = limits
+        self._clock = clock
+
+    def connect(self) -> None:
+        """Resolve the host, refuse it if one of its addresses is not allowed, and connect to the first that answers."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+        for address in addresses:
+            if not self._limits.allowed(ipaddress.ip_address(address)):
+                raise LinkError(
+                    "The link leads to {host}, which is an address of this computer or of a private network.",
+                    host=self.host,
+                )
+        failure: OSError = ConnectionError("no address")
+        for address in addresses:
+            try:
+                plain = socket.create_connection((address, self.port), self.timeout)
+                break
+            except OSError as error:
+                failure = error
+        else:
+            raise failure
+        self._clock.watch(plain)
+        context = self._limits.context or ssl.create_default_context()
+        self.sock = context.wrap_socket(plain, server_hostname=self.host)
+        self._clock.watch(self.sock)
+
+
+@contextlib.contextmanager
+def _opened(link: str, limits: Limits, clock: _Deadline) -> Iterator[tuple[http.client.HTTPResponse, str]]:
+    """The answer of the server, after redirects, and the name of the file. The connection is closed at the end."""
+    address = link.strip()
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = _checked(address)
+        assert parts.hostname is not None
+        connection = _CheckedConnection(parts.hostname, parts.port or http.client.HTTPS_PORT, limits, clock)
+        try:
+            path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_IN_LINKS)
+            connection.request("GET", path, headers={"User-Agent": AGENT, "Accept-Encoding": "identity"})
+            response = connection.getresponse()
+            target = response.headers.get("Location") if response.status in _REDIRECTS else None
+            if target is None:
+                _check_answer(response, address, limits)
+                yield response, _name(response.headers, link, address)
+                return
+            address = urljoin(address, target)
+        finally:
+            connection.close()
+    raise LinkError("The link {link} is redirected more than {most} times.", link=link, most=MAX_REDIRECTS)
+
+
+def _checked(link: str) -> SplitResult:
+    """The parts of a link. LinkError unless it is an https link with a host and without a login."""
+    try:
+        parts = urlsplit(link)
+        usable = bool(parts.hostname) and parts.port != 0 and parts.username is None
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # also of IDNA
+        usable, parts = False, urlsplit("")
+    if parts.scheme and parts.scheme.lower() != "https":
+        raise LinkError("The link {link} does not begin with https://, and no other kind is followed.", link=link)
+    if not usable:
+        raise not_a_link(link)
+    return parts
+
+
+def not_a_link(text: str) -> LinkError:
+    """The error for a text that names no file of the web."""
+    return LinkError(
+        "{link} is not a link to a file. Copy the link of a file or of a Hugging Face repository.", link=text
+    )  # fmt: skip
+
+
+def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits) -> None:
+    """LinkError unless the server sends a file of an allowed size."""
+    if response.status != 200:
+        raise LinkError(
+            "The server of {link} answers with the status {status}: the file is gone, or needs a login.",
+            link=link, status=response.status,
+        )  # fmt: skip
+    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        raise LinkError(
+            "{link} is a web page, not a file. Open it, and copy the link of its download button.", link=link
+        )  # fmt: skip
+    if response.length is not None and response.length > limits.max_bytes:
+        raise too_large(limits.max_bytes)
+
+
+def too_large(max_bytes: int) -> LinkError:
+    """The error for a file of more than the allowed size."""
+    return LinkError(
+        "The file is larger than the {most} MB that are downloaded. Download it yourself, then add it.",
+        most=max_bytes // 10**6,
+    )  # fmt: skip
+
+
+def too_slow(seconds: float) -> LinkError:
+    """The error for a download that has taken the allowed time."""
+    return LinkError(
+        "The download took longer than {minutes} minutes and was stopped. Download the file yourself, then add it.",
+        minutes=f"{seconds / 60:.2g}",
+    )
+
+
+def _unreachable(link: str, error: Exception) -> LinkError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return LinkError(
+        "{link} could not be downloaded ({reason}). Check the link and the connection.",
+        link=link, reason=(reason or type(error).__name__).rstrip("."),
+    )  # fmt: skip
+
+
+def _name(headers: Headers, *links: str) -> str:
+    """A file name from the header Content-Disposition or from one of the links, which cannot leave a folder."""
+    stated = headers.get_filename()
+    names = [stated, *(unquote(PurePosixPath(urlsplit(link).path).name) for link in links)]
+    candidates = [_NOT_IN_NAMES.sub("_", name).strip(" .") for name in names if name]
+    name = next((name for name in candidates if Path(name).suffix), next(filter(None, candidates), "download"))
+    suffix = Path(name).suffix[:MAX_NAME]
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - len(suffix)] + suffix
+
+
+def _blocks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
+    """The body of an answer. LinkError where the connection fails, which is no failure to write."""
+    try:
+        while block := response.read1(BLOCK_BYTES):
+            yield block
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _unreachable(name, error) from error
+
+
+def _save(response: http.client.HTTPResponse, path: Path, limits: Limits, progress: Progress, clock: _Deadline) -> Path:
+    """Write the body of an answer; LinkError if it is larger than allowed or ends early."""
+    total, received, shown = response.length or 0, 0, 0.0
+    what = Message("downloading {file}", file=path.name)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for block in _blocks(response, path.name):
+            received += len(block)
+            if received > limits.max_bytes:
+                raise too_large(limits.max_bytes)
+            file.write(block)
+            if time.monotonic() - shown > 0.2:
+                shown = time.monotonic()
+                progress(received, max(total, received), what)
+        if clock.error or (total and received < total):
+            raise clock.error or LinkError("The download of {file} ended early. Try again.", file=path.name)
+    return path
