@@ -12,8 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.models.memory import PRIMITIVE_CACHE
+
+if TYPE_CHECKING:
+    from web.jobs.worker import Worker
+    from web.services import Services
 
 WARM_UP_SECONDS = 5.0  # after startup, in which the packages of a conversion are imported in the background
 CONVERTING = ("infer.batch",)
@@ -91,6 +96,56 @@ def _print_addresses(addresses: Sequence[str], login: tuple[str, str] | None) ->
     sys.stdout.flush()
 
 
+class Page(NamedTuple):
+    """The page being served, and what has to end with it."""
+
+    wait: Callable[[], object]  # until Ctrl-C
+    services: "Services"
+    worker: "Worker"
+
+
+def _choose_login(arguments: argparse.Namespace, *, is_loopback: bool) -> tuple[str, str] | None:
+    """User and password; None for a page that only this machine can open, unless a password is set."""
+    required = {"COLAB_RELEASE_TAG", "REVOICE_PASSWORD"} & os.environ.keys()
+    if is_loopback and not arguments.share and not required:
+        return None
+    password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
+    return os.environ.get("REVOICE_USER") or "revoice", password
+
+
+def start(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> Page:
+    """Lock the folder of jobs until `stack` closes, build the page, serve it and print its address. RevoiceError."""
+    from lib.paths import LOGS
+    from web.app import Address, build_app, is_loopback, open_in_browser, serve_somewhere
+    from web.i18n.placeholders import PageTexts
+    from web.i18n.translator import check_language
+    from web.jobs.worker import Worker
+    from web.server_lock import ServerLock
+    from web.services import JOBS, converting_runners, in_subprocess, make_services
+
+    login = _choose_login(arguments, is_loopback=is_loopback(arguments.host))
+    lock = ServerLock(LOGS / JOBS)
+    stack.enter_context(lock.held())
+    worker = Worker(converting_runners, CONVERTING)
+    services = make_services(
+        folder, arguments.device, local=login is None, links=arguments.allow_links or None,
+        runners=in_subprocess(worker),
+    )  # fmt: skip
+    language = check_language(arguments.language)
+    app = build_app(services, PageTexts(language))
+    address = Address(
+        arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp,
+        hosts=tuple(arguments.allow_host), certificate=arguments.certificate, key=arguments.key,
+        root_path=arguments.root_path,
+    )  # fmt: skip
+    addresses = serve_somewhere(app, address, arguments.port, [services.files])
+    lock.announce(addresses)
+    _print_addresses(addresses, login)
+    if login is None and not arguments.no_browser:
+        open_in_browser(addresses[0], os.environ)
+    return Page(app.block_thread, services, worker)
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     arguments = parse_arguments()
@@ -103,52 +158,21 @@ def main() -> None:
         prepare_environment(folder)
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
-        from lib.paths import LOGS
-        from web.app import Address, build_app, is_loopback, open_in_browser, serve_somewhere
         from web.bug_report import LogTail
-        from web.i18n.placeholders import PageTexts
-        from web.i18n.translator import check_language
-        from web.jobs.worker import Worker
-        from web.server_lock import ServerLock
-        from web.services import JOBS, converting_runners, in_subprocess, make_services
 
         logging.getLogger().addHandler(LogTail())
-
-        login = None
-        asked = {"COLAB_RELEASE_TAG", "REVOICE_PASSWORD"} & os.environ.keys()
-        if arguments.share or not is_loopback(arguments.host) or asked:
-            password = os.environ.get("REVOICE_PASSWORD") or secrets.token_urlsafe(12)
-            login = (os.environ.get("REVOICE_USER") or "revoice", password)
-        lock = ServerLock(LOGS / JOBS)
         try:
-            stack.enter_context(lock.held())
-            worker = Worker(converting_runners, CONVERTING)
-            services = make_services(
-                Path(folder), arguments.device, local=login is None, links=arguments.allow_links or None,
-                runners=in_subprocess(worker),
-            )  # fmt: skip
-            language = check_language(arguments.language)
-            app = build_app(services, PageTexts(language))
-            address = Address(
-                arguments.host, share=arguments.share, login=login, language=language, mcp=arguments.mcp,
-                hosts=tuple(arguments.allow_host), certificate=arguments.certificate, key=arguments.key,
-                root_path=arguments.root_path,
-            )  # fmt: skip
-            addresses = serve_somewhere(app, address, arguments.port, [services.files])
-            lock.announce(addresses)
+            page = start(arguments, Path(folder), stack)
         except RevoiceError as error:
             sys.exit(f"infer-web: {error}")
-        _print_addresses(addresses, login)
-        if login is None and not arguments.no_browser:
-            open_in_browser(addresses[0], os.environ)
-        warm_up = threading.Timer(WARM_UP_SECONDS, _warm_up, [worker.start])
+        warm_up = threading.Timer(WARM_UP_SECONDS, _warm_up, [page.worker.start])
         warm_up.daemon = True
         warm_up.start()
         try:
-            app.block_thread()
+            page.wait()
         finally:
-            services.registry.close()  # running training saves a checkpoint
-            worker.end()
+            page.services.registry.close()  # running training saves a checkpoint
+            page.worker.end()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
 
-Every case runs in a process of its own, on random weights (speed does not depend on what a voice has learnt) and a
+Every case runs in a process of its own, on random weights (speed does not depend on them) and a
 synthetic recording, or on --voice and --recording. Times are the shortest of several repeats: longer ones are
 due to other programs. The baseline is the same code without its optimisations: everything is read from disk for every
 recording, weight norm is not folded, long audio is one chunk.

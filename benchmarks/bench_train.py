@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
+from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
@@ -64,16 +66,6 @@ class Result:
     ratio: float | None = None  # to the baseline
     losses: str = ""  # of the first step
     peak_mb: float | None = None
-
-
-def peak_megabytes() -> float | None:
-    """Peak memory of this process so far, in MB; None if the system does not report it."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def timed(work: Callable[[], Any], clock: Clock = "wall") -> float:

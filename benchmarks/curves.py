@@ -1,4 +1,4 @@
-"""How several trainings went, in one picture: python benchmarks/curves.py logs/first logs/second --output curves.png.
+"""Plots the losses of several training runs: python benchmarks/curves.py logs/first logs/second --output curves.png.
 
 Draws the mel loss of each over steps and over minutes of training.
 """
@@ -16,7 +16,7 @@ from train.metrics import Events  # noqa: E402
 
 
 def points(folder: Path) -> list[tuple[int, float, float]]:
-    """Steps, minutes and mel loss of a training; the minutes leave out the time between its runs."""
+    """Steps, minutes and mel loss of a training; the minutes exclude the time between its runs."""
     found: list[tuple[int, float, float]] = []
     seconds, last_step, last_time = 0.0, 0, 0.0
     for event in Events(folder / "events.jsonl").read("fit"):
@@ -31,10 +31,10 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
 
 
 def main() -> None:
-    """Draw the curves and print where each training ended."""
+    """Draw the curves and print the last loss of each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiments", type=Path, nargs="+", help="folders of trainings, logs/NAME")
-    parser.add_argument("--names", nargs="+", help="what to call them; else as their folders")
+    parser.add_argument("experiments", type=Path, nargs="+", help="folders of training runs, logs/NAME")
+    parser.add_argument("--names", nargs="+", help="labels; default: the names of the folders")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
     figure = Figure(figsize=(9, 3.5), layout="constrained")

@@ -1,9 +1,9 @@
 """Checks and measures everything that runs on a GPU, in a few minutes: python benchmarks/gpu_check.py
 
-Networks have random weights, so that nothing has to be downloaded. Prints one table: agreement of the device with the
+Networks have random weights, so nothing has to be downloaded. Prints one table: agreement of the device with the
 CPU in dB, training of both families with a stop and a resume, steps by batch size and precision, the generator by block
 length, 60 s of conversion by stage, and extraction. Ends with status 1 if a check fails. With --tiny everything is so
-small that it takes seconds on a CPU; the figures then mean nothing.
+small that it takes seconds on a CPU; the figures are then meaningless.
 """
 
 import contextlib
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
+from benchmarks.bench_convert import synthetic_recording  # noqa: E402 - found only from here on
+
 if TYPE_CHECKING:
     import torch
 
     from lib.config import FamilyConfig
-    from lib.typing import FloatArray
     from train.dataset import Batch
     from train.experiment import Experiment
 
@@ -248,7 +249,7 @@ def training(bench: Bench) -> Iterator[Row]:
             seconds = time.perf_counter() - begin
             converter = load_converter(report.voice, None, bench.device) if not bench.tiny else None
             method = ConvertOptions.model_validate({"pitch_method": "auto" if family == "lite" else "rmvpe"})
-            made = converter.convert(_recording(2.0), method) if converter else None
+            made = converter.convert(synthetic_recording(2.0), method) if converter else None
             passed = stopped and report.finished and (made is None or bool(abs(made).max() > 0))
             result = f"stopped, resumed, {report.steps} steps, {seconds:.1f} s"
             yield Row("training run", f"{family}, {precision}", result, passed)
@@ -276,7 +277,7 @@ def conversion(bench: Bench) -> Iterator[Row]:
     from lib.voice.infer_config import build_network
 
     seconds = 2.0 if bench.tiny else 60.0
-    audio = _recording(seconds)
+    audio = synthetic_recording(seconds)
     for family in FAMILIES:
         config = bench.config(family)
         is_v2 = isinstance(config.synthesizer, SynthesizerConfig)
@@ -296,15 +297,9 @@ def conversion(bench: Bench) -> Iterator[Row]:
                 yield Row("conversion", f"{family}, {seconds:.0f} s, {name}", f"{bench.median(work):.3f} s")
 
 
-def _recording(seconds: float, seed: int = 0) -> "FloatArray":
-    from benchmarks.bench_convert import synthetic_recording
-
-    return synthetic_recording(seconds, seed)
-
-
 def _use_random_networks(bench: Bench) -> None:
     """Let this process find a HuBERT and an RMVPE of random weights."""
-    from benchmarks.made_files import use_random_networks, write_analysis_networks
+    from benchmarks.random_models import use_random_networks, write_analysis_networks
 
     folder = bench.folder / "networks"
     if not folder.is_dir():
@@ -329,7 +324,7 @@ def _prepared(bench: Bench, family: Literal["lite", "v2"], name: str, clips: int
     data = bench.folder / name
     data.mkdir()
     for i in range(clips):
-        samples = _recording(1.0 if bench.tiny else float(np.linspace(1.5, 3.5, clips)[i]), i)
+        samples = synthetic_recording(1.0 if bench.tiny else float(np.linspace(1.5, 3.5, clips)[i]), i)
         soundfile.write(data / f"{i:03d}.wav", samples, 16_000)
     prepare_stage(experiment, data, config, PrepareOptions())
     method = "rmvpe" if family == "v2" and not bench.tiny else "auto"

@@ -1,10 +1,11 @@
-"""Many clients at once on one server: how long a plain page takes, how memory grows, whether a result is damaged.
+"""Load test: many clients on one server. Measures page latency, memory growth and damaged results.
 
     python -m benchmarks.load [--clients 50] [--minutes 5] [--url http://127.0.0.1:7865]
 
 Without --url the script starts a server of its own, from a copy of the program in a temporary folder. Each client of
-a group does one thing again and again: it converts a second of a recording, uploads and cancels a conversion, or lists
-jobs. Beside them one client sends the worst inputs known. Plain pages are fetched all the time; the slowest one counts.
+a group repeats one action: it converts a second of a recording, uploads and cancels a conversion, or lists
+jobs. Meanwhile, one client sends the worst inputs known, and a plain page is fetched repeatedly; the slowest request
+counts.
 """
 
 import argparse
@@ -45,7 +46,7 @@ TEXTS = ("voice_info", "delete_voice", "load_preset", "job_status", "cancel_job"
 
 @dataclass
 class Found:
-    """What the clients have seen."""
+    """Results that the clients collected."""
 
     pages: list[float] = field(default_factory=list)  # seconds
     answers: Counter[str] = field(default_factory=Counter)
@@ -143,7 +144,7 @@ Action = Callable[[httpx.AsyncClient, Found, int], Awaitable[None]]
 
 
 async def repeat(url: str, found: Found, action: Action, until: float) -> None:
-    """One client: the same thing again and again."""
+    """Run one client: the same action repeatedly."""
     number = 0
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         while time.monotonic() < until:

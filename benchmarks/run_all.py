@@ -1,8 +1,8 @@
-"""How fast conversion is beside the common way, in one run: python benchmarks/run_all.py
+"""Speed of conversion compared with a baseline: python benchmarks/run_all.py
 
-The common way is this project's own networks as programs of this kind usually run them: float32, weight norm unfolded,
-38 s as one piece through every layer, all models read from disk for every file. Weights of v2 are random, for speed
-does not depend on what a voice has learnt; HuBERT base, RMVPE and the index are as large as real ones.
+The baseline runs this project's own networks as such programs usually do: float32, weight norm not folded, chunks of
+38 s through every layer, all models read from disk for every file. The weights of v2 are random, because speed does not
+depend on them; HuBERT base, RMVPE and the index have realistic sizes.
 
 Prints a Markdown table. Every case runs in a process of its own, so that its peak memory is its own; --only chooses
 some of them, and with --folder their results are kept and printed together.
@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes  # noqa: E402
-from benchmarks.made_files import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
+from benchmarks.random_models import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
 from lib.models.memory import PRIMITIVE_CACHE  # noqa: E402
 
-BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three tell enough
+BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three suffice
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
 NUMBER_TYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 HUGE = 10**9  # frames: as one block
@@ -71,7 +71,7 @@ class Settings:
     measure: str = ""  # measure this case in this process and print JSON; for internal use
 
 
-def go_the_common_way() -> None:
+def use_baseline() -> None:
     """Make this process the baseline."""
     from lib.models import attention, generator, hubert
     from lib.models.synthesizer import Synthesizer
@@ -123,7 +123,7 @@ class V2:
 
 def clip_baseline(place: Place) -> Measured:
     """60 s, models loaded."""
-    go_the_common_way()
+    use_baseline()
     v2 = V2(place.folder, "fp32")
     start = place.now()
     v2.convert(v2.load(), "60.wav")
@@ -151,7 +151,7 @@ def ten_minutes(place: Place) -> Measured:
 
 def shorts_baseline(place: Place) -> Measured:
     """Some files of 5 s, models loaded for each; the time is that of all twelve at this rate."""
-    go_the_common_way()
+    use_baseline()
     v2 = V2(place.folder, "fp32")
     start = place.now()
     for i in range(BASELINE_FILES):
@@ -257,10 +257,10 @@ def python(*words: str) -> None:
 
 
 CASES: dict[str, Callable[[Place], Measured]] = {
-    "clip, common way": clip_baseline,
+    "clip, baseline": clip_baseline,
     "clip, fp32": clip("fp32"),
     "clip, auto": clip("auto", 2),
-    "shorts, common way": shorts_baseline,
+    "shorts, baseline": shorts_baseline,
     "shorts": shorts,
     "generator": generator_alone,
     "lite cold": lite_cold,
@@ -287,23 +287,22 @@ def _generator(g: Measured) -> str:
 ROWS: list[tuple[str, tuple[str, ...], Callable[..., str]]] = [  # what, the cases it needs, its text
     (
         f"`v2` 40k with HuBERT, RMVPE, index of {INDEX_VECTORS}: 60 s, models warm",
-        ("clip, common way", "clip, auto"),
-        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)}",
+        ("clip, baseline", "clip, auto"),
+        lambda old, new: f"{old['seconds']:.0f} s baseline; {_times(old, new)}",
     ),
-    ("the same in float32", ("clip, common way", "clip, fp32"), _times),
+    ("the same in float32", ("clip, baseline", "clip, fp32"), _times),
     (
         f"{SHORT_FILES} files of 5 s, models read once instead of for each",
-        ("shorts, common way", "shorts"),
-        lambda old, new: f"{old['seconds']:.0f} s the common way; {_times(old, new)}",
+        ("shorts, baseline", "shorts"),
+        lambda old, new: f"{old['seconds']:.0f} s baseline; {_times(old, new)}",
     ),
     ("generator of `v2` 40k alone", ("generator",), _generator),
     ("`lite`: 60 s, from the start of the process to its end", ("lite cold",), lambda c: f"{c['seconds']:.1f} s"),
     (
         "most memory of `v2` 40k",
-        ("clip, common way", "clip, auto", "v2 10 min"),
+        ("clip, baseline", "clip, auto", "v2 10 min"),
         lambda old, a, b: (
-            f"{old['peak']:.0f} MB the common way for 60 s; {a['peak']:.0f} MB for 60 s, "
-            f"{b['peak']:.0f} MB for 10 minutes"
+            f"{old['peak']:.0f} MB baseline for 60 s; {a['peak']:.0f} MB for 60 s, {b['peak']:.0f} MB for 10 minutes"
         ),
     ),
     (

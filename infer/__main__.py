@@ -33,7 +33,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class WithIndex(Protocol):
-    """Arguments that say how a voice is loaded."""
+    """Arguments that determine how a voice is loaded."""
 
     @property
     def index(self) -> str: ...
@@ -106,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def report_errors(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; an error of the user's or the system's is one sentence on stderr."""
+    """Run a command and return its exit status; a user or system error is printed as one sentence on stderr."""
     try:
         with machine_errors():
             return command()
@@ -119,12 +119,12 @@ def report_errors(command: Callable[[], int]) -> int:
 
 
 def parse(args: Sequence[str]) -> Arguments:
-    """Parse and check the words of a conversion; report a mistake in one sentence, and exit."""
+    """Parse and check the arguments of a conversion; report a usage error in one sentence, and exit."""
     return parse_as(Arguments, args, PROGRAM)
 
 
 def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
-    """Parse and check the words of a command; report a mistake in one sentence, and exit."""
+    """Parse and check the arguments of a command; report a usage error in one sentence, and exit."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):

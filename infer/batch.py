@@ -22,11 +22,10 @@ from lib.errors import AudioError, ConfigError, RevoiceError
 from lib.machine import FAILURES, machine_error
 from lib.messages import Message
 from lib.pitch.curve_file import CURVE_SUFFIXES, PitchCurve, read_curve, write_curve
-from lib.progress import Progress, no_progress
+from lib.progress import Progress, no_progress, part_of
 from lib.typing import FloatArray
 
 DEFAULT_FORMAT = "wav"
-STEPS_PER_FILE = 1000  # of the progress shown for one file
 
 
 @dataclass(frozen=True)
@@ -320,12 +319,6 @@ def _failed(job: Job, error: Exception) -> Outcome:
 
 
 def _within(progress: Progress, index: int, n_files: int, name: str) -> Progress:
-    """A Progress for one file that reports its share of the progress of all files."""
-
-    def report(done: int, total: int, what: str) -> None:
-        step = STEPS_PER_FILE * done // max(total, 1)
-        progress(
-            index * STEPS_PER_FILE + step, n_files * STEPS_PER_FILE, Message("{file}: {step}", file=name, step=what)
-        )
-
-    return report
+    """The Progress of one file among several; its messages begin with the name of the file."""
+    part = part_of(progress, index, n_files)
+    return lambda done, total, what: part(done, total, Message("{file}: {step}", file=name, step=what))

@@ -47,7 +47,7 @@ class CastSynthesizer:
         a precision that the device or the voice does not support.
         """
         if wanted == "int8" and not self._current.supports_int8:
-            raise ConfigError("This voice has no int8 form. Choose the precision bf16, fp32 or auto.")
+            raise ConfigError("This voice cannot run in int8. Choose the precision bf16, fp32 or auto.")
         precision = choose_precision(wanted, self._device, supports_int8=self._int8_helps, casts_encoder=casts_encoder)
         dtypes = precision.generator, precision.analysis
         if dtypes == self._dtypes:

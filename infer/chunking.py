@@ -20,10 +20,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from infer.disk_buffer import Samples
 from lib.audio import ANALYSIS_RATE
 from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
-from lib.typing import FloatArray
+from lib.typing import FloatArray, Samples
 
 EnergyRule = Literal["magnitude", "signed"]
 
@@ -93,7 +92,7 @@ class Chunk:
 def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[int]:
     """Return the samples at which audio (T,) at 16 kHz should be cut; none if it is short enough.
 
-    In a window around every multiple of `limits.center` the first minimum of a running sum over 10 ms counts: the sum
+    In a window around every multiple of `limits.center` the first minimum of a running sum over 10 ms is used: the sum
     of magnitudes, or with "signed" (as programs of 2023 did) the magnitude of the sum.
     """
     half = HOP_LENGTH // 2

@@ -9,7 +9,7 @@ import torch
 
 from infer.casting import CastSynthesizer
 from infer.chunking import Chunk, ChunkLimits, join, plan_chunks
-from infer.disk_buffer import DiskBuffer, Samples, collect_blocks, in_blocks
+from infer.disk_buffer import DiskBuffer, collect_blocks, in_blocks
 from infer.f0 import TargetF0, automatic_shift, estimate_f0, make_target_f0
 from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.input_audio import ReflectionPadding, prepare_input
@@ -31,7 +31,7 @@ from lib.pitch.curve_file import PitchCurve
 from lib.pitch.octaves import correct_octaves
 from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
 from lib.progress import Progress, no_progress
-from lib.typing import FloatArray
+from lib.typing import FloatArray, Samples
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class VoiceConverter:
         if begin >= end:
             raise ConfigError(
                 "The F0 file begins at {begin:.2f} s, but the recording ends at {end:.2f} s. "
-                "Give the file that belongs to this recording.",
+                "Use the file that belongs to this recording.",
                 begin=begin,
                 end=end,
             )
@@ -372,14 +372,14 @@ def _check_parts(parts: VoiceParts) -> None:
         )
     if parts.encoder.width != config.content_width:
         raise CheckpointError(
-            "The voice works on {width} content features, but the content encoder has {other}. Use the content encoder "
+            "The voice uses {width} content features, but the content encoder has {other}. Use the content encoder "
             "that was made for this voice.",
             width=config.content_width,
             other=parts.encoder.width,
         )
     if parts.index is not None and parts.index.width != config.content_width:
         raise CheckpointError(
-            "The voice works on {width} content features, but the index has {other}. Use the index that was made for "
+            "The voice uses {width} content features, but the index has {other}. Use the index that was made for "
             "this voice.",
             width=config.content_width,
             other=parts.index.width,
@@ -388,5 +388,5 @@ def _check_parts(parts: VoiceParts) -> None:
 
 def _check_finite(block: FloatArray) -> FloatArray:
     if not np.isfinite(block).all():
-        raise CheckpointError("The voice model computes numbers that are not finite: it is damaged. Get it again.")
+        raise CheckpointError("The voice model outputs numbers that are not finite, so it is damaged. Get a new copy.")
     return block

@@ -2,25 +2,17 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lib.typing import FloatArray
+from lib.typing import FloatArray, Samples
 
 IN_MEMORY = 4 << 20  # bytes; a minute at 16 kHz
 BLOCK = 1 << 18  # samples read at a time, 16 s at 16 kHz
 SAMPLE_BYTES = 4
-
-
-class Samples(Protocol):
-    """A signal (T,) with a length and slices: an array, a DiskBuffer, a ReflectionPadding."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> npt.NDArray[np.floating]: ...
 
 
 class DiskBuffer:
@@ -66,11 +58,9 @@ def in_blocks(samples: Samples, size: int = BLOCK) -> Iterator[npt.NDArray[np.fl
 
 def collect_blocks(blocks: Iterable[FloatArray]) -> DiskBuffer:
     """Write blocks (N,) one after another into a DiskBuffer, which is closed if that fails."""
-    buffer = DiskBuffer()
-    try:
+    with ExitStack() as on_failure:
+        buffer = on_failure.enter_context(DiskBuffer())
         for block in blocks:
             buffer.append(block)
-    except BaseException:
-        buffer.close()
-        raise
+        on_failure.pop_all()
     return buffer

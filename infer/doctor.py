@@ -1,6 +1,6 @@
 """Checks the installation: versions, devices and a computation on each, driver, memory, disk, weights, a conversion.
 
-Every check returns findings; whatever goes wrong in one is a finding, too, so that the others are made all the same.
+Every check returns findings. An error in a check becomes a finding, too, so that the other checks still run.
 """
 
 import math
@@ -45,7 +45,7 @@ class Finding:
 
 
 def check_installation(progress: Progress = no_progress) -> list[Finding]:
-    """Make all checks, which takes some ten seconds."""
+    """Run all checks, which takes about ten seconds."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions, _devices, _driver, _memory, _disk, _write_access, _weights, _conversion,
     )  # fmt: skip
@@ -54,7 +54,7 @@ def check_installation(progress: Progress = no_progress) -> list[Finding]:
         progress(number, len(checks), Message("checking the installation"))
         try:
             findings += check()
-        except Exception as error:  # noqa: BLE001 - a check that fails in an unforeseen way is a finding
+        except Exception as error:  # noqa: BLE001 - an unexpected failure of a check is a finding, too
             reason = str(error) or type(error).__name__
             findings.append(Finding(Message("check"), "problem", reason, Message("Report this with the bug report.")))
     progress(len(checks), len(checks), Message("checking the installation"))
@@ -92,7 +92,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def compute_on(device: str) -> Message | None:
-    """Compute on a device in a process of its own, which a faulty driver may end; None if the result is right."""
+    """Compute on a device in a process that a faulty driver may crash; None if the result is correct."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             error = pool.submit(_largest_error, device).result()
@@ -149,7 +149,7 @@ def _disk() -> Iterator[Finding]:
     for folder in dict.fromkeys(path.resolve() for path in (ROOT, WEIGHTS, LOGS)):
         free = shutil.disk_usage(folder).free
         enough = free >= MIN_DISK
-        remedy = None if enough else Message("Free some space: a training needs a few gigabytes.")
+        remedy = None if enough else Message("Free some space: training needs a few gigabytes.")
         found = Message("{free:.1f} GB free", free=free / 1e9)
         yield Finding(Message("disk of {folder}", folder=folder.name), "ok" if enough else "problem", found, remedy)
 
@@ -162,7 +162,7 @@ def _write_access() -> Iterator[Finding]:
             with tempfile.TemporaryFile(dir=folder):
                 yield Finding(what, "ok", Message("yes"))
         except OSError as error:
-            remedy = Message("Make the folder writable, or move the program to a folder of yours.")
+            remedy = Message("Make the folder writable, or move the program to a folder of your own.")
             yield Finding(what, "problem", error.strerror or str(error), remedy)
 
 
@@ -174,7 +174,7 @@ def _weights() -> Iterator[Finding]:
 
     shipped = [path for path in (VOICE, RECORDING, PRETRAINED / "lite" / "encoder.safetensors") if not path.is_file()]
     for path in shipped:
-        remedy = Message("Get the program again: it is incomplete.")
+        remedy = Message("Download the program again: it is incomplete.")
         yield Finding(Message("included models"), "problem", path.name, remedy)
     if not shipped:
         yield Finding(Message("included models"), "ok", Message("complete"))

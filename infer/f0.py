@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from infer.disk_buffer import Samples
 from infer.options import ConvertOptions
 from lib.errors import ConfigError
 from lib.pitch.autotune import autotune, find_key
@@ -21,7 +20,7 @@ from lib.pitch.scale import (
     splice_curve,
     suggested_shift,
 )
-from lib.typing import FloatArray, IntArray
+from lib.typing import FloatArray, IntArray, Samples
 
 # F0 of longer audio is estimated in overlapping windows, so that an hour needs no more memory than two minutes.
 CORE_FRAMES = 12_288  # of 10 ms; a multiple of the steps that pitch methods take themselves
@@ -71,7 +70,7 @@ def make_target_f0(
 
 
 def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:
-    """F0 (F,) Hz, already transposed, drawn to the notes of the options' key."""
+    """F0 (F,) Hz, already transposed, pulled toward the notes of the key in the options."""
     tonic = None if options.key == "auto" else options.key
     key = find_key(f0, tonic, None if options.scale == "auto" else options.scale)
     return f0 if key is None else autotune(f0, key, options.autotune)
@@ -86,7 +85,7 @@ def automatic_shift(f0: FloatArray, voice_hz: float | None, how: Literal["off", 
         return 0.0
     if voice_hz is None:
         raise ConfigError(
-            "The pitch of this voice is unknown, so that no shift can be computed. Choose auto_pitch off, and set a "
+            "The pitch of this voice is unknown, so no shift can be computed. Set auto_pitch to off, and choose a "
             "pitch shift."
         )
     semitones = suggested_shift(float(np.median(f0[f0 > 0])), voice_hz)

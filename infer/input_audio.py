@@ -3,11 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 
-from infer.disk_buffer import DiskBuffer, Samples, collect_blocks, in_blocks
+from infer.disk_buffer import DiskBuffer, collect_blocks, in_blocks
 from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import highpass_blocks
 from lib.errors import AudioError
 from lib.pitch import SILENCE_PEAK
+from lib.typing import Samples
 
 MIN_SECONDS = 0.05  # shorter recordings contain no voice
 INPUT_PEAK = 0.95  # louder input is scaled down to this
@@ -23,10 +24,10 @@ def prepare_input(audio: Samples) -> DiskBuffer:
     seconds = len(audio) / ANALYSIS_RATE
     if seconds < MIN_SECONDS:
         raise AudioError(
-            "It is {seconds:.3f} s long; give a recording of at least {least} s.", seconds=seconds, least=MIN_SECONDS
+            "It is {seconds:.3f} s long; use a recording of at least {least} s.", seconds=seconds, least=MIN_SECONDS
         )
     if peak < SILENCE_PEAK:
-        raise AudioError("It holds only digital silence; there is no voice to convert. Give another recording.")
+        raise AudioError("It holds only digital silence; there is no voice to convert. Use another recording.")
     excess = max(peak / INPUT_PEAK, 1.0)
     limited = (block / excess if excess > 1 else block for block in in_blocks(audio))
     return collect_blocks(block.astype(np.float32) for block in highpass_blocks(limited))

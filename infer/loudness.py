@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from infer.disk_buffer import Samples, in_blocks
-from lib.typing import FloatArray
+from infer.disk_buffer import in_blocks
+from lib.typing import FloatArray, Samples
 
 ENVELOPE_RATE = 2  # values per second; each is the RMS of one second around it
 RMS_FLOOR = 1e-6  # below this the output counts as silent and is not raised further

@@ -25,8 +25,8 @@ class ConvertOptions(BaseModel, frozen=True):
 
     channel: Literal["mix", "left", "right", "stereo"] = Field(
         "mix",
-        description="channel of a stereo recording to use: mix of all, left or right; stereo = convert both, with the "
-        "stereo image kept",
+        description="channel of a stereo recording to use: mix of all, left or right; stereo = convert both and keep "
+        "the stereo image",
     )
     pitch_shift: float = Field(
         0.0, ge=-24, le=24, description="semitones to add to the input's pitch; 12 = one octave up"
@@ -40,11 +40,11 @@ class ConvertOptions(BaseModel, frozen=True):
         0.0,
         ge=0,
         le=1,
-        description="strength with which the transposed pitch is drawn to the notes of key and scale; 0 = off, "
+        description="strength with which the transposed pitch is pulled toward the notes of the scale; 0 = off, "
         "vibrato is kept up to 0.5",
     )
     key: Literal["auto", Note] = Field(
-        "auto", description="key of the result, for autotune; auto = found in the melody, as major or minor"
+        "auto", description="key of the result, for autotune; auto = detected from the melody, as major or minor"
     )
     scale: Literal["auto", Scale] = Field(
         "auto", description="scale of the result, for autotune; auto = major or minor, whichever fits the melody better"
@@ -81,7 +81,8 @@ class ConvertOptions(BaseModel, frozen=True):
         1.0,
         ge=0.5,
         le=2,
-        description="factor of the result's formants at the same pitch; above 1 sounds smaller, below 1 larger",
+        description="factor that scales the result's formants at the same pitch; above 1 the voice sounds smaller, "
+        "below 1 larger",
     )
     noise_reduction: float = Field(
         0.0, ge=0, le=1, description="strength of noise reduction on the input; 0 = off, 1 = as much as possible"

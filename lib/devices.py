@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute, and why there."""
+    """Where to compute, and why."""
 
     device: "torch.device"
     reason: str

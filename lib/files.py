@@ -198,6 +198,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically; the target may be on another disk."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, with the newlines of `text`."""
     with replacing(path) as temporary:

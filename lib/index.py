@@ -104,12 +104,12 @@ class FeatureIndex:
         import faiss
 
         if not path.exists():
-            raise MissingFileError(path, "Give the path of an index file, or convert without one.")
+            raise MissingFileError(path, "Specify the path of an index file, or convert without one.")
         try:
             with machine_errors(reading=path), path.open("rb") as file:
                 data = np.memmap(file, np.uint8, "r")  # other files are not read as a whole
         except ValueError as error:
-            raise CheckpointError("{path} is empty, hence damaged. Build the index again.", path=path) from error
+            raise CheckpointError("{path} is empty, so it is damaged. Build the index again.", path=path) from error
         check_structure(path, data.data)
         try:
             with machine_errors(reading=path):

@@ -98,10 +98,10 @@ def _walk_index(walk: _Walk) -> int:
         walk.skip(size * 4 * width)
         ids = np.frombuffer(walk.data, "<i8", size, walk.skip(size * 8))
         if size and not (ids.min() >= 0 and ids.max() < n_vectors):
-            raise ValueError(Message("it has ids of vectors that it does not hold"))
+            raise ValueError(Message("it has ids of vectors that it does not contain"))
         seen[ids] = True
     if not seen.all():
-        raise ValueError(Message("it has ids twice"))
+        raise ValueError(Message("it has duplicate ids"))
     if walk.at != len(walk.data):
         raise ValueError(Message("data follows its end"))
     return n_vectors
@@ -137,5 +137,5 @@ def _walk_cell_sizes(walk: _Walk, n_cells: int, code_size: int) -> list[int]:
         raise ValueError(Message("its table of cells has {count} entries", count=count))
     pairs = np.frombuffer(walk.data, "<u8", count, walk.skip(8 * count)).reshape(-1, 2)
     if len(pairs) and not (int(pairs[:, 0].max()) < n_cells and len(np.unique(pairs[:, 0])) == len(pairs)):
-        raise ValueError(Message("its table of cells names a cell that does not exist, or one twice"))
+        raise ValueError(Message("its table of cells names a cell that does not exist, or names one twice"))
     return [int(size) for _, size in pairs]

@@ -1,4 +1,4 @@
-"""Folders of other programs (RVC, Applio and their forks) whose voices, indexes and weights are used where they are.
+"""Folders of other programs (RVC, Applio and their forks) whose voices, indexes and weights are used in place.
 
 The list is a text file, one folder a line, beside the user's voices. The folders are only read. A copy of such a folder
 below this program's own folder counts as well: assets/weights, for example.
@@ -42,14 +42,14 @@ def add_installation(text: str, listed: Path = LIST) -> Path:
     """
     folder = given_path(text).absolute()
     if not folder.is_dir():
-        raise MissingFileError(folder, "Give the path of the folder in which the other program is installed.")
+        raise MissingFileError(folder, "Specify the path of the folder in which the other program is installed.")
     known = installations(listed)
     if folder in known:
         return folder
     if not _is_useful(folder):
         raise ConfigError(
             "{path} holds no voices and no weights that can be used: no .pth file in it, in weights, assets/weights or "
-            "logs. Give the folder in which RVC or Applio is installed.",
+            "logs. Specify the folder in which RVC or Applio is installed.",
             path=folder,
         )
     if len(known) >= MAX_FOLDERS:

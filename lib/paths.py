@@ -105,7 +105,7 @@ def inside(root: Path, name: str | Path, what: str) -> Path:
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise ConfigError(
-            "{name!r} is outside {folder}; give the name of a {what} inside that folder.",
+            "{name!r} is outside {folder}; use the name of a {what} inside that folder.",
             name=str(name),
             folder=root,
             what=_NAMED[what],

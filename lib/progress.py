@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+PART_STEPS = 1000  # in which `part_of` counts each part
+
 
 class Cancelled(Exception):
     """Raised by a Progress callback to end a job cleanly. It is no error: handlers of errors must let it pass."""
@@ -15,3 +17,12 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int, what: str) -> None:
     """A Progress that does nothing."""
+
+
+def part_of(progress: Progress, index: int, count: int) -> Progress:
+    """The Progress of part `index`, from 0, of a job with `count` parts of equal length."""
+
+    def report(done: int, total: int, what: str) -> None:
+        progress(index * PART_STEPS + PART_STEPS * done // max(total, 1), count * PART_STEPS, what)
+
+    return report

@@ -1,7 +1,17 @@
-"""Array types that several packages use. A shape comment stands beside every use."""
+"""Types of arrays and signals that several packages use. A shape comment stands beside every use."""
+
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+
+class Samples(Protocol):
+    """A signal (T,) with a length and slices: an array, or a buffer that reads them from disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.floating]: ...

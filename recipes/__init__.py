@@ -1,1 +1,2 @@
-"""How what is shipped was made and measured: pretrain_lite (its models), quality (how a voice sounds)."""
+"""How the shipped models were made and measured. Read in this order: pretrain_lite (the models), quality (objective
+measures of a voice), browser (graphs for docs/browser)."""

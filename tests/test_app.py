@@ -66,8 +66,8 @@ def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"root_path": "voices"}, "not one like /voices"), ({"root_path": "/a b"}, "not one like"),
-        ({"root_path": "/../x?y"}, "not one like"), ({"root_path": "//evil.example"}, "not one like"),
+        ({"root_path": "voices"}, "is not valid. Use a path like /voices"), ({"root_path": "/a b"}, "is not valid"),
+        ({"root_path": "/../x?y"}, "is not valid"), ({"root_path": "//evil.example"}, "is not valid"),
         ({"key": Path("key.pem")}, "--certificate"), ({"certificate": Path("none.pem")}, "No such file"),
         ({"certificate": Path(__file__)}, "PEM"),
     ],

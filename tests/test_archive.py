@@ -233,7 +233,7 @@ def test_damaged_archives_and_indices_of_other_voices_are_refused(
         with pytest.raises(CheckpointError):
             take_in(tmp_path / f"{i}.zip")
     write_voice_model(voice, small_voice("v2", "40k"))
-    with pytest.raises(CheckpointError, match=r"holds 256 content features, but the voice works on 768"):
+    with pytest.raises(CheckpointError, match=r"holds 256 content features, but the voice uses 768"):
         export_voice(voice, index, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as opened:

@@ -167,7 +167,7 @@ def test_command_line(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["download", "nothing"]) == 1
     assert "There is no download 'nothing'" in capsys.readouterr().err
     assert main(["download"]) == 1
-    assert "These exist" in capsys.readouterr().err
+    assert "Available" in capsys.readouterr().err
     assert main(["verify", "one"]) == 0
     (tmp_path / "sub/one.bin").write_bytes(b"changed")
     assert main(["verify", "one"]) == 1

@@ -99,7 +99,7 @@ def test_base_models_are_chosen_by_path_both_or_none(tmp_path: Path) -> None:
     generator, discriminator = tmp_path / "my g.pth", tmp_path / "my d.pth"
     options = FitOptions(base_generator=generator, base_discriminator=discriminator)
     assert chosen_base(config, options, "contentvec", tmp_path) is not None
-    with pytest.raises(ConfigError, match="Give both"):
+    with pytest.raises(ConfigError, match="Specify both"):
         chosen_base(config, FitOptions(base_generator=generator), "contentvec", tmp_path)
     swapped = FitOptions(base_generator=discriminator, base_discriminator=generator)
     with pytest.raises(CheckpointError, match=r"my d\.pth"):

@@ -187,7 +187,7 @@ def test_auto_reports_the_chosen_pitch_method(converter: VoiceConverter) -> None
     [
         (np.zeros(16_000, np.float32), "digital silence"),
         (np.zeros(0, np.float32), r"0\.000 s long"),
-        (voice_like(0.02), r"0\.020 s long; give a recording of at least 0\.05 s"),
+        (voice_like(0.02), r"0\.020 s long; use a recording of at least 0\.05 s"),
         (np.full(16_000, np.nan, np.float32), "finite mono"),
         (np.ones((2, 16_000), np.float32), "finite mono"),
     ],
@@ -217,9 +217,9 @@ def test_progress_counts_chunks_and_may_cancel(converter: VoiceConverter) -> Non
 
 
 def test_parts_that_do_not_fit() -> None:
-    with pytest.raises(CheckpointError, match="works on 12 content features, but the index has 7"):
+    with pytest.raises(CheckpointError, match="uses 12 content features, but the index has 7"):
         tiny_converter(index=FeatureIndex.build([np.ones((50, 7), np.float32)]))
-    with pytest.raises(CheckpointError, match="works on 13 content features, but the content encoder has 12"):
+    with pytest.raises(CheckpointError, match="uses 13 content features, but the content encoder has 12"):
         tiny_converter(synthesizer=tiny_synthesizer(content_width=13))
     with pytest.raises(CheckpointError, match="240 samples per frame"):
         tiny_converter(synthesizer=tiny_synthesizer(sample_rate=32_000))

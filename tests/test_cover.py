@@ -223,7 +223,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song)
     with pytest.raises(ConfigError, match="needs the song"):
         Sources(None, song.vocals_path)
     noise = np.random.default_rng(5).standard_normal((2, 2 * RATE)).astype(np.float32) * np.float32(0.1)
-    with pytest.raises(AudioError, match="not a part of the song"):
+    with pytest.raises(AudioError, match="not part of the song"):
         make(tmp_path, Sources(song.song_path, None, write(tmp_path / "other.wav", noise)))
     with pytest.raises(ConfigError, match="never overwritten"):
         CoverMaker(echo_converter(), StepCache(tmp_path / "cache")).make(

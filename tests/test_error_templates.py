@@ -51,11 +51,11 @@ def test_the_search_finds_all_forms() -> None:
 
 def test_templates_are_those_of_the_errors() -> None:
     found = templates(["lib"])
-    assert found["{path} was not opened: its tensors declare a larger size than the file has. Get it again."] == {
+    assert found["{path} was not opened: its tensors declare a larger size than the file has. Get a new copy."] == {
         "path"
     }
-    remedy = "Give the name of a voice, or the path of a voice model (.pth or .safetensors)."
+    remedy = "Specify the name of a voice, or the path of a voice model (.pth or .safetensors)."
     assert f"Not found: {{path}}. {remedy}" in found
     assert MissingFileError(ROOT, remedy).template in found
-    error = CheckpointError("{path} has damaged metadata. Get the voice again.", path=ROOT)
+    error = CheckpointError("{path} has damaged metadata. Get a new copy of the voice.", path=ROOT)
     assert error.template in found

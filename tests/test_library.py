@@ -55,9 +55,9 @@ def test_a_voice_is_found_by_path(roots: tuple[Path, Path], tmp_path: Path) -> N
 
 
 def test_unknown_voices_list_those_that_exist(roots: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no voice 'alcie'; did you mean 'alice'\? These exist: alice, Bob, demo"):
+    with pytest.raises(ConfigError, match=r"no voice 'alcie'; did you mean 'alice'\? Available: alice, Bob, demo"):
         find_voice("alcie", roots)
-    with pytest.raises(MissingFileError, match="Give the name of a voice"):
+    with pytest.raises(MissingFileError, match="Specify the name of a voice"):
         find_voice(str(tmp_path / "none.pth"), roots)
     with pytest.raises(ConfigError, match="no voice is installed"):
         find_voice("alice", [tmp_path / "empty"])

@@ -1,4 +1,4 @@
-"""recipes.quality: words, clips, figures, ladder and page, without Whisper and the speaker encoder."""
+"""recipes.quality: words, clips, figures, table and page, without Whisper and the speaker encoder."""
 
 import importlib.util
 import json
@@ -22,9 +22,9 @@ from recipes.pretrain_lite.recordings import TEST, TUNE
 from recipes.quality import page
 from recipes.quality.__main__ import expand, make_examples, parse, read_other_readers
 from recipes.quality.clips import Clip, add_noise, draw, noisy, read_files, read_readers, read_sets
+from recipes.quality.evaluation import Evaluator, count_clipped, measure_all, median_f0
 from recipes.quality.figures import ClipFigures, Figures, Interval, Line, bootstrap, mean_figures, pause_level
-from recipes.quality.judges import Whisper, load_speaker_encoder, whisper_log_mel
-from recipes.quality.ladder import Evaluator, count_clipped, measure_ladder, median_f0
+from recipes.quality.speech_models import Whisper, load_speaker_encoder, whisper_log_mel
 from recipes.quality.vocoder import LiteVocoder
 from recipes.quality.words import count_errors, split_words
 from tests.tiny_voice import tiny_converter, voice_like
@@ -143,7 +143,7 @@ def test_noise_has_the_level_that_is_asked_for(snr_db: float) -> None:
     assert not np.array_equal(add_noise(audio, snr_db, seed=1), add_noise(audio, snr_db, seed=2))
 
 
-# --- judges -----------------------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_spectrogram_equals_whispers() -> None:
@@ -235,7 +235,7 @@ def test_samples_at_full_scale_are_counted() -> None:
     assert count_clipped(np.array([0.0, 1.0, -1.0, 0.99], np.float32)) == 2
 
 
-# --- ladder and page --------------------------------------------------------------------------------------------------
+# --- table and page ---------------------------------------------------------------------------------------------------
 
 
 def say_nothing_new(audio: FloatArray, language: str) -> str:
@@ -271,9 +271,9 @@ def sources(tmp_path: Path) -> list[Clip]:
     return [Clip("s", tmp_path / "s.wav", "one too three four", "84"), Clip("t", tmp_path / "s.wav", None, "85")]
 
 
-def test_the_ladder_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> None:
+def test_the_table_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> None:
     lines = {
-        line.name: line for line in measure_ladder(evaluator, sources, evaluator.references[:1], {"old": sources[1:]})
+        line.name: line for line in measure_all(evaluator, sources, evaluator.references[:1], {"old": sources[1:]})
     }
     assert list(lines) == [
         "other readers, unconverted",
@@ -300,7 +300,7 @@ def test_the_ladder_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> 
 def test_a_vocoder_has_lines_of_its_own(evaluator: Evaluator, sources: list[Clip]) -> None:
     rate = evaluator.converter.sample_rate
     evaluator.vocoder = lambda clip, seed: clip.clean(rate)
-    lines = {line.name: line for line in measure_ladder(evaluator, sources, [], {}) if "vocoder" in line.name}
+    lines = {line.name: line for line in measure_all(evaluator, sources, [], {}) if "vocoder" in line.name}
     assert list(lines) == ["other readers, vocoder alone", "held-back recordings, vocoder alone"]
     figures = lines["other readers, vocoder alone"].intervals()
     assert figures["to_source"].value > 0.99 and figures["cents"].value < 5

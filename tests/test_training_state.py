@@ -97,7 +97,7 @@ def swap_moments(state: TrainingState) -> None:
         (lambda s: s.optimizer.update(param_groups=[]), "0 parameter groups"),
         (lambda s: s.optimizer["state"].update({9999: {}}), "does not belong"),
         (lambda s: s.optimizer["state"].update({"a": {}}), "does not belong"),
-        (swap_moments, "another shape than its weights"),
+        (swap_moments, "a different shape from its weights"),
     ],
 )
 def test_optimiser_states_of_other_models_are_refused(change: Any, says: str) -> None:

@@ -167,7 +167,7 @@ def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: s
 
 
 def _use(words: list[str]) -> int:
-    """Use one of the checkpoint tools."""
+    """Run one of the checkpoint tools."""
     tool: ckpt.Tool = _parse(words, ckpt.TOOLS, f"{PROGRAM} ckpt")
     with terminal("loading", logging.WARNING, whole_steps=False):
         for line in ckpt.use(tool):
@@ -316,14 +316,14 @@ def _stages_of(command: Command) -> list[str]:
 
 
 def _saved(stage: str, experiment: "Experiment") -> Message:
-    """What is left of a stage that failed to write a file."""
+    """What a stage had saved when it failed to write a file."""
     if stage == "prepare":
         return Message("The clips of {name} are unchanged.", name=experiment.name)
     if stage == "extract":
         return Message("The features computed so far are kept; run the same command to resume.")
     if stage == "index":
         return Message("The features are kept; run the same command to build the index.")
-    with contextlib.suppress(RevoiceError):  # the failure of the machine is what the user must know
+    with contextlib.suppress(RevoiceError):  # the system failure is what matters to the user
         if newest := experiment.newest_pair():
             return Message("The last checkpoint is {path}; run the same command to resume from it.", path=newest[0])
     return Message("No checkpoint was saved.")

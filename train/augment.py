@@ -58,7 +58,7 @@ def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
     return torch.where(chance(count, share, rng)[:, None], torch.tanh(drive * audio) / drive, audio)
 
 
-def wander(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
+def random_curves(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
     """(count, frames) smooth random curves around 0, each with its own standard deviation up to `strength`."""
     heights = torch.randn(count, 1, knots, generator=rng) * uniform(count, 0.0, strength, rng)[:, None, None]
     return F.interpolate(heights, size=frames, mode="linear", align_corners=True)[:, 0]
@@ -91,11 +91,11 @@ def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
     fine = log_power - envelope
     envelope = warp_frequency(envelope, log_uniform(count, *_FORMANTS, rng)[:, None])
     # The F0 contour changes too, or it would be common to two augmented versions of a crop.
-    contour = log_uniform(count, *_PITCH, rng)[:, None] * wander(count, frames, frames // 30 + 2, 0.3, rng).exp()
+    contour = log_uniform(count, *_PITCH, rng)[:, None] * random_curves(count, frames, frames // 30 + 2, 0.3, rng).exp()
     fine = warp_frequency(fine, contour.clamp(0.5, 2.0))
     depth = torch.where(chance(count, 0.1, rng), uniform(count, 0.0, 0.4, rng), uniform(count, 0.7, 1.1, rng))
-    colour = wander(count, BINS, 9, 1.2, rng)[:, None]  # natural logarithm of power: about 5 dB
-    stress = wander(count, frames, frames // 40 + 2, 0.8, rng)[:, :, None]
+    colour = random_curves(count, BINS, 9, 1.2, rng)[:, None]  # natural logarithm of power: about 5 dB
+    stress = random_curves(count, frames, frames // 40 + 2, 0.8, rng)[:, :, None]
     return torch.exp(envelope + depth[:, None, None] * fine + colour + stress)
 
 

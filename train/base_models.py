@@ -74,7 +74,7 @@ def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: P
     generator, discriminator = options.base_generator, options.base_discriminator
     if (generator is None) != (discriminator is None):
         raise ConfigError(
-            "A generator and a discriminator belong together. Give both --base-generator and --base-discriminator."
+            "A generator and a discriminator belong together. Specify both --base-generator and --base-discriminator."
         )
     if generator is not None and discriminator is not None:
         files = (generator, discriminator)
@@ -89,7 +89,7 @@ def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: P
 
 
 def _named_files(folder: Path) -> tuple[Path, Path]:
-    """Generator and discriminator in the folder of a base model, told by their tensors, whatever their names."""
+    """Generator and discriminator in the folder of a base model, recognised by their tensors, not their names."""
     paths = [path for path in sorted(folder.glob("*")) if path.suffix in VOICE_SUFFIXES]
     if len(paths) > MAX_FILES:
         raise CheckpointError(
@@ -144,11 +144,12 @@ def _stored(path: Path) -> dict[str, Any]:
 def _check_encoder(path: Path, wanted: str) -> None:
     """CheckpointError if the file says that it was trained on another content encoder."""
     if not path.is_file():
-        raise MissingFileError(path, "Give the file of a base model.")
+        raise MissingFileError(path, "Specify the file of a base model.")
     declared = _stored(path).get("embedder_model")
     if isinstance(declared, str) and declared and canonical_name(declared) != canonical_name(wanted):
         raise CheckpointError(
-            "{path} was trained on the content encoder {found!r}, but this training uses {wanted!r}. Choose it with "
+            "{path} was trained on the content encoder {found!r}, but this training run uses {wanted!r}. Choose it "
+            "with "
             "--content-encoder, or another base model.",
             path=path, found=declared, wanted=wanted,
         )  # fmt: skip
@@ -184,12 +185,14 @@ def without_base(config: FamilyConfig, *, wanted: bool = True) -> Message:
     name = f"{config.family}-{config.audio.sample_rate // 1000}k{'' if config.synthesizer.has_f0 else '-nof0'}"
     if not wanted or config.family == "lite":
         return Message(
-            "The voice is trained from scratch, without base models. With less than several hours of recordings the "
-            "result will be unusable."
+            "The voice is trained from scratch, without base models. Without several hours of recordings, the "
+            "result will "
+            "be unusable."
         )
     return Message(
-        "No base models are installed for {family} at {rate}k, so the voice is trained from scratch. With less than "
-        "several hours of recordings the result will be unusable. {remedy}",
+        "No base models are installed for {family} at {rate}k, so the voice is trained from scratch. Without "
+        "several hours of recordings, the result will "
+        "be unusable. {remedy}",
         family=config.family, rate=config.audio.sample_rate // 1000, remedy=how_to_get(name),
     )  # fmt: skip
 

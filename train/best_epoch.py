@@ -1,13 +1,12 @@
-"""The best epoch of a training by its held-out recordings: measured at every save, exported, and how it went on."""
+"""The best epoch of a training run by its held-out recordings: measured at every save, and exported."""
 
 import logging
-import shutil
 from pathlib import Path
 
 import torch
 
 from lib.errors import RevoiceError
-from lib.files import replacing
+from lib.files import copy_file
 from train.experiment import Experiment, list_samples
 from train.held_out import RECORD, HeldOut, to_event
 from train.history import STAGE, Evaluation, best_of, describe_best, is_overtrained, read_history
@@ -21,11 +20,11 @@ class BestEpoch:
     """Measures the voice of a run on its held-out recordings and keeps the best one so far. For the main process."""
 
     def __init__(self, experiment: Experiment, held_out: HeldOut, step: int) -> None:
-        """`step` is where the run begins; later evaluations belong to a part of the training that is done again."""
+        """`step` is where the run begins; later evaluations are discarded, because that part of the run is repeated."""
         self.experiment = experiment
         self.held_out = held_out
         self.history = read_history(Events(experiment.events).read(STAGE), step)
-        self._told = False
+        self._warned = False
 
     @property
     def voice(self) -> Path | None:
@@ -35,7 +34,7 @@ class BestEpoch:
         return path if path is not None and path.is_file() else None
 
     def update(self, state: TrainState, metrics: MetricLogger | None = None) -> None:
-        """Measure the voice, which has just been exported; a failure is logged, because the training can go on."""
+        """Measure the voice, which has just been exported; a failure is logged, and training continues."""
         step = state.progress.step
         if self.history and self.history[-1].step == step:
             return
@@ -48,18 +47,17 @@ class BestEpoch:
             if best_of(self.history) is found or self.voice is None:
                 self._keep(found)
         except (RevoiceError, OSError, torch.OutOfMemoryError) as error:
-            logger.warning("the held-out recordings were not measured: %s", error)
+            logger.warning("the held-out recordings could not be evaluated: %s", error)
             return
-        if is_overtrained(self.history) and not self._told:
-            self._told = True
+        if is_overtrained(self.history) and not self._warned:
+            self._warned = True
             logger.warning("%s", describe_best(self.history, self.voice))
 
     def _keep(self, found: Evaluation) -> None:
-        """Copy the exported voice under a name that says its epoch, in the form other programs use; delete the last."""
+        """Copy the exported voice to a name with its epoch and step, as other programs do; delete the previous best."""
         before, voice = self.voice, self.experiment.voice
         path = voice.with_name(f"{self.experiment.name}_e{found.epoch}_s{found.step}_best_epoch{voice.suffix}")
-        with replacing(path) as temporary:
-            shutil.copyfile(voice, temporary)
+        copy_file(voice, path)
         self.experiment.update_record({RECORD: self.experiment.stage(RECORD) | {"voice": path.name}})
         if before is not None and before != path:
             before.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""`checkpoints.json` of an experiment: which G_*.pth and D_*.pth are whole and belong together.
+"""`checkpoints.json` of an experiment: which G_*.pth and D_*.pth are intact and belong together.
 
-It is written after both files of a pair, and names their sizes and checksums; a checksum of its own shows whether it is
-whole. A kill, a full disk or a damaged file is thus noticed, and the pair before is used. Pairs that it does not list
-are those of RVC and of earlier versions; their names and contents decide.
+It is written after both files of a pair, with their sizes and checksums, and a checksum of its own. A kill, a full disk
+or a damaged file is thus detected, and the previous pair is used. Pairs that it does not list are from RVC or earlier
+versions and are found by their names and contents.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ class CheckpointIndex:
         self.write()
 
     def recover(self) -> None:
-        """Finish or undo what a kill has interrupted. A pair that was written as a whole is listed."""
+        """Finish or undo what a kill interrupted. A completely written pair is listed."""
         if self.writing is None and not self.deleting:
             return
         from lib.voice.training_state import generator_of, peek_progress
@@ -147,7 +147,7 @@ class CheckpointIndex:
                     return
             except CheckpointError:
                 pass
-            logger.info("removing what an interrupted save has left of the checkpoints %s", number)
+            logger.info("removing the remains of an interrupted save of the checkpoints %s", number)
             self.abandon()
             return
         self.write()
@@ -181,7 +181,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def find_pairs(index: CheckpointIndex) -> tuple[list[Pair], list[CheckpointError]]:
-    """All pairs that seem whole, those with the most progress first; and what is wrong with the other files.
+    """All pairs that seem intact, those with the most progress first, and the problems of the other files.
 
     Sizes are compared with the index, checksums are not: `Pair.verify` does that. Files that are being written or
     deleted do not count.

@@ -77,15 +77,15 @@ def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
 
 
 def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None":
-    """Continue from the newest pair of checkpoints that is whole; None if nothing was saved.
+    """Continue from the newest intact pair of checkpoints; None if nothing was saved.
 
-    Pairs that are not are named in a warning and stay as they are. All processes take the same pair. CheckpointError if
-    there are checkpoints, but no pair is whole: the training never starts from the base models instead.
+    Other pairs are reported in a warning and stay unchanged. All processes use the same pair. CheckpointError if there
+    are checkpoints but no intact pair: training never starts from the base models instead.
     """
     pairs, others = find_pairs(read_index(experiment.folder))
     if not pairs and not any(map(experiment.was_saved, others)):
         for problem in others:
-            logger.warning("%s The training starts anew, because no save was finished.", problem)
+            logger.warning("%s Training starts from the beginning, because no save was completed.", problem)
         return None
     unusable: list[str] = []
     problems: list[RevoiceError] = [*others]
@@ -98,20 +98,21 @@ def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None"
             failure = error
         if not any_process(failure is not None)[0]:
             for skipped in problems:
-                logger.warning("%s The training continues from %s.", skipped, pair.generator.name)
+                logger.warning("%s Training continues from %s.", skipped, pair.generator.name)
             return Resumed(pair, tuple(unusable))
         unusable.append(pair.number)
         if failure is not None:
             problems.append(failure)
     raise CheckpointError(
-        "{reason} No other pair of checkpoints is whole. Restore a copy of the files, or move G_*.pth and D_*.pth out "
+        "{reason} No other pair of checkpoints is intact. Restore a backup of the files, or move G_*.pth and "
+        "D_*.pth out "
         "of {folder} to start again.",
         reason=problems[-1].message, folder=experiment.folder,
     )  # fmt: skip
 
 
 class Resumed(NamedTuple):
-    """From which pair a training continues, and the numbers of newer ones that are damaged."""
+    """The pair from which training continues, and the numbers of newer ones that are damaged."""
 
     pair: Pair
     unusable: tuple[str, ...]
@@ -237,7 +238,7 @@ class CheckpointManager:
     def save(self, state: TrainState, dataset: ClipDataset) -> None:
         """Write the pair of checkpoints, the voice and a sample, if there was a step since the last call.
 
-        Right after resuming only what a kill has prevented is written.
+        Right after resuming, only what a kill prevented is written.
         """
         step, folder = state.progress.step, self.experiment.folder
         if step in (0, self._saved_step):
@@ -267,13 +268,11 @@ class CheckpointManager:
         step, is_main = state.progress.step, state.accelerator.is_main_process
         if is_main:
             index.begin(str(step))
-        try:
-            save_pair(state, *index.files_of(str(step)))
-        except BaseException:
+        with contextlib.ExitStack() as on_failure:
             if is_main:
-                with contextlib.suppress(WriteError):  # then the next start cleans up
-                    index.abandon()
-            raise
+                on_failure.callback(_abandon, index)
+            save_pair(state, *index.files_of(str(step)))
+            on_failure.pop_all()
 
     def _record_of(self, state: TrainState, index: CheckpointIndex) -> tuple[dict[str, Any], list[str]]:
         """The record of the stage after a save, and the numbers of the pairs that it replaces."""
@@ -307,3 +306,8 @@ class CheckpointManager:
             name = f"{self.experiment.name}_e{progress.epoch}_s{progress.step}.pth"
             write_voice_model(self.experiment.voice.with_name(name), voice)
         write_voice_model(self.experiment.voice, voice)
+
+
+def _abandon(index: CheckpointIndex) -> None:
+    with contextlib.suppress(WriteError):  # then the next start cleans up
+        index.abandon()

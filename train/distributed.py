@@ -1,4 +1,4 @@
-"""Several processes of one training or extraction run: connect them, agree on decisions, explain the loss of one.
+"""Several processes of one training or extraction run: connect them, agree on decisions, report the loss of one.
 
 A launcher (`python -m torch.distributed.run`, `accelerate launch`) starts the same command several times; Accelerate
 connects the processes. A decision that a process takes alone (Ctrl-C, a clock, a file) goes through `any_process`

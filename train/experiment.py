@@ -8,16 +8,15 @@ import glob
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lib.config import FamilyConfig, load_family, read_config
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import remove_leftovers, write_errors, write_json, write_text
+from lib.locks import folder_lock
 from lib.messages import Message
 from lib.paths import LOGS, WEIGHTS, check_name, inside
 from train.checkpoint_index import INDEX_NAME, CheckpointIndex, find_pairs, read_index
@@ -159,9 +158,9 @@ class Experiment:
             return self._rebuilt_state()
 
     def _rebuilt_state(self) -> dict[str, Any]:
-        """What the files show: the record at the last save without what stages were made from, so that they run again.
+        """The record as the files show it: that of the last save, without fingerprints, so that the stages run again.
 
-        Folders are ours if the configuration is: it is written after we have found them empty or our own.
+        Folders count as ours if the configuration is, because it is written only once they were found empty or ours.
         """
         index = read_index(self.folder)
         state = dict(index.record)
@@ -251,9 +250,9 @@ class Experiment:
     # --- checkpoints and indices -----------------------------------------------------------------------------------
 
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
-        """The pairs of checkpoints (G, D) that seem whole, the one with the most progress first.
+        """The pairs of checkpoints (G, D) that seem intact, the one with the most progress first.
 
-        CheckpointError if there are checkpoints, but no pair is whole.
+        CheckpointError if there are checkpoints, but no intact pair.
         """
         pairs, problems = find_pairs(read_index(self.folder))
         if not pairs and (lost := [problem for problem in problems if self.was_saved(problem)]):
@@ -275,11 +274,11 @@ class Experiment:
             return True
 
     def newest_pair(self) -> tuple[Path, Path] | None:
-        """The pair with the most progress; None if nothing was saved. CheckpointError if no pair is whole."""
+        """The pair with the most progress; None if nothing was saved. CheckpointError if no pair is intact."""
         return next(iter(self.checkpoint_pairs()), None)
 
     def recover(self) -> None:
-        """Finish or undo what a killed process has interrupted, and remove its temporary files.
+        """Finish or undo what a killed process interrupted, and remove its temporary files.
 
         For the process that has locked the experiment, before it writes.
         """
@@ -309,23 +308,19 @@ class Experiment:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the experiment for one job. ConfigError if another job holds the lock."""
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        with write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise ConfigError(
-                    "Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name
-                ) from error
-        try:
+        with ExitStack() as after, folder_lock(self.folder, ".lock", self._in_use):
+            after.callback(self._remove_if_unused)
             with write_errors(self.folder):
                 self.recover()
             yield
-        finally:
-            lock.release()
-            if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
-                shutil.rmtree(self.folder)  # nothing was written
+
+    def _remove_if_unused(self) -> None:
+        """Remove the folder if no stage has written anything."""
+        if {path.name for path in self.folder.iterdir()} <= {".lock", self._state_file.name}:
+            shutil.rmtree(self.folder)
+
+    def _in_use(self) -> ConfigError:
+        return ConfigError("Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name)
 
 
 def _numbers(index: CheckpointIndex) -> list[int]:

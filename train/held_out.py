@@ -1,4 +1,4 @@
-"""Held-out recordings: which are kept from the training, and how well the voice converts them into themselves."""
+"""Held-out recordings: which are excluded from training, and how well the voice reconstructs them."""
 
 import hashlib
 import logging
@@ -93,7 +93,7 @@ def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int
         parts = choose_parts(table)
     if not parts and options.held_out == "on":
         raise ConfigError(
-            "The recordings of {name!r} are too few or too short to hold some of them out. Give more, or train with "
+            "The recordings of {name!r} are too few or too short to hold some of them out. Add more, or train with "
             "--held-out off.",
             name=experiment.name,
         )

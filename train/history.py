@@ -1,4 +1,4 @@
-"""The evaluations of a training on its held-out recordings: the best epoch, and whether the voice is overtrained since.
+"""Evaluations of a training run on its held-out recordings: the best epoch, and whether the voice is overtrained.
 
 Importing this imports no torch.
 """
@@ -15,7 +15,7 @@ MARGIN = 0.01  # by which their mean is worse, as a share of the best mel distan
 
 
 class Evaluation(NamedTuple):
-    """How well a voice converts the held-out recordings into themselves."""
+    """How well a voice reconstructs the held-out recordings."""
 
     step: int
     epoch: int
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def read_history(events: Iterable[Mapping[str, Any]], last_step: int | None = None) -> list[Evaluation]:
-    """The evaluations in events of stage "held_out" up to a step, by step; of two of one step the later."""
+    """The evaluations in events of stage "held_out" up to a step, by step; if a step has two, the later one."""
     found: dict[int, Evaluation] = {}
     for event in events:
         step, mel = event.get("done"), event.get("mel")
@@ -62,7 +62,7 @@ def describe_best(history: Sequence[Evaluation], voice: Path | None = None) -> M
     last, file = history[-1], "" if voice is None else voice.name
     if is_overtrained(history):
         return Message(
-            "The voice is overtrained: its held-out recordings were converted best at epoch {epoch} (mel distance "
+            "The voice is overtrained: its held-out recordings were reconstructed best at epoch {epoch} (mel distance "
             "{best:.3f}, now {last:.3f}). Go back to that epoch: {file}.",
             epoch=best.epoch, best=best.mel, last=last.mel, file=file,
         )  # fmt: skip

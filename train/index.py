@@ -63,7 +63,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
 
 
 def write_total_features(paths: Sequence[Path], target: Path) -> None:
-    """Write arrays (N, C) of content features one below the other into one float32 file of NumPy, in little memory."""
+    """Write arrays (N, C) of content features into one float32 file of NumPy, row by row, in little memory."""
     widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
     rows = sum(len(np.load(path, mmap_mode="r")) for path in paths)
     with replacing(target) as temporary:

@@ -20,13 +20,14 @@ LOUD_FRAMES = 0.95  # quantile of a frequency's power over the frames
 MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 
 
-def spectral_loss(made: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
+def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
     """Mean distance of the STFT magnitudes of two [B, T] (Yamamoto et al. 2020), below the `cutoffs` [B] in Hz."""
     losses = []
     for n_fft in RESOLUTIONS:
-        window = torch.hann_window(n_fft, device=made.device)
+        window = torch.hann_window(n_fft, device=generated.device)
         a, b = (
-            torch.stft(x.float(), n_fft, n_fft // 4, window=window, return_complex=True).abs() for x in (made, real)
+            torch.stft(x.float(), n_fft, n_fft // 4, window=window, return_complex=True).abs()
+            for x in (generated, real)
         )
         bins = torch.ones(len(a), a.shape[1], 1, device=a.device)
         if cutoffs is not None:
@@ -65,24 +66,25 @@ def band_limited(audio: Tensor, cutoffs: Tensor, sample_rate: int) -> Tensor:
     return limited
 
 
-def discriminator_hinge(real: Sequence[DiscriminatorOutput], made: Sequence[DiscriminatorOutput]) -> Tensor:
+def discriminator_hinge(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Hinge loss of the discriminators, mean over them (Lim & Ye 2017)."""
     parts = [
-        F.relu(1 - a.score.float()).mean() + F.relu(1 + b.score.float()).mean() for a, b in zip(real, made, strict=True)
+        F.relu(1 - a.score.float()).mean() + F.relu(1 + b.score.float()).mean()
+        for a, b in zip(real, generated, strict=True)
     ]
     return torch.stack(parts).mean()
 
 
-def generator_hinge(made: Sequence[DiscriminatorOutput]) -> Tensor:
+def generator_hinge(generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Hinge loss of the generator, mean over the discriminators."""
-    return torch.stack([-output.score.float().mean() for output in made]).mean()
+    return torch.stack([-output.score.float().mean() for output in generated]).mean()
 
 
-def feature_distance(real: Sequence[DiscriminatorOutput], made: Sequence[DiscriminatorOutput]) -> Tensor:
+def feature_distance(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Mean distance of the outputs of all layers of all discriminators (Larsen et al. 2016)."""
     pairs = [
         (a.float() - b.float()).abs().mean()
-        for one, other in zip(real, made, strict=True)
+        for one, other in zip(real, generated, strict=True)
         for a, b in zip(one.features, other.features, strict=True)
     ]
     return torch.stack(pairs).mean()

@@ -68,7 +68,7 @@ class TensorBoard:
 
 
 class _Event(BaseModel, extra="allow"):
-    """What the readers of events use."""
+    """The fields of an event that readers use."""
 
     stage: str
     done: Annotated[int, Field(ge=0)]

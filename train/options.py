@@ -1,6 +1,6 @@
 """The options of the training stages: one frozen model per stage. Importing this imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -8,6 +8,14 @@ from lib.paths import GivenPath
 from lib.pitch import PITCH_METHODS, PitchMethod
 
 MAX_SEED = 2**32 - 1  # NumPy's limit
+
+# Options of several stages.
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="random seed; the same seed gives the same result")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    Field(description="dtype of the networks; with fp16, HuBERT and RMVPE stay in float32"),
+]
+Device = Annotated[str, Field(description="device to run on: auto, cpu, cuda, cuda:1 …")]
 
 
 class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
@@ -41,16 +49,14 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     content_encoder: str | None = Field(
         None, description="v1 and v2: name of another HuBERT model in pretrained/; None: ContentVec"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="dtype of HuBERT and RMVPE; with fp16 they stay in float32"
-    )
-    device: str = Field("auto", description="device to run on: auto, cpu, cuda, cuda:1 …")
+    precision: Precision = "auto"
+    device: Device = "auto"
 
 
 class IndexOptions(BaseModel, frozen=True, extra="forbid"):
     """Options for building the retrieval index."""
 
-    seed: int = Field(1234, ge=0, le=MAX_SEED, description="random seed for the order of the vectors and for k-means")
+    seed: Seed = 1234
     most_vectors: int | None = Field(
         None,
         ge=100,
@@ -85,7 +91,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     learning_rate: float | None = Field(
         None, gt=0, le=0.1, description="learning rate of both optimizers; None: the family's default"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="dtype of the networks")
+    precision: Precision = "auto"
     base: bool = Field(True, description="start from the family's base models if they are installed")
     base_model: str | None = Field(
         None, description="name of base models to start from: a folder in pretrained/bases/ with a G and a D file"
@@ -108,20 +114,14 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     balance_speakers: bool = Field(
         True, description="several speakers: use the clips of those with fewer recordings more often"
     )
-    seed: int = Field(1234, ge=0, le=MAX_SEED, description="random seed for data order, segments, crops and noise")
+    seed: Seed = 1234
     save_every_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     save_every_epochs: int | None = Field(None, ge=1, description="also save a checkpoint every N epochs")
     save_every_voice: bool = Field(False, description="also save a voice model in weights/ with every checkpoint")
     keep_checkpoints: int = Field(2, ge=1, description="number of G/D checkpoint pairs to keep")
     workers: int | None = Field(None, ge=0, description="data loader processes; None: 0 on a CPU, 2 with a GPU")
-    device: str = Field("auto", description="device to train on: auto, cpu, cuda, cuda:1 …")
+    device: Device = "auto"
 
 
 class RunOptions(PrepareOptions, ExtractOptions, IndexOptions, FitOptions, frozen=True):
     """Options of all four stages run in sequence."""
-
-    seed: int = Field(1234, ge=0, le=MAX_SEED, description="random seed for training and index")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="dtype of all networks; with fp16 HuBERT and RMVPE stay in float32"
-    )
-    device: str = Field("auto", description="device to run on: auto, cpu, cuda, cuda:1 …")

@@ -45,7 +45,7 @@ class Preflight:
     """The settings that training will run with, and all problems that prevent it."""
 
     facts: tuple[Message, ...]  # what was found, one line each
-    warnings: tuple[Message, ...]  # the training can run all the same
+    warnings: tuple[Message, ...]  # training can run in spite of them
     problems: tuple[RevoiceError, ...]
 
     def raise_problems(self) -> None:
@@ -191,7 +191,7 @@ class _Checks:
     def earlier(self) -> None:
         """Whether the checkpoints of an earlier run can be continued."""
         if self.fits and any(self.experiment.folder.glob("[GD]_*.pth")):
-            self.resumes = True  # also where no pair is whole, which is the only problem then
+            self.resumes = True  # also if no pair is intact, which is then the only problem
             self.resumes = self.experiment.newest_pair() is not None
 
     def base(self) -> None:
@@ -219,7 +219,7 @@ class _Checks:
         if free is not None and free < needed:
             raise ConfigError(
                 "Training a voice of {family} needs at least {needed:.1f} GB of memory on {device}, but {free:.1f} GB "
-                "are free. Close other programs, or train a lite voice, or use another device.",
+                "are free. Close other programs, train a lite voice, or use another device.",
                 family=self.family.family, needed=needed / 1e9, device=str(self.target), free=free / 1e9,
             )  # fmt: skip
         clips = clips_of(self.seconds, self.options)

@@ -183,11 +183,11 @@ def _nothing_usable(data: Path, tally: _Tally) -> AudioError:
     """The error for a set of recordings without a usable clip."""
     if tally.clips:
         return AudioError(
-            "All {count} clips from {folder} are shorter than {least} s. Give longer recordings.",
+            "All {count} clips from {folder} are shorter than {least} s. Use longer recordings.",
             count=tally.clips, folder=data, least=MIN_SECONDS,
         )  # fmt: skip
     if not tally.failures:
-        return AudioError("{folder} holds only silence. Give recordings of a voice.", folder=data)
+        return AudioError("{folder} holds only silence. Use recordings of a voice.", folder=data)
     first = tally.failures[0][1]
     if len(tally.failures) == 1:
         return AudioError(first.template, **first.values)

@@ -1,4 +1,4 @@
-"""Conversions of training clips into themselves, by the network as it is: validation samples and their pictures."""
+"""Reconstructions of training clips by the current network: validation samples and their spectrograms."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ MAX_SAMPLES = 20  # files; the oldest are deleted
 
 
 def convert_clip(network: Network, dataset: ClipDataset, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A clip of the dataset, and the same clip made by the network from its features: [1, T] each, on the CPU.
+    """A clip of the dataset, and its reconstruction by the network from its features: [1, T] each, on the CPU.
 
-    The random state of the training does not change.
+    The random state of training does not change.
     """
     clip = collate([dataset[number]], dataset.config)
     batch, rng = clip.to(device), torch.Generator().manual_seed(0)

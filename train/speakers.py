@@ -1,4 +1,4 @@
-"""Which speaker each recording is of: one for all, or one per sub-folder; and the table of what was prepared.
+"""Assigns recordings to speakers (one for all, or one per sub-folder), and reads and writes the table of recordings.
 
 The table, `recordings.json` in the folder of an experiment, lists the recordings in the order of the numbers that
 their clips' names begin with.
@@ -24,7 +24,7 @@ MAX_DIGITS = 4  # of a folder name that is taken as the number of a speaker
 
 @dataclass(frozen=True)
 class Source:
-    """A recording, and what was made of it."""
+    """A recording, and the clips cut from it."""
 
     file: str  # its path below the data, with slashes
     speaker: int
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Table:
-    """What was prepared."""
+    """The prepared recordings."""
 
     recordings: tuple[Source, ...]
     names: Mapping[int, str]  # of the speakers; empty if all recordings are of one
@@ -97,14 +97,14 @@ def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> P
     """List the recordings in `data`, a folder with its sub-folders or one file, with their speakers.
 
     `speakers` is the option: "one", or "folders" for one speaker per sub-folder, whose name is that of the speaker;
-    a number stands for itself. The folder `results` is skipped. MissingFileError, AudioError or ConfigError if there is
-    nothing to prepare.
+    a numeric name is the speaker number. The folder `results` is skipped. MissingFileError, AudioError or ConfigError
+    if there is nothing to prepare.
     """
     if speakers == "one":
         paths = list_recordings(data, results) if data.is_dir() or not data.exists() else [data]
         return Plan(tuple((path, 0) for path in paths))
     if not data.exists():
-        raise MissingFileError(data, "Give a folder of recordings.")
+        raise MissingFileError(data, "Specify a folder of recordings.")
     folders = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
     found, left_out = {}, []
     for folder in folders if results is None else [path for path in folders if path.resolve() != results.resolve()]:
@@ -114,7 +114,8 @@ def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> P
             left_out.append((folder, error.message))
     if not found:
         raise ConfigError(
-            "{folder} has no sub-folders with recordings. For several speakers, give each a sub-folder with its name.",
+            "{folder} has no sub-folders with recordings. Put the recordings of each speaker into a sub-folder with "
+            "the speaker's name.",
             folder=data,
         )
     left_out += _outside(data)

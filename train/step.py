@@ -147,13 +147,14 @@ class _Step:
         if size == 1 and not state.checkpoints_gradients:
             state.checkpoint_gradients()
             logger.warning(
-                "out of memory on %s with one clip: from now on with gradient checkpointing, which takes longer", device
+                "out of memory on %s with one clip: using gradient checkpointing from now on, which is slower", device
             )
             return
         if size == 1:
             raise ConfigError(
-                "Not even one clip at a time fits into the memory of {device}. Close other programs, or train a "
-                "smaller family (lite) or on another device.",
+                "Not even one clip at a time fits into the memory of {device}. Close other programs, train a "
+                "smaller family (lite), or use "
+                "another device.",
                 device=device,
             )
         state.micro_batch = -(-size // 2)

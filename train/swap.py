@@ -1,4 +1,4 @@
-"""Replaces several folders at once: after a kill either all of them are the new ones, or none is."""
+"""Replaces several folders atomically: after a kill, either all of them have been replaced, or none."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,9 @@ FRESH, READY, OLD = ".new", ".ready", ".old"  # folders that hold the new and th
 def replacing_folders(
     parent: Path, names: Sequence[str], before_commit: Callable[[], None] = lambda: None
 ) -> Iterator[list[Path]]:
-    """Yield an empty folder for each of `names`; on success they take their places in `parent`, on failure they vanish.
+    """Yield an empty folder for each of `names`; on success they are moved into `parent`, on failure deleted.
 
-    `before_commit` is called when all are whole, before the first is replaced. WriteError if that fails.
+    `before_commit` is called when all are complete, before the first is replaced. WriteError if that fails.
     """
     fresh = parent / FRESH
     is_new = not parent.exists()
@@ -37,7 +37,7 @@ def replacing_folders(
 
 
 def finish_swap(parent: Path) -> bool:
-    """Put the folders of an interrupted `replacing_folders` into their places; whether they were whole."""
+    """Finish an interrupted `replacing_folders`; returns whether the new folders were complete."""
     ready, old = parent / READY, parent / OLD
     shutil.rmtree(parent / FRESH, ignore_errors=True)
     if not ready.is_dir():

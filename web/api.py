@@ -1,4 +1,4 @@
-"""What programs read about the endpoints: names of results, and defaults that are not those of the page's controls.
+"""The API description of the endpoints: names of results, and defaults that differ from those of the page's controls.
 
 Gradio describes endpoints by the components of the page. Results get names here; parameters whose value depends on the
 voice or on other parameters are optional and None.
@@ -47,7 +47,7 @@ OPTIONAL_OF = {"train": frozenset({"sample_rate"})}  # None: the usual one of th
 
 
 def describe_api(app: gr.Blocks) -> None:
-    """Let the page's description of its endpoints have these names and defaults."""
+    """Add these names and defaults to the page's API description."""
     described = app.get_api_info
 
     def get_api_info(*arguments: Any, **keywords: Any) -> Any:
@@ -72,7 +72,7 @@ def _describe_returns(names: tuple[str, ...] | None, returns: list[dict[str, Any
 
 
 def _describe_parameters(endpoint: str, parameters: list[dict[str, Any]]) -> None:
-    """Make parameters optional or required that Gradio takes for the contrary."""
+    """Correct which parameters Gradio describes as optional or required."""
     optional = OPTIONAL | OPTIONAL_OF.get(endpoint, frozenset())
     for parameter in parameters:
         if parameter["parameter_name"] in optional:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
@@ -36,7 +37,7 @@ from web.tabs.train import build_train_tab
 from web.tabs.voices import build_voices_tab
 
 FIRST_PORT, PORTS_TRIED = 7865, 100
-PORTS_RACED = 5  # times that another program may take the free port before us
+PORT_ATTEMPTS = 5  # times that another program may take the free port before us
 MAX_UPLOAD = "500mb"
 ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
@@ -102,11 +103,11 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     return app
 
 
-class _PatientServer(http_server.Server):  # type: ignore[misc]  # Gradio has no types
-    """Gradio's server without its limit of 5 s for a start: it waits as long as its thread is alive."""
+class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio has no types
+    """Gradio's server without its start-up limit of 5 s: it waits as long as its thread is alive."""
 
     def run_in_thread(self) -> None:
-        """Start serving. ServerFailedToStartError if the server ends instead, as where its port is taken."""
+        """Start serving. ServerFailedToStartError if the server ends instead, for example because its port is taken."""
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         while not self.started:
@@ -116,17 +117,17 @@ class _PatientServer(http_server.Server):  # type: ignore[misc]  # Gradio has no
 
 
 @contextmanager
-def _patient_start() -> Iterator[None]:
-    """Let Gradio use `_PatientServer`."""
+def _without_start_timeout() -> Iterator[None]:
+    """Let Gradio use `_ServerWithoutTimeout`."""
     usual = http_server.Server
-    http_server.Server = _PatientServer
+    http_server.Server = _ServerWithoutTimeout
     try:
         yield
     finally:
         http_server.Server = usual
 
 
-@_patient_start()
+@_without_start_timeout()
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
@@ -156,13 +157,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         # Gradio's own request for the page has to be answered within 3 s: too early on a busy machine. The request
         # before it, which has no limit, has shown that the page is served.
         _frontend=False,
-        app_kwargs={
-            "middleware": [
-                Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts]),
-                Middleware(TranslateMiddleware, default=address.language),
-            ],
-            "exception_handlers": {RequestValidationError: answer_invalid},
-        },
+        app_kwargs=_app_arguments(address),
     )
     if app.mcp_error:
         raise ConfigError("The MCP server cannot be started: {reason}", reason=app.mcp_error)
@@ -170,12 +165,21 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     return [local, *([public] if public else [])]
 
 
+def _app_arguments(address: Address) -> dict[str, Any]:
+    """The arguments of Gradio's FastAPI application: middleware, and the answer to invalid requests."""
+    checks = Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts])
+    return {
+        "middleware": [checks, Middleware(TranslateMiddleware, default=address.language)],
+        "exception_handlers": {RequestValidationError: answer_invalid},
+    }
+
+
 def check_address(address: Address) -> None:
     """ConfigError for a certificate or a root path that cannot be used."""
     if not ROOT_PATH.fullmatch(address.root_path):
-        raise ConfigError("The root path {path!r} is not one like /voices.", path=address.root_path)
+        raise ConfigError("The root path {path!r} is not valid. Use a path like /voices.", path=address.root_path)
     if address.key and not address.certificate:
-        raise ConfigError("--key is the key of a certificate. Give the certificate, too (--certificate).")
+        raise ConfigError("--key is the key of a certificate. Specify the certificate, too (--certificate).")
     if not address.certificate:
         return
     try:
@@ -184,7 +188,7 @@ def check_address(address: Address) -> None:
         )
     except OSError as error:  # also of OpenSSL
         raise ConfigError(
-            "{path} and its key cannot be used for HTTPS ({reason}). Give a certificate and its key without a "
+            "{path} and its key cannot be used for HTTPS ({reason}). Use a certificate and its key without a "
             "password, both in PEM format.",
             path=address.certificate, reason=error.strerror or str(error),
         ) from error  # fmt: skip
@@ -192,11 +196,11 @@ def check_address(address: Address) -> None:
 
 def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders: Sequence[Path] = ()) -> list[str]:
     """`serve` on the requested port, or on the first free one, retrying if another program takes that."""
-    for attempt in range(PORTS_RACED):
+    for attempt in range(PORT_ATTEMPTS):
         try:
             return serve(app, replace(address, port=find_port(address.host, port)), folders)
         except OSError as error:
-            if port is not None or attempt == PORTS_RACED - 1:
+            if port is not None or attempt == PORT_ATTEMPTS - 1:
                 raise ConfigError(
                     "The page cannot be served ({reason}). Choose another --port.", reason=error
                 ) from error

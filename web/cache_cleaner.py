@@ -15,7 +15,7 @@ ROUND_SECONDS = 3600.0
 
 
 class CacheCleaner:
-    """Records since when each file of a page has been unchanged in the cache."""
+    """Records for how long each cached file of a page has been unchanged."""
 
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
         """`app` is a gr.Blocks, which lists the files it has made in `temp_file_sets`."""
@@ -33,7 +33,7 @@ class CacheCleaner:
             self.clean()
 
     def clean(self) -> None:
-        """Delete the files that are old enough, and forget those that are gone."""
+        """Delete the files that are old enough, and drop the records of deleted ones."""
         kept = {path for block in list(self._app.blocks.values()) for path in getattr(block, "keep_in_cache", ())}
         seen: dict[str, tuple[int, float]] = {}
         for files in self._app.temp_file_sets:

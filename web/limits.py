@@ -1,4 +1,4 @@
-"""What one client may use: failed logins, uploads, events in Gradio's queue, open requests, and free disk space.
+"""Limits per client: failed logins, uploads, events in Gradio's queue, open requests, and free disk space.
 
 A client is an address. Clients on this machine have no limits but those of the login and the disk.
 """
@@ -84,7 +84,7 @@ class LoginLimits:
             del self._failures[oldest]
 
     def succeed(self, client: str) -> None:
-        """Forget the failures of a client whose attempt was right."""
+        """Clear the failures of a client whose login succeeded."""
         self._failures.pop(client, None)
         if (everybody := self._failures.get(EVERYBODY)) is not None:
             everybody.count -= 1

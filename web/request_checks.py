@@ -158,7 +158,7 @@ def host_name(host: str) -> str:
 def _from_this_page(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
     """Whether a browser sent the request for this page or its user, not for another website.
 
-    Browsers name the origin of a request, and no script can change what they say. Programs send neither header.
+    Browsers send the origin of a request, which no script can change. Programs send neither header.
     """
     reads = scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http"
     if reads and not path.startswith(API):

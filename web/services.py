@@ -96,21 +96,7 @@ def make_services(
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
 
-    def inspect(files: Sequence[Path], folder: Path) -> "Inspected":
-        from lib.voice.intake import inspect_files
-
-        return inspect_files(files, folder, logs=logs, roots=roots)
-
-    def add(found: "Inspected", name: str | None) -> list[str]:
-        from lib.voice.intake import install
-
-        return install(found, name, weights=home, logs=logs)
-
-    def fetch_link(link: str, folder: Path, progress: "Progress") -> list[Path]:
-        from lib.voice.links import fetch_voices
-
-        return fetch_voices(link, folder, progress, own=local)
-
+    inspect, add, fetch_link = _intake(home, roots, logs, local=local)
     return Services(
         device=device,
         registry=JobRegistry(logs / JOBS, runners or converting_runners(roots)),
@@ -132,6 +118,33 @@ def make_services(
         local=local,
         fetch_link=fetch_link if (local if links is None else links) else None,
     )
+
+
+def _intake(
+    home: Path, roots: Sequence[Path] | None, logs: Path, *, local: bool
+) -> tuple[
+    Callable[[Sequence[Path], Path], "Inspected"],
+    Callable[["Inspected", str | None], list[str]],
+    Callable[[str, Path, "Progress"], list[Path]],
+]:
+    """`inspect_files`, `add_files` and `fetch_link` of Services, for voices in `home`."""
+
+    def inspect(files: Sequence[Path], folder: Path) -> "Inspected":
+        from lib.voice.intake import inspect_files
+
+        return inspect_files(files, folder, logs=logs, roots=roots)
+
+    def add(found: "Inspected", name: str | None) -> list[str]:
+        from lib.voice.intake import install
+
+        return install(found, name, weights=home, logs=logs)
+
+    def fetch_link(link: str, folder: Path, progress: "Progress") -> list[Path]:
+        from lib.voice.links import fetch_voices
+
+        return fetch_voices(link, folder, progress, own=local)
+
+    return inspect, add, fetch_link
 
 
 def converting_runners(roots: Sequence[Path] | None = None) -> dict[Kind, Runner]:

@@ -44,7 +44,7 @@ class CoverArguments(CoverOptions, _Result, frozen=True):
 
 
 class SayArguments(SpeechOptions, _Result, frozen=True):
-    """Say a text with a voice."""
+    """Speak a text in a voice."""
 
     text: Positional[str] = Field(default="", description="the text")
     file: GivenPath | None = Field(None, description="a text file, or SRT subtitles, which keep their times")
@@ -111,7 +111,7 @@ def _say(arguments: SayArguments) -> int:
 
 def _text(arguments: SayArguments) -> str:
     if (arguments.file is None) == (not arguments.text):
-        raise ConfigError("Give either a text or a file with it.")
+        raise ConfigError("Enter a text or choose a file, not both.")
     return arguments.text if arguments.file is None else read_text_file(arguments.file)
 
 

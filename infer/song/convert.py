@@ -26,16 +26,16 @@ from lib.errors import AudioError
 from lib.messages import Message
 from lib.pitch import SILENCE_PEAK
 from lib.pitch.curve_file import PitchCurve
-from lib.progress import Progress, no_progress
+from lib.progress import Progress, no_progress, part_of
 from lib.typing import FloatArray
 
-MAX_SECONDS = 3600.0  # of a recording: with two channels and what is computed from it some gigabytes
+MAX_SECONDS = 3600.0  # of a recording; with two channels and intermediate results, this takes some gigabytes
 SUBTYPES: dict[int, Subtype] = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 
 
 @dataclass(frozen=True)
 class Sound:
-    """Audio (C, T) in memory, C = 1 or 2, with what its file says of itself."""
+    """Audio (C, T) in memory, C = 1 or 2, with the properties of its file."""
 
     audio: FloatArray
     sample_rate: int  # Hz
@@ -91,7 +91,7 @@ def convert_sound(
     progress: Progress = no_progress,
     curve: PitchCurve | None = None,
 ) -> Converted:
-    """Convert a recording with all that the options ask for.
+    """Convert a recording with all options applied.
 
     The result is exactly as long as the recording, at its sample rate with `keep_format`, else at that of the options.
     """
@@ -148,7 +148,7 @@ def _convert_all(
     f0: FloatArray | None = None
     shift = options.pitch_shift
     for i, signal in enumerate(sources):
-        report = _part(progress, i, len(sources))
+        report = part_of(progress, i, len(sources))
         analysed = resample(signal / np.float32(max(scale, 1.0)), sample_rate, ANALYSIS_RATE)
         if len(sources) > 1 and scale > 0 and float(np.abs(analysed).max()) < SILENCE_PEAK < scale:
             results.append(None)
@@ -167,15 +167,6 @@ def _with_formants(audio: FloatArray, conversion: Conversion, factor: float) -> 
     """Shift the formants of (T,); a voice without F0 is analysed as if it were unvoiced."""
     f0 = np.zeros(0, np.float32) if conversion.f0 is None else conversion.f0
     return shift_formants(audio, conversion.sample_rate, f0, factor)
-
-
-def _part(progress: Progress, index: int, count: int) -> Progress:
-    """Report one signal's progress as a part of all signals'."""
-
-    def report(done: int, total: int, what: str) -> None:
-        progress(index * total + done, count * total, what)
-
-    return report
 
 
 def _fitted(audio: FloatArray, length: int) -> FloatArray:

@@ -20,10 +20,10 @@ from lib.audio.tags import Tags, read_tags
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.pitch import SILENCE_PEAK
-from lib.progress import Progress, no_progress
+from lib.progress import PART_STEPS, Progress, no_progress, part_of
 from lib.typing import FloatArray
 
-STEPS, UNITS = 4, 1000  # of the progress: separate, convert, change the key, mix
+STEPS = 4  # of the progress: separate, convert, change the key, mix
 VOCAL_OPTIONS = {"channel": "stereo", "keep_format": False, "bit_depth": 32, "loudness": None, "preview": 0.0}
 
 
@@ -57,7 +57,7 @@ class Cover:
     elapsed_seconds: float
     sample_rate: int  # Hz
     instrumental_shift: int  # semitones
-    reused: tuple[str, ...]  # steps whose results were there
+    reused: tuple[str, ...]  # steps whose results were cached
 
 
 @dataclass
@@ -77,14 +77,14 @@ class CoverMaker:
             raise ConfigError("{path} is the recording itself, which is never overwritten. Choose another name.",
                               path=output)  # fmt: skip
         song = _read_main(sources, options)
-        stems = self._stems(sources, song, options, _step(progress, 0))
-        voice, shift = self._converted(stems.vocals, song.sample_rate, options, _step(progress, 1))
+        stems = self._stems(sources, song, options, part_of(progress, 0, STEPS))
+        voice, shift = self._converted(stems.vocals, song.sample_rate, options, part_of(progress, 1, STEPS))
         if stems.backing is not None:
-            voice = voice + self._backing(stems.backing, song.sample_rate, options, shift, _step(progress, 1))
-        progress(2 * UNITS, STEPS * UNITS, Message("changing the key"))
+            voice = voice + self._backing(stems.backing, song.sample_rate, options, shift, part_of(progress, 1, STEPS))
+        progress(2 * PART_STEPS, STEPS * PART_STEPS, Message("changing the key"))
         semitones = instrumental_shift(options, shift)
         instrumental = self._in_key(stems.instrumental, song.sample_rate, semitones)
-        progress(3 * UNITS, STEPS * UNITS, Message("mixing"))
+        progress(3 * PART_STEPS, STEPS * PART_STEPS, Message("mixing"))
         total = mix(
             voice, instrumental, song.sample_rate, vocal_level=options.vocal_level,
             instrumental_level=options.instrumental_level, pan=options.vocal_pan, reverb_level=options.vocal_reverb,
@@ -93,12 +93,12 @@ class CoverMaker:
         replace(song, audio=total).save(output)
         written = _save_stems(output, song, {"vocals": voice, "original_vocals": stems.vocals,
                                              "instrumental": instrumental})  # fmt: skip
-        progress(STEPS * UNITS, STEPS * UNITS, Message("mixing"))
+        progress(STEPS * PART_STEPS, STEPS * PART_STEPS, Message("mixing"))
         elapsed = time.perf_counter() - start
         return Cover(output, written, song.seconds, elapsed, song.sample_rate, semitones, tuple(self.cache.reused))
 
     def _stems(self, sources: Sources, song: Sound, options: CoverOptions, progress: Progress) -> Stems:
-        """Vocals and instrumental, from the user's stems or by separation; backing vocals apart if wished."""
+        """Vocals and instrumental, from the user's stems or by separation; backing vocals separately if requested."""
         rate, length = song.sample_rate, song.audio.shape[1]
         own = {path: read_stem(path, rate)[:, : length if options.preview else None]
                for path in (sources.vocals, sources.instrumental) if path}  # fmt: skip
@@ -112,7 +112,7 @@ class CoverMaker:
             stems = Stems(vocals, instrumental)
         elif not options.separation:
             raise ConfigError(
-                "The song has to be separated. Give its instrumental or its vocals, or choose a separation model of "
+                "The song has to be separated. Provide its instrumental or its vocals, or choose a separation model of "
                 'pymss (see "pymss list").'
             )
         else:
@@ -196,12 +196,3 @@ def _save_stems(output: Path, song: Sound, stems: dict[str, FloatArray]) -> tupl
         Sound(audio, song.sample_rate, "PCM_24", Tags()).save(path)
         written.append(path)
     return tuple(written)
-
-
-def _step(progress: Progress, index: int) -> Progress:
-    """Report one step's progress as a part of all steps'."""
-
-    def report(done: int, total: int, what: str) -> None:
-        progress(index * UNITS + UNITS * done // max(total, 1), STEPS * UNITS, what)
-
-    return report

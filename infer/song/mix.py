@@ -81,7 +81,7 @@ def change_key(audio: FloatArray, sample_rate: int, semitones: int) -> FloatArra
 
 
 def silence_where_silent(converted: FloatArray, vocals: FloatArray, sample_rate: int) -> FloatArray:
-    """Converted vocals (C, T) without what a voice adds in the pauses of the vocals (C, T) that they were made from."""
+    """Silence converted vocals (C, T) in the pauses of the original vocals (C, T), where a voice model adds sound."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     loudest = np.abs(vocals).max(axis=0)

@@ -1,4 +1,4 @@
-"""The options of a cover, from which command line and page are made. Imports no torch."""
+"""The options of a cover, from which command line and page are generated. Imports no torch."""
 
 from typing import Literal
 
@@ -16,12 +16,12 @@ class CoverOptions(ConvertOptions, frozen=True):
     """
 
     separation: str = Field(
-        "", description="model of pymss that separates vocals and instrumental; not needed with a stem of your own"
+        "", description="pymss model that separates vocals and instrumental; not needed if you provide a stem"
     )
     lead_separation: str = Field(
-        "", description="model of pymss that separates lead and backing vocals; empty = convert all vocals"
+        "", description="pymss model that separates lead and backing vocals; empty = convert all vocals"
     )
-    dereverb: str = Field("", description="model of pymss that removes reverb from the vocals; empty = leave it")
+    dereverb: str = Field("", description="pymss model that removes reverb from the vocals; empty = keep the reverb")
     backing: Literal["keep", "convert", "drop"] = Field(
         "keep", description="backing vocals, if lead_separation finds them: keep, convert too, or drop"
     )
@@ -29,7 +29,7 @@ class CoverOptions(ConvertOptions, frozen=True):
         None,
         ge=-MAX_KEY_CHANGE,
         le=MAX_KEY_CHANGE,
-        description="semitones to add to the instrumental; None = as the vocals, less whole octaves",
+        description="semitones to add to the instrumental; None = same shift as the vocals, minus whole octaves",
     )
     vocal_level: float = Field(0.0, ge=-40, le=20, description="level of the converted vocals in dB")
     instrumental_level: float = Field(0.0, ge=-40, le=20, description="level of the instrumental in dB")

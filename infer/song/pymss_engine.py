@@ -32,8 +32,8 @@ class PymssSeparator:
         """ConfigError without the package or for an unknown or unsafe model, MissingFileError without its weights."""
         if importlib.util.find_spec("pymss") is None:
             raise ConfigError(
-                "Separating a song needs the package pymss. Install it (pip install pymss), or give a stem of your "
-                "own: the instrumental or the vocals."
+                "Separating a song needs the package pymss. Install it (pip install pymss), or provide your "
+                "own stem: the instrumental or the vocals."
             )
         import pymss
 
@@ -99,7 +99,7 @@ def _errors(name: str) -> Iterator[None]:
         yield
     except (Cancelled, RevoiceError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # pymss and the models it loads raise errors of every kind
         raise CheckpointError(
             "The separation model {name!r} failed ({reason}). Download its files again, or choose another model.",
             name=name,

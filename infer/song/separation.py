@@ -1,4 +1,4 @@
-"""Separation engines behind one protocol: a song in, its stems out."""
+"""The protocol of separation engines, which split a song into stems."""
 
 from pathlib import Path
 from typing import Protocol

@@ -44,8 +44,8 @@ def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path)
     energy, common = float(np.vdot(placed, placed)), float(np.vdot(song, placed))
     if common < MIN_CORRELATION * np.sqrt(energy * float(np.vdot(song, song))):
         raise AudioError(
-            "{path} is not a part of the song: the two have nothing in common within a second. Give the stem of this "
-            "very recording, or both vocals and instrumental.",
+            "{path} is not part of the song: no match was found within one second. Use a stem of exactly "
+            "this recording, or both vocals and instrumental.",
             path=path,
         )
     inside = (_gain(song, placed, sample_rate) * placed).astype(np.float32)
@@ -91,7 +91,7 @@ def _offset(song: FloatArray, stem: FloatArray, sample_rate: int) -> int:
     region = song[max(low, 0) : start + len(part) + most]
     region = np.pad(region, (max(-low, 0), 0))
     if not part.any() or len(region) == 0:
-        raise ConfigError("The stem is silent. Give the vocals or the instrumental of the song.")
+        raise ConfigError("The stem is silent. Use the vocals or the instrumental of the song.")
     size = 1 << int(np.ceil(np.log2(len(region) + len(part))))
     product = np.fft.rfft(region, size) * np.conj(np.fft.rfft(part, size))
     return int(np.fft.irfft(product, size)[: 2 * most + 1].argmax()) - most

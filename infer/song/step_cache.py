@@ -1,4 +1,4 @@
-"""Results of the steps of a cover on disk, by the content that they were computed from."""
+"""A disk cache of the steps of a cover, keyed by the content of their inputs."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ from lib.typing import FloatArray
 logger = logging.getLogger(__name__)
 
 FOLDER = LOGS / ".songs"
-MAX_BYTES = 8 << 30  # of all results; the ones used longest ago are deleted
+MAX_BYTES = 8 << 30  # of all results; the least recently used are deleted
 VERSION = 1  # of the steps; a change of what they compute must change it
 
 Made = tuple[FloatArray, dict[str, float]]  # audio (C, T), and numbers that belong to it
@@ -29,7 +29,7 @@ class StepCache:
 
     def __init__(self, folder: Path = FOLDER, max_bytes: int = MAX_BYTES) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        self.reused: list[str] = []  # names of the steps whose results were there
+        self.reused: list[str] = []  # names of the steps whose results were cached
         self.computed: list[str] = []
 
     def get(self, step: str, inputs: Mapping[str, object], sample_rate: int, make: Callable[[], Made]) -> Made:
@@ -63,7 +63,7 @@ class StepCache:
             logger.warning("The result of a step cannot be kept for the next cover: %s", error)
 
     def _make_room(self, n_bytes: int) -> None:
-        """Delete the results used longest ago until `n_bytes` more fit."""
+        """Delete the least recently used results until `n_bytes` more fit."""
         results = sorted(self._folder.glob("*.wav"), key=lambda path: path.stat().st_mtime)
         used = sum(path.stat().st_size for path in results)
         for path in results:

@@ -1,4 +1,4 @@
-"""Speech engines: a sentence in, audio out. Both are optional packages."""
+"""Speech engines, which synthesise one sentence at a time. Both are optional packages."""
 
 import importlib.util
 import io
@@ -11,11 +11,11 @@ from lib.errors import ConfigError
 from lib.typing import FloatArray
 
 HIBARI_RATE = 24_000  # Hz
-EDGE_SECONDS = 60  # after which the service is given up
+EDGE_SECONDS = 60  # timeout of the service
 
 
 class Engine(Protocol):
-    """Says one sentence at a speed, as (T,) at `sample_rate`."""
+    """Synthesises one sentence at a given speed: (T,) at `sample_rate`."""
 
     sample_rate: int
 
@@ -43,12 +43,12 @@ class Hibari:
         self._speak = hibari.Hibari()
 
     def __call__(self, text: str, speed: float) -> FloatArray:
-        """Say a sentence."""
+        """Synthesise a sentence."""
         return np.asarray(self._speak(text, speed=speed, seed=0), np.float32)
 
 
 class Edge:
-    """edge-tts (LGPL-3): Microsoft's online service. The text leaves this computer."""
+    """edge-tts (LGPL-3): Microsoft's online service. The text is sent over the internet."""
 
     sample_rate = 24_000
 
@@ -61,7 +61,7 @@ class Edge:
         self._voice = voice
 
     def __call__(self, text: str, speed: float) -> FloatArray:
-        """Say a sentence. ConfigError if the service refuses or cannot be reached."""
+        """Synthesise a sentence. ConfigError if the service refuses or cannot be reached."""
         import edge_tts
 
         rate = f"{round(100 * (speed - 1)):+d}%"
@@ -70,9 +70,10 @@ class Edge:
                 text, self._voice, rate=rate, connect_timeout=EDGE_SECONDS, receive_timeout=EDGE_SECONDS
             )
             mp3 = b"".join(part["data"] for part in speech.stream_sync() if part["type"] == "audio")
-        except Exception as error:
+        except Exception as error:  # edge-tts raises its own errors and those of aiohttp, asyncio and ssl
             raise ConfigError(
-                "The speech service edge refused or could not be reached ({reason}). Try again later, check the name "
+                "The speech service edge refused the request or could not be reached ({reason}). Try again later, "
+                "check the name "
                 "of its voice ({voice}), or choose the offline engine hibari.",
                 reason=f"{type(error).__name__}: {error}"[:200],
                 voice=self._voice,

@@ -1,4 +1,4 @@
-"""The options of speech from text, from which command line and page are made. Imports no torch."""
+"""The options of speech from text, from which command line and page are generated. Imports no torch."""
 
 from typing import Literal
 
@@ -19,6 +19,6 @@ class SpeechOptions(ConvertOptions, frozen=True):
     )
     edge_voice: str = Field(
         "en-US-AriaNeural",
-        description="voice of the engine edge, which also decides on the language: de-DE-KatjaNeural",
+        description="voice of the engine edge, which also determines the language, such as de-DE-KatjaNeural",
     )
     speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED, description="speed of speech; 1 = the engine's own")

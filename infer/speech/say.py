@@ -1,4 +1,4 @@
-"""Say a script with an engine: sentences one after another, cues at their times."""
+"""Synthesises a script with an engine: sentences one after another, cues at their times."""
 
 import logging
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ MAX_SECONDS = 3 * 3600.0
 def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Progress = no_progress) -> FloatArray:
     """The speech of all lines: (T,) at the engine's rate.
 
-    A line with a start begins there, is said faster if there is too little time until the next one, and begins later
-    if the line before has not ended. ConfigError beyond three hours.
+    A line with a start time begins there. It is spoken faster if there is too little time before the next one, and
+    begins later if the previous line has not ended. ConfigError beyond three hours.
     """
     rate, parts = engine.sample_rate, list[tuple[int, FloatArray]]()
     position, late = 0, 0
@@ -44,11 +44,11 @@ def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Pro
         parts.append((start, speech))
         position = start + len(speech) + (round(PAUSE * rate) if line.start is None else 0)
         if position > MAX_SECONDS * rate:
-            raise ConfigError("The speech would be longer than {hours} hours. Divide the text.",
+            raise ConfigError("The speech would be longer than {hours} hours. Split the text.",
                               hours=round(MAX_SECONDS / 3600))  # fmt: skip
     if late:
         logger.warning(
-            "%d of %d lines begin late, because the line before takes longer than its time", late, len(lines)
+            "%d of %d lines begin late, because the previous line takes longer than its slot", late, len(lines)
         )
     audio = np.zeros(max(start + len(speech) for start, speech in parts), np.float32)
     for start, speech in parts:
@@ -64,7 +64,7 @@ def speak(
     options: SpeechOptions,
     progress: Progress = no_progress,
 ) -> Sound:
-    """Say lines and convert the speech; in a preview, only its beginning."""
+    """Synthesise lines and convert the speech; in a preview, only its beginning."""
     audio = say(lines, engine, options.speed, progress)
     if options.preview:
         audio = audio[: round(options.preview * engine.sample_rate)]

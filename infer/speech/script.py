@@ -1,4 +1,4 @@
-"""What is to be said when: text in sentences, or the cues of SRT subtitles."""
+"""Lines to speak and their times: the sentences of a text, or the cues of SRT subtitles."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _MARKUP = re.compile(r"<[^<>]{0,100}>|\{\\[^{}]{0,100}\}")
 
 @dataclass(frozen=True)
 class Line:
-    """Text to be said. Without a start it follows the line before."""
+    """Text to speak. Without a start time it follows the previous line."""
 
     text: str
     start: float | None = None  # s
@@ -26,27 +26,27 @@ class Line:
 
 
 def read_script(text: str) -> list[Line]:
-    """The lines of a text, or of SRT subtitles, which are recognised by their times. ConfigError if nothing is said."""
+    """The lines of a text, or of SRT subtitles, which are recognised by their times. ConfigError without words."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(
-            "The text has {count} characters; at most {limit} can be said at once. Divide it.",
+            "The text has {count} characters; at most {limit} can be spoken at once. Split it.",
             count=len(text),
             limit=MAX_CHARACTERS,
         )
     lines = _cues(text) if any(_CUE_TIME.match(line) for line in text.splitlines()) else _sentences(text)
     if not lines:
-        raise ConfigError("There is no text to say. Give some words.")
+        raise ConfigError("There is no text to speak. Enter some text.")
     return lines
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a UTF-8 file; of a very long one only so much that `read_script` refuses it."""
+    """The text of a UTF-8 file; a very long one is read only up to a size that `read_script` refuses."""
     with path.open("rb") as file:
         start = file.read(4 * MAX_CHARACTERS + 4)
     try:
         return start.decode("utf-8-sig", errors="strict" if len(start) <= 4 * MAX_CHARACTERS else "ignore")
     except UnicodeDecodeError as error:
-        raise ConfigError("{path} is not a text in UTF-8. Save it in that encoding.", path=path.name) from error
+        raise ConfigError("{path} is not a UTF-8 text file. Save it in that encoding.", path=path.name) from error
 
 
 def _sentences(text: str) -> list[Line]:
@@ -74,8 +74,8 @@ def _cues(text: str) -> list[Line]:
             cues.append((start, max(end, start), []))
         elif cues:
             cues[-1][2].append(line)
-    said = [(start, end, " ".join(_MARKUP.sub("", " ".join(words)).split())) for start, end, words in cues]
-    return [Line(words, start, end) for start, end, words in sorted(said) if any(map(str.isalnum, words))]
+    texts = [(start, end, " ".join(_MARKUP.sub("", " ".join(words)).split())) for start, end, words in cues]
+    return [Line(words, start, end) for start, end, words in sorted(texts) if any(map(str.isalnum, words))]
 
 
 def _seconds(parts: tuple[str, ...]) -> float:

@@ -146,18 +146,18 @@ def choose(names: Sequence[str]) -> list[Asset]:
     existing = [*dict.fromkeys(asset.name for asset in MANIFEST), *SETS]
     listed = ", ".join(existing)
     if not names:
-        raise ConfigError("Give the name of a download. These exist: {names}.", names=listed)
+        raise ConfigError("Specify a download. Available: {names}.", names=listed)
     for name in names:
         if name in existing:
             continue
         if close := difflib.get_close_matches(name, existing, n=1):
             raise ConfigError(
-                "There is no download {name!r}. Did you mean {close!r}? These exist: {names}.",
+                "There is no download {name!r}. Did you mean {close!r}? Available: {names}.",
                 name=name,
                 close=close[0],
                 names=listed,
             )
-        raise ConfigError("There is no download {name!r}. These exist: {names}.", name=name, names=listed)
+        raise ConfigError("There is no download {name!r}. Available: {names}.", name=name, names=listed)
     return [asset for asset in MANIFEST if asset.name in names]
 
 
@@ -236,7 +236,7 @@ def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
     if asset.source is None:
         raise MissingFileError(
             target,
-            "Only older revisions of its repository have it: put a copy that you have there, or get the same weights "
+            "Only older revisions of its repository have it: put a copy there if you have one, or get the same weights "
             'with "{command}".',
             command=f"{PROGRAM} download hubert_base",
         )
@@ -247,8 +247,8 @@ def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise MissingFileError(
             target,
-            "It could not be downloaded ({reason}). Check the connection and the free space, or name a mirror in "
-            "HF_ENDPOINT, and run the same command again; or {by_hand}.",
+            "It could not be downloaded ({reason}). Check the connection and the free space, or set HF_ENDPOINT to a "
+            "mirror, and run the same command again; or {by_hand}.",
             reason=reason,
             by_hand=by_hand,
         ) from error

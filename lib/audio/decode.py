@@ -127,7 +127,7 @@ class Recording:
             )
         if decoded.channels_cancel:
             raise AudioError(
-                "{path}: its channels cancel each other, as with one reversed cable or a removed centre, so that their "
+                "{path}: its channels cancel each other, as with a reversed cable or a removed centre, so that their "
                 "mix is silent. Use one channel: --channel left, or the option Channel.",
                 path=path,
             )
@@ -140,9 +140,7 @@ class Recording:
 def _audio_stream(container: Any, path: Path) -> Any:
     """The first audio stream of a container. AudioError if there is none."""
     if not container.streams.audio or container.streams.audio[0].codec_context is None:
-        raise AudioError(
-            "{path} holds no sound that can be decoded. Give a recording (WAV, FLAC, MP3, ...).", path=path
-        )
+        raise AudioError("{path} holds no sound that can be decoded. Use a recording (WAV, FLAC, MP3, ...).", path=path)
     return container.streams.audio[0]
 
 
@@ -207,9 +205,9 @@ def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
     more than MAX_FILES files.
     """
     if not folder.exists():
-        raise MissingFileError(folder, "Give a folder of recordings.")
+        raise MissingFileError(folder, "Specify a folder of recordings.")
     if not folder.is_dir():
-        raise AudioError("{path} is a file, not a folder. Give a folder of recordings.", path=folder)
+        raise AudioError("{path} is a file, not a folder. Specify a folder of recordings.", path=folder)
     files = [path for path in list_files(folder, results) if not path.name.startswith(".")]
     found = [path for path in files if path.suffix.lower() in RECORDING_SUFFIXES or is_audio_file(path)]
     if found:
@@ -239,16 +237,18 @@ def list_files(folder: Path, results: Path | None = None) -> list[Path]:
         seen.add(real)  # a link may lead back to a folder above it
         if len(found) > MAX_FILES:
             raise AudioError(
-                "{path} holds more than {limit} files. Give the folder of the recordings.", path=folder, limit=MAX_FILES
+                "{path} holds more than {limit} files. Specify the folder of the recordings.",
+                path=folder,
+                limit=MAX_FILES,
             )
     return sorted(found)
 
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise MissingFileError(path, "Give the path of a recording.")
+        raise MissingFileError(path, "Specify the path of a recording.")
     if not path.is_file():
-        raise AudioError("{path} is not a file. Give the path of a recording.", path=path)
+        raise AudioError("{path} is not a file. Specify the path of a recording.", path=path)
     if path.stat().st_size == 0:
         raise AudioError("{path} is empty (0 bytes). Replace or remove it.", path=path)
 

@@ -168,7 +168,7 @@ class _Written:
             )
         if self._peak > PEAK_AUDIBLE and peak < 0.1 * self._peak:
             raise AudioError(
-                "Writing {path} failed: what was written is read back silent. Try another format.", path=self._path
+                "Writing {path} failed: the written file reads back as silence. Try another format.", path=self._path
             )
 
 

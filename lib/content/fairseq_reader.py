@@ -133,7 +133,7 @@ def _strides(layers: Any, path: Path) -> tuple[int, ...]:
         match = _CONV_TERM.fullmatch(term)
         if match is None or len(match[3] or "") > 2 or len(strides) > _MAX_CONVS:
             raise CheckpointError(
-                "{path} describes its convolutions as {layers!r:.60}, which cannot be understood.",
+                "{path} describes its convolutions as {layers!r:.60}, which cannot be parsed.",
                 path=path,
                 layers=layers,
             )

@@ -46,7 +46,7 @@ def assemble(
         shape = _shape(kept, int(heads), tuple(int(stride) for stride in strides), pre_norm)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
-            "{path} is no HuBERT content encoder: a tensor or setting that every one has is missing or wrong "
+            "{path} is not a HuBERT content encoder: a required tensor or setting is missing or wrong "
             "({reason}). Use ContentVec (hubert_base).",
             path=where,
             reason=str(error),
@@ -102,7 +102,7 @@ def read_directory(folder: Path) -> HubertWeights:
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise CheckpointError(
-                "{path} says {key} = {value!r}; only {supported!r} is supported. Use another content encoder.",
+                "{path} has {key} = {value!r}; only {supported!r} is supported. Use another content encoder.",
                 path=folder / "config.json",
                 key=key,
                 value=config[key],
@@ -122,10 +122,10 @@ def read_config(path: Path) -> dict[str, Any]:
             config = parse_json(file.read(MAX_CONFIG_BYTES))
     except ValueError as error:
         raise CheckpointError(
-            "{path} is damaged or not a configuration ({reason}). Get it again.", path=path, reason=str(error)
+            "{path} is damaged or not a configuration ({reason}). Get a new copy.", path=path, reason=str(error)
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointError("{path} holds no table of settings. Get it again.", path=path)
+        raise CheckpointError("{path} holds no table of settings. Get a new copy.", path=path)
     return config
 
 

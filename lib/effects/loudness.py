@@ -75,7 +75,7 @@ def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArra
     """
     measured = integrated_loudness(audio, sample_rate)
     if not np.isfinite(measured):
-        raise AudioError("The result is silent, so it cannot be brought to a loudness. Leave the loudness empty.")
+        raise AudioError("The result is silent, so its loudness cannot be set. Leave the loudness empty.")
     gain, ceiling, result = target - measured, MAX_TRUE_PEAK, audio
     for _ in range(MAX_ROUNDS):
         result = (audio * np.float32(10 ** (gain / 20))).astype(np.float32)

@@ -82,7 +82,7 @@ def _number(effect: str, parameter: Parameter, text: str) -> float:
         value = float("nan")
     if not parameter.low <= value <= parameter.high:
         raise ConfigError(
-            "{text!r} cannot be the {parameter} of the effect {effect}; give a number from {low} to {high}.",
+            "{text!r} cannot be the {parameter} of the effect {effect}; use a number from {low} to {high}.",
             text=text, parameter=parameter.name, effect=effect, low=parameter.low, high=parameter.high,
         )  # fmt: skip
     return value

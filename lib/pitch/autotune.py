@@ -1,4 +1,4 @@
-"""Autotune: the key of a melody, and F0 drawn to the notes of a scale."""
+"""Autotune: the key of a melody, and F0 pulled toward the notes of a scale."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -30,7 +30,7 @@ SMOOTH_FRAMES = 19  # of the mean after it: a period of a slow vibrato
 HYSTERESIS = 0.15  # semitones by which another note must be nearer before it is taken
 GLIDE_FRAMES = 4  # over which F0 moves from one note to the next
 FULL_KEEPS_VIBRATO = 0.5  # strength up to which vibrato is kept wholly; it vanishes towards 1
-MIN_FRAMES = 3  # shorter voiced parts are drawn as a whole
+MIN_FRAMES = 3  # shorter voiced parts are shifted as a whole
 
 
 class Key(NamedTuple):
@@ -71,7 +71,7 @@ def _correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.integer
 
 
 def autotune(f0: FloatArray, key: Key, strength: float) -> FloatArray:
-    """Draw F0 (F,) Hz at 100 frames/s to the notes of a key; unvoiced frames stay 0.
+    """Pull F0 (F,) Hz at 100 frames/s toward the notes of a key; unvoiced frames stay 0.
 
     Strength 1 puts every frame on a note. Below, each note's centre moves by that share of its distance; vibrato is
     kept wholly up to .5, and vanishes towards 1.

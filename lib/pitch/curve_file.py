@@ -96,7 +96,7 @@ def read_curve(path: Path) -> PitchCurve:
                 continue
         points.append(_point(path, number, fields, columns, text))
     if not points or columns is None:
-        raise ConfigError("{path} holds no F0 curve; give lines of two numbers, seconds and Hz.", path=path)
+        raise ConfigError("{path} holds no F0 curve; use lines of two numbers, seconds and Hz.", path=path)
     table = np.array(points, dtype=np.float64)
     if columns.any_scale and 0 < table[:, 1].max() <= MAX_MIDI:
         raise _open_unit(path, header[0], columns.any_scale)
@@ -131,7 +131,7 @@ def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise MissingFileError(path, "Give a file of lines with two numbers, seconds and Hz.")
+        raise MissingFileError(path, "Use a file of lines with two numbers, seconds and Hz.")
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(
             "{path} has {size} bytes; an F0 file may have {limit} at most.",
@@ -142,7 +142,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError("{path} is not a text file; give lines of two numbers, seconds and Hz.", path=path) from error
+        raise ConfigError("{path} is not a text file; use lines of two numbers, seconds and Hz.", path=path) from error
 
 
 def _fields(line: str) -> list[str]:
@@ -230,7 +230,7 @@ def _is_number(field: str) -> bool:
 
 def _wrong(path: Path, number: int, text: str) -> ConfigError:
     return ConfigError(
-        "{path}, line {line}: {text!r} is not a point of an F0 curve; give seconds and Hz (0 to "
+        "{path}, line {line}: {text!r} is not a point of an F0 curve; use seconds and Hz (0 to "
         "{highest:.0f}, 0 = unvoiced), such as 1.25,220.5.",
         path=path,
         line=number,
@@ -241,7 +241,7 @@ def _wrong(path: Path, number: int, text: str) -> ConfigError:
 
 def _open_unit(path: Path, number: int, column: str) -> ConfigError:
     return ConfigError(
-        "{path}, line {line}: the name of the column {column!r} does not state its unit. Give times in s or ms "
+        "{path}, line {line}: the name of the column {column!r} does not state its unit. Use times in s or ms "
         "(time_s, time_ms) and pitches in Hz or MIDI notes (f0_hz, midi).",
         path=path,
         line=number,

@@ -4,14 +4,12 @@ RMVPE and other methods were trained on voices up to about 1 kHz and estimate hi
 an octave higher, the odd harmonics of the estimate are missing from the spectrum. They are compared with the even ones.
 """
 
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
 from lib.pitch.scale import HOP_LENGTH
-from lib.typing import FloatArray
+from lib.typing import FloatArray, Samples
 
 N_FFT = 1024
 LOWEST, HIGHEST = 400.0, 1100.0  # Hz: estimates that are examined; their octave is a note of 800 to 2200 Hz
@@ -20,14 +18,6 @@ MISSING_DB = 18.0  # by which the odd harmonics must be weaker than the even one
 SPREAD = 1.5  # bins around a harmonic
 RUN = 5  # frames of a median, so that single frames do not change octave
 BLOCK = 4096  # frames computed at a time
-
-
-class Samples(Protocol):
-    """A signal (T,) with a length and slices."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> npt.NDArray[np.floating]: ...
 
 
 def correct_octaves(audio: Samples, f0: FloatArray) -> FloatArray:

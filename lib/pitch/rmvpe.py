@@ -60,7 +60,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
         conv.weight = nn.Parameter(conv.weight.half())
     load_weights(network, table, str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
-        raise CheckpointError("{path} is damaged: it has numbers that are not finite. Get the file again.", path=path)
+        raise CheckpointError("{path} is damaged: it has numbers that are not finite. Get a new copy.", path=path)
     network.eval().requires_grad_(False).to(device)
     if dtype == torch.float32:
         for conv in in_fp16:
@@ -149,12 +149,12 @@ def _read_table(path: Path) -> Weights:
             with machine_errors(reading=path):
                 table = load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise CheckpointError("{path} is damaged or not a safetensors file. Get it again.", path=path) from error
+            raise CheckpointError("{path} is damaged or not a safetensors file. Get a new copy.", path=path) from error
     else:
         table = safe_load(path)
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise CheckpointError(
-            "{path} holds no table of tensors: these are not RMVPE's weights. Get the file again.", path=path
+            "{path} holds no table of tensors: these are not RMVPE's weights. Get a new copy.", path=path
         )
     return table
 

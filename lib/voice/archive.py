@@ -5,6 +5,7 @@ for people. Archives of other programs can be imported too: one voice model and 
 under any names, as parts are never unpacked under their names.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
-from lib.files import replacing, sha256_of, temporary_folder, write_errors
+from lib.files import copy_file, replacing, sha256_of, temporary_folder, write_errors
 from lib.index import FeatureIndex, index_names
 from lib.json_reader import parse_json
 from lib.machine import machine_error
@@ -26,7 +27,8 @@ from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
 from lib.voice.library import experiment_of, is_experiment
 from lib.voice.model_file import MAX_TEXT, VoiceModel, read_voice_model
-from lib.voice.safe_load import check_directory, safe_load
+from lib.voice.safe_load import check_directory
+from lib.voice.training_state import is_training_state
 
 CARD, README, INDEX_SUFFIX = "card.json", "README.md", ".index"
 FORMAT = "revoice-voice-1"
@@ -120,7 +122,7 @@ def _checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
         raise CheckpointError(
-            "{path} holds {index_width} content features, but the voice works on {voice_width}. It is the index of "
+            "{path} holds {index_width} content features, but the voice uses {voice_width}. It is the index of "
             "another voice.",
             path=path,
             index_width=index.width,
@@ -163,7 +165,7 @@ def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tupl
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive; whatever is wrong with it while it is open becomes a CheckpointError."""
     if not archive.is_file():
-        raise MissingFileError(archive, "Give the path of a voice archive (NAME.zip).")
+        raise MissingFileError(archive, "Specify the path of a voice archive (NAME.zip).")
     check_directory(archive, MAX_PARTS)
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -172,11 +174,11 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         if known := machine_error(error, archive):
             raise known from error
         raise CheckpointError(
-            "{path} is not a readable .zip archive ({detail}). Get it again.", path=archive, detail=str(error)
+            "{path} is not a readable .zip archive ({detail}). Get a new copy.", path=archive, detail=str(error)
         ) from error
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            "{path} is encrypted or damaged ({detail}). Get it again.", path=archive, detail=str(error)
+            "{path} is encrypted or damaged ({detail}). Get a new copy.", path=archive, detail=str(error)
         ) from error
 
 
@@ -200,7 +202,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
         raise _exists(existing[0])
     if not existing and is_experiment(folder := inside(logs, name, "voice")):
         raise ConfigError(
-            "{folder} belongs to a training, which stays as it is. Import the voice under another name (--name).",
+            "{folder} belongs to a training run, which is not changed. Import the voice under another name (--name).",
             folder=folder,
         )
     try:
@@ -217,7 +219,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
         target = inside(logs, experiment, "voice") / index_names(experiment, model.family, index.n_cells)[1]
         _move_index(found.index, target, overwrite=overwrite)
     voice = inside(weights, name + found.voice.suffix, "voice")
-    _move(found.voice, voice)
+    copy_file(found.voice, voice)
     for old in existing:
         if old != voice:
             old.unlink()  # the same voice in the other format would hide the new one
@@ -226,7 +228,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
 
 def _exists(path: Path) -> ConfigError:
     return ConfigError(
-        "{path} exists. Import under another name (--name), or say that it may be replaced (--overwrite).", path=path
+        "{path} exists. Import under another name (--name), or allow replacing it (--overwrite).", path=path
     )
 
 
@@ -234,19 +236,13 @@ def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
     """Move an index to its place. ConfigError if another index is there that belongs to a training, or must stay."""
     if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
         raise ConfigError(
-            "{folder} belongs to a training, which stays as it is. Import the voice under another name (--name).",
+            "{folder} belongs to a training run, which is not changed. Import the voice under another name (--name).",
             folder=target.parent,
         )
     if target.exists() and not overwrite:
         raise _exists(target)
     if not is_experiment(target.parent):
-        _move(source, target)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Copy a file to its place atomically; the target may be on another disk."""
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
+        copy_file(source, target)
 
 
 def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path) -> _Unpacked:
@@ -290,13 +286,9 @@ def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], arch
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a model file is readable and holds a training checkpoint, G or D."""
-    if path.suffix != VOICE_SUFFIXES[0]:
-        return False
-    try:
-        content = safe_load(path, lazily=True)
-    except CheckpointError:
-        return False
-    return isinstance(content, dict) and "model" in content
+    with contextlib.suppress(CheckpointError):
+        return is_training_state(path)
+    return False
 
 
 def _with_suffix(entries: Sequence[zipfile.ZipInfo], suffixes: tuple[str, ...]) -> list[zipfile.ZipInfo]:
@@ -320,9 +312,9 @@ def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
     try:
         card = parse_json(data, MAX_CARD_BYTES)
     except ValueError as error:
-        raise CheckpointError("{path} has a damaged card ({card}). Get it again.", path=archive, card=CARD) from error
+        raise CheckpointError("{path} has a damaged card ({card}). Get a new copy.", path=archive, card=CARD) from error
     if not isinstance(card, dict) or not isinstance(card.get("files", {}), dict):
-        raise CheckpointError("{path} has an invalid card ({card}). Get it again.", path=archive, card=CARD)
+        raise CheckpointError("{path} has an invalid card ({card}). Get a new copy.", path=archive, card=CARD)
     return card
 
 
@@ -343,6 +335,6 @@ def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, archive
             target.write(block)
     if card.get("files", {}).get(name) not in (None, digest.hexdigest()):
         raise CheckpointError(
-            "{path} is damaged: {entry} does not match its card. Get it again.", path=archive, entry=name
+            "{path} is damaged: {entry} does not match its card. Get a new copy.", path=archive, entry=name
         )
     return path

@@ -51,7 +51,7 @@ def edit_voice_file(source: Path, output: Path, changes: Mapping[str, Any]) -> N
                 torch.save(content, file)
         if not _is_same(_read_back(temporary), written):
             raise WriteError(
-                "Cannot write {path}: what was written is read back differently. Check the disk.", path=output
+                "Cannot write {path}: the written data reads back differently. Check the disk.", path=output
             )
 
 

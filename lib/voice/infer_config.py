@@ -112,7 +112,8 @@ def derive_config(weights: Weights, declared: Declared, where: str) -> NetworkCo
     except ValidationError as error:
         problem = error.errors()[0]
         raise CheckpointError(
-            "{path}: its tensors and its entry 'config' make no network ({field}: {detail}). Get it again.",
+            "{path}: its tensors and its entry 'config' do not define a valid network ({field}: {detail}). Get a "
+            "new copy.",
             path=where,
             field=".".join(map(str, problem["loc"])),
             detail=problem["msg"],

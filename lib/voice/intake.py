@@ -6,21 +6,20 @@ another one, and a voice that is installed already is not added twice.
 
 import filecmp
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib.config import Family
 from lib.errors import CheckpointError, ConfigError, RevoiceError
-from lib.files import replacing, write_errors
+from lib.files import copy_file, write_errors
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
 from lib.voice.archive import INDEX_SUFFIX, unpack_parts
 from lib.voice.library import Voice, experiment_of, find_index, index_roots, list_voices, rank_index
 from lib.voice.model_file import read_voice_model
-from lib.voice.safe_load import safe_load
+from lib.voice.training_state import is_training_state
 
 ARCHIVE_SUFFIX = ".zip"
 INTAKE_SUFFIXES = (*VOICE_SUFFIXES, INDEX_SUFFIX, ARCHIVE_SUFFIX)
@@ -157,7 +156,7 @@ def _read(part: Part, found: _Sorted) -> None:
             else:
                 index = FeatureIndex.load(part.path)
                 found.indexes.append(FoundIndex(part, index.width, len(index)))
-        elif _is_checkpoint(part.path):
+        elif is_training_state(part.path):
             found.unused.append((part.label, Message("is a training checkpoint (G or D), not a finished voice")))
         else:
             voice = read_voice_model(part.path)
@@ -166,14 +165,6 @@ def _read(part: Part, found: _Sorted) -> None:
             found.models.append(FoundModel(part, *facts))
     except RevoiceError as error:
         found.unused.append((part.label, _without_path(error, part.label)))
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether a model file holds a training checkpoint. CheckpointError if it cannot be read."""
-    if path.suffix.lower() != VOICE_SUFFIXES[0]:
-        return False
-    content = safe_load(path, lazily=True)
-    return isinstance(content, dict) and "model" in content
 
 
 def _without_path(error: RevoiceError, label: str) -> Message:
@@ -204,7 +195,7 @@ def _pair(found: _Sorted) -> dict[Part, FoundIndex]:
 
 
 def _give(index: FoundIndex, model: FoundModel, owners: dict[Part, FoundIndex], found: _Sorted) -> None:
-    """Make an index that of a model; of two, the one that holds more vectors."""
+    """Assign an index to a model; of two, the one with more vectors."""
     other = owners.get(model.part)
     kept, dropped = (index, other) if other is None or index.vectors > other.vectors else (other, index)
     owners[model.part] = kept
@@ -257,22 +248,22 @@ def _plan(
             index = None
         return FoundVoice(same.name, model, index, same.name)
     alone = sum(other.part.source == part.source for other in found.models) == 1
-    wished = found.names.get(part.source, part.stem) if alone else part.stem
-    return FoundVoice(free_name(wished, taken, logs if index else None), model, index)
+    wanted = found.names.get(part.source, part.stem) if alone else part.stem
+    return FoundVoice(free_name(wanted, taken, logs if index else None), model, index)
 
 
-def free_name(wished: str, taken: Iterable[str], logs: Path | None = None) -> str:
-    """`wished`, or that with a number behind it where the name is taken, or its folder in `logs` has an index.
+def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> str:
+    """`wanted`, or that with a number behind it where the name is taken, or its folder in `logs` has an index.
 
     Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
     """
     folded = {name.casefold() for name in taken}
-    clean = _NOT_IN_NAMES.sub("_", wished).strip(" .").lstrip("-") or "voice"
+    clean = _NOT_IN_NAMES.sub("_", wanted).strip(" .").lstrip("-") or "voice"
     for number in range(1, MAX_TRIES):
         name = check_name(clean if number == 1 else f"{clean}_{number}", "voice")
         if name.casefold() not in folded and not (logs and _has_index(logs, name)):
             return name
-    raise ConfigError("There are too many voices named {name!r}. Rename the file, then add it again.", name=wished)
+    raise ConfigError("There are too many voices named {name!r}. Rename the file, then add it again.", name=wanted)
 
 
 def _has_index(logs: Path, name: str) -> bool:
@@ -330,7 +321,7 @@ def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHT
             _install_index(voice.index, voice.installed or voice.name, voice.model.family, logs)
         if voice.installed is None:
             source = voice.model.part.path
-            _copy(source, inside(weights, voice.name + source.suffix.lower(), "voice"))
+            copy_file(source, inside(weights, voice.name + source.suffix.lower(), "voice"))
     added = [voice.name for voice in voices]
     for index in found.indexes:
         assert index.voice is not None
@@ -356,10 +347,4 @@ def _install_index(index: FoundIndex, voice: str, family: Family, logs: Path) ->
         raise CheckpointError(
             "{path} exists and is another index. Move it away first if the new one is to be used.", path=target
         )
-    _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file to its place atomically; the target may be on another disk."""
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
+    copy_file(source, target)

@@ -73,7 +73,9 @@ def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
     if path.is_file():
         return Voice(path.stem, path)
     if path.is_dir() or len(path.parts) > 1:
-        raise MissingFileError(path, "Give the name of a voice, or the path of a voice model (.pth or .safetensors).")
+        raise MissingFileError(
+            path, "Specify the name of a voice, or the path of a voice model (.pth or .safetensors)."
+        )
     names = [voice.name for voice in voices]
     if not names:
         raise ConfigError(
@@ -84,12 +86,12 @@ def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
     listed = ", ".join(names)
     if close := difflib.get_close_matches(name, names, n=1):
         raise ConfigError(
-            "There is no voice {name!r}; did you mean {close!r}? These exist: {names}.",
+            "There is no voice {name!r}; did you mean {close!r}? Available: {names}.",
             name=name,
             close=close[0],
             names=listed,
         )
-    raise ConfigError("There is no voice {name!r}. These exist: {names}.", name=name, names=listed)
+    raise ConfigError("There is no voice {name!r}. Available: {names}.", name=name, names=listed)
 
 
 def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | None = None) -> Path | None:

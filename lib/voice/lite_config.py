@@ -23,7 +23,8 @@ def parse_config_list(raw: Any, where: str) -> Declared:
     """Name the values of the list `config` in a voice model. CheckpointError if it is no such list."""
     if not isinstance(raw, list | tuple) or len(raw) != len(_FIELDS):
         raise CheckpointError(
-            "{path}: the entry 'config' is not the list of two values of a lite voice. Get the voice again.", path=where
+            "{path}: the entry 'config' is not the list of two values of a lite voice. Get a new copy of the voice.",
+            path=where,
         )
     return dict(zip(_FIELDS, raw, strict=True))
 
@@ -45,7 +46,8 @@ def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
     sample_rate = int(declared.get("sample_rate", SAMPLE_RATE))
     if sample_rate != SAMPLE_RATE:
         raise CheckpointError(
-            "{path} is a lite model, whose sample rate is {rate} Hz, not {declared} Hz. Give the right sample rate.",
+            "{path} is a lite model, whose sample rate is {rate} Hz, not {declared} Hz. Specify the correct sample "
+            "rate.",
             path=where,
             rate=SAMPLE_RATE,
             declared=sample_rate,

@@ -167,7 +167,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
             entry=str(error),
         ) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError("{path} has damaged metadata. Get the voice again.", path=path) from error
+        raise CheckpointError("{path} has damaged metadata. Get a new copy of the voice.", path=path) from error
     check_values(content, path)
     return content  # type: ignore[no-any-return]
 

@@ -31,7 +31,7 @@ def parse_config_list(raw: Any, where: str) -> Declared:
     """Name the values of the positional list `config` in a voice model. CheckpointError if it is no such list."""
     if not isinstance(raw, list | tuple) or len(raw) not in CONFIG_LENGTHS:
         raise CheckpointError(
-            "{path}: the entry 'config' is not the usual list of 18 values. Get the voice again.", path=where
+            "{path}: the entry 'config' is not the usual list of 18 values. Get a new copy of the voice.", path=where
         )
     return dict(zip(_FIELDS, raw, strict=False)) | {"sample_rate": raw[-1]}
 
@@ -177,7 +177,8 @@ def _rates(found: Declared, declared: Declared, where: str) -> Declared:
     if known:
         names = " / ".join(f"{rate // 1000}k" for rate in sorted(known))
         raise CheckpointError(
-            "{path} may be of {rates}: networks without F0 have the same tensors at these rates. Give the right one "
+            "{path} may be of {rates}: networks without F0 have the same tensors at these rates. Specify the "
+            "correct one "
             "(ckpt extract: --sample-rate).",
             path=where,
             rates=names,

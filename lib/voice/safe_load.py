@@ -67,7 +67,7 @@ def safe_load(path: Path, *, lazily: bool = False) -> Any:
             path=path,
         ) from error
     except (zipfile.BadZipFile, OSError, *_DAMAGED) as error:
-        raise CheckpointError("{path} is damaged or not a model file. Get it again.", path=path) from error
+        raise CheckpointError("{path} is damaged or not a model file. Get a new copy.", path=path) from error
     return content
 
 
@@ -76,7 +76,7 @@ def _check_size(path: Path) -> None:
         raise MissingFileError(path, "Check the name and the folder.")
     if not 0 < path.stat().st_size <= MAX_BYTES:
         raise CheckpointError(
-            "{path} has {size} bytes: not a model file. Get it again.", path=path, size=path.stat().st_size
+            "{path} has {size} bytes: not a model file. Get a new copy.", path=path, size=path.stat().st_size
         )
 
 
@@ -107,7 +107,7 @@ def _check_growth(path: Path) -> None:
         unpacked = sum(part.file_size for part in archive.infolist())
     if unpacked > MAX_GROWTH * path.stat().st_size + SPARE_BYTES:
         raise CheckpointError(
-            "{path} was not opened: its {size} bytes would unpack to {unpacked}, as in a file made to exhaust memory. "
+            "{path} was not opened: its {size} bytes would unpack to {unpacked}, like a file made to exhaust memory. "
             "Get the voice from a source you trust.",
             path=path,
             size=path.stat().st_size,
@@ -126,7 +126,7 @@ def _check_globals(path: Path, is_archive: bool) -> None:
             found = data.find(BYTEARRAY) >= 0
     if found:
         raise CheckpointError(
-            "{path} was not opened: it asks for memory like a file made to exhaust it. Get the voice from a source "
+            "{path} was not opened: it requests memory like a file made to exhaust it. Get the voice from a source "
             "you trust.",
             path=path,
         )
@@ -148,7 +148,7 @@ def check_values(content: Any, path: Path) -> None:
         left -= len(inner)
         if left < 0 or (inner and depth >= MAX_DEPTH):
             raise CheckpointError(
-                "{path} was not opened: its values are nested or repeated as in a file made to exhaust memory. Get the "
+                "{path} was not opened: its values are nested or repeated like a file made to exhaust memory. Get the "
                 "voice from a source you trust.",
                 path=path,
             )
@@ -164,7 +164,7 @@ def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
             metadata: dict[str, str] = file.metadata() or {}
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
-            "{path} is damaged or not a .safetensors file ({detail}). Get it again.", path=path, detail=str(error)
+            "{path} is damaged or not a .safetensors file ({detail}). Get a new copy.", path=path, detail=str(error)
         ) from error
     return tensor_table(weights, path), metadata
 
@@ -203,6 +203,6 @@ def tensor_table(value: Any, path: Path) -> Weights:
             )
     if total > MAX_GROWTH * path.stat().st_size + SPARE_BYTES:
         raise CheckpointError(
-            "{path} was not opened: its tensors declare a larger size than the file has. Get it again.", path=path
+            "{path} was not opened: its tensors declare a larger size than the file has. Get a new copy.", path=path
         )
     return dict(value)

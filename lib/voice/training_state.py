@@ -10,6 +10,7 @@ from torch import nn
 from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.messages import Message
+from lib.paths import VOICE_SUFFIXES
 from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.weights import Weights, check_finite, rvc_key
 
@@ -31,6 +32,14 @@ class TrainingState:
     def voice(self) -> Weights:
         """The weights of the voice: the averaged ones if there are any."""
         return self.average or self.weights
+
+
+def is_training_state(path: Path) -> bool:
+    """Whether a model file holds a training checkpoint, G or D. CheckpointError if it cannot be read."""
+    if path.suffix.lower() != VOICE_SUFFIXES[0]:
+        return False
+    content = safe_load(path, lazily=True)
+    return isinstance(content, dict) and "model" in content
 
 
 def read_training_state(path: Path) -> TrainingState:
@@ -141,7 +150,7 @@ def _problem_of_moments(moments: Any, shape: torch.Size) -> Message | None:
     try:
         pair = [moments["exp_avg"], moments["exp_avg_sq"]]
         if any(moment.shape != shape for moment in pair):
-            return Message("has another shape than its weights")
+            return Message("has a different shape from its weights")
         numbers = [*pair, torch.as_tensor(float(moments["step"]))]
         if not all(number.is_floating_point() and torch.isfinite(number).all() for number in numbers):
             return Message("has numbers that are not finite")

@@ -101,8 +101,8 @@ def check_finite(weights: Weights, where: str) -> None:
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(
-                "{path} is damaged: {tensor} has numbers that are not finite, so it could only produce noise. Get it "
-                "again, or go back to an earlier checkpoint.",
+                "{path} is damaged: {tensor} has numbers that are not finite, so it would only produce noise. Get a "
+                "new copy, or go back to an earlier checkpoint.",
                 path=where,
                 tensor=key,
             )

@@ -1,6 +1,6 @@
 """Synthetic speech in ten languages: the program's own translations, spoken by espeak-ng with many voice variants.
 
-Recordings of people were at hand in English and German only; these clips show the networks the phones of the others.
+Recordings of people were available in English and German only; these clips cover the phones of the other languages.
 """
 
 import json

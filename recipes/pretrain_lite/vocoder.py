@@ -122,16 +122,16 @@ class VocoderTraining:
         real = crops.audio[:, None]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
             audio = self.vocoder(crops.mel, crops.f0, torch.randn_like(crops.audio))[:, 0]
-        made = lite_losses.band_limited(audio.float(), crops.cutoffs, self.config.sample_rate)[:, None]
+        generated = lite_losses.band_limited(audio.float(), crops.cutoffs, self.config.sample_rate)[:, None]
         losses = {
-            "spectral": lite_losses.spectral_loss(made[:, 0], crops.audio, crops.cutoffs, self.config.sample_rate)
+            "spectral": lite_losses.spectral_loss(generated[:, 0], crops.audio, crops.cutoffs, self.config.sample_rate)
         }
         total = SPECTRAL * losses["spectral"]
         if adversarial:
-            losses["discriminator"] = self._train_discriminator(real, made.detach())
+            losses["discriminator"] = self._train_discriminator(real, generated.detach())
             self.discriminator.requires_grad_(False)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
-                outputs = self.discriminator(made)
+                outputs = self.discriminator(generated)
                 with torch.no_grad():
                     wanted = self.discriminator(real)
             losses["generator"] = lite_losses.generator_hinge(outputs)
@@ -145,9 +145,9 @@ class VocoderTraining:
         self.step += 1
         return {name: loss.item() for name, loss in losses.items()}
 
-    def _train_discriminator(self, real: Tensor, made: Tensor) -> Tensor:
+    def _train_discriminator(self, real: Tensor, generated: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
-            loss = lite_losses.discriminator_hinge(self.discriminator(real), self.discriminator(made))
+            loss = lite_losses.discriminator_hinge(self.discriminator(real), self.discriminator(generated))
         self.optimizers[1].zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizers[1].step()

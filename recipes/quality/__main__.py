@@ -22,9 +22,9 @@ from lib.pitch import load_pitch_extractor
 from lib.voice.library import find_voice
 from lib.voice.model_file import read_voice_model
 from recipes.quality.clips import SPLITS, Clip, noisy, read_files, read_folder, read_readers, read_sets
-from recipes.quality.judges import Whisper, load_speaker_encoder
-from recipes.quality.ladder import Evaluator, measure_ladder, median_f0
+from recipes.quality.evaluation import Evaluator, measure_all, median_f0
 from recipes.quality.page import HEADINGS, Example, cells, text_row, to_json, write_page
+from recipes.quality.speech_models import Whisper, load_speaker_encoder
 from recipes.quality.vocoder import load_vocoder
 
 
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
     }
     print(text_row(HEADINGS), flush=True)
     lines = []
-    for line in measure_ladder(evaluator, readers, trained, sets):
+    for line in measure_all(evaluator, readers, trained, sets):
         lines.append(line)
         print(text_row(cells(line)), flush=True)
     if options.json:

@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the ladder: a set of clips, converted in one way or not at all."""
+    """One line of the table: a set of clips, converted in one way or not at all."""
 
     name: str
     clips: Sequence[ClipFigures]

@@ -1,4 +1,4 @@
-"""The table of the ladder as text, JSON and an HTML page with players."""
+"""The table of results as text, JSON and an HTML page with players."""
 
 import html
 import json

@@ -56,7 +56,7 @@ def fuzz_randomly(name: str, runs: int, seed: int) -> None:
             data = mutated(corpus, seed * runs + number)
             try:
                 TARGETS[name](data, Path(folder))
-            except BaseException:
+            except BaseException:  # also SystemExit and KeyboardInterrupt, which no parser may raise
                 Path(f"crash-{name}").write_bytes(data)
                 raise
 

@@ -171,7 +171,7 @@ def _edit(tool: Edit) -> str:
 
     texts = (tool.info, tool.author, tool.licence, tool.speakers)
     if all(text is None for text in texts):
-        raise ConfigError("Nothing to change: give --info, --author, --licence or --speakers.")
+        raise ConfigError("Nothing to change: specify --info, --author, --licence or --speakers.")
     path = voice_path(tool.voice)
     target, voice = edit_target(path, tool.output), read_voice_model(path)
     edit_voice_file(path, target, edited_entries(voice, *texts))
@@ -256,7 +256,7 @@ def _import_loose(files: list[Path], name: str | None, folder: Path) -> Iterator
 
     for file in files:
         if not file.is_file():
-            raise MissingFileError(file, "Give the path of a .pth, .safetensors, .index or .zip file.")
+            raise MissingFileError(file, "Specify the path of a .pth, .safetensors, .index or .zip file.")
     found = inspect_files(files, folder)
     if len(files) == 1 and found.unused:
         label, reason = found.unused[0]

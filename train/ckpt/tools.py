@@ -43,7 +43,7 @@ def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weigh
 
 
 def _exists(path: Path) -> ConfigError:
-    return ConfigError("{path} exists. Choose another name, or say that it may be replaced (--overwrite).", path=path)
+    return ConfigError("{path} exists. Choose another name, or allow replacing it (--overwrite).", path=path)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -127,7 +127,7 @@ def newest_generator(folder: Path) -> Path:
     pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
     if not pairs:
         raise ConfigError(
-            "{folder} holds no pair of checkpoints G_….pth and D_….pth. Give the path of a G_….pth.", folder=folder
+            "{folder} holds no pair of checkpoints G_….pth and D_….pth. Specify the path of a G_….pth.", folder=folder
         )
     return pairs[0][0]
 
@@ -231,7 +231,8 @@ def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
     for what, a, b in compared:
         if a != b:
             raise CheckpointError(
-                "These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of one kind.",
+                "These voices cannot be merged: their {what} differs ({one} and {other}). Merge voices of the same "
+                "kind.",
                 what=what,
                 one=a,
                 other=b,
@@ -272,7 +273,7 @@ def edited_entries(
         names = [name.strip() for name in speakers.split(",")]
         if len(names) > voice.config.n_speakers:
             raise ConfigError(
-                "The voice has {speakers} speakers, not {names}. Give fewer names.",
+                "The voice has {speakers} speakers, not {names}. Enter fewer names.",
                 speakers=voice.config.n_speakers,
                 names=len(names),
             )
@@ -308,7 +309,7 @@ def convert(source: Path, output: Path | None = None, *, overwrite: bool = False
     other = VOICE_SUFFIXES[source.suffix.lower() == VOICE_SUFFIXES[0]]
     output = output or source.with_suffix(other)
     if output.suffix.lower() not in VOICE_SUFFIXES:
-        raise ConfigError("{path} has no suffix of a voice model; give it .pth or .safetensors.", path=output)
+        raise ConfigError("{path} has no suffix of a voice model; use .pth or .safetensors.", path=output)
     check_output(output, overwrite=overwrite)
     write_voice_model(output, voice)
     _compare(voice, read_voice_model(output), output)
@@ -323,5 +324,5 @@ def _compare(voice: VoiceModel, written: VoiceModel, path: Path) -> None:
     same = all(tensor.half().equal(written.weights[key]) for key, tensor in voice.weights.items())
     if not (same_facts and same):
         raise RevoiceError(
-            "{path} does not hold what was written to it. Check the disk, and delete the file.", path=path
+            "{path} differs from the data written to it. Check the disk, and delete the file.", path=path
         )

@@ -49,7 +49,7 @@ Time = Annotated[float, Field(ge=0, le=2.5e11)]  # Unix seconds
 
 @dataclass(frozen=True)
 class JobView:
-    """A job at one moment."""
+    """A snapshot of a job."""
 
     id: str
     kind: Kind
@@ -65,7 +65,7 @@ class JobView:
     error: str | None = None  # the message, with its template
     details: Mapping[str, Any] = field(default_factory=dict)  # values that the runner published
     created: Time = 0.0
-    number: Count = 0  # in the order of queueing, which the clock may not tell; 0 in older files
+    number: Count = 0  # order of queueing, which does not depend on the clock; 0 in older files
     started: Time | None = None
     ended: Time | None = None
 
@@ -289,7 +289,7 @@ class JobRegistry:
             return {"state": "cancelled"}
         except RevoiceError as error:
             return {"state": "failed", "error": error.message}
-        except Exception as error:
+        except Exception as error:  # a bug in one job must not stop its queue
             logger.exception("unexpected error in job %s", job.id)
             return {"state": "failed", "error": unexpected(error)}
         return {"state": "done", "results": tuple(map(str, results))}

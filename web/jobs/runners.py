@@ -19,7 +19,7 @@ from lib.files import replacing
 from lib.json_reader import parse_json
 from lib.messages import Message
 from lib.paths import ROOT
-from lib.progress import Cancelled, Progress
+from lib.progress import Cancelled, part_of
 from lib.terminal import INTERRUPTED
 from train.options import RunOptions
 from train.pipeline import SHARED_STAGES, STAGES
@@ -168,7 +168,7 @@ def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobCo
         output = context.folder / f"{number + 1:03d}_{shorten(path.stem)}_{voice_name}.{request.format}"
         error = None
         if not output.is_file():
-            report = _part(context, number, len(paths))
+            report = part_of(context.progress, number, len(paths))
             error = convert_files(voice, [Job(path, output)], request.options, report)[0].error
             error = error and without_folder(error, path)
         if error is None:
@@ -201,15 +201,6 @@ def names_in_archive(paths: Sequence[Path], suffix: str) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _part(context: JobContext, number: int, count: int) -> Progress:
-    """A Progress for one recording that reports its share of the progress of all recordings."""
-
-    def report(done: int, total: int, what: str) -> None:
-        context.progress(number * 1000 + 1000 * done // max(total, 1), count * 1000, what)
-
-    return report
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

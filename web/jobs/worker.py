@@ -222,7 +222,7 @@ def _outcome(runner: Runner, kind: Kind, request: object, context: JobContext) -
         return {"cancelled": True}
     except RevoiceError as error:
         return {"error": error.to_json()}
-    except Exception as error:
+    except Exception as error:  # a bug in one job must not end the process, which holds loaded voices
         logger.exception("unexpected error")
         message = unexpected(error)
         return {"error": RevoiceError(message.template, **message.values).to_json()}

@@ -1,7 +1,6 @@
 """Extras of the Convert tab: an example, the recording's name, the suggested pitch shift, presets."""
 
 import html
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
 from lib.errors import ConfigError
-from lib.files import replacing
+from lib.files import copy_file
 from lib.paths import PRETRAINED
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
@@ -43,8 +42,7 @@ def build_example(t: Translator, services: Services, recording: Any) -> None:
         with handle_errors(t):
             copy = services.folder / "example.flac"
             if not copy.is_file():
-                with replacing(copy) as temporary:
-                    shutil.copyfile(EXAMPLE, temporary)
+                copy_file(EXAMPLE, copy)
             return str(copy)
 
     def named(path: str | None) -> str:

@@ -74,19 +74,9 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
 
     def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
         """Convert many recordings; returns a table with the result of each, and a ZIP of all results."""
-        voice = listed_voice(t, services, values["voice"])
-        uploads = [Path(path) for path in values["files"] or []]
-        named: list[Path] = []
-        if values["folder"] and services.local:
-            named = [path.resolve() for path in list_recordings(given_path(values["folder"]))]
-        if not uploads and not named:
-            raise ConfigError(t("batch.nothing"))
-        options = chosen_options(services, form, values)
-        work = checked(BatchRequest, {
-            "voice": voice, "options": options, "format": values["format"] or "wav", "uploads": uploads,
-            "inputs": named, "index": listed_index(t, services, values["index"]),
-        })  # fmt: skip
-        title = Message("{count} recordings → {voice}", count=len(uploads) + len(named), voice=voice)
+        work = _batch_request(t, services, form, values)
+        count = len(work.uploads) + len(work.inputs)
+        title = Message("{count} recordings → {voice}", count=count, voice=work.voice)
         job_id = services.registry.submit(title, work, client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, pressed)
         rows = [[name, translated(t, result)] for name, result in done.details["rows"]]
@@ -103,3 +93,20 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
         concurrency_limit=8,
     )
     pressed.end(done, cancel)
+
+
+def _batch_request(
+    t: Translator, services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]
+) -> BatchRequest:
+    """The request of a batch. ConfigError without recordings, or for values that are not allowed."""
+    uploads = [Path(path) for path in values["files"] or []]
+    named: list[Path] = []
+    voice = listed_voice(t, services, values["voice"])
+    if values["folder"] and services.local:
+        named = [path.resolve() for path in list_recordings(given_path(values["folder"]))]
+    if not uploads and not named:
+        raise ConfigError(t("batch.nothing"))
+    return checked(BatchRequest, {
+        "voice": voice, "options": chosen_options(services, form, values), "format": values["format"] or "wav",
+        "uploads": uploads, "inputs": named, "index": listed_index(t, services, values["index"]),
+    })  # fmt: skip

@@ -75,14 +75,8 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
 
     def make_cover(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, str, list[str]]:
         """Make a cover of a song, or of its stems; returns the cover, a report and the stems."""
-        name = listed_voice(t, services, values["voice"])
-        files = {key: Path(values[key]) if values[key] else None for key in ("song", "vocals", "instrumental")}
-        main = files["song"] or files["instrumental"]
-        if main is None or (files["song"] is None and files["vocals"] is None):
-            raise ConfigError("A cover needs the song, or both its vocals and its instrumental.")
-        options = chosen_options(services, form, values)
-        work = checked(CoverRequest, {"voice": name, "options": options, "format": values["format"] or "wav", **files})
-        job_id = services.registry.submit(f"{main.name} → {name}", work, client_of_request(request))
+        title, work = _cover_request(t, services, form, values)
+        job_id = services.registry.submit(title, work, client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, pressed)
         return done.results[0], _report(t, done.details["cover"]), list(done.results[1:])
 
@@ -96,6 +90,20 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
         concurrency_limit=8,
     )
     pressed.end(event, cancel)
+
+
+def _cover_request(
+    t: Translator, services: Services, form: Form[CoverOptions], values: Mapping[str, Any]
+) -> tuple[str, CoverRequest]:
+    """The title and the request of a cover. ConfigError if the files do not suffice."""
+    name = listed_voice(t, services, values["voice"])
+    files = {key: Path(values[key]) if values[key] else None for key in ("song", "vocals", "instrumental")}
+    main = files["song"] or files["instrumental"]
+    if main is None or (files["song"] is None and files["vocals"] is None):
+        raise ConfigError("A cover needs the song, or both its vocals and its instrumental.")
+    options = chosen_options(services, form, values)
+    work = checked(CoverRequest, {"voice": name, "options": options, "format": values["format"] or "wav", **files})
+    return f"{main.name} → {name}", work
 
 
 def _report(t: Translator, cover: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The edge of the page: errors become messages, and the cancel button becomes Cancelled."""
+"""Error messages and cancellation for the handlers of the page."""
 
 import html
 import inspect
@@ -38,7 +38,7 @@ def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
     except RevoiceError as error:
         message = _without_folders(error.message) if names_only else error.message
         raise _message(t, translated(t, message)) from error
-    except Exception as error:
+    except Exception as error:  # shown as a message instead of a page that does not react
         logger.exception("unexpected error")
         if known := machine_error(error):
             raise _message(t, translated(t, known.message)) from error

@@ -1,4 +1,4 @@
-"""Two sounds side by side, a result and its recording or another result, with a button that switches between them."""
+"""A/B comparison of a result with its recording or another result, with a button that switches between the players."""
 
 import html
 from collections.abc import Sequence

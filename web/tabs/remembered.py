@@ -72,9 +72,9 @@ class Remembered:
 
 
 def last_options(services: Services, voice: str | None, memory: object) -> ConvertOptions | None:
-    """What this browser used last with a voice; None if it does not know, or if what it says is not valid.
+    """The options last used with a voice in this browser; None if there are none or they are not valid.
 
-    On a page for this machine only, what an earlier version kept on the server counts until the browser knows better.
+    On a page for this machine only, options kept on the server by an earlier version count until the browser has some.
     """
     if not voice:
         return None
@@ -97,7 +97,7 @@ def values_for(
 ) -> list[Any]:
     """The values of the components once a voice is chosen: `options`, if any, and the voice's recommended index rate.
 
-    An index rate among the options comes before the recommended one.
+    An index rate among the options takes precedence over the recommended one.
     """
     values = values_of(options, names) if options else [gr.skip()] * len(names)
     if voice in services.list_voices() and (options is None or options.index_rate is None):

@@ -3,7 +3,6 @@
 import filecmp
 import html
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import pandas as pd
 from lib.audio.decode import list_recordings
 from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
-from lib.files import replacing, write_text
+from lib.files import copy_file, write_text
 from lib.messages import Message
 from lib.paths import LOGS, ROOT, VOICE_SUFFIXES, check_name, given_path
 from train.estimate import estimate_training
@@ -295,8 +294,7 @@ def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
             number += 1
             target = folder / f"{path.stem}_{number}{path.suffix}"
         if not target.exists():
-            with replacing(target) as temporary:
-                shutil.copyfile(path, temporary)
+            copy_file(path, target)
 
 
 def _experiments() -> list[str]:

@@ -1,4 +1,4 @@
-"""Epochs and sample rate that suit checked recordings: proposed with the reason, used only when the user says so."""
+"""Suggested epochs and sample rate for checked recordings, with the reason; applied only at the press of a button."""
 
 from typing import Any
 

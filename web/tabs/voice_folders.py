@@ -1,4 +1,4 @@
-"""Folders of RVC, Applio and their forks that are used where they are: add one, see what it holds, remove it."""
+"""Folders of RVC, Applio and their forks that are used in place: add one, see its contents, remove it."""
 
 import html
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adding voices on the page: files of any program are dropped, what they hold is shown, then it is added."""
+"""Adds voices on the page: a drop zone for files of any program, a table of their contents, and a button."""
 
 import html
 import shutil

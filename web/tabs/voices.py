@@ -124,10 +124,10 @@ class _Tools:
             list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
             return gr.update(value=str(output), visible=True)
 
-    def _done(self, said: str) -> str:
-        """Show that something was done, and return the same words."""
-        show_success(self._t, said)
-        return said
+    def _done(self, message: str) -> str:
+        """Show a success message, and return it."""
+        show_success(self._t, message)
+        return message
 
     def _new_name(self, name: str | None, usual: str) -> str:
         """The name of a new voice, by default a free one. ConfigError if it is taken: the page replaces no voice."""

@@ -1,4 +1,4 @@
-"""Networks, an index and recordings for benchmarks: of real size, with random weights, which are equally fast."""
+"""Networks, an index and recordings for benchmarks: realistic sizes and random weights, which are equally fast."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +69,7 @@ def write_analysis_networks(folder: Path, *, tiny: bool = False) -> None:
 
 
 def use_random_networks(folder: Path) -> None:
-    """Let this process find the made networks where it would look for the published ones."""
+    """Let this process find the random networks where it looks for the published ones."""
     from lib.content import hubert
     from lib.pitch import rmvpe
 

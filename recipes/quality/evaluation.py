@@ -17,7 +17,7 @@ from lib.speaker import SpeakerEncoder
 from lib.typing import FloatArray
 from recipes.quality.clips import Clip, noisy
 from recipes.quality.figures import ClipFigures, Figures, Line, mean_figures, pause_level
-from recipes.quality.judges import Transcriber
+from recipes.quality.speech_models import Transcriber
 from recipes.quality.words import count_errors, split_words
 
 Vocoder = Callable[[Clip, int], FloatArray]  # a clip and a seed -> (T,) at the voice's sample rate
@@ -127,14 +127,14 @@ class Evaluator:
         return float(np.mean([embedding @ other for other in others])) if others else NAN
 
 
-def measure_ladder(
+def measure_all(
     evaluator: Evaluator,
     readers: Sequence[Clip],
     trained: Sequence[Clip],
     sets: Mapping[str, Sequence[Clip]],
     options: ConvertOptions | None = None,
 ) -> Iterator[Line]:
-    """The lines of the ladder, one by one; without clips a line is left out. `options` are the defaults."""
+    """The lines of the table, one by one; a line without clips is left out. `options` are the defaults."""
     options = options or ConvertOptions()
     if readers:
         yield evaluator.unconverted("other readers, unconverted", readers)
