@@ -29,6 +29,10 @@ CONTENT_TAPS = (0.375, 0.5, 0.125)
 MAX_GAIN = 6.0  # of the logarithm of a filter: 52 dB
 UNVOICED_NOISE = 1.5  # nepers by which noise is initially lower in voiced frames than in unvoiced ones
 NYQUIST_MARGIN = 0.98  # share of the Nyquist frequency up to which harmonics are generated
+# Conversion corrects two differences between the features of other speakers and those that a voice is trained on, to
+# which noise is added: see docs/experiments.md for what this gains.
+CODE_GAIN = 1.2  # of the content code
+LEVEL_SHIFT = -0.3  # of the level
 
 
 class LiteOutput(NamedTuple):
@@ -237,6 +241,13 @@ class LiteSynthesizer(nn.Module):
         noise = normal((len(rows), frames * hop), cut) * temperature
         return LiteOutput(mel, self.dec(cut, cut_f0, noise), starts)
 
+    def predict_mel(self, content: Tensor, f0: Tensor, speaker_id: Tensor) -> Tensor:
+        """Conversion: content [B, F, C], last the level, F0 [B, F] Hz, speaker_id [B] -> log mel [B, F, M]."""
+        code, level = content[..., :-1], content[..., -1:]
+        corrected = torch.cat([CODE_GAIN * code, level + LEVEL_SHIFT], 2)
+        mel: Tensor = self.enc_p(corrected, f0, self.emb_g(speaker_id))
+        return mel
+
     @property
     def receptive_frames(self) -> int:
         """One-sided receptive field of the vocoder, in frames."""
@@ -262,7 +273,7 @@ class LiteSynthesizer(nn.Module):
         assert f0 is not None, "the lite family has no voices without F0"
         first, last = keep or (0, content.shape[1])
         begin = max(first - self.receptive_frames, 0)
-        mel = self.enc_p(content, f0, self.emb_g(speaker_id))
+        mel = self.predict_mel(content, f0, speaker_id)
         cut = slice(begin, min(last + self.receptive_frames, mel.shape[1]))
         mel, f0 = mel[:, cut], f0[:, cut]
         samples = mel.shape[1] * self.config.hop_length

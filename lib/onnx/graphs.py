@@ -64,8 +64,7 @@ class LitePriorGraph(nn.Module):
 
     def forward(self, content: Tensor, f0: Tensor, speaker: Tensor) -> Tensor:
         """See the class."""
-        mel: Tensor = self.network.enc_p(content, f0, self.network.emb_g(speaker))
-        return mel
+        return self.network.predict_mel(content, f0, speaker)
 
 
 class LiteVocoderGraph(nn.Module):

@@ -1,16 +1,16 @@
-"""Writes the graphs of docs/browser: python -m recipes.browser [FOLDER]
+"""Writes the graphs of docs/browser: python -m recipes.browser [--folder FOLDER]
 
 They hold no weights: the page reads those of the encoder and of voices from their own files. Export them again when the
 networks of the lite family change.
 """
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import swift_f0
 import torch
+import tyro
 from torch import Tensor, nn
 
 from lib.config import load_family
@@ -55,7 +55,7 @@ def given(graph: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in graph.named_parameters()}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path = FOLDER) -> None:
     """Write the graphs, and the network of the pitch method swift (MIT licence), which is such a file already."""
     for name, graph in graphs().items():
         with replacing(folder / name) as temporary:
@@ -65,4 +65,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    tyro.cli(main)
