@@ -21,6 +21,7 @@ from train.options import FitOptions
 from train.swap import READY, finish_swap, replacing_folders
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_pair_is_named_and_the_one_before_is_used(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_damaged_newest_pair_is_named_and_the_one_before_is_used(
         fit(experiment, FitOptions.model_validate(every | {"epochs": 4}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["{", "[]", '{"fit": 3}', "", None])
 def test_a_damaged_or_missing_record_is_rebuilt(
     experiment: Experiment, recordings: Path, damage: str | None, caplog: pytest.LogCaptureFixture

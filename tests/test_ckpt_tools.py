@@ -236,6 +236,7 @@ def run(*words: str | Path) -> int:
         return int(leaving.code or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_editing_a_file_keeps_precision_and_foreign_entries(
     weights: Path, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -120,6 +120,7 @@ def test_workers_are_bounded_by_memory_and_threads(memory: float, workers: int) 
     assert module.cpu_workers(8, memory) == workers
 
 
+@pytest.mark.slow
 def test_a_damaged_clip_is_named(tmp_path: Path, recordings: Path) -> None:
     experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
     prepare_stage(experiment, recordings, load_family("lite"), PrepareOptions())

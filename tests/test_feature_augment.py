@@ -111,6 +111,7 @@ def test_original_features_are_chosen_as_often_as_two_augmented_versions() -> No
     assert choose_features(own, None, rng) is own
 
 
+@pytest.mark.slow
 def test_extraction_augments_and_training_reads_all_versions(tmp_path: Path, recordings: Path) -> None:
     experiment = Experiment("x", tmp_path / "logs", tmp_path / "weights")
     family = load_family("lite").model_copy(update={"augmentations": 3, "max_frames": 900})  # no crops

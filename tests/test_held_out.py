@@ -119,6 +119,7 @@ def experiment(tmp_path: Path) -> Experiment:
     return experiment
 
 
+@pytest.mark.slow
 def test_held_out_clips_are_not_trained_on_and_the_best_epoch_is_exported(experiment: Experiment) -> None:
     options = FitOptions.model_validate(ON | {"epochs": 3, "stop_when_overtrained": True})
     training = set_up(experiment, options)
@@ -139,6 +140,7 @@ def test_held_out_clips_are_not_trained_on_and_the_best_epoch_is_exported(experi
     assert voice in experiment.products()
 
 
+@pytest.mark.slow
 def test_an_evaluated_training_resumes_bit_for_bit(experiment: Experiment, tmp_path: Path) -> None:
     options = FitOptions.model_validate(ON | {"epochs": 2, "keep_checkpoints": 1})
     fit(experiment, options)

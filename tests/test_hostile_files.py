@@ -272,6 +272,7 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
             reader_of(cut_file)(cut_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pth", "legacy", "safetensors", "index", "zip"])
 def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path, kind: str) -> None:
     """Random flips, most of them in what describes the tensors; only typed errors may come of it."""

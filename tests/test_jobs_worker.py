@@ -123,6 +123,7 @@ def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
     assert worker._process.exitcode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "status"), [("listen", 0), ("deaf", -signal.SIGTERM)])
 def test_a_job_does_not_hold_the_process_when_the_server_is_gone(tmp_path: Path, what: str, status: int) -> None:
     worker = Worker(make_runners)

@@ -122,6 +122,7 @@ def test_recordings_become_a_voice_that_converts(experiment: Experiment, recordi
     assert rate == 24000 and len(out) == 12000 and bool(np.isfinite(out).all())
 
 
+@pytest.mark.slow
 def test_a_voice_trained_without_unvoiced_gaps_is_converted_so(experiment: Experiment, recordings: Path) -> None:
     prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
     extract(experiment, ExtractOptions(pitch_method="pm", device="cpu", interpolate_unvoiced=True))
@@ -213,6 +214,7 @@ def test_indexes_beside_the_features_of_another_program_stay(experiment: Experim
     assert theirs.is_file() and new.is_file() and new != ours and not ours.exists()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings: Path) -> None:
     straight, stopped = (Experiment(NAME, tmp_path / part / "logs", tmp_path / part / "weights") for part in "ab")
     options = FitOptions.model_validate(FAST | {"epochs": 3})
@@ -258,6 +260,7 @@ def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(experiment: Experi
     assert generator.stat().st_size == 5000
 
 
+@pytest.mark.slow
 def test_a_lone_half_of_a_checkpoint_is_an_error(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
@@ -268,6 +271,7 @@ def test_a_lone_half_of_a_checkpoint_is_an_error(experiment: Experiment, recordi
     assert generator.is_file()
 
 
+@pytest.mark.slow
 def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
     experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +299,7 @@ def test_a_finished_training_is_skipped_and_changed_clips_are_reported(
     assert experiment.voice.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_clip_of_20_ms_among_good_ones_does_not_stop_the_training(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,6 +309,7 @@ def test_a_clip_of_20_ms_among_good_ones_does_not_stop_the_training(
     assert "too short to train on" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_broken_network_never_replaces_a_good_checkpoint(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
@@ -355,6 +361,7 @@ def test_events_survive_a_torn_line(tmp_path: Path) -> None:
     assert [event["done"] for event in events.read("fit")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     once = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1, "batch_size": 1}))

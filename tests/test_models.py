@@ -204,6 +204,7 @@ def test_golden_functions_05_sine_source(golden: Path) -> None:
     assert error(source.sine(f0, torch.Generator().manual_seed(7)), data["sine_seed7"]) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_golden_discriminators(golden: Path, version: str) -> None:
     spec = json.loads((golden / "disc" / f"mpd_{version}.fill.json").read_text())

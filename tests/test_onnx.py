@@ -54,6 +54,7 @@ def test_voices_compute_what_a_conversion_computes(tmp_path: Path) -> None:
         assert {entry.key: entry.value for entry in onnx.load(path).metadata_props} == {"family": name}
 
 
+@pytest.mark.slow
 def test_encoder_computes_the_same_features(tmp_path: Path) -> None:
     weights = HubertWeights(TINY, tensors_of(TINY))
     encoder = hubert.build(weights, "v2", torch.device("cpu"), "tiny", tmp_path)

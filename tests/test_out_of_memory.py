@@ -154,6 +154,7 @@ def test_gradient_checkpointing_keeps_less_with_equal_gradients(family: str) -> 
     assert found[0][1] and all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
+@pytest.mark.slow
 def test_one_clip_that_does_not_fit_is_computed_with_gradient_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
     forward = state.plain_discriminator.forward

@@ -124,6 +124,7 @@ def test_normalising_keeps_a_quarter_of_the_level(tone: Tone) -> None:
     assert np.abs(soft).max() == pytest.approx(0.9 * 0.75 + 0.0025, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
     report = run(shared_data / "voices/ljspeech", tmp_path, rate=40000)
     assert report.recordings == 32

@@ -297,6 +297,7 @@ def test_the_table_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> N
     assert lines["held-back recordings, unconverted"].intervals()["word_error_rate"].value == pytest.approx(2 / 6)
 
 
+@pytest.mark.slow
 def test_a_vocoder_has_lines_of_its_own(evaluator: Evaluator, sources: list[Clip]) -> None:
     rate = evaluator.converter.sample_rate
     evaluator.vocoder = lambda clip, seed: clip.clean(rate)
@@ -345,6 +346,7 @@ def test_noise_is_added_to_what_is_converted_only(evaluator: Evaluator, sources:
     assert np.array_equal(clip.clean(), sources[0].clean())
 
 
+@pytest.mark.slow
 def test_the_page_has_table_players_and_figures(evaluator: Evaluator, sources: list[Clip], tmp_path: Path) -> None:
     lines = [
         evaluator.unconverted("readers <all>", sources),

@@ -65,6 +65,7 @@ HALVES = torch.arange(1 << 16).to(torch.uint16).view(torch.float16)
 HALVES = HALVES[HALVES.isfinite()]
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(family=st.sampled_from(["v1", "v2", "lite"]), has_f0=st.booleans(), start=st.integers(0, len(HALVES)))
 def test_voice_to_safetensors_to_voice_is_bit_identical(
@@ -185,6 +186,7 @@ def rewrite(source: Path, target: Path, order: Sequence[str]) -> None:
     torch.save(content, target)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_2023_and_2026_resume_to_the_same_next_step(tmp_path: Path) -> None:
     state = new_state(1)
     begin_epoch(state)
@@ -208,6 +210,7 @@ def test_checkpoints_of_2023_and_2026_resume_to_the_same_next_step(tmp_path: Pat
             assert all(torch.equal(got[name], want[name]) for name in want)
 
 
+@pytest.mark.slow
 def test_an_optimiser_mapped_by_position_would_take_another_step(tmp_path: Path) -> None:
     """The trap that the mapping by name avoids: two biases of one shape change places unnoticed."""
     state = new_state(1)
@@ -227,6 +230,7 @@ def test_an_optimiser_mapped_by_position_would_take_another_step(tmp_path: Path)
     assert {name for name in names if not torch.equal(got[name], wanted[name])} == {names[first], names[second]}
 
 
+@pytest.mark.slow
 def test_our_checkpoints_are_what_the_references_resume(tmp_path: Path) -> None:
     state = new_state(1)
     begin_epoch(state)

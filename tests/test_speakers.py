@@ -85,6 +85,7 @@ def test_more_speakers_than_the_family_has_are_refused_before_anything_is_writte
     assert not experiment.folder.exists()
 
 
+@pytest.mark.slow
 def test_one_voice_has_both_speakers_with_an_index_for_each(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ def test_golden_functions_11_losses(golden: Path) -> None:
     assert float(losses.feature_loss(real, made)) == pytest.approx(float(data["fm"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
     straight = new_state()
     for seed in range(4):
@@ -166,6 +167,7 @@ def test_four_steps_equal_two_saved_and_resumed(tmp_path: Path) -> None:
         assert all(torch.equal(want[key], got[key]) for key in want)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_the_voice_and_are_saved(tmp_path: Path) -> None:
     state = new_state(average=0.3)
     mean: dict[str, torch.Tensor] = {}
@@ -205,6 +207,7 @@ def test_resume_refuses_a_pair_of_different_steps(tmp_path: Path) -> None:
         resume_pair(new_state(), tmp_path / "G_1.pth", tmp_path / "D_0.pth")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_mel_loss() -> None:
     state = new_state()
     batch = tiny_batch(0)
