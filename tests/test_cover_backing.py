@@ -14,7 +14,7 @@ from lib.audio.decode import load_stereo
 from lib.progress import Progress
 from tests.echo_voice import echo_converter
 from tests.helpers import Floats
-from tests.test_cover import PLAIN, RATE, chords, sung, write
+from tests.test_cover import PLAIN, RATE, chords, voiced, write
 
 SECONDS = 3.0
 EXACT = 2.0**-14  # of a result in 16 bits
@@ -30,7 +30,7 @@ class Parts:
     """Notes in the first 0.6 s of every second, their reverb until 0.76 s, backing vocals from 0.8 s to 0.98 s."""
 
     def __init__(self) -> None:
-        lead = sung(SECONDS)
+        lead = voiced(SECONDS)
         time = np.arange(len(lead)) / RATE
         envelope = np.clip(np.minimum(time % 1 - 0.8, 0.98 - time % 1) / 0.02, 0, 1)
         self.lead = np.stack([lead, lead])
