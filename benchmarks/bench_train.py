@@ -113,7 +113,7 @@ def stages(settings: Settings) -> Iterator[Result]:
 
 
 def random_batch(settings: Settings) -> "Batch":
-    """Clips of noise, with the number and length of those of a training."""
+    """Clips of noise, as many and as long as in a training run."""
     import torch
 
     from lib.config import load_family

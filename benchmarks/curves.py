@@ -16,7 +16,7 @@ from train.metrics import Events  # noqa: E402
 
 
 def points(folder: Path) -> list[tuple[int, float, float]]:
-    """Steps, minutes and mel loss of a training; the minutes exclude the time between its runs."""
+    """Steps, minutes and mel loss of a training run; the minutes exclude the time between its runs."""
     found: list[tuple[int, float, float]] = []
     seconds, last_step, last_time = 0.0, 0, 0.0
     for event in Events(folder / "events.jsonl").read("fit"):

@@ -1,51 +1,27 @@
 """python -m infer input.wav --voice alice: convert recordings, files or whole folders, with a voice."""
 
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
 from pydantic import BaseModel, Field
 from tyro.conf import Positional, arg
 
+from infer.cli import PROGRAM, load_voice, parse_as, report_errors
 from infer.options import ConvertOptions
 from lib.audio import AUDIO_FORMATS, AudioFormat
-from lib.errors import RevoiceError
-from lib.machine import machine_errors
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
-from lib.paths import GivenPath, given_path
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, terminal, usage_error
+from lib.paths import GivenPath
+from lib.terminal import FAILED, terminal
 
 if TYPE_CHECKING:
     from infer.batch import Outcome
-    from infer.convert import VoiceConverter
 
-PROGRAM = "python -m infer"
-DOCTOR = "doctor"  # the word that checks the installation instead
-OTHER_COMMANDS = ("cover", "say")  # instead of a recording as the first word; see infer/song/__main__.py
-
-Parsed = TypeVar("Parsed", bound=BaseModel)
-
-
-class WithIndex(Protocol):
-    """Arguments that determine how a voice is loaded."""
-
-    @property
-    def index(self) -> str: ...
-
-    @property
-    def index_rate(self) -> float | None: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def precision(self) -> str: ...
+DOCTOR = "doctor"  # first argument that selects the check of the installation
+OTHER_COMMANDS = ("cover", "say")  # first arguments that select the commands in infer/song/__main__.py
 
 
 class _Files(BaseModel, frozen=True):
@@ -105,35 +81,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return report_errors(lambda: run(parse(words)))
 
 
-def report_errors(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; a user or system error is printed as one sentence on stderr."""
-    try:
-        with machine_errors():
-            return command()
-    except KeyboardInterrupt:
-        print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
-        return INTERRUPTED
-    except RevoiceError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-
-
 def parse(args: Sequence[str]) -> Arguments:
     """Parse and check the arguments of a conversion; report a usage error in one sentence, and exit."""
     return parse_as(Arguments, args, PROGRAM)
-
-
-def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
-    """Parse and check the arguments of a command; report a usage error in one sentence, and exit."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            return tyro.cli(model, prog=program, args=args)
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise  # --help
-        print(f"{usage_error(exit_, output.getvalue())} See {program} --help.", file=sys.stderr)
-        raise SystemExit(WRONG_USE) from None
 
 
 def diagnose(diagnosis: Diagnosis) -> int:
@@ -197,17 +147,6 @@ def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
             channel="mix" if arguments.channel == "stereo" else arguments.channel,
         )
         print(f"{outcome.path.name}: {comparison}; {picture}")
-
-
-def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":
-    """Load the voice and the index that the arguments name."""
-    from infer.load import load_converter
-    from lib.devices import choose_device
-
-    index: Path | Literal["auto"] | None = None
-    if arguments.index != "none" and arguments.index_rate != 0:
-        index = "auto" if arguments.index == "auto" else given_path(arguments.index)
-    return load_converter(path, index, choose_device(arguments.device), precision=arguments.precision)
 
 
 def _report(outcomes: "Sequence[Outcome]", summary: str) -> int:

@@ -1,3 +1,5 @@
-"""Shared by infer and train. Read in this order: paths, errors, config, devices; audio/, voice/ (files);
-pitch/, content/ (analysis); models/ (networks); index; assets/ (downloads).
+"""Shared by infer and train. Read in this order: paths, errors, messages, files, json_reader, machine (the basics);
+config, devices; audio/, effects/ (signals); voice/ (model files); pitch/, content/ (analysis); models/ (networks);
+index; onnx/ (export). assets/ and fetch download files, installations finds those of other programs, nvidia/ chooses
+the build of PyTorch.
 """

@@ -85,7 +85,7 @@ def voice_folders(folders: Sequence[Path] | None = None) -> list[Path]:
 
 
 def index_folders() -> list[Path]:
-    """The folders in which installations keep indexes, or folders of trainings with indexes."""
+    """The folders in which installations keep indexes, or folders of training runs with indexes."""
     found = [ROOT / "assets/indices"]
     for folder in installations():
         found += [folder, *(folder / name for name in INDEX_FOLDERS)]

@@ -28,6 +28,19 @@ class Message(str):
         return (self.template,), self.values
 
 
+def without_folder(text: str, path: Path) -> Message:
+    """A message with the name of a file instead of its path, for folders that mean nothing to the user."""
+    if not isinstance(text, Message) or not text.values:
+        return Message(text.replace(str(path), path.name))
+    values: dict[str, object] = {}
+    for name, value in text.values.items():
+        if isinstance(value, Message):
+            values[name] = without_folder(value, path)
+        else:
+            values[name] = path.name if str(value) == str(path) else value
+    return Message(text.template, **values)
+
+
 def to_json(value: object) -> object:
     """A value for JSON in which messages keep their template and values: {"template": ..., "values": {...}}."""
     if isinstance(value, Message):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from infer.__main__ import DOCTOR, Diagnosis, parse, parse_as
+from infer.__main__ import DOCTOR, Diagnosis, parse
+from infer.cli import parse_as
 from tests.helpers import ROOT
 from train.__main__ import COMMANDS
 from train.ckpt.cli import TOOLS

@@ -18,7 +18,7 @@ from tests.tiny_files import tiny_family
 from train.checkpoints import load_base, resume_pair, save_pair
 from train.dataset import Batch
 from train.lite_objective import ADAPTATION_RATE, LAST_RATE, VOCODER_RATE, LiteObjective
-from train.objective import make_objective
+from train.networks import make_objective
 from train.state import TrainState, begin_epoch, make_state
 from train.step import train_step
 

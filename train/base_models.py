@@ -69,7 +69,7 @@ def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: P
     """The base models that the options name, else those of the family, strictly checked; None if there are none.
 
     ConfigError for half a pair, MissingFileError for a file or folder that is not there, CheckpointError for one that
-    does not fit the training: another family, sample rate, use of F0 or content encoder.
+    does not fit the training run: another family, sample rate, use of F0 or content encoder.
     """
     generator, discriminator = options.base_generator, options.base_discriminator
     if (generator is None) != (discriminator is None):

@@ -17,7 +17,7 @@ from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio_native
 from lib.audio.filters import resample
 from lib.errors import RevoiceError
-from lib.messages import Message
+from lib.messages import Message, without_folder
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import FRAMES_PER_SECOND
 from lib.progress import Progress, no_progress
@@ -134,7 +134,7 @@ def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) ->
         try:
             audio, sample_rate = load_audio_native(path)
         except RevoiceError as error:
-            failures.append(_without_folder(error, path))
+            failures.append(without_folder(error.message, path))
             continue
         items.append(_report(name, audio, sample_rate))
         start = resample(audio[: int(PITCH_SECONDS * sample_rate)], sample_rate, ANALYSIS_RATE)
@@ -152,12 +152,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         return names
     common = os.path.commonpath([path.absolute() for path in paths])
     return [path.absolute().relative_to(common).as_posix() for path in paths]
-
-
-def _without_folder(error: RevoiceError, path: Path) -> str:
-    """The message of an error with the name of the recording instead of its path."""
-    values = {key: path.name if str(value) == str(path) else value for key, value in error.values.items()}
-    return Message(error.template, **values) if values else str(error).replace(str(path), path.name)
 
 
 def _percentiles(voiced: Sequence[FloatArray]) -> tuple[float, float, float] | None:

@@ -119,7 +119,7 @@ def clips_of(seconds: float, options: PrepareOptions) -> int:
 
 
 def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int) -> int:
-    """Clips per step of a training on `clips` clips: on a GPU what memory and data allow; elsewhere the family's."""
+    """Clips per step when training on `clips` clips: on a GPU what memory and data allow; elsewhere the family's."""
     if device.type != "cuda":
         return config.train.batch_size
     import torch

@@ -69,7 +69,7 @@ def _end_of_longest(own: Sequence[Source], wanted: float) -> dict[str, int]:
 
 
 def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int]:
-    """What a run holds out. A training that has begun keeps its choice, as far as the recordings still exist.
+    """What a run holds out. A run that has begun keeps its choice, as far as the recordings still exist.
 
     ConfigError if recordings are to be held out and there are none that the voice was not trained on.
     """
@@ -153,7 +153,7 @@ class HeldOut:
     _real: dict[int, _Analysis] = field(default_factory=dict)  # of each clip
 
     def evaluate(self, network: Network, device: torch.device, step: int, epoch: int) -> Evaluation:
-        """Convert all clips with the network and compare. The random state of the training does not change."""
+        """Convert all clips with the network and compare. Does not change the random state of training."""
         before, pairs = torch.get_rng_state(), list[tuple[_Analysis, _Analysis]]()
         for number in range(len(self.dataset)):
             real, made = (sound.numpy()[0] for sound in convert_clip(network, self.dataset, number, device))
@@ -200,7 +200,7 @@ def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArr
 
 
 def make_held_out(clips: Sequence[Clip], config: FamilyConfig) -> HeldOut:
-    """What to measure on the held-out clips of a training."""
+    """The evaluation of a run on its held-out clips."""
     rng = np.random.default_rng(0)
     order = [clips[i] for i in rng.permutation(len(clips))]  # of all recordings and speakers
     dataset = ClipDataset([replace(clip, augmented=None) for clip in order], config, seed=0)
@@ -221,7 +221,7 @@ def _pitch_method() -> ExactExtractor | None:
 
 
 def _speaker_encoder() -> SpeakerEncoder | None:
-    """The speaker encoder, if it is installed; making it does not change the random state of the training."""
+    """The speaker encoder, if it is installed; loading it does not change the random state of training."""
     with torch.random.fork_rng(devices=[]):
         try:
             return Resemblyzer()

@@ -1,4 +1,4 @@
-"""The networks of a model family with fresh weights: the one place that builds them for training."""
+"""Builds the networks of a model family, with fresh weights, and its training objective."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lib.config import FamilyConfig, LiteDiscriminatorConfig
+from lib.config import FamilyConfig, LiteConfig, LiteDiscriminatorConfig
 from lib.models.discriminators import Discriminator
 from lib.models.frames import FrameBlock
 from lib.models.generator import ResidualBlock1, ResidualBlock2
 from lib.models.lite_discriminator import LiteDiscriminator
 from lib.voice.infer_config import Network, build_network
+from train.lite_objective import LiteObjective
+from train.objective import Objective, VitsObjective
 
 
 class Networks(NamedTuple):
@@ -28,6 +30,11 @@ def build_networks(config: FamilyConfig) -> Networks:
     if isinstance(sizes, LiteDiscriminatorConfig):
         return Networks(generator, LiteDiscriminator(sizes))
     return Networks(generator, Discriminator(sizes))
+
+
+def make_objective(config: FamilyConfig) -> Objective:
+    """The objective of a family."""
+    return LiteObjective(config) if isinstance(config.synthesizer, LiteConfig) else VitsObjective(config)
 
 
 def checkpoint_gradients(network: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """The training objective of each family: forward pass of the generator and losses of both networks.
 
 `train_step` contains no losses: it calls the objective of the family, sums the losses, and updates the networks. A new
-kind of network adds a class here and a line in `make_objective`. v1 and v2 use the losses of VITS (Kim et al. 2021).
+kind of network adds a class, and a line in `train.networks.make_objective`. v1 and v2 use the losses of VITS (Kim et
+al. 2021).
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.audio import mel
-from lib.config import FamilyConfig, LiteConfig
+from lib.config import FamilyConfig
 from lib.models.discriminators import DiscriminatorOutput
 from lib.models.synthesizer import TrainOutput, slice_frames
 from train import losses
@@ -147,15 +148,6 @@ class VitsObjective:
         audio, floor = self.config.audio, self.spectrum.floor
         real_mel, generated_mel = (mel.mel_from_linear(x, audio, floor) for x in (spec, generated))
         return (real_mel - generated_mel).abs().mean()
-
-
-def make_objective(config: FamilyConfig) -> Objective:
-    """The objective of a family."""
-    if isinstance(config.synthesizer, LiteConfig):
-        from train.lite_objective import LiteObjective
-
-        return LiteObjective(config)
-    return VitsObjective(config)
 
 
 def _rows(output: DiscriminatorOutput, rows: slice) -> DiscriminatorOutput:

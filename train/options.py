@@ -105,7 +105,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding to train")
     held_out: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="keep 5 % of the recordings (at least 20 s) from the training and measure the voice on them at "
+        description="hold out 5 % of the recordings (at least 20 s) from training and measure the voice on them at "
         "every save, to find the best epoch; auto: from ten minutes of recordings",
     )
     stop_when_overtrained: bool = Field(

@@ -1,7 +1,7 @@
 """The stages of training, in order, and whether a stage is done. Importing this imports no torch.
 
 A stage is done when the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
-invalidates the stages after it, except the training, which continues with the new clips.
+invalidates the stages after it, except training, which continues with the new clips.
 """
 
 import hashlib
@@ -53,5 +53,5 @@ def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Pa
 
 
 def clips_have_changed(experiment: Experiment) -> bool:
-    """Whether the features were extracted again after the newest checkpoint of the training."""
+    """Whether the features were extracted again after the newest checkpoint of the run."""
     return bool(experiment.stage("fit").get("made_from") != experiment.stage("extract").get("made_from"))

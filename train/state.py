@@ -21,8 +21,8 @@ from lib.models.discriminators import Discriminator
 from lib.models.lite_discriminator import LiteDiscriminator
 from lib.voice.infer_config import Network
 from train.distributed import TIMEOUT
-from train.networks import build_networks, checkpoint_gradients
-from train.objective import Objective, make_objective
+from train.networks import build_networks, checkpoint_gradients, make_objective
+from train.objective import Objective
 
 logger = logging.getLogger(__name__)
 

@@ -32,12 +32,12 @@ async function readEntry(bytes, view, { name, method, packed, size, local }) {
   const content = bytes.subarray(start, start + packed);
   if (content.length !== packed) throw new FileError("The ZIP archive is damaged.");
   if (method === 0) return content;
-  if (method !== 8) throw new FileError(`${name} is compressed in a way that is not supported. Export the voice again.`);
+  if (method !== 8) throw new FileError(`${name} uses an unsupported compression method. Export the voice again.`);
   const reader = new Blob([content]).stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
   const whole = new Uint8Array(size);
   let filled = 0;
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    if (filled + part.value.length > size) throw new FileError(`${name} is longer than the archive says.`);
+    if (filled + part.value.length > size) throw new FileError(`${name} is larger than its declared size.`);
     whole.set(part.value, filled);
     filled += part.value.length;
   }
@@ -57,7 +57,7 @@ function numbers(dtype, bytes, offset, count) {
   if (!(count >= 0 && count <= MAX_NUMBERS)) throw new FileError("A tensor of this voice is too large.");
   const width = { F32: 4, F16: 2, BF16: 2, I8: 1 }[dtype];
   if (!width) throw new FileError(`A tensor has the type ${dtype}, which is not supported here.`);
-  if (offset + count * width > bytes.length) throw new FileError("The file of the voice ends too early.");
+  if (offset + count * width > bytes.length) throw new FileError("The voice file is truncated.");
   const own = bytes.slice(offset, offset + count * width);
   if (dtype === "F32") return new Float32Array(own.buffer);
   if (dtype === "I8") return Float32Array.from(new Int8Array(own.buffer));
@@ -95,7 +95,7 @@ const STORAGES = { FloatStorage: "F32", HalfStorage: "F16", BFloat16Storage: "BF
 export async function readPth(bytes) {
   const entries = readZip(bytes);
   const main = [...entries.keys()].find((name) => name.endsWith("/data.pkl"));
-  if (!main) throw new FileError("The .pth file is not one that PyTorch wrote.");
+  if (!main) throw new FileError("The .pth file was not written by PyTorch.");
   const folder = main.slice(0, -"data.pkl".length);
   const storages = new Map();
   const tensor = async ([storage, offset, shape]) => {
@@ -136,7 +136,7 @@ function unpickle(bytes) {
   const named = (module, name) => {
     if (module === "torch" && STORAGES[name]) return { dtype: STORAGES[name] };
     const known = KNOWN[`${module} ${name}`];
-    if (!known) throw new FileError(`The .pth file wants to use ${module}.${name}, which is not safe. Get the voice from another source.`);
+    if (!known) throw new FileError(`The .pth file refers to ${module}.${name}, which is not safe. Get the voice from another source.`);
     return known;
   };
   while (at < bytes.length) {
@@ -175,10 +175,10 @@ function unpickle(bytes) {
       case 0x51: { const [, type, key] = stack.pop(); stack.push({ dtype: type.dtype, key }); break; } // BINPERSID
       case 0x62: stack.pop(); break; // BUILD: attributes of a dictionary, which are not needed
       case 0x2e: return stack.pop(); // STOP
-      default: throw new FileError(`The .pth file contains the instruction ${code}, which voices do not have.`);
+      default: throw new FileError(`The .pth file contains the instruction ${code}, which voice files do not use.`);
     }
   }
-  throw new FileError("The .pth file ends too early.");
+  throw new FileError("The .pth file is truncated.");
 }
 
 // A voice from a ZIP archive, a .pth or a .safetensors file: {tensors, about}.

@@ -1,16 +1,16 @@
-// The page: takes the files, decodes the recording, shows and offers the result.
+// The page: accepts the files, decodes the recording, and shows the result with a download link.
 
 const RATE = 16000; // Hz, of the analysis
 const byId = (id) => document.getElementById(id);
 const worker = new Worker("worker.js", { type: "module" });
 const files = { voice: null, recording: null };
 
-function say(text, isError = false) {
+function showStatus(text, isError = false) {
   byId("status").textContent = text;
   byId("status").className = isError ? "error" : "";
 }
 
-function take(kind, file) {
+function setFile(kind, file) {
   if (!file) return;
   files[kind] = file;
   byId(`${kind}-name`).textContent = file.name;
@@ -20,11 +20,11 @@ function take(kind, file) {
 for (const kind of Object.keys(files)) {
   const field = byId(kind);
   const zone = field.closest(".zone");
-  field.addEventListener("change", () => take(kind, field.files[0]));
+  field.addEventListener("change", () => setFile(kind, field.files[0]));
   zone.addEventListener("dragover", (event) => event.preventDefault());
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
-    take(kind, event.dataTransfer.files[0]);
+    setFile(kind, event.dataTransfer.files[0]);
   });
 }
 
@@ -59,26 +59,26 @@ byId("convert").addEventListener("click", async () => {
   byId("convert").disabled = true;
   byId("result").hidden = true;
   try {
-    say("Decoding the recording …");
+    showStatus("Decoding the recording …");
     const audio = await decode(files.recording);
     const voice = new Uint8Array(await files.voice.arrayBuffer());
     const wanted = byId("shift").value;
     const job = { audio, voice, voiceName: files.voice.name, shift: wanted === "" ? null : Number(wanted), speaker: 0 };
     worker.postMessage(job, [audio.buffer, voice.buffer]);
   } catch (error) {
-    say(error.message, true);
+    showStatus(error.message, true);
     byId("convert").disabled = false;
   }
 });
 
-worker.onerror = (event) => say(event.message || "The page could not start. Serve its folder by HTTP; a file opened directly does not work.", true);
+worker.onerror = (event) => showStatus(event.message || "The page could not start. Serve its folder by HTTP; a file opened directly does not work.", true);
 
 worker.onmessage = ({ data }) => {
-  if (data.kind === "progress") return say(data.text);
+  if (data.kind === "progress") return showStatus(data.text);
   byId("convert").disabled = false;
-  if (data.kind === "error") return say(data.text, true);
+  if (data.kind === "error") return showStatus(data.text, true);
   const seconds = data.samples.length / data.rate;
-  say(`${seconds.toFixed(1)} s converted in ${data.seconds.toFixed(1)} s, transposed by ${data.shift} semitones.`);
+  showStatus(`${seconds.toFixed(1)} s converted in ${data.seconds.toFixed(1)} s, transposed by ${data.shift} semitones.`);
   const address = URL.createObjectURL(wav(data.samples, data.rate));
   byId("player").src = address;
   byId("save").href = address;

@@ -1,4 +1,4 @@
-// Signal processing around the networks, with the constants of the Python program (infer/, lib/).
+// Signal processing before and after the networks, with the constants of the Python program (infer/, lib/).
 
 export const RATE = 16000; // Hz, of the analysis
 export const HOP = 160; // samples, 10 ms
@@ -224,7 +224,7 @@ function envelope(audio, rate) {
   return energy.slice(1).map((value, i) => Math.sqrt((energy[i] + value) / (2 * hop)));
 }
 
-// Give the audio the loudness envelope of the source, as far as `mix` (0 wholly, 1 not at all) says, and limit the peak.
+// Apply the loudness envelope of the source to the audio (`mix` 0: fully, 1: not at all), and limit the peak.
 export function finish(audio, rate, source, mix = 0.25) {
   const [wanted, own] = [envelope(source, RATE), envelope(audio, rate)];
   const places = (curve) => {

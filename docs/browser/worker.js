@@ -1,4 +1,4 @@
-// Loads ONNX Runtime, the networks and the voice, and converts, beside the page.
+// Web worker: loads ONNX Runtime, the networks and the voice, and converts.
 
 import { readSafetensors, readVoice } from "./files.js";
 import { HOP, LIMITS, Noise, RATE, estimateF0, finish, fourierBasis, join, medianF0, planChunks, prepareInput, reflected } from "./signal.js";
@@ -55,7 +55,7 @@ async function run({ ort, sessions }, name, inputs, weights = new Map(), prefix 
     if (key in feeds) continue;
     const own = key.replace(/^network\./, prefix);
     const tensor = weights.get(own) ?? weights.get(key);
-    if (!tensor) throw new Error(`The voice has no tensor ${own}. Only voices of the present lite family work here.`);
+    if (!tensor) throw new Error(`The voice has no tensor ${own}. Only voices of the current lite family can be used here.`);
     feeds[key] = new ort.Tensor("float32", tensor.data, tensor.shape);
   }
   try {
@@ -72,7 +72,7 @@ function floats(ort, data, shape) {
 // {audio, voice, voiceName, shift, speaker} -> {samples, rate, shift}; audio is mono at 16 kHz, shift null: to the voice
 async function convert({ audio, voice, voiceName, shift, speaker }) {
   const model = await readVoice(voice, voiceName);
-  if (!model.tensors.has("enc_p.first.weight")) throw new Error("This is no voice of the family lite. Only those work in a browser.");
+  if (!model.tensors.has("enc_p.first.weight")) throw new Error("This is not a voice of the lite family. Only those can be used in a browser.");
   ready ??= load();
   ready.catch(() => { ready = undefined; });
   const loaded = await ready;

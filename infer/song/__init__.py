@@ -1,1 +1,3 @@
-"""Conversions that need the whole recording in memory, covers of songs, and speech from text."""
+"""Conversions in memory, and covers of songs. Read in this order: options, convert (stereo, effects, format), stems,
+separation, pymss_engine, mix, cover, step_cache.
+"""

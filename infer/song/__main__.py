@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, Field
 from tyro.conf import Positional, arg
 
-from infer.__main__ import PROGRAM, load_voice, parse_as, report_errors
+from infer.cli import PROGRAM, load_voice, parse_as, report_errors
 from infer.song.options import CoverOptions
 from infer.speech.options import SpeechOptions
 from infer.speech.script import read_script, read_text_file

@@ -1,4 +1,4 @@
-"""Recordings: decode, filters, encode; mel for spectrograms. Read in this order."""
+"""Recordings. Read in this order: decode, filters, encode, tags; mel for spectrograms."""
 
 from typing import Annotated
 

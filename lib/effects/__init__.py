@@ -1,1 +1,3 @@
-"""Effects on recordings (C, T): loudness, stereo image, noise, formants, and a chain of studio effects."""
+"""Effects on recordings (C, T). Read in this order: loudness, stereo (image), noise, formants; spec and chain (a chain
+of studio effects), dynamics, equaliser, space.
+"""

@@ -233,7 +233,7 @@ def _exists(path: Path) -> ConfigError:
 
 
 def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Move an index to its place. ConfigError if another index is there that belongs to a training, or must stay."""
+    """Move an index to its place. ConfigError if there is another index of a training run, or one that must stay."""
     if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
         raise ConfigError(
             "{folder} belongs to a training run, which is not changed. Import the voice under another name (--name).",

@@ -141,7 +141,7 @@ def experiment_of(voice: str) -> str:
 
 
 def is_experiment(folder: Path) -> bool:
-    """Whether a folder below logs/ is a training, of this program or of RVC, and not only the home of an index."""
+    """Whether a folder below logs/ is a training run of this program or RVC, not only the folder of an index."""
     return any((folder / name).exists() for name in (RECORD, "config.json", "0_gt_wavs", "filelist.txt"))
 
 

@@ -14,7 +14,7 @@ from lib.config import FAMILIES, SynthesizerConfig, load_family
 from lib.errors import CheckpointError
 from lib.voice.weights import Weights
 
-SEGMENT_FRAMES = 32  # in every voice model, whatever the training used
+SEGMENT_FRAMES = 32  # in every voice model, whatever was used in training
 POSTERIOR_PREFIX = "enc_q."
 MIN_FRAME_RATE = 25  # frames per second; every known network has 100
 MAX_LAYERS = 64  # per kind of layer

@@ -1,1 +1,1 @@
-"""The graphs of docs/browser, where lite runs in a web browser."""
+"""The graphs of docs/browser, which runs lite voices in a web browser."""

@@ -1,3 +1,3 @@
-"""How pretrained/lite/ was trained. Read in this order: options, recordings (the data, split by reader); features;
-acoustic (bottleneck of the encoder and prior, by regression); vocoder; export; demo.
+"""How pretrained/lite/ was trained. Read in this order: options, recordings (the data, split by reader), speech
+(synthetic speech); features; acoustic (bottleneck of the encoder and prior, by regression), predict; vocoder; export.
 """

@@ -147,7 +147,7 @@ class ReaderCorpus:
 
 
 class AcousticTraining:
-    """Networks, optimiser and progress of the training."""
+    """Networks, optimiser and progress of training."""
 
     def __init__(self, options: AcousticOptions, corpus: ReaderCorpus) -> None:
         torch.manual_seed(options.seed)

@@ -1,1 +1,3 @@
-"""Objective measures of a voice: word errors, speaker similarity, F0, pauses. Run as python -m recipes.quality."""
+"""Objective measures of a voice: python -m recipes.quality. Read in this order: clips, words, speech_models, figures,
+vocoder, evaluation, page.
+"""

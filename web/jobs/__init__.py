@@ -1,1 +1,3 @@
-"""Jobs of the page. Read in this order: requests, registry (queues, job files), reports, runners, worker (process)."""
+"""Jobs of the page. Read in this order: requests, registry (queues, job files), uploads, reports, runners, songs,
+worker (process).
+"""

@@ -17,7 +17,7 @@ from lib.devices import gpu_numbers, list_devices
 from lib.errors import AudioError, RevoiceError, error_from_json
 from lib.files import replacing
 from lib.json_reader import parse_json
-from lib.messages import Message
+from lib.messages import Message, without_folder
 from lib.paths import ROOT
 from lib.progress import Cancelled, part_of
 from lib.terminal import INTERRUPTED
@@ -109,19 +109,6 @@ def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, conte
         message = without_folder(outcome.error, job.path)
         raise AudioError(message.template, **message.values)
     return outcome
-
-
-def without_folder(text: str, path: Path) -> Message:
-    """A message with the name of a recording instead of its path: the folders of uploads are meaningless to users."""
-    if not isinstance(text, Message):
-        return Message(text.replace(str(path), path.name))
-    values: dict[str, object] = {}
-    for name, value in text.values.items():
-        if isinstance(value, Message):
-            values[name] = without_folder(value, path)
-        else:
-            values[name] = path.name if str(value) == str(path) else value
-    return Message(text.template, **values)
 
 
 def result_name(request: ConversionRequest, index_rate: float, stem: str = "") -> str:

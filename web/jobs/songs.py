@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.errors import AudioError, ConfigError, RevoiceError
-from lib.messages import Message
+from lib.messages import Message, without_folder
 from web.jobs.registry import JobContext
 from web.jobs.requests import CoverRequest, SayRequest
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 def make_cover(voice: "VoiceConverter", request: CoverRequest, name: str, context: JobContext) -> Sequence[Path]:
     """Make a cover named `name` in the job's folder; returns it and its stems."""
     from infer.song.cover import CoverMaker, Sources
-    from web.jobs.runners import without_folder
 
     files = (request.song, request.vocals, request.instrumental)
     try:

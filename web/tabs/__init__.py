@@ -1,1 +1,4 @@
-"""What the page shows. Read in this order: form, handlers, jobs, convert, train, voices, settings."""
+"""The tabs of the page. Read in this order: form, handlers, jobs, convert (with convert_inputs, convert_extras,
+convert_many, remembered, results, listening), cover, train (with the train_… files), voices (with voice_intake,
+voice_folders), settings; needs and device_choice are shared.
+"""

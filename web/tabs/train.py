@@ -189,7 +189,7 @@ class _TrainTab:
         return self.t("train.started", name=html.escape(work.name)), None, job_id
 
     def train_index(self, request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
-        """Build the index of a training again, from the features that are there."""
+        """Build the index of a training run again, from the existing features."""
         return self.train(request, bar, {**values, "stage": "index"})[0]
 
     def _needs(self, *given: Any) -> Needs:

@@ -1,4 +1,4 @@
-"""Base models that are dropped on the page: recognised by their tensors, and kept beside the training."""
+"""Base models dropped on the page: recognised by their tensors, and kept in the folder of the run."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The curves of a training on its held-out recordings, and the sentence about its best epoch."""
+"""The curves of a run on its held-out recordings, and the sentence about its best epoch."""
 
 import glob
 import html
@@ -21,7 +21,7 @@ BEST = "*_best_epoch.pth"  # voices of best epochs, below the folder of voices
 
 
 class HeldOutPanel:
-    """Plots and a sentence; hidden for trainings without held-out recordings. Laid out where it is made."""
+    """Plots and a sentence; hidden for runs without held-out recordings. Laid out where it is made."""
 
     def __init__(self, t: Translator) -> None:
         self._t = t

@@ -1,0 +1,76 @@
+"""Shared by the commands of `python -m infer`: parsing of arguments, errors, and loading of the voice."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import tyro
+from pydantic import BaseModel
+
+from lib.errors import RevoiceError
+from lib.machine import machine_errors
+from lib.paths import given_path
+from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, usage_error
+
+if TYPE_CHECKING:
+    from infer.convert import VoiceConverter
+
+PROGRAM = "python -m infer"
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class WithIndex(Protocol):
+    """Arguments that determine how a voice is loaded."""
+
+    @property
+    def index(self) -> str: ...
+
+    @property
+    def index_rate(self) -> float | None: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def report_errors(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; a user or system error is printed as one sentence on stderr."""
+    try:
+        with machine_errors():
+            return command()
+    except KeyboardInterrupt:
+        print("Stopped. Finished results are kept; no incomplete file is left.", file=sys.stderr)
+        return INTERRUPTED
+    except RevoiceError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
+    """Parse and check the arguments of a command; report a usage error in one sentence, and exit."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            return tyro.cli(model, prog=program, args=args)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise  # --help
+        print(f"{usage_error(exit_, output.getvalue())} See {program} --help.", file=sys.stderr)
+        raise SystemExit(WRONG_USE) from None
+
+
+def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":
+    """Load the voice and the index that the arguments name."""
+    from infer.load import load_converter
+    from lib.devices import choose_device
+
+    index: Path | Literal["auto"] | None = None
+    if arguments.index != "none" and arguments.index_rate != 0:
+        index = "auto" if arguments.index == "auto" else given_path(arguments.index)
+    return load_converter(path, index, choose_device(arguments.device), precision=arguments.precision)
