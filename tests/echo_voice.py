@@ -1,4 +1,4 @@
-"""A voice that gives its input back, band-limited to 8 kHz: what a cover does to time and level can be measured."""
+"""A voice that returns its input, band-limited to 8 kHz, to measure the effect of a cover on time and level."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A page that really runs, from a copy of the program in a folder of its own, and a browser to look at it."""
+"""Runs the page from a copy of the program in a separate folder, with a browser to test it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Published vulnerabilities of RVC's web UI, Applio and Gradio, tried here: command line and raw HTTP requests.
+"""Published vulnerabilities of RVC's web UI, Applio and Gradio, tried on the command line and with raw HTTP requests.
 
 RVC: CVE-2025-43842 to 43852. Applio: CVE-2025-27774 to 27787. The commands and files are those that the advisories
 describe, with names of ours. Where they concern something that does not exist here (separation of vocals, speech,

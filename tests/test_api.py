@@ -1,4 +1,4 @@
-"""The API as programs see it: which parameters are optional, the names of results, errors, and job ids of trainings."""
+"""The API: optional parameters, names of results, errors, and job ids of training."""
 
 import inspect
 import re

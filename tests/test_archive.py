@@ -1,4 +1,4 @@
-"""NAME.zip: a voice goes out and comes in unchanged, and hostile archives leave nothing behind."""
+"""NAME.zip: a voice is exported and imported unchanged, and hostile archives leave nothing behind."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Base models are found in every known place and are what their names say."""
+"""Base models are found in every known place and match their names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Naming of results, and a batch in which something fails."""
+"""Names of results, and batches in which a file fails."""
 
 import re
 from pathlib import Path

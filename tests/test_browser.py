@@ -1,4 +1,4 @@
-"""The page in docs/browser: its graphs compute what the program computes, and a browser converts with them."""
+"""The page in docs/browser: its graphs compute what Python computes, and a browser converts with them."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""checkpoints.json and the record of an experiment: what damaged, missing and half-written files lead to."""
+"""checkpoints.json and the record of an experiment: the effect of damaged, missing and half-written files."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cut points against golden ones; cutting and joining the identity is the identity."""
+"""Cut points against golden ones; cutting and joining without conversion returns the input."""
 
 import json
 import re

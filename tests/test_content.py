@@ -1,4 +1,4 @@
-"""Content encoders: the shape law, determinism, what the features ignore, and the shipped file."""
+"""Content encoders: output shapes, determinism, invariances, and the shipped file."""
 
 import hashlib
 import re

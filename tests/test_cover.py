@@ -1,4 +1,4 @@
-"""Covers: a synthetic song whose stems are known, through the whole path with a voice that gives its input back."""
+"""Covers: a synthetic song with known stems goes through the whole path, with a voice that returns its input."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""F0 files: what is read, what is refused with which line, and that what was written comes back."""
+"""F0 files: accepted forms, refused ones with their line, and lossless writing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What recordings are worth: every piece of advice is given where it is due, and not elsewhere."""
+"""Data reports: every piece of advice is given where it applies, and only there."""
 
 from pathlib import Path
 

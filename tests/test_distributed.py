@@ -1,4 +1,4 @@
-"""Several processes: equal losses, exact resume, orderly stop, and a clear end when one is lost."""
+"""Several processes: equal losses, exact resume, orderly stop, and a clear error when one is lost."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The check of the installation: what it finds here, and that broken parts become findings with a remedy."""
+"""The check of the installation: its findings here, and that broken parts become findings with a remedy."""
 
 import shutil
 import zipfile

@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, commands parse, named tests and files exist, one place has the address."""
+"""The documents: links resolve, commands parse, named tests and files exist, and the address is in one place."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The effects: gains at frequencies, decay, echoes; and the written form of chains."""
+"""Effects: gain by frequency, decay, echoes; and the written form of chains."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a training will take: foretold as the training itself counts it, and with speeds that were measured here."""
+"""Estimates of a training run: counted as training counts, with speeds that were measured here."""
 
 from pathlib import Path
 

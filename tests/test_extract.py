@@ -1,4 +1,4 @@
-"""Clips are extracted in batches of similar length, with the features of one at a time."""
+"""Clips are extracted in batches of similar length, with the same features as one at a time."""
 
 import logging
 from collections.abc import Callable

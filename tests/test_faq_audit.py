@@ -1,4 +1,4 @@
-"""docs/faq-audit.md: every row names tests that exist; and what no other test shows of its answers."""
+"""docs/faq-audit.md: every row names tests that exist; and the answers that no other test shows."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Blending, the two clocks, protection: golden features and the rules by hand."""
+"""Retrieval blend, frame rates and protection: golden features, and the rules computed by hand."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Blocks of the generator on a device whose memory is short."""
+"""Blocks of the generator on a device with little memory."""
 
 import logging
 from typing import Any

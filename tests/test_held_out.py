@@ -1,4 +1,4 @@
-"""Held-out recordings: which, that the training never sees them, the best epoch, and when a voice is overtrained."""
+"""Held-out recordings: which, that training never uses them, the best epoch, and overtraining."""
 
 from dataclasses import replace
 from pathlib import Path

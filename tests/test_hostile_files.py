@@ -1,4 +1,4 @@
-"""Hostile files of every kind: a typed error of one sentence, soon, in little memory, and nothing happens."""
+"""Hostile files of every kind: a typed error of one sentence, quickly, with little memory and no side effects."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The HuBERT content encoder: the frame law, the network against others, and whole v1 and v2 voices."""
+"""The HuBERT content encoder: frame counts, the network against others, and v1 and v2 voices."""
 
 import json
 from collections.abc import Callable

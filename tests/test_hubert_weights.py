@@ -1,4 +1,4 @@
-"""Where HuBERT weights are found, in which forms, how converted ones are kept, and what is refused."""
+"""HuBERT weights: places, formats, the cache of converted ones, and refusals."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Languages: which one a user gets, and marks that become words on their way out of the server."""
+"""Languages: the choice for a request, and placeholders that are translated on their way out of the server."""
 
 import html
 import json

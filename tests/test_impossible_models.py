@@ -1,4 +1,4 @@
-"""Models that cannot be: voices of impossible networks, and training states that no step could follow."""
+"""Impossible models: voices of networks that cannot exist, and training states that no step could follow."""
 
 import shutil
 from pathlib import Path

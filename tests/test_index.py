@@ -1,4 +1,4 @@
-"""FeatureIndex: golden retrieval, its laws, what it refuses to read."""
+"""FeatureIndex: golden retrieval, its invariants, and files that are refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""python -m infer: what it writes, says and returns; bad input in one sentence."""
+"""python -m infer: files, output and exit status; bad input is reported in one sentence."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Folders of RVC and Applio: voices, indexes and weights are found where they lie, and nothing in them is changed."""
+"""Folders of RVC and Applio: voices, indexes and weights are found in place, and nothing in them is changed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The registry of jobs: order, cancelling, errors, and what a restart finds."""
+"""The job registry: order, cancelling, errors, and restarts."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""The server is killed during a training and a batch: nothing is broken, and both go on after a restart."""
+"""The server is killed during training and a batch: nothing is broken, and both resume after a restart."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Voices and their indices on disk."""
+"""Voices and their indexes on disk."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What one client may use: failed logins, uploads, events in the queue, requests at a time, and the disk."""
+"""Limits per client: failed logins, uploads, events in the queue, concurrent requests, and the disk."""
 
 import asyncio
 import json

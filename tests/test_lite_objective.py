@@ -1,4 +1,4 @@
-"""The objective of the lite family: its phases, its masks, its noise, and resuming across the phase boundary."""
+"""The objective of the lite family: phases, masks, noise, and resuming across the phase boundary."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A whole small training: recordings to voice, stopped, resumed, with the real encoder and a tiny network."""
+"""A complete small training run: recordings to voice, stopped, resumed, with the real encoder and a tiny network."""
 
 import contextlib
 import json

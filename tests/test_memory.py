@@ -1,4 +1,4 @@
-"""What is free inside the process goes back to the system."""
+"""Freed memory of the process is returned to the system."""
 
 import sys
 from pathlib import Path

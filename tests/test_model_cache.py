@@ -1,4 +1,4 @@
-"""The caches: nothing is loaded or computed twice, changed files are loaded again, old values are dropped first."""
+"""The caches: nothing is loaded or computed twice, changed files are loaded again, and old values are evicted first."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The networks against the golden data, and the laws they obey."""
+"""The networks against golden data, and their invariants."""
 
 import json
 import re

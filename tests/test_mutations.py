@@ -1,4 +1,4 @@
-"""The list of mutations keeps up with the sources; running it is done by hand (tests/mutations.py)."""
+"""The list of mutations matches the sources; running it is done by hand (tests/mutations.py)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The noise of the networks."""
+"""The noise of the networks is drawn on the CPU and follows its generator."""
 
 import pytest
 import torch

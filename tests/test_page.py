@@ -1,4 +1,4 @@
-"""The page in a browser: a server that really runs, in a folder of its own, and Chromium without a window.
+"""The page in a browser: a running server in a separate folder, and headless Chromium.
 
 Train from uploaded files, reload in the middle, stop, go on, convert; import a ZIP; change the language; wrong inputs.
 """

@@ -1,4 +1,4 @@
-"""Pitch methods against golden data and tones, the promise of exact frames, and the laws of F0 curves."""
+"""Pitch methods against golden data and tones, exact frame counts, and invariants of F0 curves."""
 
 import json
 import logging
@@ -121,7 +121,7 @@ def test_golden_quantisation_after_shift(golden: Path) -> None:
 
 
 def test_golden_curve_from_a_file(golden: Path) -> None:
-    """The song begins at frame 100. Where the file speaks, frames agree with the reference.
+    """The song begins at frame 100. Where the file has points, frames agree with the reference.
 
     The reference writes as many frames as the file lasts, but from 0 on instead of the file's first time: it
     overwrites the frames before the file begins and misses as many at its end. Ours are those the file speaks of.

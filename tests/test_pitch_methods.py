@@ -1,4 +1,4 @@
-"""crepe, mangio-crepe, fcpe and hybrids: golden data, the promises every method keeps, and names of methods."""
+"""crepe, mangio-crepe, fcpe and hybrids: golden data, the contract of every method, and names of methods."""
 
 import sys
 from functools import cache

@@ -1,4 +1,4 @@
-"""Before a training everything is checked at once, and nothing is written."""
+"""Before training, everything is checked together, and nothing is written."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recordings to clips: the golden run as a whole, numbering, levels, and what bad files do."""
+"""Recordings to clips: the whole golden run, numbering, levels, and bad files."""
 
 import json
 import logging

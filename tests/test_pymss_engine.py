@@ -1,4 +1,4 @@
-"""Separation by pymss: a small BS-RoFormer filled by formula, registered like a user's model; and what is refused."""
+"""Separation by pymss: a small BS-RoFormer with computed weights, registered like a user's model; and refusals."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a training refuses: names, foreign files, other families, a second job, speakers that do not exist."""
+"""Training runs that are refused: names, foreign files, other families, a second job, missing speakers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The figures that compare a conversion with its source."""
+"""The metrics that compare a conversion with its source."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who may send what to the server: hosts, origins, login on every route, sizes, headers; worst inputs of a megabyte."""
+"""Which requests the server accepts: hosts, origins, login on every route, sizes, headers, huge worst inputs."""
 
 import json
 import re

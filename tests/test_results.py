@@ -1,4 +1,4 @@
-"""The results of conversions: every kept one is listed, chosen, played, drawn, compared and deleted."""
+"""The results of conversions: each is listed, chosen, played, plotted, compared and deleted."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What goes out comes back: voices through both formats, files of ours at the ecosystem, checkpoints of either year."""
+"""Files survive a round trip: voices through both formats, our files in RVC, checkpoints of 2023 and 2026."""
 
 import json
 import pickletools

@@ -1,4 +1,4 @@
-"""One server per folder, and the cache that no clock empties."""
+"""One server per folder, and the cache that is cleaned by a monotonic clock."""
 
 import os
 import subprocess

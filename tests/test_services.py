@@ -1,4 +1,4 @@
-"""What stands behind the page: conversions as jobs, voices from their folder, archives."""
+"""The backend of the page: conversions as jobs, voices from their folder, archives."""
 
 import re
 import zipfile

@@ -1,4 +1,4 @@
-"""go-web.sh makes an environment that later starts trust only when it is complete; from wheels made here, offline."""
+"""go-web.sh makes an environment that later starts trust only if it is complete; from local wheels, offline."""
 
 import base64
 import hashlib

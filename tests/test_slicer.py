@@ -1,4 +1,4 @@
-"""The slicer: golden cuts and the laws that no sound is lost and nothing comes twice."""
+"""The slicer: golden cuts, and that no sound is lost or duplicated."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The golden data in the repository: whole, small, made by its script, and silent only about what it does not hold."""
+"""The golden data in the repository: complete, small, made by its script; tests skip only for files it lacks."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Stereo files, their resolution, tags and cover: written and read again in every format."""
+"""Stereo files with their resolution, tags and cover: written and read again in every format."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The training command line: what a user sees, above all when the input is bad."""
+"""The training command line: its output, above all for bad input."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What checked recordings propose: nothing is set before the user says so."""
+"""Suggestions for checked recordings: nothing is set until the user confirms."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Training states of every program: the optimiser fits by name, whatever order its file has."""
+"""Training states of every program: the optimiser is matched by name, in any order."""
 
 import json
 from pathlib import Path

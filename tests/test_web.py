@@ -1,4 +1,4 @@
-"""The page: its form, its edge, and conversions driven through Gradio's own client, without a browser."""
+"""The page: its form, its handlers, and conversions through Gradio's own client, without a browser."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What cannot be written is reported in one sentence with the reason, and what was there stays."""
+"""Write errors are reported in one sentence with the reason, and existing files stay."""
 
 import gc
 import os

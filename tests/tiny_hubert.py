@@ -1,4 +1,4 @@
-"""HuBERT networks of a few thousand parameters, in the files that programs keep them in."""
+"""HuBERT networks of a few thousand parameters, in the file formats of other programs."""
 
 import json
 from pathlib import Path

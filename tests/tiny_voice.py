@@ -1,4 +1,4 @@
-"""A whole voice of tiny parts, for tests that convert: about a second of audio in a tenth of a second."""
+"""A complete voice of tiny networks, for tests that convert: about a second of audio in a tenth of a second."""
 
 from typing import Any
 

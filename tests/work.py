@@ -1,4 +1,4 @@
-"""Amounts of work that are the same on every machine, fast or slow, idle or busy: lines run, bytes read, memory."""
+"""Measures of work that are equal on every machine, fast or slow, idle or busy: lines run, bytes read, memory."""
 
 import sys
 import time
