@@ -35,7 +35,7 @@ fc /b "%wanted%" "%finished%" >nul 2>&1
 if %errorlevel%==0 goto start
 
 :install
-rem A killed run leaves the file "unfinished" behind; its environment is made anew.
+rem A killed run leaves the file "unfinished" behind; its environment is rebuilt.
 "%python%" -c "import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))" >nul 2>&1
 if not %errorlevel%==0 if exist "%venv%" rmdir /s /q "%venv%"
 if exist "%venv%\unfinished" rmdir /s /q "%venv%"
@@ -61,8 +61,8 @@ for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torch==" "%here%requirements.
 for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torchaudio==" "%here%requirements.txt"`) do set "torchaudio=%%L"
 echo Step 2 of 4: installing torch ...
 set "step=step 2 of 4, installing torch,"
-rem The default build for Windows has no CUDA. lib.nvidia names the build that supports card and driver, and says on
-rem the screen what is wrong with an old one.
+rem The default build for Windows has no CUDA. lib.nvidia names the build that supports card and driver, and prints
+rem what is wrong with an old one.
 set "build=cpu"
 "%python%" -c "import runpy, sys; %run%" "%here%." lib.nvidia >"%venv%\build.txt"
 if %errorlevel%==0 set /p build=<"%venv%\build.txt"
@@ -151,7 +151,7 @@ if "%word%"=="" pause
 exit /b %status%
 
 :failed_cleanly
-rem When pip fails by itself it leaves the environment as it was, so the next start goes on from here.
+rem When pip fails by itself it leaves the environment as it was, so the next start continues from here.
 del "%venv%\unfinished" >nul 2>&1
 :failed
 del "%wanted%" >nul 2>&1

@@ -2,15 +2,15 @@
 # Sets the program up once, in .venv beside this file, and starts it:
 #   ./go-web.sh [web]     the page in the browser; options such as --port go to infer-web.py
 #   ./go-web.sh test      style, types and tests; --all (or CI=true) adds the slow tests, the rest goes to pytest
-#   ./go-web.sh demo      trains a small voice and converts a clip with it, without a browser; options go to the training
+#   ./go-web.sh demo      trains a small voice and converts a clip with it, without a browser; options go to train run
 #   ./go-web.sh convert   converts files and folders (python -m infer)
 #   ./go-web.sh train     makes voices (python -m train)
 set -eu
 # PyTorch's own CPU builds save gigabytes on a Linux machine without an NVIDIA card. Where this address cannot be
-# reached the default build is taken: larger, otherwise the same.
+# reached, the default build is installed, which is larger but otherwise the same.
 torch_cpu_index=${REVOICE_TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUTF8=1
-[ -t 2 ] || export PIP_QUIET=1 PIP_PROGRESS_BAR=off # nobody watches; errors and the log remain
+[ -t 2 ] || export PIP_QUIET=1 PIP_PROGRESS_BAR=off # not interactive; errors and the log remain
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 python=$here/.venv/bin/python
 supported='import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'
@@ -47,7 +47,7 @@ wanted = dict(pin.split("==") for pin in sys.argv[1:])
 sys.exit(any(version(name).split("+")[0] != wanted[name] for name in wanted))' "$@" 2>/dev/null
 }
 
-install_locked() { # install_locked PACKAGES LIST...: what the lists name, if the hashes of its files are right
+install_locked() { # install_locked PACKAGES LIST...: the packages of the lists, if the hashes of their files match
   # The files of a mirror that builds packages itself have other hashes: REVOICE_REQUIRE_HASHES=0 accepts them.
   # shellcheck disable=SC2086 # several words on purpose
   [ "${REVOICE_REQUIRE_HASHES:-1}" != 0 ] || { pip_install -c requirements.lock $1; return; }
@@ -58,17 +58,17 @@ install_locked() { # install_locked PACKAGES LIST...: what the lists name, if th
 install_torch() { # torch and torchaudio must be of the same build, hence one command for both
   local pins build
   pins=$(grep -E '^torch(audio)?==' requirements.txt)
-  # For an old card or driver the default build, with CUDA 13, would not work; lib.nvidia says why and names another.
+  # For an old card or driver the default build, with CUDA 13, would not work; lib.nvidia explains why and selects another.
   build=$("$python" -m lib.nvidia) || build=''
   if [ "$(uname -s)" = Linux ] && [ "$build" = cu126 ]; then
     # shellcheck disable=SC2086 # two words on purpose, here and below
     pip_install --no-deps --index-url "https://download.pytorch.org/whl/$build" $pins >/dev/null && return
-    say "  PyTorch's builds cannot be reached from here; taking the default build, which cannot use this GPU."
+    say "  PyTorch's builds cannot be reached from here; installing the default build, which cannot use this GPU."
   fi
   if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
     # shellcheck disable=SC2086
     pip_install --no-deps --retries 0 --timeout 15 --index-url "$torch_cpu_index" $pins >/dev/null 2>&1 && return
-    say "  PyTorch's CPU builds cannot be reached from here; taking the default build."
+    say "  PyTorch's CPU builds cannot be reached from here; installing the default build."
   fi
   # shellcheck disable=SC2086
   has_torch $pins || install_locked "$pins" requirements-torch.lock
@@ -131,7 +131,7 @@ module() { # module NAME ARGUMENTS...: python -m NAME, but from any folder, and 
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$here" "$@"
 }
 
-demo() { # the main job on what is shipped: recordings to a voice, a clip converted with it, and figures of the result
+demo() { # trains a voice on the shipped recordings, converts a clip with it, and prints metrics of the result
   local shipped=$here/pretrained/lite/demo
   cd "$here"
   "$python" -m train run demo --data "$shipped/voice" --family lite --max-minutes 5 --epochs 250 "$@"

@@ -89,7 +89,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         False, description="compute activations again instead of keeping them: less memory, a third more time"
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=0.1, description="learning rate of both optimizers; None: the family's default"
+        None, gt=0, le=0.1, description="learning rate of both optimisers; None: the family's default"
     )
     precision: Precision = "auto"
     base: bool = Field(True, description="start from the family's base models if they are installed")

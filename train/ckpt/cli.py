@@ -98,7 +98,7 @@ class Import(BaseModel, frozen=True):
 
 
 class Folders(BaseModel, frozen=True):
-    """List the folders of RVC and Applio whose voices and weights are used where they are; add or remove one."""
+    """List the folders of RVC and Applio whose voices and weights are used in place; add or remove one."""
 
     add: GivenPath | None = Field(None, description="folder in which RVC, Applio or a fork is installed")
     remove: GivenPath | None = Field(None, description="folder that is no longer used; its files stay")
