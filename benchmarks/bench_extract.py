@@ -2,7 +2,7 @@
 
 Clips of unequal lengths are cut out of recordings. Cases, each in a process of its own, the files written included:
 
-- every file by itself: the models are loaded for each clip, as programs do that call one script per file
+- models loaded per file: they are loaded for each clip, as in programs that call one script per file
 - one file at a time: the models are loaded once, the clips follow each other
 - this program: the stage as it is
 

@@ -76,7 +76,7 @@ class VoiceParts:
     speaker_index: Callable[[int], FeatureIndex | None] = lambda speaker: None  # that of one speaker; None: the above
     index_rate: float = USUAL_INDEX_RATE  # of conversions that do not set one
     interpolate_unvoiced: bool = False  # whether the voice was trained on F0 without unvoiced gaps
-    median_f0: float | None = None  # Hz, of the recordings the voice was trained on, if its file says so
+    median_f0: float | None = None  # Hz, of the recordings the voice was trained on, if its file states it
     identity: str = ""  # of voice and index, for results that are kept on disk
     encoder_in: Callable[[torch.dtype], ContentEncoder] | None = None  # the encoder in a dtype; None: float32 only
     reload_synthesizer: Callable[[], VoiceSynthesizer] | None = None  # reads it again; None: a cast keeps `synthesizer`

@@ -1,4 +1,4 @@
-"""Texts and the ZIP of a bug report: versions, devices, and whatever a caller adds, without private paths and names."""
+"""Texts and the ZIP of a bug report: versions, devices, and the caller's additions, without private paths and names."""
 
 import getpass
 import platform

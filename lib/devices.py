@@ -82,7 +82,7 @@ def choose_precision(
     """Turn the option `precision` (auto, fp32, bf16, fp16, int8) into dtypes.
 
     "auto" takes the fastest dtypes that the hardware supports. The decision rests on the reported instruction sets
-    and not on a measurement, so that a machine always computes the same samples. `supports_int8` says whether the
+    and not on a measurement, so that a machine always computes the same samples. `supports_int8` tells whether the
     voice can be quantized, `casts_encoder` whether the content encoder can compute in another dtype than float32.
     ConfigError for a dtype that is not fast on the device.
     """

@@ -5,7 +5,7 @@
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
     ├── LinkError           a link or an account of the web that cannot be used
-    ├── MissingFileError        a file or folder that should be there; says how to get it
+    ├── MissingFileError        a file or folder that is missing; the message says how to get it
     ├── MachineError            the machine has failed: no memory, an unreadable disk, a lost GPU
     │   └── WriteError          a file cannot be written: a full disk, a read-only folder
     └── ProcessLostError        another process of the same run has ended, so this one cannot continue

@@ -88,7 +88,7 @@ def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Lim
 
 
 class _Deadline:
-    """Shuts the connection down when the time is over, whatever is waited for then."""
+    """Shuts down the connection when the time is over, even while a call is waiting for data."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -1,6 +1,6 @@
 """Reads JSON within limits of size, depth and numbers (64 bits). Every JSON file of the program is read here.
 
-What the values mean is checked by the callers, with pydantic models of what they know.
+Callers check the values with pydantic models.
 """
 
 import json

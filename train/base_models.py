@@ -142,7 +142,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _check_encoder(path: Path, wanted: str) -> None:
-    """CheckpointError if the file says that it was trained on another content encoder."""
+    """CheckpointError if the file states another content encoder."""
     if not path.is_file():
         raise MissingFileError(path, "Specify the file of a base model.")
     declared = _stored(path).get("embedder_model")

@@ -51,7 +51,7 @@ class Pair:
         return self.generator.stem[2:]
 
     def verify(self) -> None:
-        """CheckpointError if a file is not what was saved, or if both files are not of the same save."""
+        """CheckpointError if a file differs from the saved one, or if the files are from different saves."""
         from lib.voice.training_state import generator_of
 
         if self.facts is None:
@@ -112,7 +112,7 @@ class CheckpointIndex:
         self.write()
 
     def abandon(self) -> None:
-        """Delete what was written of the announced pair."""
+        """Delete the partly written files of the announced pair."""
         if self.writing is not None:
             for path in self.files_of(self.writing):
                 path.unlink(missing_ok=True)

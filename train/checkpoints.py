@@ -277,7 +277,7 @@ class CheckpointManager:
     def _record_of(self, state: TrainState, index: CheckpointIndex) -> tuple[dict[str, Any], list[str]]:
         """The record of the stage after a save, and the numbers of the pairs that it replaces."""
         step, unusable = state.progress.step, self._resumed.unusable if self._resumed else ()
-        # A kill can come between index and record, so either can know a pair that the other does not.
+        # A kill can happen between index and record, so either can list a pair that the other lacks.
         own = {*self.experiment.stage("fit").get("checkpoints", []), *map(int, index.pairs)}
         known = sorted(number for number in own - {step} if str(number) not in unusable)
         kept = [*known, step][-self.options.keep_checkpoints :]

@@ -61,7 +61,7 @@ class LiteObjective:
         """Keep the prior as it is: of it, only the speaker embedding is adapted.
 
         A prior that is trained on a few minutes loses the words of other readers: it learns the few sequences of codes
-        that it sees.
+        in its training data.
         """
         self.from_base = True
         generator.enc_p.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Losses of the GAN step: functions of tensors, computed in float32 whatever the dtype of the networks.
+"""Losses of the GAN step: functions of tensors, always computed in float32.
 
 Least-squares adversarial losses and feature matching of HiFi-GAN (Kong et al. 2020), KL divergence of VITS (Kim et al.
 2021).

@@ -82,7 +82,7 @@ def prepare(
 
     Clips are float32 WAV named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
     `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end, after
-    `before_commit` was called; until then, and when anything stops the work, what was there stays. A recording that
+    `before_commit` was called; until then, or if the work is stopped, the existing files stay. A recording that
     cannot be used is named in the report and does not stop the others. Raises MissingFileError or AudioError if there
     is nothing to do or nothing could be used.
     """

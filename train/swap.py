@@ -28,7 +28,7 @@ def replacing_folders(
         yield [fresh / name for name in names]
         with write_errors(parent):
             before_commit()
-            fresh.replace(parent / READY)  # from here on `finish_swap` goes on after a kill
+            fresh.replace(parent / READY)  # from here on, `finish_swap` completes it after a kill
             finish_swap(parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

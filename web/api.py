@@ -41,7 +41,7 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
     "use_folder": ("folder", "folders"),
     "voice_info": ("info",),
 }
-OPTIONAL = frozenset({"index_rate"})  # None: what the voice recommends
+OPTIONAL = frozenset({"index_rate"})  # None: the voice's recommendation
 REQUIRED = {name: frozenset({"voice"}) for name in ("delete_voice", "edit_voice")}  # though the page has chosen one
 OPTIONAL_OF = {"train": frozenset({"sample_rate"})}  # None: the usual one of the family
 

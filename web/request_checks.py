@@ -102,7 +102,7 @@ class RequestChecks:
         return self._refuse_use(scope, path, client)
 
     def _refuse_use(self, scope: Scope, path: str, client: str) -> Refusal | None:
-        """A refusal of a login or an event of a client that has used up what it may."""
+        """A refusal of a login or an event of a client that has reached its limit."""
         if scope.get("method") != "POST":
             return None
         if path.rstrip("/") == LOGIN and _has_login(scope):
@@ -179,7 +179,7 @@ def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
     """Whether the request needs no login or has one; Gradio itself leaves some of its routes open."""
     if not _has_login(scope):
         return True
-    app: Any = scope["app"]  # Gradio's, which knows the tokens
+    app: Any = scope["app"]  # Gradio's, which has the tokens
     path = path.rstrip("/") or "/"
     if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
         return True
@@ -226,7 +226,7 @@ class _Checked:
         self._started = False
 
     async def run(self, scope: Scope) -> None:
-        """Pass the request on; answer with the refusal if its body is refused, whatever Gradio answers."""
+        """Pass the request on; answer with the refusal if its body is refused, instead of Gradio's answer."""
         with contextlib.suppress(RefusedBodyError):
             await self._app(scope, self._receive_checked, self._send_unless_refused)
         if self._refusal and not self._started:

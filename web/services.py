@@ -50,7 +50,7 @@ class VoiceCard:
 class Services:
     """The functions behind the page; voices are referred to by name.
 
-    `inspect_files` says what given files hold, unpacking archives below a temporary folder; `add_files` adds that, the
+    `inspect_files` lists the contents of files, unpacking archives below a temporary folder; `add_files` adds them, the
     only voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files of a
     link into a folder; None: the page takes no links. `local`: only the user of this machine can open the page, and
     may name any of its folders.

@@ -51,7 +51,7 @@ class SayArguments(SpeechOptions, _Result, frozen=True):
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `cover` or `say`, the first of the words, and return the exit status."""
+    """Run the command `cover` or `say` and return the exit status."""
     command, *words = args
     if command == "cover":
         return report_errors(lambda: _cover(parse_as(CoverArguments, words, f"{PROGRAM} cover")))

@@ -142,7 +142,7 @@ def _convert_all(
     curve: PitchCurve | None,
 ) -> tuple[list[FloatArray], FloatArray | None, float]:
     """Convert signals (T,) with one common level; a silent one beside others stays silent."""
-    # Input is scaled down to INPUT_PEAK, each signal by itself: scaled together before, their balance is kept.
+    # Input is scaled down to INPUT_PEAK, each signal separately; scaling them together first keeps their balance.
     scale = max(float(np.abs(signal).max()) for signal in sources) / INPUT_PEAK
     results: list[FloatArray | None] = []
     f0: FloatArray | None = None

@@ -175,7 +175,7 @@ class CoverMaker:
 
 
 def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
-    """Semitones to add to the instrumental: as the options say, else those of the vocals less whole octaves."""
+    """Semitones to add to the instrumental: as in the options, else those of the vocals minus whole octaves."""
     if options.instrumental_shift is not None:
         return options.instrumental_shift
     return round(vocal_shift - 12 * round(vocal_shift / 12))

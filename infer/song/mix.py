@@ -13,7 +13,7 @@ from lib.typing import FloatArray
 REVERB_SECONDS, REVERB_DELAY = 1.4, 20.0  # s, ms
 HALF_POWER = np.sqrt(0.5)
 SILENT = 10 ** (-70 / 20)  # of the peak of the vocals
-HOLD, FADE = 0.1, 0.02  # s around what is not silent, and of the fades
+HOLD, FADE = 0.1, 0.02  # s kept around sound, and length of the fades
 
 
 def mix(

@@ -1,4 +1,4 @@
-"""Vocals and instrumental of a song from what the user has: both stems, or one stem and the song."""
+"""Vocals and instrumental of a song, from both stems, or from one stem and the song."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -45,7 +45,7 @@ MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
 
 
 def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> FloatArray:
-    """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of what the file holds.
+    """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of its samples.
 
     Raises MissingFileError or AudioError, see `load_audio_native`.
     """

@@ -68,7 +68,7 @@ def array_blocks(audio: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def source_subtype(path: Path) -> Subtype:
-    """The subtype that keeps the resolution of a recording; 16-bit for what is not WAV, AIFF, FLAC and the like."""
+    """The subtype that keeps the resolution of a recording; 16-bit unless it is WAV, AIFF, FLAC or similar."""
     import soundfile
 
     try:

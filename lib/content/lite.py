@@ -83,7 +83,7 @@ def locate(family: str, name: str | None = None, path: Path = WEIGHTS_FILE) -> P
 
 
 def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
-    """The shipped encoder on `device`. MissingFileError or CheckpointError where its file is not what it should be."""
+    """The shipped encoder on `device`. MissingFileError or CheckpointError for a damaged or different file."""
     locate(family, path=path)
     network = LiteEncoder()
     try:

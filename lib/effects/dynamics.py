@@ -32,7 +32,7 @@ def limit(audio: FloatArray, sample_rate: int, ceiling: float) -> FloatArray:
 def compress(
     audio: FloatArray, sample_rate: int, threshold: float, ratio: float, attack: float, release: float
 ) -> FloatArray:
-    """Reduce levels above `threshold` dB by `ratio`; attack and release in ms. Keeps the loudness of what is below."""
+    """Reduce levels above `threshold` dB by `ratio`; attack and release in ms. Levels below it are unchanged."""
     frame = max(round(FRAME * sample_rate), 1)
     loudest = _loudest(audio)
     n_frames = -(-len(loudest) // frame)

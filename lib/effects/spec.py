@@ -46,7 +46,7 @@ Chain = tuple[tuple[str, tuple[float, ...]], ...]  # effects by name with all th
 
 
 def parse_chain(text: str) -> Chain:
-    """The effects of a chain, in order; presets may stand among them. ConfigError for what is not an effect."""
+    """The effects of a chain, in order; presets may be among them. ConfigError for an unknown effect."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     chain = [
         effect for word in words for effect in (parse_chain(PRESETS[word]) if word in PRESETS else [_effect(word)])

@@ -14,7 +14,7 @@ COUPLING_KERNEL = 5  # frames
 
 
 class Coupling(nn.Module):
-    """Shifts the second half of the channels by what it computes from the first half."""
+    """Shifts the second half of the channels by an offset computed from the first half."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()

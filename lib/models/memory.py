@@ -32,7 +32,7 @@ def _allocator() -> Any | None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU, or on a CPU by NumPy or torch."""
+    """Whether an error of NumPy or torch means that memory ran out, on a GPU or CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and (

@@ -37,7 +37,7 @@ def hz_to_bins(f0: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
 
 
 def suggested_shift(source_hz: float, voice_hz: float) -> int:
-    """Whole semitones from the median F0 of a recording to that of a voice, within what a conversion allows."""
+    """Whole semitones from the median F0 of a recording to that of a voice, within the range of a conversion."""
     return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -MAX_SHIFT, MAX_SHIFT))
 
 

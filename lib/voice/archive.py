@@ -163,7 +163,7 @@ def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tupl
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; whatever is wrong with it while it is open becomes a CheckpointError."""
+    """Open an archive; errors of reading it in the body become CheckpointErrors."""
     if not archive.is_file():
         raise MissingFileError(archive, "Specify the path of a voice archive (NAME.zip).")
     check_directory(archive, MAX_PARTS)
@@ -273,7 +273,7 @@ def _entries_and_card(opened: zipfile.ZipFile, archive: Path) -> tuple[list[zipf
 def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], archive: Path) -> Sequence[zipfile.ZipInfo]:
     """The one voice of an archive, then its training checkpoints. CheckpointError unless there is one voice.
 
-    A single model file is returned as it is: reading it says what is wrong with it.
+    A single model file is returned unchecked: its reader reports what is wrong with it.
     """
     if len(models) == 1:
         return models

@@ -71,7 +71,7 @@ def entry_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _decoded(entry: zipfile.ZipInfo) -> str:
-    """The path of an entry. Old archivers do not say in which code page it is: UTF-8, Japanese or that of DOS."""
+    """The path of an entry. Old archivers do not state its code page: UTF-8, Japanese or that of DOS."""
     name = entry.orig_filename
     if name.isascii() or entry.flag_bits & UTF8_FLAG:
         return name

@@ -67,7 +67,7 @@ ARCHITECTURES = (
     ),
     Architecture(
         SynthesizerConfig,
-        lambda weights: True,  # the last one: its messages say which tensor is missing
+        lambda weights: True,  # last, because its messages name the missing tensor
         rvc_config.derive,
         Synthesizer,
         rvc_config.parse_config_list,

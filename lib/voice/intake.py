@@ -1,7 +1,7 @@
 """Import of loose files: voice models, indexes and archives given together, recognised and paired by their content.
 
-`inspect_files` says what an import would add, `install` adds it. Nothing is replaced: a voice whose name is taken gets
-another one, and a voice that is installed already is not added twice.
+`inspect_files` determines what an import would add, `install` adds it. Nothing is replaced: a voice whose name is taken
+gets another one, and a voice that is installed already is not added twice.
 """
 
 import filecmp
@@ -148,7 +148,7 @@ def _recognise(file: Path, folder: Path, found: _Sorted) -> None:
 
 
 def _read(part: Part, found: _Sorted) -> None:
-    """Read a voice model or an index, and keep what it says."""
+    """Read a voice model or an index, and record its properties."""
     try:
         if part.path.suffix.lower() == INDEX_SUFFIX:
             if part.label.startswith("trained_"):
@@ -223,7 +223,7 @@ def _of_same_width(index: FoundIndex, free: list[FoundModel], left: list[FoundIn
 
 
 def _rank(index: str, voice: str) -> int | None:
-    """How well the name of an index fits that of a voice, whatever their case and separators; None: not at all."""
+    """How well the name of an index fits that of a voice, ignoring case and separators; None: not at all."""
 
     def plain(name: str) -> str:
         return re.sub(r"[\s._-]+", "_", name).casefold()
@@ -253,7 +253,7 @@ def _plan(
 
 
 def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> str:
-    """`wanted`, or that with a number behind it where the name is taken, or its folder in `logs` has an index.
+    """`wanted`, or `wanted` with a number if the name is taken or its folder in `logs` has an index.
 
     Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
     """

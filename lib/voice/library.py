@@ -152,7 +152,7 @@ def _recorded(folder: Path) -> str | None:
 
 
 def _index_record(folder: Path) -> dict[str, Any]:
-    """What the record of an experiment says of its indexes; empty without record, or for a damaged one."""
+    """The entry on indexes in the record of an experiment; empty without record, or for a damaged one."""
     try:
         entry = read_json(folder / RECORD)["index"]
     except (RevoiceError, KeyError, TypeError):

@@ -83,7 +83,7 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
 
 
 def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
-    """Low, median and high F0 in Hz that a voice was trained on; None where its file does not say."""
+    """Low, median and high F0 in Hz that a voice was trained on; None if its file does not state it."""
     stored = voice.extra.get("training_f0")
     numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
     if len(numbers) != 3:
@@ -173,7 +173,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_files(content: Any, path: Path) -> None:
-    """CheckpointError if the entries of a voice model are missing; it says what the file is instead."""
+    """CheckpointError if the entries of a voice model are missing; the message names the actual kind of file."""
     if isinstance(content, dict) and "weight" in content and "config" in content:
         return
     model = content.get("model", content) if isinstance(content, dict) else None
@@ -229,7 +229,7 @@ def plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """A copy of nested plain values as JSON knows them. TypeError for anything else."""
+    """A copy of nested plain values, in the types of JSON. TypeError for anything else."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth and isinstance(value, list | tuple):

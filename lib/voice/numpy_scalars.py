@@ -1,7 +1,7 @@
 """Lets torch's safe reader read numpy scalars, which some programs store among the entries of a voice.
 
-torch calls the functions below instead of numpy's, so no code of numpy runs on what a file holds. A scalar becomes a
-Python number.
+torch calls the functions below instead of numpy's, so no code of numpy runs on the content of a file. A scalar becomes
+a Python number.
 """
 
 import functools

@@ -11,7 +11,7 @@ from web.i18n.catalogue import TRANSLATED, missing, obsolete, read
 
 
 def main() -> int:
-    """Print what the command line asks for; `check` returns 1 if a catalogue is incomplete or has obsolete entries."""
+    """Print the requested templates; `check` returns 1 if a catalogue is incomplete or has obsolete entries."""
     parser = argparse.ArgumentParser(description="Compare i18n/messages/ with the templates in the program.")
     parser.add_argument("what", choices=["check", "missing", "obsolete"])
     what = parser.parse_args().what

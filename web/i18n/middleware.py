@@ -1,4 +1,4 @@
-"""ASGI middleware that translates the placeholders in every answer into the language of the user who asked.
+"""ASGI middleware that translates the placeholders in every answer into the language of the user.
 
 Pages, results of handlers, messages and progress pass through it. Changing the language sets a cookie and reloads the
 page; jobs on the server keep running.

@@ -75,7 +75,7 @@ class _Open:
         self.values: dict[str, str] = {}
 
     def finish_part(self) -> None:
-        """Take what was read as the key, or as the value of the latest name."""
+        """Store the text read so far as the key, or as the value of the latest name."""
         text = "".join(self.parts)
         self.parts = []
         if self.key is None:

@@ -127,7 +127,7 @@ def _build_say(t: Translator, services: Services, voice: Any) -> None:
     player = gr.Audio(label=t("convert.result"), type="filepath", interactive=False, buttons=["download"])
 
     def say(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
-        """Say a text, a text file or subtitles with a voice; returns the recording."""
+        """Speak a text, a text file or subtitles in a voice; returns the recording."""
         name = listed_voice(t, services, values["voice"])
         chosen = {key: values[key] for key in form.names} | {"device": services.device}
         work = checked(SayRequest, {

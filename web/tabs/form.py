@@ -21,7 +21,7 @@ class Form(Generic[Options]):
     """The components of an options model, laid out where the Form is made; ranges and defaults are the model's.
 
     Fields named in `skip` get no component; `parse` gets their values. `shown` are the first values of fields whose
-    default is None and that are shown as numbers all the same.
+    default is None but that are shown as numbers.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
 
 
 def _choice_label(name: str, choice: Any, t: Translator) -> str:
-    """What a list shows of a choice: the choice, and of a pitch method also what it is for."""
+    """The text of a choice in a list; for a pitch method with its purpose."""
     if name != "pitch_method":
         return str(choice)
     method = choice.replace("-", "_")

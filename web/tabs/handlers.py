@@ -73,14 +73,14 @@ def _without_folders(message: Message) -> Message:
 
 
 def show_success(t: Translator, text: str) -> None:
-    """Show a short message (HTML) on the page; nothing where no page is asking."""
+    """Show a short message (HTML) on the page; does nothing for requests of programs."""
     gr.Success(text, title=t("message.done"))
 
 
 class CancelButton:
     """The sessions of the page that have pressed the cancel button.
 
-    Gradio lets a running function finish whatever the page does, so the function's Progress checks this.
+    Gradio always lets a running function finish, so the function's Progress checks this.
     """
 
     def __init__(self, t: Translator) -> None:
@@ -107,11 +107,11 @@ class CancelButton:
         return run.click(start, list(inputs), [button, *outputs], **_AT_ONCE)
 
     def end(self, event: Any, button: gr.Button) -> None:
-        """Disable the button after an event, whatever became of it."""
+        """Disable the button after an event, successful or not."""
         event.then(self.idle, outputs=button, **_AT_ONCE)
 
     def press(self, request: gr.Request) -> Any:
-        """End the session's running or waiting job at its next progress report; the button says so at once."""
+        """End the session's running or waiting job at its next progress report; the button shows this at once."""
         self._pressed.add(request.session_hash)
         return gr.update(value=self._t("jobs.stopping"), interactive=False)
 
@@ -139,7 +139,7 @@ def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any,
     """Make a handler of a function of (request, bar, values by name); its API has the parameters `names`.
 
     Gradio names the parameters of an endpoint as the handler's signature does. The first `required` of them have to be
-    given; the others are optional: a program that leaves one out gets what the page's control shows, or None.
+    given; the others are optional: if omitted, they have the value of the page's control, or None.
     `cancelled` is returned after Cancelled.
     """
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

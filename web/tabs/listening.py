@@ -13,7 +13,7 @@ from web.services import Services
 from web.tabs.results import ResultPanel, sounds_of, source_of
 
 SOURCE = "source"  # stands for the recording of the chosen result
-# Pauses one player and goes on at the same place in the other.
+# Pauses one player and continues at the same position in the other.
 SWITCH = """() => {
   const [a, b] = document.querySelectorAll('#listening audio');
   if (!a || !b) return;

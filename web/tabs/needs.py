@@ -71,7 +71,7 @@ class NeedsPanel:
 
 def download_with_progress(t: Translator, names: Sequence[str], bar: gr.Progress) -> str:
     """Download files by name while moving a progress bar; returns the message that names them."""
-    now: list[Any] = [0, 1, ""]  # files done, of how many, what is being done
+    now: list[Any] = [0, 1, ""]  # files done, number of files, current step
 
     def progress(done: int, total: int, what: str) -> None:
         now[:] = [done, max(total, 1), translated(t, what)]

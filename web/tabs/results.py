@@ -170,7 +170,7 @@ class ResultPanel:
             return str(sound)
 
     def _draw(self, job_id: str | None, name: str | None) -> Any:
-        """The picture of the chosen result beside its own recording, whatever recording is on the page now."""
+        """The picture of the chosen result beside its own recording, not the recording now on the page."""
         with handle_errors(self._t):
             job, sound = self._job(job_id), self._sound_of(job_id, name)
             source = source_of(job, sound) if job and sound else None

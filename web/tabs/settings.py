@@ -97,7 +97,7 @@ def _build_devices(t: Translator, services: Services) -> None:
 
 
 def _named_devices() -> list[tuple[str, str]]:
-    """Every device but "auto", which stands for one of the others, and what it is."""
+    """Every device except "auto", which stands for one of the others, with its description."""
     return [(name, reason) for name, reason in list_devices() if name != "auto"]
 
 

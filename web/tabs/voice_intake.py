@@ -115,9 +115,9 @@ class _Intake:
             if not _has_news(found):
                 raise _nothing_new(self._t, found)
             single = sum(voice.installed is None for voice in found.voices) == 1
-            wished = name.strip() if name and single else ""
-            unchanged = single and wished == next(v.name for v in found.voices if v.installed is None)
-            names = self._services.add_files(found, None if unchanged or not wished else wished)
+            wanted = name.strip() if name and single else ""
+            unchanged = single and wanted == next(v.name for v in found.voices if v.installed is None)
+            names = self._services.add_files(found, None if unchanged or not wanted else wanted)
             said = self._t("convert.imported", name=html.escape(", ".join(names)))
             show_success(self._t, said)
             return said, None
