@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lib.audio import ANALYSIS_RATE
 from lib.content import HOP_LENGTH as CONTENT_HOP
@@ -36,21 +35,6 @@ OPSET = 17
 TOLERANCE = 1e-4  # largest difference from PyTorch, relative to the largest value or 1
 TRACED_FRAMES = 50  # length of the example that an export records
 CHECKED_FRAMES = (7, 130)  # other lengths, at which the file is compared
-
-
-class Graph(Protocol):
-    """A module of lib.onnx.graphs."""
-
-    axes: Mapping[str, int | None]  # inputs in order, and the axis of each that may have any length
-    outputs: tuple[str, ...]
-
-    def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Inputs of `frames` frames."""
-        ...
-
-    def exact(self, *inputs: Tensor) -> Tensor:
-        """The first output, as the program computes it from the inputs of an example."""
-        ...
 
 
 class Exported(NamedTuple):
