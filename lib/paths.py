@@ -100,6 +100,11 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     return name
 
 
+def clean_name(text: str) -> str:
+    """`text` without what `check_name` forbids in any place or at the ends: "Bea?" becomes "Bea_"."""
+    return _FORBIDDEN.sub("_", text).strip(" .").lstrip("-")
+
+
 def inside(root: Path, name: str | Path, what: str) -> Path:
     """Resolve `name` below `root`; ConfigError if it would lead out of it (`..`, absolute path, link)."""
     path = (root / name).resolve()

@@ -67,9 +67,14 @@ def test_forms_that_are_read(tmp_path: Path, text: str) -> None:
         "# time in ms, pitch in Hz\n500,220\n600,None\n1000,230.5\n",
         "time,pitch\n0.5,220\n0.6,-220\n1,230.5\n",
         "0.5,220\n0.6,nan\n1,230.5\n",
+        '"time_s","f0_hz"\n"0,5","220"\n"0,6","0"\n"1","230,5"\n',
+        "time_s,f0_hz,\n0.5,220,\n0.6,,\n1,230.5,\n",
+        "Zeit (ms);Grundfrequenz (Hz)\n500;220\n600;0\n1000;230,5\n",
+        "時刻 [ミリ秒],周波数(Hz)\n500,220\n600,0\n1000,230.5\n",
+        "time_s\tf0_hz\n0,5\t220\n0,6\t0\n1\t230,5\n".encode("utf-16"),
     ],
 )
-def test_units_come_from_the_header_and_unvoiced_has_many_names(tmp_path: Path, text: str) -> None:
+def test_units_come_from_the_header_and_unvoiced_has_many_names(tmp_path: Path, text: str | bytes) -> None:
     curve = curve_of(tmp_path, text)
     np.testing.assert_allclose(curve.times, [0.5, 0.6, 1.0], rtol=1e-12)
     assert curve.values.tolist() == [220, 0, 230.5]
@@ -106,7 +111,14 @@ def test_midi_notes_become_hertz(tmp_path: Path, header: str) -> None:
         ("-0.5,220\n", "line 1"),
         ("inf,220\n", "line 1"),
         ("0.5,48000\n", "line 1"),
-        (b"\xff\xfe\x00\x01", "not a text file"),
+        (b"\xff\xff\x00\x01", "not a text file"),
+        (b"\xff\xfe\x00", "not a text file"),
+        ("time_s,f0_hz\n0,5,220,5\n", r"line 2: '0,5,220,5' has 4 columns instead of 2"),
+        ("1,500,220\n", "line 1: '1,500,220' has 3 columns"),
+        ("0.5\t0.6\t220\n", "has 3 columns"),
+        ("time_s,f0_hz\n1,0.5,220\n", "has 3 columns"),
+        ("0.5,5.4\n0.6,0\n", "no pitch is above 5.4 Hz"),
+        ("start_s,f0_hz\n0.5,0.6\n", "no pitch is above 0.6 Hz"),
     ],
 )
 def test_forms_that_are_refused(tmp_path: Path, text: str | bytes, sentence: str) -> None:

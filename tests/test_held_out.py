@@ -234,6 +234,45 @@ def missing() -> None:
     raise ImportError(name="resemblyzer")
 
 
+def tones(frequency: float, harmonics: int, tilt: float) -> FloatArray:
+    """Two seconds of a tone whose harmonics fall off with their number."""
+    times = np.arange(48_000) / 24_000
+    audio = sum(n**tilt * np.sin(2 * np.pi * frequency * n * times) for n in range(1, harmonics))
+    return np.asarray(0.5 * audio / np.abs(audio).max(), np.float32)
+
+
+@pytest.mark.slow
+def test_an_overtrained_voice_stops_and_its_best_epoch_is_better_than_its_last(tmp_path: Path) -> None:
+    """The network learns silence and level of all recordings first, then the dull timbre of those it is trained on."""
+    data = tmp_path / "data"
+    data.mkdir()
+    held = choose_parts(table_of(*[2.0] * 6))  # by their names
+    for i in range(6):
+        bright = f"{i}.wav" in held
+        soundfile.write(
+            data / f"{i}.wav", tones(180 + 10 * i, 30, -0.3) if bright else tones(150 + 10 * i, 6, -1.5), 24_000
+        )
+    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
+    prepare_stage(experiment, data, tiny_lite(), PrepareOptions())
+    extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
+    options = FitOptions.model_validate(ON | {"epochs": 60, "learning_rate": 0.05, "stop_when_overtrained": True})
+    report = fit(experiment, options)
+    assert experiment.stage("held_out")["parts"] == held
+
+    found = read_history(Events(experiment.events).read("held_out"))
+    best, last = min(found, key=lambda item: item.mel), found[-1]
+    assert is_overtrained(found) and report.epochs == last.epoch == best.epoch + PATIENCE < 60
+    assert best.mel < found[0].mel and last.mel > best.mel * (1 + MARGIN)
+    assert report.best_voice is not None and f"_e{best.epoch}_" in report.best_voice.name
+    assert "overtrained" in str(report.verdict) and report.best_voice.name in str(report.verdict)
+
+    clips = split_clips(table_of(*[2.0] * 6), experiment.clips(), held)[1]
+    held_out = make_held_out(clips, experiment.config())
+    voices = (load_synthesizer(read_voice_model(path)) for path in (report.best_voice, experiment.voice))
+    again = [held_out.evaluate(network, torch.device("cpu"), 0, 0).mel for network in voices]
+    assert again == pytest.approx([best.mel, last.mel], rel=1e-2) and again[0] < again[1]
+
+
 def test_the_page_shows_the_curve_and_the_best_epoch(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "it's"
     folder.mkdir(parents=True)

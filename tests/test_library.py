@@ -192,6 +192,39 @@ def test_names_of_applio_find_their_index(tmp_path: Path, name: str, folder: str
     assert find_index(tmp_path / folder / f"{name}.pth", "v2", [tmp_path / "logs"]) == path
 
 
+@pytest.mark.parametrize(
+    ("voice", "name"),
+    [
+        ("Alice", "alice/alice.index"),
+        ("alice", "Alice/added_IVF9_Flat_nprobe_1_ALICE_v2.index"),
+        ("alice", "ALICE/features.index"),
+        ("alice", "alice/alice.INDEX"),
+        ("alice-e200-s1000", "alice/alice.index"),
+        ("alice 200 epochs", "alice 200 epochs/x.index"),
+        ("alice_E200_S1000", "Alice/alice.index"),
+        ("alice (1)", "alice/added_IVF9_Flat_nprobe_1_alice_v2.index"),
+        ("alice_best_epoch", "alice/alice.index"),
+        ("alice_epoch200", "alice/alice.index"),
+        ("alice_v2_40k", "alice/alice.index"),
+        ("alice_v2", "alice/added_IVF9_Flat_nprobe_1_alice_v2.index"),
+        ("alice_e200", "alice_e200/x.index"),
+        ("alice_e200", "alice_e200/added_IVF9_Flat_nprobe_1_alice_e200_v2.index"),
+    ],
+)
+def test_other_capitals_separators_and_endings_find_their_index(tmp_path: Path, voice: str, name: str) -> None:
+    path = index(tmp_path / "logs", name)
+    assert find_index(tmp_path / "weights" / f"{voice}.pth", "v2", [tmp_path / "logs"]) == path
+
+
+def test_the_exact_name_comes_before_similar_ones(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    paths = {name: index(logs, f"{name}/{name}.index") for name in ("alice", "Alice", "alice_v2", "bob")}
+    for name, path in paths.items():
+        assert find_index(tmp_path / "weights" / f"{name}.pth", "v2", [logs]) == path
+    assert find_index(tmp_path / "weights" / "alice_e9.pth", "v2", [logs]) == paths["alice"]
+    assert find_index(tmp_path / "weights" / "alicebob.pth", "v2", [logs]) is None
+
+
 def test_the_only_index_in_the_folder_of_a_voice_is_its_own(tmp_path: Path) -> None:
     voice, logs = tmp_path / "weights" / "model.pth", tmp_path / "logs"
     first = index(logs, "model/features.index")

@@ -173,7 +173,7 @@ def find(name: str) -> Path:
         )
     raise MissingFileError(
         PRETRAINED / name,
-        "The voice was trained on the content encoder {name!r}: put its Hugging Face folder (config.json and "
+        "The content encoder {name!r} is not installed: put its Hugging Face folder (config.json and "
         "model.safetensors or pytorch_model.bin) there, under that name.",
         name=name,
     )

@@ -2,9 +2,13 @@
 
 A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
 form has nothing else; tables with a header, more columns, other separators and comments are read too. The units of a
-table are those that its header names, such as `time_ms` and `midi`; an ambiguous header is refused.
+table are those that its header names, such as `time_ms` and `midi`. What is ambiguous is refused: such a header, more
+columns than it names or, without a header, than two, and pitches below those of voices.
 """
 
+import codecs
+import contextlib
+import csv
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +24,7 @@ from lib.pitch.scale import FRAMES_PER_SECOND
 
 CURVE_SUFFIXES = (".csv", ".txt")
 MAX_BYTES = 100_000_000  # some ten hours
+MIN_PITCH = 20.0  # Hz; a curve below it holds other values: a logarithm, the ends of intervals, halves of numbers
 MAX_PITCH = 8000.0  # Hz; above it the columns are probably swapped
 MAX_MIDI = 127.0  # the highest note
 HEADER = "seconds,Hz"  # of CSV files
@@ -40,16 +45,25 @@ def _midi_to_hz(note: float) -> float:
 
 # Words in the names of columns: the quantity, its unit, and units whose size the name does not state (the rate of
 # frames, the reference of cents).
-TIME_WORDS = frozenset({"time", "times", "timestamp", "timestamps", "t", "in", "start", "onset", "position"})
+TIME_WORDS = frozenset({
+    "time", "times", "timestamp", "timestamps", "t", "in", "start", "onset", "position",
+    "zeit", "temps", "tiempo", "tempo", "zaman",
+})  # fmt: skip
 TIME_UNITS: dict[str, Converter] = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), _scaled(1.0)),
-    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), _scaled(1e-3)),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "秒", "초", "сек"), _scaled(1.0)),
+    **dict.fromkeys(
+        ("ms", "msec", "msecs", "millis", "millisecond", "milliseconds", "ミリ秒", "毫秒", "밀리초", "мс"),
+        _scaled(1e-3),
+    ),
     **dict.fromkeys(("us", "usec", "microsecond", "microseconds"), _scaled(1e-6)),
 }
 OPEN_TIMES = frozenset({"frame", "frames", "sample", "samples", "hop", "hops", "tick", "ticks", "beat", "beats"})
-PITCH_WORDS = frozenset({"f0", "f", "frequency", "freq", "fundamental", "in", "pitch", "value", "values"})
+PITCH_WORDS = frozenset({
+    "f0", "f", "frequency", "freq", "fundamental", "in", "pitch", "value", "values",
+    "frequenz", "grundfrequenz", "frequence", "frecuencia", "frequenza", "frequencia", "frekans",
+})  # fmt: skip
 PITCH_UNITS: dict[str, Converter] = {
-    **dict.fromkeys(("hz", "hertz"), _scaled(1.0)),
+    **dict.fromkeys(("hz", "hertz", "гц"), _scaled(1.0)),
     **dict.fromkeys(("midi", "midinote", "midinotes", "midipitch"), _midi_to_hz),
 }
 OPEN_PITCHES = frozenset({"cent", "cents", "semitone", "semitones", "st", "bin", "bins", "octave", "octaves", "log"})
@@ -65,6 +79,7 @@ class _Columns(NamedTuple):
     to_seconds: Converter | None = _scaled(1.0)
     to_hertz: Converter | None = _scaled(1.0)
     any_scale: str = ""  # name of the column of pitches, if it does not exclude notes
+    width: int = 2  # columns of the table
 
 
 class PitchCurve(NamedTuple):
@@ -98,6 +113,11 @@ def read_curve(path: Path) -> PitchCurve:
     if not points or columns is None:
         raise ConfigError("{path} holds no F0 curve; use lines of two numbers, seconds and Hz.", path=path)
     table = np.array(points, dtype=np.float64)
+    if 0 < (highest := table[:, 1].max()) < MIN_PITCH:
+        raise ConfigError(
+            "{path}: no pitch is above {highest:.1f} Hz, too low for a voice. Name the columns in the first line: "
+            "time_s or time_ms, and f0_hz or midi.", path=path, highest=highest,
+        )  # fmt: skip
     if columns.any_scale and 0 < table[:, 1].max() <= MAX_MIDI:
         raise _open_unit(path, header[0], columns.any_scale)
     return PitchCurve(table[:, 0], table[:, 1])
@@ -106,6 +126,12 @@ def read_curve(path: Path) -> PitchCurve:
 def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: str) -> tuple[float, float]:
     """Seconds and Hz of one line; ConfigError if it has none."""
     assert columns.to_seconds is not None and columns.to_hertz is not None
+    if (count := _count(fields)) > columns.width:
+        raise ConfigError(
+            "{path}, line {line}: {text!r} has {count} columns instead of {wanted}. Name all columns in the first line "
+            "(time_s, f0_hz), and write numbers with a decimal point.",
+            path=path, line=number, text=text[:60], count=count, wanted=columns.width,
+        )  # fmt: skip
     try:
         seconds = columns.to_seconds(_number(fields[columns.time]))
         hertz = columns.to_hertz(_pitch(fields[columns.pitch]))
@@ -139,18 +165,31 @@ def _text(path: Path) -> str:
             size=path.stat().st_size,
             limit=MAX_BYTES,
         )
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as some editors save "Unicode"
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError("{path} is not a text file; use lines of two numbers, seconds and Hz.", path=path) from error
 
 
 def _fields(line: str) -> list[str]:
-    """Split a line at its separator: semicolon, tab, comma or blanks. With the first two, a comma is a point."""
+    """Split a line at its separator: semicolon, tab, comma or blanks. With the first two, a comma is a point.
+
+    So it is in quoted fields.
+    """
     for separator in (";", "\t"):
         if separator in line:
             return [field.strip().replace(",", ".") for field in line.split(separator)]
+    if '"' in line and "," in line:
+        with contextlib.suppress(csv.Error):
+            return [field.strip().replace(",", ".") for field in next(csv.reader([line], skipinitialspace=True))]
     return [field.strip() for field in (line.split(",") if "," in line else line.split())]
+
+
+def _count(fields: list[str]) -> int:
+    """The number of columns up to the last that is not empty."""
+    return max((number for number, field in enumerate(fields, start=1) if field), default=0)
 
 
 def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
@@ -181,7 +220,7 @@ def _columns(path: Path, number: int, header: str, width: int | None) -> _Column
         if convert is None:
             raise _open_unit(path, number, fields[column])
     any_scale = fields[pitch] if _words(fields[pitch]) <= ANY_SCALE else ""
-    return _Columns(time, pitch, times[time][1], pitches[pitch][1], any_scale)
+    return _Columns(time, pitch, times[time][1], pitches[pitch][1], any_scale, _count(fields))
 
 
 STATED, USUAL, OPEN, NOT_NAMED = range(4)  # whether the name of a column states its unit

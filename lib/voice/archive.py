@@ -23,7 +23,7 @@ from lib.index import FeatureIndex, index_names
 from lib.json_reader import parse_json
 from lib.machine import machine_error
 from lib.messages import Message
-from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, clean_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
 from lib.voice.library import experiment_of, is_experiment
 from lib.voice.model_file import MAX_TEXT, VoiceModel, read_voice_model
@@ -196,7 +196,7 @@ class _Unpacked:
 
 def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path, logs: Path) -> Imported:
     """Check the unpacked parts and install them, the voice last."""
-    name = check_name(name or str(found.card.get("name") or found.stem), "voice", is_argument=True)
+    name = check_name(name or str(found.card.get("name") or clean_name(found.stem)), "voice", is_argument=True)
     existing = [path for suffix in VOICE_SUFFIXES if (path := inside(weights, name + suffix, "voice")).exists()]
     if existing and not overwrite:
         raise _exists(existing[0])

@@ -13,7 +13,7 @@ MAX_BYTES = 4 << 30  # unpacked, all parts together
 MAX_RATIO = 20  # compression of a part; weights and vectors hardly compress ...
 SPARE_BYTES = 1 << 20  # ... and small texts are allowed any ratio
 UTF8_FLAG = 0x800  # of an entry: its name is UTF-8
-JAPANESE = r"[\x20-\x7e\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]*"  # ASCII, kana, kanji, full and half width
+JAPANESE = r"[\x20-\x7e\u3005\u3041-\u30ff\u4e00-\u9fff\uff01-\uffef]*"  # ASCII, kana, kanji, full and half width
 
 
 def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

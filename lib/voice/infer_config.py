@@ -9,6 +9,8 @@ config from tensors, the network from a config, and the entry `config` in both d
 
 import functools
 import logging
+import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from lib.voice.weights import Shapes, Weights, check_finite, check_shapes, meta_
 logger = logging.getLogger(__name__)
 
 POSTERIOR_PREFIX = rvc_config.POSTERIOR_PREFIX
-VERSIONS: dict[str, Family | None] = {"v1": "v1", "v2": "v2", "1": "v1", "2": "v2", "lite": "lite", "": None}
+VERSIONS: dict[str, Family | None] = {"v1": "v1", "v2": "v2", "lite": "lite", "": None}
 Network = Synthesizer | LiteSynthesizer
 Declared = dict[str, Any]  # values of a file's metadata, by the names of the config's fields
 
@@ -144,16 +146,28 @@ def _shapes(config: NetworkConfig, posterior: bool) -> Shapes:
         return shapes_of(build_network(config, posterior=posterior))
 
 
+def _version_name(version: Any) -> str:
+    """The name of a version, from the many spellings of programs; "" for an entry that states none."""
+    if isinstance(version, bytes):
+        version = version.decode(errors="replace")
+    if isinstance(version, bool) or not isinstance(version, str | int | float):
+        return ""
+    text = unicodedata.normalize("NFKC", str(version)).strip().lower()
+    match = re.fullmatch(r"(?:rvc)?[ _-]*(?:version|v)?[ _.-]*([12])(?:\.0+)?", text)
+    return f"v{match[1]}" if match else text
+
+
 def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     """The model family. `version` is the entry of that name in the file, None without one; "V2" and 2 mean "v2".
 
-    CheckpointError for the version of another architecture. A wrong but known version is logged and ignored.
+    CheckpointError for the version of another architecture. A wrong but known version is logged and ignored; where the
+    entry is no text or number, the tensors decide.
     """
     if version == "voras_beta":
         raise CheckpointError(
             "{path} is a VoRAS beta model, another architecture, which cannot be used here.", path=where
         )
-    name = "" if version is None else str(version).strip().lower()
+    name = _version_name(version)
     declared = VERSIONS.get(name)
     if declared == "lite":
         return "lite"

@@ -15,7 +15,7 @@ from lib.errors import CheckpointError, ConfigError, RevoiceError
 from lib.files import copy_file, write_errors
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
-from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, clean_name, inside
 from lib.voice.archive import INDEX_SUFFIX, unpack_parts
 from lib.voice.library import Voice, experiment_of, find_index, index_roots, list_voices, rank_index
 from lib.voice.model_file import read_voice_model
@@ -25,7 +25,6 @@ ARCHIVE_SUFFIX = ".zip"
 INTAKE_SUFFIXES = (*VOICE_SUFFIXES, INDEX_SUFFIX, ARCHIVE_SUFFIX)
 MAX_FILES = 50  # given at once
 MAX_TRIES = 1000  # names tried for a voice whose name is taken
-_NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> st
     Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
     """
     folded = {name.casefold() for name in taken}
-    clean = _NOT_IN_NAMES.sub("_", wanted).strip(" .").lstrip("-") or "voice"
+    clean = clean_name(wanted) or "voice"
     for number in range(1, MAX_TRIES):
         name = check_name(clean if number == 1 else f"{clean}_{number}", "voice")
         if name.casefold() not in folded and not (logs and _has_index(logs, name)):

@@ -17,11 +17,17 @@ from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS, given_path
 VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the shipped ones
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
+INDEX_FILES = "*.[iI][nN][dD][eE][xX]"
 RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
 RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
 SPEAKER_INDEXES = "speakers"  # folder of an experiment, and entry of its record: an index for each speaker
 MAX_LISTED = 5  # paths in a message
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
+_COPY = re.compile(  # what people and programs append besides: of copies, of the best epoch, of kinds
+    r"([_ -]*\(\d+\)|[_ -]+(e(pochs?)?[_ -]?\d+|\d+e(pochs?)?|s(teps?)?[_ -]?\d+|\d+s(teps?)?|best([_ -]?epoch)?|v[12]"
+    r"|(24|32|40|48)k))+$",
+    re.IGNORECASE,
+)
 _DELETED = re.compile(r"\d{20}_")
 _NO_VOICE = re.compile(r"[GD]_\w+$|(f0)?[GD](24|32|40|48)k\w*$")  # checkpoints and base models
 _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<family>v1|v2|lite)$")
@@ -102,28 +108,30 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | N
     those in that folder, then the newest. Empty ("trained") indexes are skipped, with `family` given also those named
     for another family.
     """
-    experiment = experiment_of(voice.stem)
     files = _usable(_index_files(voice.parent, index_roots() if roots is None else roots), family)
-    candidates = []
-    for path in files:
-        rank = rank_index(path.stem, experiment, voice.stem)
-        if path.parent.name == experiment and _recorded(path.parent) == path.name:
-            rank = RECORDED
-        if rank is None and path.parent.name == experiment and sum(path.parent == file.parent for file in files) == 1:
-            rank = ONLY
-        if rank is not None:
-            in_folder = path.parent.name == experiment
-            candidates.append((rank, not in_folder, -path.stat().st_mtime, str(path), path))
-    return min(candidates)[-1] if candidates else None
+    for experiment in _experiments_of(voice.stem):
+        candidates = []
+        for path in files:
+            in_folder = path.parent.name.casefold() == experiment.casefold()
+            rank = rank_index(path.stem, experiment, voice.stem)
+            if in_folder and _recorded(path.parent) == path.name:
+                rank = RECORDED
+            if rank is None and in_folder and sum(path.parent == file.parent for file in files) == 1:
+                rank = ONLY
+            if rank is not None:
+                other_case = path.parent.name != experiment
+                candidates.append((rank, not in_folder, other_case, -path.stat().st_mtime, str(path), path))
+        if candidates:
+            return min(candidates)[-1]
+    return None
 
 
 def unmatched_indexes(voice: Path, roots: Sequence[Path] | None = None) -> list[Path]:
     """The indexes in the folders of a voice's experiment, for a voice that `find_index` finds none for."""
     roots = index_roots() if roots is None else roots
-    folders = [root / experiment_of(voice.stem) for root in roots]
-    if voice.parent.name == experiment_of(voice.stem):
-        folders.append(voice.parent)
-    return sorted(path for path in _usable(_index_files(voice.parent, roots), None) if path.parent in folders)
+    names = {name.casefold() for name in _experiments_of(voice.stem)}
+    files = _usable(_index_files(voice.parent, roots), None)
+    return sorted(path for path in files if path.parent.name.casefold() in names)
 
 
 def explain_no_index(voice: Path, roots: Sequence[Path] | None = None) -> Message:
@@ -138,6 +146,11 @@ def explain_no_index(voice: Path, roots: Sequence[Path] | None = None) -> Messag
 def experiment_of(voice: str) -> str:
     """The name of a voice, the stem of its file, without the epoch and step that RVC and Applio append."""
     return _EPOCH_AND_STEP.sub("", voice) or voice
+
+
+def _experiments_of(voice: str) -> list[str]:
+    """The names that the experiment of a voice may have, the likeliest first."""
+    return list(dict.fromkeys((experiment_of(voice), voice, _COPY.sub("", voice) or voice)))
 
 
 def is_experiment(folder: Path) -> bool:
@@ -184,9 +197,13 @@ def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
 
 
 def rank_index(stem: str, experiment: str, voice: str) -> int | None:
-    """How well the name of an index fits a voice; None: not at all, as names in RVC's form for other experiments."""
+    """How well the name of an index fits a voice, whatever the case; None: not at all, as for other experiments."""
+    experiment, voice = experiment.casefold(), voice.casefold()
     if match := _STANDARD.match(stem):
-        return STANDARD if match["experiment"] == experiment else None
+        if match["experiment"].casefold() == experiment:
+            return STANDARD
+        return NAMED if f"{match['experiment']}_{match['family']}".casefold() == voice else None
+    stem = stem.casefold()
     if stem.startswith(f"{experiment}_added_"):
         return STANDARD
     names = (re.escape(name) for name in (voice, experiment))
@@ -204,7 +221,7 @@ def list_indexes(roots: Sequence[Path] | None = None) -> dict[str, Path]:
 
 def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
     """Index files beside a voice, in the roots and in the folders of experiments below the roots."""
-    places = [beside.glob("*.index"), *(root.glob(f"{sub}*.index") for root in roots for sub in ("", "*/"))]
+    places = [beside.glob(INDEX_FILES), *(root.glob(sub + INDEX_FILES) for root in roots for sub in ("", "*/"))]
     found = {path.resolve(): path for place in places for path in place}
     return [path for path in found.values() if path.is_file()]
 

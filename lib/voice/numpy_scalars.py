@@ -1,10 +1,11 @@
 """Lets torch's safe reader read numpy scalars, which some programs store among the entries of a voice.
 
 torch calls the functions below instead of numpy's, so no code of numpy runs on the content of a file. A scalar becomes
-a Python number.
+a Python number or text.
 """
 
 import functools
+import re
 import struct
 from pickle import UnpicklingError
 
@@ -16,11 +17,14 @@ FORMATS = {
 }  # fmt: skip
 
 
+TEXT = re.compile(r"U\d{1,6}")
+
+
 class _Dtype:
     """A numpy dtype as pickled: a code such as "f8", then its byte order as the state."""
 
     def __init__(self, code: object, *_: object) -> None:
-        if code not in FORMATS:
+        if code not in FORMATS and not (isinstance(code, str) and TEXT.fullmatch(code)):
             raise UnpicklingError(f"a numpy scalar of the dtype {code!r:.20}")
         self.code = str(code)
         self.byte_order = "<"
@@ -29,10 +33,12 @@ class _Dtype:
         self.byte_order = ">" if state[1] == ">" else "<"
 
 
-def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float:
-    """The number in the bytes of a numpy scalar."""
+def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float | str:
+    """The number or text in the bytes of a numpy scalar."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise UnpicklingError("a numpy scalar without bytes")
+    if dtype.code not in FORMATS:
+        return data.decode("utf-32-be" if dtype.byte_order == ">" else "utf-32-le", errors="replace").rstrip("\0")
     try:
         number: bool | int | float = struct.unpack(dtype.byte_order + FORMATS[dtype.code], data)[0]
     except struct.error as error:

@@ -22,7 +22,7 @@ from lib.errors import CheckpointError, MissingFileError
 from lib.machine import machine_errors
 from lib.paths import SAFETENSORS
 from lib.voice.numpy_scalars import allow_numpy_scalars
-from lib.voice.weights import Weights
+from lib.voice.weights import Weights, with_rvc_keys
 
 MAX_BYTES = 4 << 30  # far above the voices and training states of all known programs
 MAX_GROWTH = 4  # an archive may unpack to this many times its size (torch does not compress at all) ...
@@ -172,11 +172,11 @@ def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
 def read_weights(path: Path) -> Weights:
     """The tensors of a base model: the entry `model` of a torch file, or a whole .safetensors file."""
     if path.suffix.lower() == SAFETENSORS:
-        return read_safetensors(path)[0]
+        return with_rvc_keys(read_safetensors(path)[0])
     content = safe_load(path)
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError("{path} is not a training checkpoint: it lacks the entry 'model'.", path=path)
-    return tensor_table(content["model"], path)
+    return with_rvc_keys(tensor_table(content["model"], path))
 
 
 def tensor_table(value: Any, path: Path) -> Weights:

@@ -28,6 +28,11 @@ def rvc_key(key: str) -> str:
     )
 
 
+def with_rvc_keys(weights: Weights) -> Weights:
+    """The weights with RVC's keys, whichever spelling of weight norm a file has."""
+    return {rvc_key(key): value for key, value in weights.items()}
+
+
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     """Load weights with RVC's keys strictly into `module`, cast to its dtypes. CheckpointError names what differs.
 

@@ -25,7 +25,7 @@ from lib.voice.model_file import (
 )
 from lib.voice.safe_load import safe_load, tensor_table
 from lib.voice.training_state import TrainingState, read_training_state
-from lib.voice.weights import Weights
+from lib.voice.weights import Weights, with_rvc_keys
 from train.experiment import Experiment
 
 EXTRACTED = "Extracted model."
@@ -161,7 +161,7 @@ def _generator(path: Path) -> tuple[Weights, int | None]:
     if isinstance(content, dict) and "weight" in content and "config" in content:
         raise CheckpointError("{path} is a finished voice already; there is nothing to extract.", path=path)
     is_state = isinstance(content, dict) and "model" in content
-    weights = tensor_table(content.get("average", content["model"]) if is_state else content, path)
+    weights = with_rvc_keys(tensor_table(content.get("average", content["model"]) if is_state else content, path))
     if any(key.startswith("discriminators.") for key in weights):
         raise CheckpointError("{path} is a discriminator; the voice is in the G_….pth beside it.", path=path)
     epoch = content.get("iteration") if is_state else None

@@ -1,10 +1,9 @@
 """Base models dropped on the page: recognised by their tensors, and kept in the folder of the run."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.files import replacing
+from lib.files import copy_file
 from web.jobs.requests import TrainRequest
 
 BASE = "base"  # below an experiment's folder
@@ -38,6 +37,5 @@ def keep_base(base: Pair | None, folder: Path) -> Pair | None:
         return None
     kept = tuple(folder / BASE / f"{name}{path.suffix.lower()}" for name, path in zip("GD", base, strict=True))
     for source, target in zip(base, kept, strict=True):
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, target)
     return kept[0], kept[1]
