@@ -96,9 +96,11 @@ def test_two_conversions_of_one_file_are_distinguished(page: Page) -> None:
     assert titles[0].startswith("song.wav → alice · +12 · index 0.5 · 1:05 · 20")
     assert titles[1].startswith("song.wav → alice · -3.5 · ")
     names = {
-        result_name(job.request, 0.5, "song") for job in (first, second) if isinstance(job.request, ConvertRequest)
+        result_name(job.request, 0.5, "song", 64.6)
+        for job in (first, second)
+        if isinstance(job.request, ConvertRequest)
     }
-    assert len(names) == 2 and any(name.startswith("song_alice_+12_i0.5_20") for name in names)
+    assert len(names) == 2 and any(name.startswith("song_alice_+12_i0.5_1m05s_20") for name in names)
 
 
 def test_every_kept_result_is_listed_whatever_failed_in_between(page: Page) -> None:

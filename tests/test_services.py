@@ -101,7 +101,7 @@ def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytes
     report = done.details["report"]
     assert (len(audio), rate, report["sample_rate"]) == (12_000, 24_000, 24_000)
     assert np.isfinite(audio).all()
-    assert re.fullmatch(r"my song 歌_tiny 语音_\+0_i0_\d{8}-\d{6}\.wav", Path(done.results[0]).name)
+    assert re.fullmatch(r"my song 歌_tiny 语音_\+0_i0_0m00s_\d{8}-\d{6}\.wav", Path(done.results[0]).name)
     assert report["index_rate"] == 0
     assert (report["audio_seconds"], report["pitch_method"], report["index"]) == (0.5, "pm", None)
     batch = finished(BatchRequest(**work, uploads=(song, ROOT / "pyproject.toml"), inputs=(song,)))

@@ -257,8 +257,8 @@ def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, t
     app = build_app(replace(fake.services(tmp_path), list_voices=lambda: list(voices)))
     refresh = next(f.fn for f in app.fns.values() if f.fn and f.fn.__qualname__ == "_keep_fresh.<locals>.refresh")
     known, dropdown, _ = refresh(None, "bob")
-    assert known == [["alice", "bob"], []]
-    assert (dropdown["choices"], dropdown["value"]) == (["alice", "bob"], "bob")
+    assert known == [[["alice", "alice"], ["bob", "bob"]], []]
+    assert (dropdown["choices"], dropdown["value"]) == ([("alice", "alice"), ("bob", "bob")], "bob")
     assert refresh(known, "bob") == (gr.skip(), gr.skip(), gr.skip())
     voices.remove("bob")
     assert refresh(known, "bob")[1]["value"] is None, "no other voice takes its place behind the user's back"

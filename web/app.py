@@ -62,6 +62,7 @@ READABLE = {
     "input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300",
     "button_primary_background_fill": "*primary_700", "button_primary_background_fill_dark": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800", "button_primary_background_fill_hover_dark": "*primary_800",
+    "button_cancel_background_fill": "#b91c1c", "button_cancel_background_fill_hover": "#991b1b",
     "color_accent": "*primary_700",
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.paths import LOGS
+from lib.voice.facts import VoiceFacts, read_facts
 from lib.voice.library import (
     Voice,
     delete_voice,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from infer.model_cache import ModelCache
     from lib.progress import Progress
     from lib.voice.intake import Inspected
+    from lib.voice.publish import Publication
 
 OWN_INDEX: dict[str, Literal["auto"] | None] = {"auto": "auto", "none": None}  # choices besides the indexes' names
 JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
@@ -74,7 +76,9 @@ class Services:
     folder: Path  # for files that the page writes and offers for download
     files: Path  # jobs and their results, which the page may show
     local: bool = True
+    voice_facts: Callable[[bool], Mapping[str, VoiceFacts]] = lambda open_files: {}  # by the voices' names
     fetch_link: Callable[[str, Path, "Progress"], list[Path]] | None = None
+    publish: Callable[[str, "Publication", str], str] | None = None  # voice, where and how, token -> address
 
 
 def make_services(
@@ -106,6 +110,9 @@ def make_services(
         add_files=add,
         delete_voice=lambda name: delete_voice(name, home),
         undo_delete=lambda: restore_voice(home),
+        voice_facts=lambda open_files: {
+            voice.name: read_facts(voice.path, open_file=open_files) for voice in list_voices(roots)
+        },
         voice_range=lambda name: voice_range(name, roots),
         voice_family=lambda name: family_of(name, roots),
         index_rate=lambda name: index_rate(name, roots),
@@ -116,6 +123,7 @@ def make_services(
         folder=folder,
         files=logs / JOBS,
         local=local,
+        publish=lambda name, publication, token: publish(find_voice(name, roots).path, publication, token),
         fetch_link=fetch_link if (local if links is None else links) else None,
     )
 
@@ -175,6 +183,13 @@ def _card(voice: Voice) -> VoiceCard:
     about = voice.path.stat()
     day = datetime.fromtimestamp(about.st_mtime).date().isoformat()
     return VoiceCard(voice.name, find_index(voice.path) is not None, about.st_size / 1e6, day)
+
+
+def publish(voice: Path, publication: "Publication", token: str) -> str:
+    """Upload a voice and its index to the account of the token; returns the address."""
+    from lib.voice.publish import publish_voice
+
+    return publish_voice(voice, find_index(voice), publication, token)
 
 
 def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, float, float] | None:

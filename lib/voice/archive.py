@@ -25,6 +25,7 @@ from lib.machine import machine_error
 from lib.messages import Message
 from lib.paths import LOGS, VOICE_SUFFIXES, WEIGHTS, check_name, clean_name, inside
 from lib.voice.archive_entries import MAX_PARTS, checked_entries, entry_name
+from lib.voice.facts import ENTRIES
 from lib.voice.library import experiment_of, is_experiment
 from lib.voice.model_file import MAX_TEXT, VoiceModel, read_voice_model
 from lib.voice.safe_load import check_directory
@@ -36,7 +37,7 @@ MAX_CARD_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same voice gives the same archive
 NOT_AN_ARCHIVE = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, zlib.error)
-CARD_FIELDS = ("author", "licence", "epoch", "dataset_length", "creation_date")  # optional entries of a voice
+CARD_FIELDS = (*ENTRIES, "author", "licence", "epoch", "dataset_length", "creation_date")  # optional entries of a voice
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def export_voice(voice: Path, index: Path | None, output: Path, name: str | None
     model = read_voice_model(voice)
     files = {f"{name}{voice.suffix.lower()}": voice}
     if index is not None:
-        cells = _checked_index(index, model).n_cells
+        cells = checked_index(index, model).n_cells
         files[index_names(name, model.family, cells)[1]] = index
     card = describe_voice(name, model) | {"files": {part: sha256_of(path) for part, path in files.items()}}
     with (
@@ -117,7 +118,7 @@ def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> None:
     archive.writestr(_entry(name), text.encode())
 
 
-def _checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
+def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
     """Read an index. CheckpointError if it is damaged or does not have the width of the voice's content features."""
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
@@ -207,7 +208,7 @@ def _install(found: _Unpacked, name: str | None, overwrite: bool, weights: Path,
         )
     try:
         model = read_voice_model(found.voice)
-        index = None if found.index is None else _checked_index(found.index, model)
+        index = None if found.index is None else checked_index(found.index, model)
     except RevoiceError as error:
         named = {str(found.voice): found.stem + found.voice.suffix, str(found.index): Message("its index")}
         values = {key: named.get(str(value), value) for key, value in error.values.items()}

@@ -59,6 +59,9 @@ class Edit(BaseModel, frozen=True):
     speakers: str | None = Field(
         None, description="speaker names, separated by commas, starting with speaker 0; None: unchanged"
     )
+    display_name: str | None = Field(None, description="name that the page shows; None: unchanged")
+    language: str | None = Field(None, description="language of the recordings, such as en or pt; None: unchanged")
+    reader: str | None = Field(None, description="who reads: woman, man, child or any text; None: unchanged")
     output: GivenPath | None = Field(
         None, description="output file; None: change the voice in place, a shipped voice as a copy in weights/"
     )
@@ -97,6 +100,22 @@ class Import(BaseModel, frozen=True):
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
+class Publish(BaseModel, frozen=True):
+    """Upload a voice, its index and a model card to your Hugging Face account.
+
+    The token is that of `hf auth login` or HF_TOKEN, else it is asked for; it is not stored.
+    """
+
+    voice: str = Field(description="name or path of a voice")
+    repository: str = Field(description="name of the new repository, or owner/name")
+    licence: str = Field(description="licence of the voice, such as cc-by-4.0, or its name")
+    consent: bool = Field(False, description="the person whose voice it is agrees to the publication")
+    public: bool = Field(False, description="let everybody see it; otherwise only your account can")
+    f0_method: str = Field("rmvpe", description="F0 method to recommend for conversions")
+    notes: str = Field("", description="more about the voice, in Markdown")
+    index: GivenPath | None = Field(None, description="index file; None: found automatically")
+
+
 class Folders(BaseModel, frozen=True):
     """List the folders of RVC and Applio whose voices and weights are used in place; add or remove one."""
 
@@ -104,10 +123,10 @@ class Folders(BaseModel, frozen=True):
     remove: GivenPath | None = Field(None, description="folder that is no longer used; its files stay")
 
 
-Tool = Info | Extract | Merge | Edit | Convert | Export | Import | Folders
+Tool = Info | Extract | Merge | Edit | Convert | Export | Import | Publish | Folders
 TOOLS: dict[str, Any] = {
     "info": Info, "extract": Extract, "merge": Merge, "edit": Edit, "convert": Convert, "export": Export,
-    "import": Import, "folders": Folders,
+    "import": Import, "publish": Publish, "folders": Folders,
 }  # fmt: skip
 
 
@@ -125,6 +144,8 @@ def use(tool: Tool) -> Iterator[str]:
         yield _convert(tool)
     elif isinstance(tool, Export):
         yield from _export_onnx(tool) if tool.onnx else [_export(tool)]
+    elif isinstance(tool, Publish):
+        yield f"uploaded to {_publish(tool)}"
     elif isinstance(tool, Folders):
         yield from _folders(tool)
     else:
@@ -166,15 +187,20 @@ def _merge(tool: Merge) -> str:
 def _edit(tool: Edit) -> str:
     from lib.errors import ConfigError
     from lib.voice.edit_file import edit_voice_file
+    from lib.voice.facts import ENTRIES
     from lib.voice.model_file import read_voice_model
     from train.ckpt.tools import edit_target, edited_entries, voice_path
 
     texts = (tool.info, tool.author, tool.licence, tool.speakers)
-    if all(text is None for text in texts):
-        raise ConfigError("Nothing to change: specify --info, --author, --licence or --speakers.")
+    facts = {name: getattr(tool, name) for name in ENTRIES}
+    if all(text is None for text in (*texts, *facts.values())):
+        raise ConfigError(
+            "Nothing to change: specify --info, --author, --licence, --speakers, --display-name, --language or "
+            "--reader."
+        )
     path = voice_path(tool.voice)
     target, voice = edit_target(path, tool.output), read_voice_model(path)
-    edit_voice_file(path, target, edited_entries(voice, *texts))
+    edit_voice_file(path, target, edited_entries(voice, *texts, facts=facts))
     return _report(target, voice)
 
 
@@ -270,6 +296,30 @@ def _import_loose(files: list[Path], name: str | None, folder: Path) -> Iterator
         yield f"imported the index {index_file.part.label} of the voice {index_file.voice and index_file.voice.name!r}"
     for label, reason in found.unused:
         yield f"not imported: {label} {reason}"
+
+
+def _publish(tool: Publish) -> str:
+    import getpass
+    import sys
+
+    import huggingface_hub
+
+    from lib.messages import Message
+    from lib.terminal import terminal
+    from lib.voice.library import find_index
+    from lib.voice.publish import Publication, publish_voice
+    from train.ckpt.tools import voice_path
+
+    path = voice_path(tool.voice)
+    token = huggingface_hub.get_token()
+    if token is None and sys.stdin.isatty():
+        token = getpass.getpass("Token of your Hugging Face account (not shown, not stored): ")
+    publication = Publication(
+        tool.repository, tool.licence, consent=tool.consent, private=not tool.public, f0_method=tool.f0_method,
+        notes=tool.notes,
+    )  # fmt: skip
+    with terminal(Message("uploading {file}", file=path.name)) as progress:
+        return publish_voice(path, tool.index or find_index(path), publication, token or "", progress)
 
 
 def _folders(tool: Folders) -> Iterator[str]:

@@ -4,6 +4,7 @@ Unlike in RVC, a model's properties are inferred from its tensors instead of ent
 cannot be merged, and existing files are replaced only with `overwrite`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from lib.errors import CheckpointError, ConfigError, RevoiceError
 from lib.messages import Message
 from lib.paths import PRETRAINED, SAFETENSORS, VOICE_SUFFIXES, WEIGHTS, check_name, inside
+from lib.voice.facts import MAX_FACT
 from lib.voice.infer_config import POSTERIOR_PREFIX, check_network, derive_config, derive_family
 from lib.voice.library import find_voice
 from lib.voice.model_file import (
@@ -30,7 +32,16 @@ from train.experiment import Experiment
 
 EXTRACTED = "Extracted model."
 SPEAKERS = "emb_g.weight"
-OWN_METADATA = ("epoch", "step", "training_f0", "creation_date", "model_hash", "dataset_length", "model_name")
+OWN_METADATA = (
+    "display_name",
+    "epoch",
+    "step",
+    "training_f0",
+    "creation_date",
+    "model_hash",
+    "dataset_length",
+    "model_name",
+)
 
 
 def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
@@ -266,6 +277,7 @@ def edited_entries(
     author: str | None = None,
     licence: str | None = None,
     speakers: str | None = None,
+    facts: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """What `edit` changes: entries of the voice's file with their new values, None for an entry that goes."""
     changes: dict[str, Any] = {} if info is None else {"info": checked_text("info", info)}
@@ -282,6 +294,9 @@ def edited_entries(
     for key, text in (("author", author), ("licence", licence)):
         if text is not None:
             changes[key] = checked_text(key, text) or None
+    for key, text in (facts or {}).items():
+        if text is not None:
+            changes[key] = checked_text(key, " ".join(text.split()), MAX_FACT) or None
     return changes
 
 

@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,14 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         from infer.batch import Job
 
         context.progress(0, 1, Message("loading the voice"))
-        voice = _load(load, request)
-        name = f"{result_name(request, _used_rate(voice, request.options), request.recording.stem)}.{request.format}"
-        output = context.folder / name
-        curve = output.with_name(f"{output.stem}_f0.csv") if request.f0_curve else None
-        outcome = _convert(voice, Job(request.recording, output, request.f0_file, curve), request.options, context)
-        context.publish(report=_report(outcome, voice, request.options))
-        return [outcome.output, *([curve] if curve else [])]
+        voice, stem = _load(load, request), request.recording.stem
+        output, curve = context.folder / f"result.{request.format}", context.folder / "result_f0.csv"
+        job = Job(request.recording, output, request.f0_file, curve if request.f0_curve else None)
+        outcome = _convert(voice, job, request.options, context)
+        name = result_name(request, _used_rate(voice, request.options), stem, outcome.audio_seconds)
+        result = output.rename(output.with_name(f"{name}.{request.format}"))
+        context.publish(report=_report(replace(outcome, output=result), voice, request.options))
+        return [result, *([curve.rename(curve.with_name(f"{name}_f0.csv"))] if curve.is_file() else [])]
 
     def compare(request: CompareRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
@@ -111,10 +112,16 @@ def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, conte
     return outcome
 
 
-def result_name(request: ConversionRequest, index_rate: float, stem: str = "") -> str:
-    """A name that distinguishes conversions of one recording: song_alice_+12_i0.75_20261231-235959."""
-    settings = f"{request.options.pitch_shift:+.4g}_i{index_rate:.2g}_{time.strftime('%Y%m%d-%H%M%S')}"
-    return "_".join(filter(None, [shorten(stem), shorten(request.voice), settings]))
+def result_name(request: ConversionRequest, index_rate: float, stem: str = "", seconds: float | None = None) -> str:
+    """A name that distinguishes conversions of one recording: song_alice_+12_i0.75_3m05s_20261231-235959.
+
+    `seconds`: the length of the recording, where it is known.
+    """
+    settings = [f"{request.options.pitch_shift:+.4g}", f"i{index_rate:.2g}"]
+    if seconds is not None:
+        settings.append("{}m{:02d}s".format(*divmod(round(seconds), 60)))
+    settings.append(time.strftime("%Y%m%d-%H%M%S"))
+    return "_".join(filter(None, [shorten(stem), shorten(request.voice), *settings]))
 
 
 def shorten(text: str) -> str:

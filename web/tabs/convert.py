@@ -25,6 +25,7 @@ from web.tabs.listening import build_listening
 from web.tabs.needs import Needs, NeedsPanel, needs_of_conversion
 from web.tabs.remembered import Remembered
 from web.tabs.results import ResultPanel
+from web.tabs.voice_names import voice_choices
 from web.validation import checked
 
 REFRESH_SECONDS = 5
@@ -72,7 +73,8 @@ class _ConvertTab:
         """Voice, recording, pitch shift and the buttons."""
         t, services = self.t, self.services
         self.voice = gr.Dropdown(
-            label=t("convert.voice"), info=t("convert.voice_info"), choices=services.list_voices(), elem_id="voice",
+            label=t("convert.voice"), info=t("convert.voice_info"),
+            choices=voice_choices(t, services, open_files=False), elem_id="voice",
             allow_custom_value=True,  # else the API would accept only voices that existed at startup
         )  # fmt: skip
         self.remembered = Remembered(t, services)
@@ -186,13 +188,15 @@ def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> No
     known = gr.State(None)
 
     def refresh(shown: Any, chosen: str | None) -> tuple[Any, Any, Any]:
-        voices, indexes = services.list_voices(), list(services.list_indexes())
-        if [voices, indexes] == shown:
+        choices, indexes = voice_choices(t, services), list(services.list_indexes())
+        voices = [name for _, name in choices]
+        lists = [[*map(list, choices)], indexes]
+        if lists == shown:
             return gr.skip(), gr.skip(), gr.skip()
         # One that is gone is not replaced by another behind the user's back.
         value = chosen if chosen in voices else None if chosen else next(iter(voices), None)
         return (
-            [voices, indexes], gr.update(choices=voices, value=value),
+            lists, gr.update(choices=choices, value=value),
             gr.update(choices=_index_choices(t, services)),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from web.tabs.convert_inputs import chosen_options, listed_voice, wait_for
 from web.tabs.form import UPLOADED, Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
+from web.tabs.voice_names import voice_choices
 from web.validation import checked
 
 FORMATS = sorted(AUDIO_FORMATS)
@@ -32,7 +33,10 @@ REFRESH_SECONDS = 5
 def build_cover_tab(t: Translator, services: Services) -> None:
     """Lay out the tab and wire it, inside the Blocks that is being built."""
     voice = gr.Dropdown(
-        label=t("convert.voice"), choices=services.list_voices(), allow_custom_value=True, elem_id="cover-voice"
+        label=t("convert.voice"),
+        choices=voice_choices(t, services, open_files=False),
+        allow_custom_value=True,
+        elem_id="cover-voice",
     )
     _build_cover(t, services, voice)
     with gr.Accordion(t("say.title"), open=False, elem_id="say-section"):
@@ -40,10 +44,11 @@ def build_cover_tab(t: Translator, services: Services) -> None:
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, ("cover", "say"), "songs")
 
-    def refresh(known: list[str], chosen: str | None) -> tuple[Any, Any]:
-        voices = services.list_voices()
+    def refresh(known: list[list[str]], chosen: str | None) -> tuple[Any, Any]:
+        choices = [*map(list, voice_choices(t, services))]
+        voices = [name for _, name in choices]
         value = chosen if chosen in voices else next(iter(voices), None)
-        return (gr.skip(), gr.skip()) if voices == known else (voices, gr.update(choices=voices, value=value))
+        return (gr.skip(), gr.skip()) if choices == known else (choices, gr.update(choices=choices, value=value))
 
     known = gr.State([])
     gr.Timer(REFRESH_SECONDS).tick(

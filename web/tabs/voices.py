@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from lib.errors import ConfigError
+from lib.voice.facts import ENTRIES
 from train.ckpt import cli as ckpt
 from web.i18n.messages import translated
 from web.i18n.translator import Translator, shorten
@@ -14,6 +15,8 @@ from web.services import Services
 from web.tabs.handlers import handle_errors, show_success
 from web.tabs.voice_folders import build_folders
 from web.tabs.voice_intake import build_intake
+from web.tabs.voice_names import READERS, voice_choices
+from web.tabs.voice_publish import build_publish
 
 REFRESH_SECONDS = 5
 OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would accept only choices that existed at startup
@@ -22,11 +25,14 @@ OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would accept
 def build_voices_tab(t: Translator, services: Services) -> None:
     """Lay out the tab and wire it, inside the Blocks that is being built."""
     tools = _Tools(t, services)
-    cards = gr.HTML(_cards(t, services), elem_id="voice-cards")
+    cards = gr.HTML(_cards(t, services, open_files=False), elem_id="voice-cards")
     with gr.Row():
         with gr.Column():
             voice = gr.Dropdown(
-                label=t("convert.voice"), choices=services.list_voices(), elem_id="manage-voice", **OPEN
+                label=t("convert.voice"),
+                choices=voice_choices(t, services, open_files=False),
+                elem_id="manage-voice",
+                **OPEN,
             )
             info = gr.Textbox(label=t("voices.info"), lines=12, interactive=False, elem_id="voice-info")
             message = gr.Markdown(elem_id="voice-message")
@@ -52,11 +58,17 @@ def _build_exchange(t: Translator, services: Services, tools: "_Tools", voice: A
         export = gr.Button(t("voices.export_run"), elem_id="export")
         exported = gr.File(label=t("voices.exported"), interactive=False, visible=False)
     export.click(tools.export_voice, [voice], exported, api_name="export_voice")
+    build_publish(t, services, voice, message)
 
 
 def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, message: Any) -> None:
     with gr.Accordion(t("voices.edit"), open=False):
-        texts = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence", "speakers")]
+        texts: list[Any] = [gr.Textbox(label=t(f"voices.{name}")) for name in ("text", "author", "licence", "speakers")]
+        readers = [(t(f"voices.{reader}"), reader) for reader in READERS]
+        for name in ENTRIES:
+            shown: dict[str, Any] = {"label": t(f"voices.{name}"), "info": t(f"voices.{name}_info")}
+            is_list = name == "reader"
+            texts.append(gr.Dropdown(choices=readers, value=None, **shown, **OPEN) if is_list else gr.Textbox(**shown))
         edit = gr.Button(t("voices.edit_run"))
     edit.click(tools.edit_voice, [voice, *texts], message, api_name="edit_voice").then(
         tools.voice_info, [voice], info, api_name="voice_info_again", api_visibility="private"
@@ -65,7 +77,7 @@ def _build_edit(t: Translator, tools: "_Tools", voice: Any, info: Any, message: 
 
 def _build_makers(t: Translator, tools: "_Tools", voice: Any, message: Any) -> tuple[Any, Any]:
     with gr.Accordion(t("voices.merge"), open=False):
-        second = gr.Dropdown(label=t("voices.second"), choices=tools.list_voices(), **OPEN)
+        second = gr.Dropdown(label=t("voices.second"), choices=tools.choices(open_files=False), **OPEN)
         alpha = gr.Slider(0, 1, 0.5, step=0.01, label=t("voices.alpha"))
         merged = gr.Textbox(label=t("voices.new_name"))
         merge = gr.Button(t("voices.merge_run"))
@@ -97,6 +109,10 @@ class _Tools:
     def list_voices(self) -> list[str]:
         """The names of all voices."""
         return self._services.list_voices()
+
+    def choices(self, *, open_files: bool = True) -> list[tuple[str, str]]:
+        """Titles and names of all voices."""
+        return voice_choices(self._t, self._services, open_files=open_files)
 
     def list_checkpoints(self) -> list[str]:
         """The checkpoints of all experiments as "experiment/file name", the newest first."""
@@ -147,9 +163,13 @@ class _Tools:
         author: str | None = None,
         licence: str | None = None,
         speakers: str | None = None,
+        display_name: str | None = None,
+        language: str | None = None,
+        reader: str | None = None,
     ) -> str:
         """Change the metadata of a voice; empty values leave it unchanged."""
         given = {"info": info, "author": author, "licence": licence, "speakers": speakers}
+        given |= {"display_name": display_name, "language": language, "reader": reader}
         texts = {name: text for name, text in given.items() if text}
         with handle_errors(self._t, names_only=True):
             name = self._named(voice)
@@ -188,14 +208,18 @@ class _Tools:
             return self._done(self._t("voices.restored", name=html.escape(self._services.undo_delete())))
 
 
-def _cards(t: Translator, services: Services) -> str:
-    """Every voice as a card: its name, whether it has an index, size and date."""
-    cards = [
-        f'<div style="border:1px solid var(--border-color-primary);border-radius:6px;padding:.4em .9em">'
-        f"<b>{html.escape(card.name)}</b><br><small>{t('voices.indexed' if card.indexed else 'voices.unindexed')}"
-        f" · {card.megabytes:.1f} MB · {card.day}</small></div>"
-        for card in services.voice_cards()
-    ]
+def _cards(t: Translator, services: Services, *, open_files: bool = True) -> str:
+    """Every voice as a card: its title and name, whether it has an index, size and date."""
+    titles = {name: title for title, name in voice_choices(t, services, open_files=open_files)}
+    cards = []
+    for card in services.voice_cards():
+        title = titles.get(card.name, card.name)
+        facts = [] if title == card.name else [html.escape(card.name)]
+        facts += [t("voices.indexed" if card.indexed else "voices.unindexed"), f"{card.megabytes:.1f} MB", card.day]
+        cards.append(
+            '<div style="border:1px solid var(--border-color-primary);border-radius:6px;padding:.4em .9em">'
+            f"<b>{html.escape(title)}</b><br><small>{' · '.join(facts)}</small></div>"
+        )
     return f'<div style="display:flex;flex-wrap:wrap;gap:.6em">{"".join(cards)}</div>'
 
 
@@ -204,13 +228,14 @@ def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any, cards: Any) ->
     known = gr.State(None)
 
     def refresh(shown: Any, first: str | None, second: str | None) -> tuple[Any, ...]:
-        names, checkpoints = tools.list_voices(), tools.list_checkpoints()
-        if [names, checkpoints] == shown:
+        choices, checkpoints = [*map(list, tools.choices())], tools.list_checkpoints()
+        names = [name for _, name in choices]
+        if [choices, checkpoints] == shown:
             return tuple(gr.skip() for _ in range(6))
         chosen = [name if name in names else None for name in (first, second)]
         facts = tools.voice_info(chosen[0]) if shown is None else gr.skip()
-        updates = [gr.update(choices=names, value=name) for name in chosen]
-        return [names, checkpoints], *updates, gr.update(choices=checkpoints), facts, tools.cards()
+        updates = [gr.update(choices=choices, value=name) for name in chosen]
+        return [choices, checkpoints], *updates, gr.update(choices=checkpoints), facts, tools.cards()
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     ticks = [gr.Timer(REFRESH_SECONDS).tick]

@@ -1,0 +1,79 @@
+"""Who a voice is, for people: a display name, a language and a reader. Optional entries of its file.
+
+The shipped voices have theirs in `voices.json` beside them, so that a page shows them without opening the files.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lib.errors import RevoiceError
+from lib.json_reader import parse_json, read_json
+from lib.paths import PRETRAINED, SAFETENSORS
+
+ENTRIES = ("display_name", "language", "reader")
+MAX_FACT = 100  # characters
+SHIPPED = PRETRAINED / "lite" / "voices" / "voices.json"
+
+
+@dataclass(frozen=True)
+class VoiceFacts:
+    """Empty where unknown. `language` is a code such as en or pt, or a name; `reader` is free text."""
+
+    display_name: str = ""
+    language: str = ""
+    reader: str = ""
+
+
+def facts_of(entries: Mapping[str, Any]) -> VoiceFacts:
+    """The facts among the entries of a voice's file; values that are no short texts are left out."""
+    known = {name: entries[name] for name in ENTRIES if isinstance(entries.get(name), str)}
+    return VoiceFacts(**{name: " ".join(text.split())[:MAX_FACT] for name, text in known.items()})
+
+
+def read_facts(path: Path, *, open_file: bool = True) -> VoiceFacts:
+    """The facts of a voice; those of a file that cannot be read are empty. Files are read once until they change.
+
+    Without `open_file` only those of shipped voices are known, and no package is imported for it.
+    """
+    if path.parent == SHIPPED.parent:
+        return _shipped().get(path.stem, VoiceFacts())
+    if not open_file:
+        return VoiceFacts()
+    try:
+        about = path.stat()
+        return _read(path, about.st_mtime_ns, about.st_size)
+    except (OSError, RevoiceError, SafetensorError, ValueError):  # reported when the voice is used
+        return VoiceFacts()
+
+
+@functools.cache
+def _shipped() -> Mapping[str, VoiceFacts]:
+    return {name: facts_of(entries) for name, entries in read_json(SHIPPED).items()} if SHIPPED.is_file() else {}
+
+
+@functools.lru_cache(maxsize=1000)
+def _read(path: Path, changed: int, size: int) -> VoiceFacts:
+    """The facts in a file of this size, changed at this time."""
+    from lib.voice.model_file import METADATA
+    from lib.voice.safe_load import safe_load
+
+    if path.suffix.lower() == SAFETENSORS:
+        with safe_open(path, "np") as file:
+            content = parse_json((file.metadata() or {}).get(METADATA, "{}"))
+    else:
+        content = safe_load(path, lazily=True)
+    return facts_of(content) if isinstance(content, dict) else VoiceFacts()
+
+
+def titles_of(facts: Sequence[tuple[str, str]]) -> list[str]:
+    """Titles for voices given as (name, title): a title that several have is followed by the name."""
+    titles = [title or name for name, title in facts]
+    return [
+        f"{title}: {name}" if titles.count(title) > 1 and title != name else title
+        for (name, _), title in zip(facts, titles, strict=True)
+    ]
