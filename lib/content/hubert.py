@@ -18,7 +18,7 @@ from lib.errors import AudioError, CheckpointError, MissingFileError
 from lib.files import sha256_of
 from lib.installations import weight_folders
 from lib.models.hubert import Hubert
-from lib.models.memory import trim_memory
+from lib.models.memory import release_mapped_weights, trim_memory
 from lib.paths import PRETRAINED, ROOT, check_name
 from lib.typing import FloatArray
 from lib.voice.weights import meta_device, unmap
@@ -44,6 +44,7 @@ class HubertContentEncoder:
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(json.dumps([name, list(tensor.shape)]).encode())
             digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
+        release_mapped_weights(self.network)
         return digest.hexdigest()
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -93,6 +94,7 @@ def load(
     weights = read_directory(path) if path.is_dir() else _read_file(path, name)
     logger.info("content encoder %s: %s", name, path)
     encoder = build(weights, family, device, name, path)
+    release_mapped_weights(encoder.network)
     if dtype != torch.float32:
         del weights
         encoder.cast(dtype)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.models.memory import trim_memory
+from lib.models.memory import release_mapped_weights, trim_memory
 
 BLOCK_FRAMES = 100  # frames of 20 ms that the convolutions compute at a time
 ATTENTION_ROWS = 256  # rows of the score matrix computed at a time
+LONG_FRAMES = 500  # frames from which on weights are released during the computation
+HELD_LAYERS = 4  # transformer layers whose weights are then in memory together
 
 
 @dataclass(frozen=True)
@@ -278,9 +280,17 @@ class Transformer(nn.Module):
         """[B, N, W] -> [B, N, W]; padding, where `valid` [B, 1, 1, N] is false, is 0."""
         x = x + self.pos_conv_embed(x)
         x = self.layer_norm(x) if self.norm_input else x
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers, 1):
             x = layer(x, valid)
+            if i % HELD_LAYERS == 0:
+                _release_after_long(self, x)
         return self.layer_norm(x) if self.norm_output else x
+
+
+def _release_after_long(network: nn.Module, x: Tensor) -> None:
+    """Release mapped weights if x [B, N, W] is long; short audio needs little memory besides them."""
+    if not torch.jit.is_tracing() and x.shape[1] >= LONG_FRAMES:  # type: ignore[attr-defined, no-untyped-call]
+        release_mapped_weights(network)
 
 
 class Hubert(nn.Module):

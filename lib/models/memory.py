@@ -1,13 +1,21 @@
-"""Return freed memory to the operating system.
+"""Return memory to the operating system: what was freed, and mapped weights that are not in use.
 
 glibc keeps freed memory in the process. Chunks of unequal lengths fragment it, and a long recording would take more and
 more. On other systems nothing happens.
 """
 
+import bisect
+import contextlib
 import ctypes
+import mmap
+import re
 import sys
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 APART_BYTES = 16 << 20  # larger blocks are mapped separately and returned at once when freed
@@ -16,6 +24,10 @@ APART_BYTES = 16 << 20  # larger blocks are mapped separately and returned at on
 # unless the user has set it.
 PRIMITIVE_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "384")
 SPARE_BYTES = 64 << 20  # free memory at the end of the heap that is kept for the next layer
+MAPPINGS = Path("/proc/self/smaps")
+MODEL_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+MADV_DONTNEED = 4  # as mman.h numbers it
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S{4} \S+ \S+ \d+ +(/.*)")
 
 
 @cache
@@ -45,3 +57,35 @@ def trim_memory() -> None:
     library = _allocator()
     if library is not None:
         library.malloc_trim(0)
+
+
+def release_mapped_weights(network: nn.Module) -> None:
+    """Remove weights that are mapped from model files from this process's memory, without losing them.
+
+    The next use takes them from the system's file cache. Weights that were changed in memory stay.
+    """
+    library = _allocator()
+    if library is None:
+        return
+    # Held from before the mappings are read, so that no other thread can map something else in their place.
+    storages = [value.untyped_storage() for value in (*network.parameters(), *network.buffers()) if value.is_cpu]
+    mappings = sorted(_unchanged_mappings())
+    starts = [start for start, _ in mappings]
+    for storage in storages:
+        first, last = -(-storage.data_ptr() // mmap.PAGESIZE), (storage.data_ptr() + storage.nbytes()) // mmap.PAGESIZE
+        place = bisect.bisect_right(starts, storage.data_ptr()) - 1
+        if first < last and place >= 0 and last * mmap.PAGESIZE <= mappings[place][1]:
+            start, size = first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
+            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
+
+
+def _unchanged_mappings() -> Iterator[tuple[int, int]]:
+    """First address and end of the mapped model files of which no page was written to."""
+    mapped: tuple[int, int] | None = None
+    with contextlib.suppress(OSError), MAPPINGS.open(errors="replace") as lines:  # not every system lets it be read
+        for line in lines:
+            if match := _MAPPING.match(line):
+                is_model = match[3].removesuffix(" (deleted)").endswith(MODEL_SUFFIXES)
+                mapped = (int(match[1], 16), int(match[2], 16)) if is_model else None
+            elif line.startswith("Anonymous:") and mapped and line.split()[1] == "0":  # written pages become anonymous
+                yield mapped

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lib.models.memory import trim_memory
+from lib.models.memory import release_mapped_weights, trim_memory
 
 N_MELS = 128
 N_PITCHES = 360  # classes of 20 cents
@@ -18,6 +18,7 @@ FRAME_MULTIPLE = 2**LEVELS  # the network takes multiples of this many frames
 BLOCKS = 4  # residual blocks per level
 RECEPTIVE_FIELD = 2 * BLOCKS  # frames on either side, of the blocks of a level
 BAND_FRAMES = 512  # frames of a level that its blocks compute at a time
+LONG_FRAMES = 1000  # frames from which on weights are released during the computation
 OUT_CHANNELS = 3  # of the U-Net, input of the recurrent layer
 MOMENTUM = 0.01
 
@@ -150,6 +151,12 @@ class Decoder(nn.Module):
         return x
 
 
+def _release_after_long(network: nn.Module, x: Tensor) -> None:
+    """Release mapped weights if x [B, C, T, M] is long; short audio needs little memory besides them."""
+    if not torch.jit.is_tracing() and x.shape[2] >= LONG_FRAMES:  # type: ignore[attr-defined, no-untyped-call]
+        release_mapped_weights(network)
+
+
 class UNet(nn.Module):
     """[B, 1, T, M] -> [B, c, T, M]; T and M are multiples of FRAME_MULTIPLE."""
 
@@ -161,7 +168,10 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, skips = self.encoder(x)
-        out: Tensor = self.decoder(self.intermediate(x), skips)
+        x = self.intermediate(x)
+        _release_after_long(self, skips[0])
+        out: Tensor = self.decoder(x, skips)
+        _release_after_long(self, out)
         return out
 
 

@@ -17,6 +17,7 @@ from lib.audio import ANALYSIS_RATE
 from lib.errors import CheckpointError, MissingFileError
 from lib.installations import weight_folders
 from lib.machine import machine_errors
+from lib.models.memory import release_mapped_weights
 from lib.models.rmvpe import FRAME_MULTIPLE, N_MELS, N_PITCHES, Rmvpe
 from lib.paths import PRETRAINED, ROOT, SAFETENSORS
 from lib.pitch.scale import CENTS_PER_PITCH, HOP_LENGTH, LOWEST_CENTS, frame_windows
@@ -61,6 +62,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
     load_weights(network, table, str(path))
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise CheckpointError("{path} is damaged: it has numbers that are not finite. Get a new copy.", path=path)
+    release_mapped_weights(network)
     network.eval().requires_grad_(False).to(device)
     if dtype == torch.float32:
         for conv in in_fp16:
