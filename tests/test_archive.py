@@ -272,8 +272,9 @@ def test_parts_can_have_any_name(tmp_path: Path, voice: Path, take_in: Callable[
     [
         ("ソプラノ.pth", "cp932", "ソプラノ"), ("声/ソ.pth", "cp932", "ソ"), ("声.pth", "utf-8", "声"),
         ("Bär.pth", "cp437", "Bär"), ("models\\Bea.pth", "ascii", "Bea"), ("x/Bea .pth", "ascii", "Bea"),
-        ("Jürgen.pth", "cp437", "Jürgen"), ("Bea?.pth", "ascii", "Bea_"), ("who* is-it<.pth", "ascii", "who_ is-it_"),
-        ("-Bea.pth", "ascii", "Bea"),
+        ("Jürgen.pth", "cp437", "Jürgen"), ("Söhne.pth", "cp437", "Söhne"),
+        ("Bea?.pth", "ascii", "Bea_"), ("who* is-it<.pth", "ascii", "who_ is-it_"),
+        ("-Bea.pth", "ascii", "Bea"), ("张三.pth", "gb2312", "张三"), ("李四声音.pth", "gbk", "李四声音"),
     ],
 )  # fmt: skip
 def test_names_without_a_declared_encoding_are_decoded(

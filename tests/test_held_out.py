@@ -138,6 +138,9 @@ def test_held_out_clips_are_not_trained_on_and_the_best_epoch_is_exported(experi
     again = held_out.evaluate(network, torch.device("cpu"), best.step, best.epoch)
     assert again.mel == pytest.approx(best.mel, rel=1e-2)  # stored in fp16
     assert voice in experiment.products()
+    board = b"".join(path.read_bytes() for path in experiment.folder.glob("events.out.tfevents*"))
+    tags = (b"held_out/mel", b"held_out/f0_cents", b"held_out/sample", b"RIFF", b"\x89PNG")  # figures, sound, picture
+    assert all(tag in board for tag in tags)
 
 
 @pytest.mark.slow

@@ -14,6 +14,9 @@ MAX_RATIO = 20  # compression of a part; weights and vectors hardly compress ...
 SPARE_BYTES = 1 << 20  # ... and small texts are allowed any ratio
 UTF8_FLAG = 0x800  # of an entry: its name is UTF-8
 JAPANESE = r"[\x20-\x7e\u3005\u3041-\u30ff\u4e00-\u9fff\uff01-\uffef]*"  # ASCII, kana, kanji, full and half width
+CHINESE = r"[\x20-\x7e\u3001-\u3017\u4e00-\u9fff\uff01-\uff5e]*"  # ASCII, ideographs, punctuation
+MIXED = re.compile(r"[A-Za-z][\u4e00-\u9fff]|[\u4e00-\u9fff][A-Za-z]")  # as words with an umlaut read as Japanese
+HALF_WIDTH = re.compile(r"[\uff61-\uff9f]")  # kana of one byte: most Chinese names, too, read as Japanese
 
 
 def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
@@ -71,16 +74,24 @@ def entry_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _decoded(entry: zipfile.ZipInfo) -> str:
-    """The path of an entry. Old archivers do not state its code page: UTF-8, Japanese or that of DOS."""
+    """The path of an entry. Old archivers do not state its code page: UTF-8, Japanese, Chinese or that of DOS."""
     name = entry.orig_filename
     if name.isascii() or entry.flag_bits & UTF8_FLAG:
         return name
     data = name.encode("cp437")
-    for encoding, letters in (("utf-8", r".*"), ("cp932", JAPANESE)):
-        try:
-            decoded = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if re.fullmatch(letters, decoded, re.DOTALL):
-            return decoded
-    return name
+    utf8, japanese, chinese = (
+        _read_as(data, *form) for form in (("utf-8", r".*"), ("cp932", JAPANESE), ("gb2312", CHINESE))
+    )
+    western = all(letter.isascii() or "\u00c0" <= letter <= "\u00ff" for letter in name)
+    if japanese and ((chinese and HALF_WIDTH.search(japanese)) or (western and MIXED.search(japanese))):
+        japanese = None
+    return utf8 or japanese or chinese or name
+
+
+def _read_as(data: bytes, encoding: str, letters: str) -> str | None:
+    """The text in an encoding; None if it is not, or has other letters."""
+    try:
+        decoded = data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return decoded if re.fullmatch(letters, decoded, re.DOTALL) else None
