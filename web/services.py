@@ -99,7 +99,6 @@ def make_services(
     home = (roots or voice_roots())[0]
     if device != "auto":  # else torch would be imported before the page can be shown
         choose_device(device)
-
     inspect, add, fetch_link = _intake(home, roots, logs, local=local)
     return Services(
         device=device,

@@ -71,15 +71,7 @@ def make_runners(load: Load) -> dict[Kind, Runner]:
         return [result, *([curve.rename(curve.with_name(f"{name}_f0.csv"))] if curve.is_file() else [])]
 
     def compare(request: CompareRequest, context: JobContext) -> Sequence[Path]:
-        from infer.batch import Job
-
-        voice, path = _load(load, request), request.recording
-        results = []
-        for rate in request.index_rates:
-            options = request.options.model_copy(update={"index_rate": rate})
-            job = Job(path, context.folder / f"{shorten(path.stem)}_index_{rate:.2f}.wav")
-            results.append(_convert(voice, job, options, context).output)
-        return results
+        return compare_rates(_load(load, request), request, context)
 
     def batch(request: BatchRequest, context: JobContext) -> Sequence[Path]:
         return convert_batch(_load(load, request), request, context)
@@ -145,6 +137,18 @@ def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions
         "device": str(device.device),
         "reason": device.reason,
     }
+
+
+def compare_rates(voice: "VoiceConverter", request: CompareRequest, context: JobContext) -> Sequence[Path]:
+    """Convert a recording with several index rates."""
+    from infer.batch import Job
+
+    path, results = request.recording, []
+    for rate in request.index_rates:
+        options = request.options.model_copy(update={"index_rate": rate})
+        job = Job(path, context.folder / f"{shorten(path.stem)}_index_{rate:.2f}.wav")
+        results.append(_convert(voice, job, options, context).output)
+    return results
 
 
 def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobContext) -> list[Path]:
