@@ -189,7 +189,7 @@ def _checked(link: str) -> SplitResult:
     except ValueError:  # also of IDNA
         usable, parts = False, urlsplit("")
     if parts.scheme and parts.scheme.lower() != "https":
-        raise LinkError("The link {link} does not begin with https://, and no other kind is followed.", link=link)
+        raise LinkError("The link {link} does not begin with https://; other links are not supported.", link=link)
     if not usable:
         raise not_a_link(link)
     return parts
@@ -206,7 +206,7 @@ def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits)
     """LinkError unless the server sends a file of an allowed size."""
     if response.status != 200:
         raise LinkError(
-            "The server of {link} answers with the status {status}: the file is gone, or needs a login.",
+            "The server of {link} returned status {status}: the file is missing or requires a login.",
             link=link, status=response.status,
         )  # fmt: skip
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
@@ -220,7 +220,7 @@ def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits)
 def too_large(max_bytes: int) -> LinkError:
     """The error for a file of more than the allowed size."""
     return LinkError(
-        "The file is larger than the {most} MB that are downloaded. Download it yourself, then add it.",
+        "The file is larger than the limit of {most} MB. Download it yourself, then add it.",
         most=max_bytes // 10**6,
     )  # fmt: skip
 

@@ -115,7 +115,8 @@ def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
     if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
         raise ConfigError(
             "A base model is one generator (G) and one discriminator (D) file; {count} files were given, {found} of "
-            "them a discriminator. Give one of each.", count=len(paths), found=len(discriminators),
+            "them a discriminator. Add one "
+            "of each.", count=len(paths), found=len(discriminators),
         )  # fmt: skip
     return generators[0], discriminators[0]
 

@@ -86,8 +86,9 @@ def fetch_voices(
 
 def _no_voice(name: str) -> LinkError:
     return LinkError(
-        "The link leads to {file}. Give the link of a file of these kinds: {suffixes}, or of a Hugging Face repository "
-        "that has such files.",
+        "The link leads to {file}. Use the link of a file of one of these types: {suffixes}, or of a Hugging Face "
+        "repository with "
+        "such files.",
         file=name, suffixes=", ".join(INTAKE_SUFFIXES),
     )  # fmt: skip
 
@@ -139,7 +140,7 @@ def _chosen(place: HubPlace, sizes: dict[str, int], limits: Limits) -> list[str]
     if len(names) > MAX_FILES or size > limits.max_bytes:
         raise LinkError(
             "{repository} (Hugging Face hub) has {count} voice files there, {size} MB in all; at most {most_files} "
-            "files and {most} MB are downloaded at once. Give the link of a folder or of one file.",
+            "files and {most} MB can be downloaded at once. Use the link of a folder or a single file.",
             repository=place.repository, count=len(names), size=size // 10**6, most_files=MAX_FILES,
             most=limits.max_bytes // 10**6,
         )  # fmt: skip
