@@ -57,7 +57,7 @@ def golden_names(pattern: str) -> list[str]:
 
 
 def golden_metadata(path: Path) -> dict[str, str]:
-    """What a golden .safetensors file says of its making."""
+    """The metadata of a golden .safetensors file."""
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})
 

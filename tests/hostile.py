@@ -32,12 +32,12 @@ Change = Callable[[Content], None]
 
 
 @contextmanager
-def refused(folder: Path, says: str = "") -> Iterator[None]:
+def refused(folder: Path, pattern: str = "") -> Iterator[None]:
     """The block must raise a typed error of one sentence, within the limits, and change nothing in the folder."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     reset_peak()
     held, read = peak_bytes(), bytes_read()
-    with processor_limit(HARD_LIMIT), pytest.raises(RevoiceError, match=says or None) as caught:
+    with processor_limit(HARD_LIMIT), pytest.raises(RevoiceError, match=pattern or None) as caught:
         yield
     read, grown = bytes_read() - read, peak_bytes() - held
     assert read < MAX_READ and grown < MAX_BYTES, (read, grown)

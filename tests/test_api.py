@@ -124,8 +124,8 @@ def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(
 def test_a_link_adds_its_voices_where_links_are_allowed(page: Page, tmp_path: Path) -> None:
     assert "hal" in page.call("add_link", link="https://example.org/hal.pth")
     assert "ida" in page.call("add_link", link="https://example.org/x.pth", name="ida")
-    for link, says in ((" ", "No link yet"), ("https://example.org/none.pth", "could not be downloaded")):
-        with pytest.raises(gr.Error, match=says):
+    for link, pattern in ((" ", "No link yet"), ("https://example.org/none.pth", "could not be downloaded")):
+        with pytest.raises(gr.Error, match=pattern):
             page.call("add_link", link=link)
     shared = replace(FakeConverter().services(tmp_path), fetch_link=None)
     app = build_app(shared, Translator())

@@ -64,7 +64,7 @@ def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "pattern"),
     [
         ({"root_path": "voices"}, "is not valid. Use a path like /voices"), ({"root_path": "/a b"}, "is not valid"),
         ({"root_path": "/../x?y"}, "is not valid"), ({"root_path": "//evil.example"}, "is not valid"),
@@ -72,8 +72,8 @@ def test_help_imports_nothing_large_and_a_wrong_option_is_one_line() -> None:
         ({"certificate": Path(__file__)}, "PEM"),
     ],
 )  # fmt: skip
-def test_addresses_that_cannot_be_served_are_one_sentence(values: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_addresses_that_cannot_be_served_are_one_sentence(values: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern) as caught:
         check_address(Address("127.0.0.1", **values))
     assert "\n" not in str(caught.value)
     for path in ("", "/voices", "/a/b-c", "https://voices.example/page"):

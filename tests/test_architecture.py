@@ -92,7 +92,7 @@ def test_files_and_functions_are_short_and_say_what_they_are_for(path: Path) -> 
     text = path.read_text(encoding="utf-8")
     tree = tree_of(path)
     assert len(text.splitlines()) <= MOST_LINES
-    assert ast.get_docstring(tree), "the first line of a module says its one job"
+    assert ast.get_docstring(tree), "the first line of a module pattern its one job"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -199,14 +199,14 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fill", "says"), HOSTILE)
+@pytest.mark.parametrize(("fill", "pattern"), HOSTILE)
 def test_hostile_archives_leave_nothing(
-    tmp_path: Path, take_in: Callable[..., Imported], fill: Callable[[zipfile.ZipFile], None], says: str
+    tmp_path: Path, take_in: Callable[..., Imported], fill: Callable[[zipfile.ZipFile], None], pattern: str
 ) -> None:
     before = sorted(path.name for path in tmp_path.parent.iterdir())
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         fill(archive)
-    with pytest.raises((CheckpointError, ConfigError), match=says):
+    with pytest.raises((CheckpointError, ConfigError), match=pattern):
         take_in(tmp_path / "x.zip")
     assert installed(tmp_path) == [] and not list(tmp_path.glob("weights/*"))
     assert sorted(path.name for path in tmp_path.parent.iterdir()) == before

@@ -279,17 +279,17 @@ def test_an_intact_recording_gives_no_warning(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "pattern"),
     [
         (b"", "is empty"),
         (b"This is a shopping list.\n" * 50, "not a recording"),
         (WAV_HEADER, "no sound"),
     ],
 )
-def test_other_files_are_refused_as_recordings_in_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+def test_other_files_are_refused_as_recordings_in_one_sentence(tmp_path: Path, content: bytes, pattern: str) -> None:
     path = tmp_path / "bad.wav"
     path.write_bytes(content)
-    with pytest.raises(AudioError, match=says) as caught:
+    with pytest.raises(AudioError, match=pattern) as caught:
         load_audio(path, 16000)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -180,10 +180,10 @@ def test_files_without_a_generator_are_not_extracted(tmp_path: Path) -> None:
     torch.save({"model": {"discriminators.0.convs.0.bias": torch.zeros(3)}}, tmp_path / "D_1.pth")
     torch.save({"model": {"x": torch.zeros(3)}}, tmp_path / "other.pth")
     torch.save([1], tmp_path / "list.pth")
-    for name, says in (
+    for name, pattern in (
         ("voice", "finished voice"), ("D_1", "a discriminator"), ("other", "lacks the tensor"), ("list", "no table"),
     ):  # fmt: skip
-        with pytest.raises(CheckpointError, match=says):
+        with pytest.raises(CheckpointError, match=pattern):
             extract(tmp_path / f"{name}.pth")
 
 
@@ -329,7 +329,7 @@ def test_the_tools_from_the_command_line(tmp_path: Path, weights: Path, capsys: 
 def test_mistakes_are_one_sentence(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_voice(weights / "anna.pth", small_voice())
     save_voice(weights / "bob.pth", small_voice("v1", "32k"))
-    for words, says in (
+    for words, pattern in (
         (("merge", "anna", "bob", "--name", "x"), "cannot be merged"),
         (("merge", "anna", "anna", "--name", "bob"), "exists"),
         (("merge", "anna", "anna", "--name", "x", "--alpha", "2"), "--alpha cannot be 2"),
@@ -339,5 +339,5 @@ def test_mistakes_are_one_sentence(tmp_path: Path, weights: Path, capsys: pytest
     ):  # fmt: skip
         assert run(*words) in (1, 2)
         output = capsys.readouterr().err.strip()
-        assert says in output and "Traceback" not in output and len(output.splitlines()) == 1, output
+        assert pattern in output and "Traceback" not in output and len(output.splitlines()) == 1, output
     assert sorted(path.name for path in weights.iterdir()) == ["anna.pth", "bob.pth"]

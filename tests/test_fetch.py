@@ -227,7 +227,7 @@ def test_a_name_is_resolved_once_and_every_address_counts(
 
 def test_sizes_are_bounded_with_and_without_a_declared_length(server: Any, limits: Any, tmp_path: Path) -> None:
     for name in ("a.pth", "endless.pth"):
-        with pytest.raises(LinkError, match="larger than the 0 MB"):
+        with pytest.raises(LinkError, match="larger than the limit of 0 MB"):
             fetch(f"{server[0]}/{name}", tmp_path, limits=limits(max_bytes=len(CONTENT) - 1))
     assert not left(tmp_path)
     assert fetch(f"{server[0]}/a.pth", tmp_path, limits=limits(max_bytes=len(CONTENT))).is_file()
@@ -245,24 +245,24 @@ def test_a_silent_server_is_left(server: Any, limits: Any, tmp_path: Path) -> No
         fetch(f"{server[0]}/silent.pth", tmp_path, limits=limits(silent_seconds=0.3))
 
 
-@pytest.mark.parametrize(("link", "says"), [
+@pytest.mark.parametrize(("link", "pattern"), [
     ("http://127.0.0.1/a.pth", "does not begin with https"), ("ftp://example.org/a.pth", "does not begin with https"),
     ("https://user:secret@example.org/a.pth", "not a link to a file"), ("https:///a.pth", "not a link to a file"),
     ("https://example.org:99999/a.pth", "not a link to a file"), ("https://[::1/a.pth", "not a link to a file"),
     ("hello", "not a link to a file"), ("", "not a link to a file"),
 ])  # fmt: skip
-def test_other_links_are_refused(tmp_path: Path, link: str, says: str) -> None:
-    with pytest.raises(LinkError, match=says):
+def test_other_links_are_refused(tmp_path: Path, link: str, pattern: str) -> None:
+    with pytest.raises(LinkError, match=pattern):
         fetch(link, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "says"), [
+@pytest.mark.parametrize(("name", "pattern"), [
     ("page.pth", "is a web page, not a file"), ("none.pth", "status 404"), ("short.pth", "ended early|could not be"),
 ])  # fmt: skip
 def test_an_answer_without_the_file_leaves_nothing(
-    server: Any, limits: Any, tmp_path: Path, name: str, says: str
+    server: Any, limits: Any, tmp_path: Path, name: str, pattern: str
 ) -> None:
-    with pytest.raises(LinkError, match=says):
+    with pytest.raises(LinkError, match=pattern):
         fetch(f"{server[0]}/{name}", tmp_path, limits=limits())
     assert not left(tmp_path)
 

@@ -108,7 +108,7 @@ def nested(levels: int) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["voice", "state", "fairseq"])
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "pattern"),
     [
         (laughs(8), "nested or repeated"),
         (nested(300), "nested or repeated"),
@@ -118,12 +118,12 @@ def nested(levels: int) -> list[Any]:
     ids=["laughs", "nested", "texts", "bytearray"],
 )
 @pytest.mark.parametrize("modern", [True, False])
-def test_values_that_expand_are_refused(tmp_path: Path, kind: str, value: Any, says: str, modern: bool) -> None:
+def test_values_that_expand_are_refused(tmp_path: Path, kind: str, value: Any, pattern: str, modern: bool) -> None:
     content = {"model": tensors_of(TINY), "cfg": {"model": {"conv_feature_layers": value}}, "iteration": value}
     if kind == "voice":
         content = save_voice(tmp_path / "a.pth", small_voice()) | {"info": value}
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=modern)
-    with refused(tmp_path, says):
+    with refused(tmp_path, pattern):
         READERS[kind](tmp_path / "x.pth")
 
 
@@ -229,11 +229,11 @@ UNSAFE: dict[str, tuple[Callable[[zipfile.ZipFile], None], str]] = {
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_unsafe_entries_of_an_archive_are_refused(tmp_path: Path, name: str) -> None:
-    fill, says = UNSAFE[name]
+    fill, pattern = UNSAFE[name]
     (tmp_path / "weights").mkdir()
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         fill(archive)
-    with refused(tmp_path / "weights", says):
+    with refused(tmp_path / "weights", pattern):
         open_archive(tmp_path / "x.zip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights", "x.zip"]
 

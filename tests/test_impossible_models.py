@@ -170,13 +170,13 @@ DAMAGED_STATES: list[tuple[Change, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "says"), DAMAGED_STATES)
+@pytest.mark.parametrize(("change", "pattern"), DAMAGED_STATES)
 def test_damaged_training_states_do_not_resume(
-    pair: Path, state: TrainState, tmp_path: Path, change: Change, says: str
+    pair: Path, state: TrainState, tmp_path: Path, change: Change, pattern: str
 ) -> None:
     content = torch.load(pair / "G.pth", weights_only=True)
     change(content)
     torch.save(content, tmp_path / "G.pth")
     shutil.copy(pair / "D.pth", tmp_path / "D.pth")
-    with refused(tmp_path, says):
+    with refused(tmp_path, pattern):
         resume_pair(state, tmp_path / "G.pth", tmp_path / "D.pth")

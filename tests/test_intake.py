@@ -156,7 +156,7 @@ def test_an_index_alone_goes_to_the_installed_voice_of_its_name(tmp_path: Path, 
 
 def test_damaged_and_foreign_files_are_reported_by_name_without_a_path(tmp_path: Path, look: Look) -> None:
     for name in ("broken.pth", "broken.index", "broken.zip", "song.mp3"):
-        (tmp_path / name).write_bytes(b"not what the name says")
+        (tmp_path / name).write_bytes(b"not what the name pattern")
     found = look(*(tmp_path / name for name in ("broken.pth", "broken.index", "broken.zip", "song.mp3")))
     assert not found.voices and [name for name, _ in found.unused] == [
         "broken.pth", "broken.index", "broken.zip", "song.mp3"

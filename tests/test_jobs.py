@@ -29,7 +29,7 @@ PATIENCE = 120.0  # seconds
 
 
 class Runners:
-    """Jobs that do what the first word of their voice's name says."""
+    """Jobs that act as the first word of their voice's name requests."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -121,10 +121,10 @@ def test_cancel_ends_running_and_waiting_jobs(registry: JobRegistry, runners: Ru
     registry.cancel(running)  # of an ended job: nothing happens
 
 
-@pytest.mark.parametrize(("do", "says"), [("fail", "silent"), ("crash", "ZeroDivisionError")])
-def test_a_job_that_fails_leaves_the_server_alive(registry: JobRegistry, tmp_path: Path, do: str, says: str) -> None:
+@pytest.mark.parametrize(("do", "pattern"), [("fail", "silent"), ("crash", "ZeroDivisionError")])
+def test_a_job_that_fails_leaves_the_server_alive(registry: JobRegistry, tmp_path: Path, do: str, pattern: str) -> None:
     job = registry.wait(registry.submit("bad", convert(tmp_path, do)), PATIENCE)
-    assert job.state == "failed" and says in str(job.error)
+    assert job.state == "failed" and pattern in str(job.error)
     assert registry.wait(registry.submit("good", convert(tmp_path)), PATIENCE).state == "done"
 
 

@@ -20,7 +20,7 @@ PATIENCE = 120.0  # seconds
 
 
 def do(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
-    """Do what the name of the voice says; runs in the process."""
+    """Act as the name of the voice requests; runs in the process."""
     what = request.voice
     context.publish(process=os.getpid())
     if what == "fail":

@@ -345,7 +345,7 @@ def other_decoder(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "pattern"),
     [
         (nan, "not finite"), (wrong_shape, r"1 of another shape \(enc_p\.proj\.bias"), (posing, "a larger size"),
         (missing, r"lacks the tensor 'enc_p\.emb_phone\.weight'"), (foreign, r"1 unknown \(dec\.filter"),
@@ -358,11 +358,11 @@ def other_decoder(content: dict[str, Any]) -> None:
         (lambda c: c.update(weight=[1, 2]), "no table of tensors"),
     ],
 )  # fmt: skip
-def test_voices_that_cannot_work_are_refused_by_name(tmp_path: Path, change: Any, says: str) -> None:
+def test_voices_that_cannot_work_are_refused_by_name(tmp_path: Path, change: Any, pattern: str) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice())
     change(content)
     torch.save(content, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=says) as caught:
+    with pytest.raises(CheckpointError, match=pattern) as caught:
         read_voice_model(tmp_path / "b.pth")
     assert str(tmp_path / "b.pth") in str(caught.value)
 

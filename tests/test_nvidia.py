@@ -26,7 +26,7 @@ def test_the_answer_of_nvidia_smi_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "capability", "build", "says"),
+    ("driver", "capability", "build", "pattern"),
     [
         (580, 8.9, "cu130", ""),
         (610, 12.0, "cu130", ""),
@@ -42,14 +42,14 @@ def test_the_answer_of_nvidia_smi_is_read() -> None:
     ],
 )
 def test_every_card_gets_a_build_that_supports_it_or_the_reason(
-    driver: int, capability: float | None, build: str, says: str
+    driver: int, capability: float | None, build: str, pattern: str
 ) -> None:
     card = Card("GPU", driver, capability)
     assert suitable_build([card]) == build
     advice = " ".join(advise([card], build))
-    assert bool(advice) == bool(says)
-    if says:
-        assert re.search(says, advice), advice
+    assert bool(advice) == bool(pattern)
+    if pattern:
+        assert re.search(pattern, advice), advice
 
 
 def test_the_best_card_decides() -> None:

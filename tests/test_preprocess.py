@@ -211,7 +211,7 @@ def write_nothing(path: Path, tone: Tone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "pattern"),
     [
         ("missing", "Not found"),
         ("empty", "is empty"),
@@ -222,9 +222,9 @@ def write_nothing(path: Path, tone: Tone) -> None:
         ("file.txt", r"file\.txt (is not a recording|holds no sound)"),
     ],
 )
-def test_nothing_to_train_on_is_one_sentence_and_no_file(tmp_path: Path, tone: Tone, name: str, says: str) -> None:
+def test_nothing_to_train_on_is_one_sentence_and_no_file(tmp_path: Path, tone: Tone, name: str, pattern: str) -> None:
     write_nothing(tmp_path / name, tone)
-    with pytest.raises((AudioError, MissingFileError), match=says) as caught:
+    with pytest.raises((AudioError, MissingFileError), match=pattern) as caught:
         run(tmp_path / name, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from web.services import names_of_speakers
 
 
 def voice(names: Any = None) -> VoiceModel:
-    """A tiny voice that says so of its speakers."""
+    """A tiny voice with this entry for its speakers."""
     made = extract_voice_model(lite_synthesizer(), "lite", "1epoch", None)
     if names is not None:
         made.extra["speaker_names"] = names

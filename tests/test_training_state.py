@@ -92,7 +92,7 @@ def swap_moments(state: TrainingState) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "pattern"),
     [
         (lambda s: s.optimizer.update(param_groups=[]), "0 parameter groups"),
         (lambda s: s.optimizer["state"].update({9999: {}}), "does not belong"),
@@ -100,24 +100,24 @@ def swap_moments(state: TrainingState) -> None:
         (swap_moments, "a different shape from its weights"),
     ],
 )
-def test_optimiser_states_of_other_models_are_refused(change: Any, says: str) -> None:
+def test_optimiser_states_of_other_models_are_refused(change: Any, pattern: str) -> None:
     state = damaged(change)
     network = tiny_network(tiny_family("v2", "40k").synthesizer, posterior=True)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=pattern):
         optimizer_for(network, state, "G_2.pth")
 
 
 @pytest.mark.parametrize(
-    ("entry", "value", "says"),
+    ("entry", "value", "pattern"),
     [
         ("iteration", "many", "is damaged"), ("optimizer", 3, "is damaged"), ("learning_rate", [1], "is damaged"),
         ("model", {"a": torch.full((3,), torch.inf)}, "not finite"), ("model", {}, "no table of tensors"),
     ],
 )  # fmt: skip
-def test_damaged_states_are_refused(tmp_path: Path, entry: str, value: Any, says: str) -> None:
+def test_damaged_states_are_refused(tmp_path: Path, entry: str, value: Any, pattern: str) -> None:
     content = {"model": {"a": torch.zeros(3)}, "iteration": 1, "optimizer": {}, "learning_rate": 1e-4}
     torch.save(content | {entry: value}, tmp_path / "G_1.pth")
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=pattern):
         read_training_state(tmp_path / "G_1.pth")
 
 

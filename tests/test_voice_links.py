@@ -104,8 +104,8 @@ def test_a_repository_gives_its_voices_and_indexes_only(hub: FakeHub, tmp_path: 
 def test_one_file_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
     found = fetch_voices("https://huggingface.co/o/v/resolve/main/G_2333333.pth", tmp_path)
     assert [path.name for path in found] == ["G_2333333.pth"], "what is asked for by name is not left out"
-    for name, says in (("README.md", "leads to README.md"), ("none.pth", "no voice model, index or archive")):
-        with pytest.raises(LinkError, match=says):
+    for name, pattern in (("README.md", "leads to README.md"), ("none.pth", "no voice model, index or archive")):
+        with pytest.raises(LinkError, match=pattern):
             fetch_voices(f"https://huggingface.co/o/v/blob/main/{name}", tmp_path)
 
 

@@ -48,7 +48,7 @@ SKIP = frozenset({"device"})
 
 
 class FakeConverter:
-    """Stands in for `infer`: fast, and fails or waits when the voice's name says so."""
+    """Stands in for `infer`: fast, and fails or waits on request by the name of the voice."""
 
     def __init__(self) -> None:
         self.voices = ["alice", "broken", "patient", "wrong"]
