@@ -162,6 +162,6 @@ def test_the_command_imports_what_a_link_leads_to(
         return install(found, name, weights=tmp_path / "w", logs=tmp_path / "l")
 
     monkeypatch.setattr(intake, "install", into)
-    said = "\n".join(use(Import(files=("https://huggingface.co/owner/voices",), name="new")))
-    assert "imported the voice 'new' with the index anything.index" in said
+    output = "\n".join(use(Import(files=("https://huggingface.co/owner/voices",), name="new")))
+    assert "imported the voice 'new' with the index anything.index" in output
     assert (tmp_path / "w" / "new.pth").read_bytes() == hub.files["alice.pth"]
