@@ -14,15 +14,15 @@ ENV PYTHONUTF8=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_C
 WORKDIR /revoice
 
 # Packages first: they rarely change, so a change of the program does not install them again.
-COPY requirements.txt requirements.lock ./
+COPY requirements.txt requirements-torch.lock requirements-run.lock ./
 RUN set -eu; \
     pins=$(grep -E '^torch(audio)?==' requirements.txt); \
     case "$COMPUTE" in \
       cpu) pip install --no-deps --index-url https://download.pytorch.org/whl/cpu $pins ;; \
-      cuda) pip install -c requirements.lock $pins ;; \
+      cuda) pip install --no-deps --require-hashes -r requirements-torch.lock ;; \
       *) echo "COMPUTE is cpu or cuda, not $COMPUTE" >&2; exit 1 ;; \
     esac; \
-    pip install -c requirements.lock -r requirements.txt
+    pip install --no-deps --require-hashes -r requirements-run.lock
 
 COPY infer-web.py LICENSE ./
 COPY configs configs

@@ -28,7 +28,8 @@ if /i "%word%"=="test" set "level=test"
 rem The environment is trusted only if the file written last holds the lists of packages it was made from.
 set "finished=%venv%\finished-%level%"
 set "wanted=%TEMP%\revoice-wanted-%RANDOM%%RANDOM%.txt"
-copy /y /b "%here%requirements.txt"+"%here%requirements-dev.txt"+"%here%requirements.lock" "%wanted%" >nul
+set "r=%here%requirements"
+copy /y /b "%r%.txt"+"%r%-dev.txt"+"%r%.lock"+"%r%-torch.lock"+"%r%-run.lock"+"%r%-dev.lock" "%wanted%" >nul
 if not %errorlevel%==0 (set "step=reading requirements.txt" & goto failed)
 if not exist "%python%" goto install
 fc /b "%wanted%" "%finished%" >nul 2>&1
@@ -61,6 +62,8 @@ for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torch==" "%here%requirements.
 for /f "usebackq tokens=1" %%L in (`findstr /b /c:"torchaudio==" "%here%requirements.txt"`) do set "torchaudio=%%L"
 echo Step 2 of 4: installing torch ...
 set "step=step 2 of 4, installing torch,"
+rem The lists with hashes name every file that may be installed. The files of a mirror that builds packages itself have
+rem other hashes: REVOICE_REQUIRE_HASHES=0 accepts them.
 rem The default build for Windows has no CUDA. lib.nvidia names the build that supports card and driver, and prints
 rem what is wrong with an old one.
 set "build=cpu"
@@ -71,13 +74,29 @@ set "index=%REVOICE_TORCH_CUDA_INDEX%"
 if not defined index set "index=https://download.pytorch.org/whl/%build%"
 "%python%" -m pip --no-input install --no-deps --index-url "%index%" %torch% %torchaudio%
 if not %errorlevel%==0 goto failed_cleanly
+goto other_packages
 :no_card
+if "%REVOICE_REQUIRE_HASHES%"=="0" goto no_card_unhashed
+"%python%" -m pip --no-input install --no-deps --require-hashes -r "%here%requirements-torch.lock"
+if not %errorlevel%==0 goto failed_cleanly
+goto other_packages
+:no_card_unhashed
 "%python%" -m pip --no-input install -c "%here%requirements.lock" %torch% %torchaudio%
 if not %errorlevel%==0 goto failed_cleanly
+:other_packages
 echo Step 3 of 4: installing the other packages ...
 set "step=step 3 of 4, installing the other packages,"
+if "%REVOICE_REQUIRE_HASHES%"=="0" goto other_packages_unhashed
+"%python%" -m pip --no-input install --no-deps --require-hashes -r "%here%requirements-run.lock"
+if not %errorlevel%==0 goto failed_cleanly
+if not "%level%"=="test" goto check
+"%python%" -m pip --no-input install --no-deps --require-hashes -r "%here%requirements-dev.lock"
+if not %errorlevel%==0 goto failed_cleanly
+goto check
+:other_packages_unhashed
 "%python%" -m pip --no-input install -c "%here%requirements.lock" -r "%here%%list%"
 if not %errorlevel%==0 goto failed_cleanly
+:check
 echo Step 4 of 4: checking that the packages work ...
 set "step=step 4 of 4, checking that the packages work,"
 "%python%" -W ignore -c "import av, faiss, gradio, pydantic, pyworld, soundfile, torch, torchaudio, tyro"

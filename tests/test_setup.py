@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -283,6 +284,24 @@ def test_the_batch_file_takes_every_status_but_zero_for_a_failure() -> None:
     assert any("pause" in line for line in end)
     run = next(number for number, line in enumerate(commands) if line.startswith('set "run='))
     assert run < next(number for number, line in enumerate(commands) if "lib.nvidia" in line), "defined before its use"
+
+
+def test_windows_container_and_notebook_install_packages_by_their_hashes_only() -> None:
+    """But PyTorch's own builds, which have no list of hashes, and where REVOICE_REQUIRE_HASHES=0 says so."""
+    batch = (ROOT / "go-web.bat").read_text(encoding="ascii").splitlines()
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    cells = json.loads((ROOT / "notebooks" / "colab.ipynb").read_text(encoding="utf-8"))["cells"]
+    notebook = "".join(line for cell in cells for line in cell["source"]).replace('", "', " ")
+    found = 0
+    for lines, what in (batch, ":{}_unhashed"), (re.split("[;\n]", dockerfile), ""), (notebook.splitlines(), ""):
+        for before, line in zip(["", *lines], lines, strict=False):
+            if re.search(r"pip[^;]* install ", line) and "--index-url" not in line:
+                unhashed = what and before in (what.format("no_card"), what.format("other_packages"))
+                assert unhashed or "--no-deps --require-hashes" in line.replace('"', ""), line
+                found += 1
+    assert found == 8
+    for name in ("no_card", "other_packages"):
+        assert f'if "%REVOICE_REQUIRE_HASHES%"=="0" goto {name}_unhashed' in batch
 
 
 @pytest.mark.slow
