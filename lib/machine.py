@@ -17,6 +17,8 @@ from lib.errors import MachineError
 # What can be a failure of the machine; `machine_error` decides.
 FAILURES = (OSError, MemoryError, RuntimeError, ImportError, SafetensorError)
 
+BLOCK_BYTES = 1 << 20  # read at a time
+
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|"
     r"can't start new thread|failed to map segment|ENOMEM",
@@ -46,6 +48,22 @@ def machine_error(error: BaseException, path: Path | None = None) -> MachineErro
             "The GPU has failed: {reason}. Restart the program, or choose another device.",
             reason=text.splitlines()[0],
         )
+    return None
+
+
+def read_failure(error: BaseException, path: Path) -> MachineError | None:
+    """The failure of the machine behind the error of a library that was reading `path`, else None.
+
+    FFmpeg and libsndfile report a damaged file and a disk that cannot be read alike. So the file is read once more.
+    """
+    if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+        return machine_error(error, path)
+    try:
+        with path.open("rb") as file:
+            while file.read(BLOCK_BYTES):
+                pass
+    except OSError as failure:
+        return machine_error(failure, path)
     return None
 
 

@@ -8,6 +8,7 @@ import functools
 import logging
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lib.audio.mel import linear_spectrogram
 from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
+from lib.machine import machine_error, read_failure
 from train.experiment import Clip
 from train.feature_augment import choose_features
 
@@ -70,6 +72,21 @@ class Batch(NamedTuple):
         )
 
 
+@contextmanager
+def _reading(clip: Clip) -> Iterator[None]:
+    """AudioError if a file of a clip is damaged, MachineError if the machine has failed to read it."""
+    try:
+        yield
+    except (OSError, ValueError, IndexError, EOFError, soundfile.LibsndfileError) as error:
+        if known := machine_error(error) or read_failure(error, clip.audio):
+            raise known from error
+        raise AudioError(
+            "The clip {path} or its features are damaged ({detail}). Delete its files under {folder} and prepare "
+            "the recordings again.",
+            path=clip.audio, detail=error, folder=clip.audio.parents[1],
+        ) from error  # fmt: skip
+
+
 class ClipDataset(Dataset[Item]):
     """Reads clips from disk; longer ones are cropped at an offset drawn from (seed, epoch, clip)."""
 
@@ -86,15 +103,9 @@ class ClipDataset(Dataset[Item]):
             raise ConfigError("All clips are shorter than one frame. Prepare longer recordings.")
 
     def _count_frames(self, clip: Clip) -> int:
-        """Frames that audio, content and F0 all have. AudioError if one of the files is damaged."""
-        try:
+        """Frames that audio, content and F0 all have. Errors as of `_reading`."""
+        with _reading(clip):
             return self._min_frames(clip)
-        except (OSError, ValueError, EOFError, soundfile.LibsndfileError) as error:
-            raise AudioError(
-                "The clip {path} or its features are damaged ({detail}). Delete its files under {folder} and prepare "
-                "the recordings again.",
-                path=clip.audio, detail=error, folder=clip.audio.parents[1],
-            ) from error  # fmt: skip
 
     def _min_frames(self, clip: Clip) -> int:
         info = soundfile.info(clip.audio)
@@ -117,6 +128,10 @@ class ClipDataset(Dataset[Item]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Item:
+        with _reading(self.clips[index]):
+            return self._read(index)
+
+    def _read(self, index: int) -> Item:
         clip, frames = self.clips[index], min(self.frames[index], self.config.max_frames)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         start = int(rng.integers(self.frames[index] - frames + 1))

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio.filters import resample
-from lib.errors import AudioError, MissingFileError
+from lib.errors import AudioError, MissingFileError, RevoiceError
+from lib.machine import read_failure
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Recording:
                 expected = _expected_samples(stream, decoded.sample_rate)
                 is_mp4 = "mp4" in container.format.name
         except av.error.FFmpegError as error:
-            raise _not_a_recording(path, error.strerror) from error
+            raise unreadable(path, error) from error
         if held is None or samples == 0:
             raise AudioError(
                 "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
@@ -144,9 +145,10 @@ def _audio_stream(container: Any, path: Path) -> Any:
     return container.streams.audio[0]
 
 
-def _not_a_recording(path: Path, reason: str) -> AudioError:
-    return AudioError(
-        "{path} is not a recording or is damaged ({reason}). Replace or remove it.", path=path, reason=reason
+def unreadable(path: Path, error: Any) -> RevoiceError:
+    """What an error of FFmpeg means: MachineError if the file cannot be read, else AudioError."""
+    return read_failure(error, path) or AudioError(
+        "{path} is not a recording or is damaged ({reason}). Replace or remove it.", path=path, reason=error.strerror
     )
 
 
@@ -192,7 +194,7 @@ def stated_seconds(path: Path) -> float:
                 return float(stream.duration * stream.time_base)
             return float(container.duration or 0) / float(av.time_base)
     except av.error.FFmpegError as error:
-        raise _not_a_recording(path, error.strerror) from error
+        raise unreadable(path, error) from error
 
 
 def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
@@ -333,7 +335,9 @@ def _packets(container: Any, stream: Any, decoded: _Decoded) -> Iterator[Any]:
             yield next(packets)
         except StopIteration:
             return
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            if failure := read_failure(error, Path(container.name)):  # what follows is not missing in the file
+                raise failure from error
             decoded.damaged_packets += 1
             return
 

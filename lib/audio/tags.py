@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from lib.audio.decode import _check_file, _not_a_recording, _open
+from lib.audio.decode import _check_file, _open, unreadable
 
 NAMES = (
     "title", "artist", "album_artist", "album", "composer", "genre", "date", "track", "disc", "comment", "copyright",
@@ -56,7 +56,7 @@ def read_tags(path: Path) -> Tags:
             values = {name: found[name][:MAX_VALUE] for name in NAMES if found.get(name)}
             return Tags(values, _read_cover(container))
     except av.error.FFmpegError as error:
-        raise _not_a_recording(path, error.strerror) from error
+        raise unreadable(path, error) from error
 
 
 def _read_cover(container: Any) -> Cover | None:
