@@ -31,7 +31,15 @@ def installations(listed: Path = LIST) -> list[Path]:
     except (OSError, UnicodeDecodeError):
         return []
     paths = (Path(line.strip()) for line in lines if line.strip() and not line.startswith("#"))
-    return [path for path in paths if path.is_absolute() and path.is_dir()][:MAX_FOLDERS]
+    return [path for path in paths if path.is_absolute() and _is_folder(path)][:MAX_FOLDERS]
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a line names a folder; False also for what cannot be the name of one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def add_installation(text: str, listed: Path = LIST) -> Path:

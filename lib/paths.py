@@ -93,7 +93,7 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     if problem:
         raise ConfigError(
             "{name!r} cannot be used as {what} name: {problem}. Choose another name.",
-            name=name,
+            name=name[:MAX_NAME_LENGTH],
             what=_NAMED[what],
             problem=problem,
         )

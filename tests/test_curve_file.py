@@ -109,6 +109,8 @@ def test_midi_notes_become_hertz(tmp_path: Path, header: str) -> None:
         ("Time (s) pitch\n0.5 57\n0.6 60.2\n", "line 1: the name of the column 'pitch'"),
         ("# frame, midi\n0.5,57\n", "'frame'"),
         ("-0.5,220\n", "line 1"),
+        (";" * 5000, "line 1"),
+        ("0,220\n" + "1," * 5000, "line 2"),
         ("inf,220\n", "line 1"),
         ("0.5,48000\n", "line 1"),
         (b"\xff\xff\x00\x01", "not a text file"),

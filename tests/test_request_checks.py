@@ -192,3 +192,13 @@ def test_larger_requests_are_refused_with_and_without_a_length(client: httpx.Cli
 def test_uploads_have_a_limit_of_their_own(client: httpx.Client) -> None:
     files = {"files": ("a.wav", b"x" * (MAX_BODY + 1000))}
     assert client.post("/gradio_api/upload", files=files).status_code == 200
+
+
+def test_a_field_of_an_upload_that_is_no_file_is_not_held_in_memory(client: httpx.Client) -> None:
+    def body(name: str, size: int) -> bytes:
+        return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{"x" * size}\r\n--b--\r\n'.encode()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    sent = client.post("/gradio_api/upload", content=body("files", 5_000_000), headers=headers)
+    assert sent.status_code == 400 and "too large" in sent.text
+    assert client.post("/gradio_api/upload", files={"files": ("a.wav", b"x" * 50_000)}).status_code == 200

@@ -100,6 +100,8 @@ class Events:
             with self._path.open("rb") as file:
                 while line := file.readline(MAX_EVENT_BYTES):
                     with contextlib.suppress(ValueError):
+                        if not line.startswith(b"{"):
+                            continue
                         event = parse_json(line)
                         _Event.model_validate(event)
                         events.append(event)

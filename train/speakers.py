@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from lib.audio.decode import list_recordings
 from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.files import write_json
@@ -20,6 +22,7 @@ TABLE = "recordings.json"
 MAX_TABLE_BYTES = 64 << 20
 MAX_REPEAT = 10  # how often the clips of a speaker with little material are used per epoch
 MAX_DIGITS = 4  # of a folder name that is taken as the number of a speaker
+MAX_DETAIL = 200  # characters about a damaged table
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Source:
     speaker: int
     clips: int = 0
     seconds: float = 0.0  # total length of the clips
+
+
+_SOURCES = TypeAdapter(tuple[Source, ...])
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,11 @@ class Table:
     def speakers(self) -> list[Speaker]:
         """The speakers that have clips, by number; none if all recordings are of one."""
         found = []
+        recordings: dict[int, list[Source]] = {}
+        for item in self.recordings:
+            recordings.setdefault(item.speaker, []).append(item)
         for number, name in sorted(self.names.items()):
-            own = [item for item in self.recordings if item.speaker == number and item.clips]
+            own = [item for item in recordings.get(number, ()) if item.clips]
             if own:
                 clips, seconds = sum(item.clips for item in own), sum(item.seconds for item in own)
                 found.append(Speaker(number, name, len(own), clips, seconds))
@@ -142,19 +151,17 @@ def number_speakers(names: Sequence[str]) -> dict[str, int]:
 
     ConfigError if two names stand for one number.
     """
-    numbers: dict[str, int] = {}
+    taken: dict[int, str] = {}
     for name in names:
-        if name.isdecimal() and len(name) <= MAX_DIGITS:
-            other = next((other for other, number in numbers.items() if number == int(name)), None)
-            if other is not None:
-                raise ConfigError(
-                    "The folders {first} and {second} stand for the same speaker number. Rename one of them.",
-                    first=other, second=name,
-                )  # fmt: skip
-            numbers[name] = int(name)
-    free = (number for number in range(len(names) + len(numbers)) if number not in numbers.values())
-    numbers |= dict(zip([name for name in names if name not in numbers], list(free), strict=False))
-    return numbers
+        is_number = name.isdecimal() and len(name) <= MAX_DIGITS
+        if is_number and (other := taken.setdefault(int(name), name)) != name:
+            raise ConfigError(
+                "The folders {first} and {second} stand for the same speaker number. Rename one of them.",
+                first=other, second=name,
+            )  # fmt: skip
+    numbers = {name: number for number, name in taken.items()}
+    free = (number for number in range(len(names) + len(numbers)) if number not in taken)
+    return numbers | dict(zip([name for name in names if name not in numbers], free, strict=False))
 
 
 def write_table(experiment: Experiment, table: Table) -> None:
@@ -174,8 +181,9 @@ def read_table(experiment: Experiment) -> Table | None:
     value: Any = read_json(path, MAX_TABLE_BYTES)
     try:
         names = {int(number): str(name) for number, name in value["speakers"].items()}
-        return Table(tuple(Source(**item) for item in value["recordings"]), names)
+        return Table(_SOURCES.validate_python(value["recordings"]), names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)[:MAX_DETAIL]
         raise ConfigError(
-            "{path} is damaged ({detail}). Prepare the recordings again.", path=path, detail=str(error)
+            "{path} is damaged ({detail}). Prepare the recordings again.", path=path, detail=detail
         ) from error

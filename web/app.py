@@ -17,8 +17,10 @@ from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
-from gradio import http_server
+from gradio import http_server, routes
 from gradio.exceptions import ServerFailedToStartError
+from gradio.route_utils import GradioMultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 
 from lib.errors import ConfigError
@@ -39,6 +41,7 @@ from web.tabs.voices import build_voices_tab
 FIRST_PORT, PORTS_TRIED = 7865, 100
 PORT_ATTEMPTS = 5  # times that another program may take the free port before us
 MAX_UPLOAD = "500mb"
+MAX_FIELD = 10_000  # bytes of a field of an upload that is no file
 ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
@@ -104,6 +107,16 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     return app
 
 
+class _BoundedParser(GradioMultiPartParser):  # type: ignore[misc]  # Gradio has no types
+    """Gradio's parser of uploads with a limit for fields that are no files, which it holds in memory."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Take a part of a field or file."""
+        if self._current_part.file is None and len(self._current_part.data) + end - start > MAX_FIELD:
+            raise MultiPartException("A field of the form is too large.")
+        super().on_part_data(data, start, end)
+
+
 class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio has no types
     """Gradio's server without its start-up limit of 5 s: it waits as long as its thread is alive."""
 
@@ -134,6 +147,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     if address.mcp and importlib.util.find_spec("mcp") is None:
         raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     check_address(address)
+    routes.GradioMultiPartParser = _BoundedParser
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     theme.set(**READABLE)
     _, local, public = app.launch(

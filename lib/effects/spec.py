@@ -41,6 +41,7 @@ PRESETS: dict[str, str] = {
     "double": "chorus=4:0.6:0.5",
 }
 MAX_EFFECTS = 32
+MAX_ECHOED = 60  # characters of a wrong word that an error repeats
 
 Chain = tuple[tuple[str, tuple[float, ...]], ...]  # effects by name with all their numbers
 
@@ -48,13 +49,18 @@ Chain = tuple[tuple[str, tuple[float, ...]], ...]  # effects by name with all th
 def parse_chain(text: str) -> Chain:
     """The effects of a chain, in order; presets may be among them. ConfigError for an unknown effect."""
     words = [word.strip() for word in text.split(",") if word.strip()]
+    _check_count(len(words))
     chain = [
         effect for word in words for effect in (parse_chain(PRESETS[word]) if word in PRESETS else [_effect(word)])
     ]
-    if len(chain) > MAX_EFFECTS:
-        raise ConfigError("A chain can have at most {limit} effects; this one has {count}.", limit=MAX_EFFECTS,
-                          count=len(chain))  # fmt: skip
+    _check_count(len(chain))
     return tuple(chain)
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_EFFECTS:
+        raise ConfigError("A chain can have at most {limit} effects; this one has {count}.", limit=MAX_EFFECTS,
+                          count=count)  # fmt: skip
 
 
 def _effect(word: str) -> tuple[str, tuple[float, ...]]:
@@ -63,7 +69,7 @@ def _effect(word: str) -> tuple[str, tuple[float, ...]]:
     if name not in EFFECTS:
         raise ConfigError(
             "There is no effect {name!r}; choose from {effects}, or a preset: {presets}.",
-            name=name,
+            name=name[:MAX_ECHOED],
             effects=", ".join(EFFECTS),
             presets=", ".join(PRESETS),
         )
@@ -83,6 +89,6 @@ def _number(effect: str, parameter: Parameter, text: str) -> float:
     if not parameter.low <= value <= parameter.high:
         raise ConfigError(
             "{text!r} cannot be the {parameter} of the effect {effect}; use a number from {low} to {high}.",
-            text=text, parameter=parameter.name, effect=effect, low=parameter.low, high=parameter.high,
+            text=text[:MAX_ECHOED], parameter=parameter.name, effect=effect, low=parameter.low, high=parameter.high,
         )  # fmt: skip
     return value

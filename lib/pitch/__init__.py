@@ -61,6 +61,7 @@ WITH_DTYPE = ("rmvpe",)  # their load() takes a dtype as a third argument
 PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one installed
 AUTO_ORDER = ("rmvpe", "swift", "harvest")  # best first
 HYBRID = re.compile(r"hybrid\[(.*)\]")
+MAX_ECHOED = 60  # characters of a wrong name that an error repeats
 CREPE_HOP_LENGTH = 120  # samples; RVC's default for conversions
 
 MIN_SAMPLES = 4096  # at 16 kHz; shorter clips are padded with silence, because every method needs some periods of 50 Hz
@@ -76,9 +77,9 @@ def split_method(method: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in found[1].split("+")) if found else (method,)
     for part in parts:
         if part not in (METHODS if found else PITCH_METHODS):
-            raise _unknown_method(part, inside_hybrid=found is not None)
+            raise _unknown_method(part[:MAX_ECHOED], inside_hybrid=found is not None)
     if len(set(parts)) < len(parts):
-        raise ConfigError("{name!r} names a pitch method twice; name each once.", name=method)
+        raise ConfigError("{name!r} names a pitch method twice; name each once.", name=method[:MAX_ECHOED])
     return parts
 
 

@@ -24,6 +24,7 @@ from lib.pitch.scale import FRAMES_PER_SECOND
 
 CURVE_SUFFIXES = (".csv", ".txt")
 MAX_BYTES = 100_000_000  # some ten hours
+MAX_LINE = 4000  # characters; longer ones are no points and no header
 MIN_PITCH = 20.0  # Hz; a curve below it holds other values: a logarithm, the ends of intervals, halves of numbers
 MAX_PITCH = 8000.0  # Hz; above it the columns are probably swapped
 MAX_MIDI = 127.0  # the highest note
@@ -100,8 +101,10 @@ def read_curve(path: Path) -> PitchCurve:
         if not text:
             continue
         if text.startswith("#"):
-            comment = comment if points else (number, text.lstrip("# "))
+            comment = comment if points or len(text) > MAX_LINE else (number, text.lstrip("# "))
             continue
+        if len(line) > MAX_LINE:
+            raise _wrong(path, number, text)
         fields = _fields(line)
         if columns is None:
             is_header = not _is_number(fields[0])
@@ -197,7 +200,7 @@ def _columns(path: Path, number: int, header: str, width: int | None) -> _Column
 
     `width` is the number of columns if the header is a comment, which then may also be a remark of another kind.
     """
-    fields = _fields(re.sub(r"\s+(?=[(\[])", "", header)) if header else []  # "Time (s)" is one name
+    fields = _fields(re.sub(r"(?<!\s)\s+(?=[(\[])", "", header)) if header else []  # "Time (s)" is one name
     if width is not None and len(fields) != width:
         return _Columns()
     times = [_named(field, TIME_WORDS, TIME_UNITS, OPEN_TIMES) for field in fields]

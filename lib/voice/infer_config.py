@@ -185,7 +185,7 @@ def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     if declared is None and family == "v1" and config.resblock == "2":
         return "lite"
     if declared not in (family, None):
-        logger.warning("%s declares the version %s, but its tensors are of %s", where, version, family)
+        logger.warning("%s declares the version %s, but its tensors are of %s", where, name, family)
     return family
 
 

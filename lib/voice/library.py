@@ -4,6 +4,7 @@ import difflib
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
 RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
 SPEAKER_INDEXES = "speakers"  # folder of an experiment, and entry of its record: an index for each speaker
 MAX_LISTED = 5  # paths in a message
+MAX_ECHOED = 200  # characters of a wrong name that an error repeats
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _COPY = re.compile(  # what people and programs append besides: of copies, of the best epoch, of kinds
     r"([_ -]*\(\d+\)|[_ -]+(e(pochs?)?[_ -]?\d+|\d+e(pochs?)?|s(teps?)?[_ -]?\d+|\d+s(teps?)?|best([_ -]?epoch)?|v[12]"
@@ -76,12 +78,14 @@ def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
         if name in (voice.name, voice.path.name):
             return voice
     path = given_path(name)
-    if path.is_file():
-        return Voice(path.stem, path)
-    if path.is_dir() or len(path.parts) > 1:
-        raise MissingFileError(
-            path, "Specify the name of a voice, or the path of a voice model (.pth or .safetensors)."
-        )
+    with suppress(OSError):  # too long for a path
+        if path.is_file():
+            return Voice(path.stem, path)
+        if path.is_dir() or len(path.parts) > 1:
+            raise MissingFileError(
+                path, "Specify the name of a voice, or the path of a voice model (.pth or .safetensors)."
+            )
+    name = name[:MAX_ECHOED]
     names = [voice.name for voice in voices]
     if not names:
         raise ConfigError(

@@ -197,11 +197,11 @@ def _log_wrong_metadata(content: dict[str, Any], config: NetworkConfig, where: s
     """Log wrong entries `f0` and `sr`. RVC never reads `sr`, and programs spell it in different ways."""
     if "f0" in content and bool(content["f0"]) != config.has_f0:
         logger.warning(
-            "%s declares f0=%r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0
+            "%s declares f0=%.60r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0
         )
     rate = str(content.get("sr", config.sample_rate)).lower()
     if rate not in (str(config.sample_rate), f"{config.sample_rate // 1000}k"):
-        logger.warning("%s declares sr=%s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
+        logger.warning("%s declares sr=%.60s, but its tensors are of a voice of %d Hz", where, rate, config.sample_rate)
 
 
 def _bounded(text: str, where: str) -> str:
@@ -224,7 +224,7 @@ def plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
         try:
             kept[str(key)] = _plain(value, MAX_DEPTH)
         except TypeError:
-            logger.warning("%s: the entry %r is not a plain value and is skipped", where, key)
+            logger.warning("%s: the entry %.60r is not a plain value and is skipped", where, key)
     return kept
 
 
