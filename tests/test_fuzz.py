@@ -8,7 +8,10 @@ from tests.fuzz.mutations import mutated
 from tests.fuzz.targets import CORPUS, TARGETS
 from tests.work import processor_limit
 
-RUNS = {"json": 500, "curve": 200, "index_name": 500, "placeholders": 200, "index": 150}  # fast ones; of others 25
+RUNS = {  # of the fast ones; of others 25
+    "json": 500, "curve": 200, "index_name": 500, "placeholders": 200, "index": 150, "script": 300, "preset": 150,
+    "experiment": 50, "options": 300, "request": 300,
+}  # fmt: skip
 
 
 def test_every_target_has_a_corpus() -> None:
@@ -27,7 +30,9 @@ def test_corpora_and_changes_of_them_are_read_or_refused(tmp_path: Path, name: s
             TARGETS[name](mutated(corpus, seed), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["pth", "safetensors", "index", "archive", "json", "curve", "audio"])
+@pytest.mark.parametrize(
+    "name", ["pth", "safetensors", "index", "archive", "json", "curve", "audio", "script", "preset", "voice_texts"]
+)
 def test_targets_read_what_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Else a target that refuses everything would find nothing."""
     monkeypatch.setattr("tests.fuzz.targets._typed_errors", lambda: pytest.MonkeyPatch.context())

@@ -7,6 +7,7 @@ the run: the input is written to crash-TARGET in the current folder.
 
 import argparse
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -65,6 +66,7 @@ def main() -> int:
     """Fuzz the targets one after the other; each has a process of its own where atheris is there."""
     arguments = parse_arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.disable(logging.WARNING)  # of what is damaged
     if arguments.guided:
         fuzz_guided(arguments.targets[0], arguments.runs, arguments.seed)
         return 0

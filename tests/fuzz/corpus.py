@@ -34,6 +34,41 @@ TEXTS = {
         "trained": "trained_IVF1_Flat_nprobe_1_a_b_v1\0a_b\0a_b",
         "other": "alice_added_IVF1\0alice\0alice",
     },
+    "script": {
+        "good": "1\n00:00:01,000 --> 00:00:02,500\n<i>Hello</i> there.\n\n2\n00:00:03.5 --> 00:00:04.0\n{\\an8}Bye\n",
+        "text": 'One sentence. "Two?" Three, four\u3002\u4e94\n\nSix ...',
+        "cues": "00:00:05,000 --> 00:00:01,000\nlate\n00:00:01,000 --> 00:00:02,000\nearly",
+    },
+    "preset": {
+        "good": '{"pitch_shift": 12, "effects": "vocal, reverb=0.2", "pitch_method": "hybrid[pm+dio]", "key": "C#"}',
+        "wrong": '{"pitch_shift": 1e999, "index_rate": null, "device": "cuda:1"}',
+    },
+    "experiment": {
+        "good": '{"fit": {"checkpoints": [2, 4], "batch_size": 4}, "made": ["a"], "index": {"file": "a.index"}}',
+        "checkpoints": '{"format": 1, "pairs": {"2": {"epoch": 1, "step": 2, "files": [[1, "0a"], [1, "0b"]]}}, '
+        '"writing": null, "deleting": [], "exported": 2, "record": {}, "checksum": "0"}',
+        "recordings": '{"speakers": {"0": "a"}, "recordings": [{"file": "a.wav", "speaker": 0, "clips": 1}]}',
+        "events": '{"stage": "fit", "done": 1, "total": 2, "losses": {"mel": 1.5}}\n{"stage": "fit", "done": -1}\n',
+        "config": '{"train": {"epochs": 2}, "data": {"sampling_rate": 40000, "hop_length": 400}, "model": {}}',
+        "request": '{"voice": "a", "recording": "a.wav", "options": {"pitch_shift": 2}, "files": ["a", "b"]}',
+    },
+    "options": {
+        "effects": "highpass=80, compressor=-20:3, vocal",
+        "method": "hybrid[pm+harvest]",
+        "devices": "0-1,2",
+        "path": "file:///home/a/%C3%A9.wav",
+        "name": "\u6b4c\u58f0 1",
+    },
+    "request": {
+        "good": "POST /gradio_api/cancel\nHost: voices.example:7865\nOrigin: http://voices.example:7865\n"
+        "Cookie: revoice-language=ja; a=b\nAccept-Language: de-CH,de;q=0.9,*;q=0.1\nContent-Length: 2",
+        "cross": "GET /config\nHost: [::1]:7865\nSec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate",
+        "upload": "POST /gradio_api/upload\nHost: localhost\nContent-Type: multipart/form-data; boundary=b",
+    },
+    "voice_texts": {
+        "good": '{"info": "7epoch", "author": "a", "speaker_names": {"0": "anna"}, "training_f0": [100, 200.5, 300]}',
+        "nested": '{"info": {"a": [1, null, true]}, "sr": "40k", "f0": 1, "version": "v2", "epoch": 1e3}',
+    },
     "placeholders": {
         "text": "a \x01convert.run\x04 b",
         "values": "\x01voices.deleted\x02name\x03<b>\x01convert.run\x04</b>\x04",
