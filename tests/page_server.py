@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = ("lib", "infer", "train", "web", "configs", "i18n", "pretrained/lite", "infer-web.py")
+PROGRAM = ("lib", "infer", "train", "web", "configs", "i18n", "pretrained/lite", "docs", "infer-web.py")
+IGNORED = shutil.ignore_patterns("__pycache__", "pretrain_lite", "images", "quality", "browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -27,7 +28,7 @@ def copy_program(folder: Path) -> Path:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "pretrain_lite"))
+            shutil.copytree(source, target, ignore=IGNORED)
         else:
             shutil.copyfile(source, target)
     for name in ("weights", "logs"):

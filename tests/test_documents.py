@@ -37,9 +37,11 @@ def without_code(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of the headings of a document, as GitHub makes them."""
+    """The anchors that a document names itself, and those of its headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return set(re.findall(r'<a id="([\w-]+)">', text)) | {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
 
 
 def links(path: Path) -> Iterator[str]:
@@ -78,16 +80,19 @@ def test_no_document_needs_files_beside_the_checkout(path: Path) -> None:
     assert "../shared" not in text_of(path)
 
 
+def commands_in(text: str) -> list[str]:
+    """The lines of the shell blocks of a document."""
+    return "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+
+
 def commands() -> Iterator[str]:
     """Every command of go-web.sh in the README and in the guide, from shell blocks and from code in the text."""
     for path in (README, ROOT / "docs" / "guide.md", ROOT / "docs" / "scaling.md", ROOT / "CONTRIBUTING.md"):
         text = text_of(path)
-        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        for code in ["\n".join(blocks), *re.findall(r"`(\./go-web\.sh [^`\n]+)`", prose)]:
-            for line in code.splitlines():
-                if line.startswith("./go-web.sh ") and "[" not in line:
-                    yield line
+        for line in [*commands_in(text), *re.findall(r"`(\./go-web\.sh [^`\n]+)`", prose)]:
+            if line.startswith("./go-web.sh ") and "[" not in line:
+                yield line
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))

@@ -145,6 +145,14 @@ def train(page: Any, recording: Path) -> None:
     page.locator("#train-start").click()
 
 
+def test_an_option_leads_to_its_paragraph_in_the_manual(page: Any) -> None:
+    with page.context.expect_page() as opened:
+        page.locator("a[href='manual/options#pitch_shift']").first.click()
+    manual = opened.value
+    manual.wait_for_url("**/manual/en_US/options.md#pitch_shift")
+    assert manual.locator("h3:has(#pitch_shift)").inner_text() == text_of("options.pitch_shift.label")
+
+
 def test_recordings_are_checked_before_training(page: Any) -> None:
     show(page, "train")
     upload(page, "train-files", SHIPPED / "voice" / "01.flac")

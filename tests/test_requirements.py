@@ -16,6 +16,7 @@ MODULE_OF = {  # where a package's name is not that of its module
     "python-stretch": "python_stretch",
     "faiss-cpu": "faiss",
     "huggingface-hub": "huggingface_hub",
+    "markdown-it-py": "markdown_it",
     "pillow": "PIL",
     "praat-parselmouth": "parselmouth",
     "pyworld-prebuilt": "pyworld",

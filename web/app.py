@@ -29,6 +29,7 @@ from web.cache_cleaner import CacheCleaner
 from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
+from web.manual.pages import manual_routes
 from web.request_checks import RequestChecks, answer_invalid
 from web.services import Services
 from web.tabs.convert import build_convert_tab
@@ -181,9 +182,10 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
 
 
 def _app_arguments(address: Address) -> dict[str, Any]:
-    """The arguments of Gradio's FastAPI application: middleware, and the answer to invalid requests."""
+    """The arguments of Gradio's FastAPI application: the manual, middleware, and the answer to invalid requests."""
     checks = Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts])
     return {
+        "routes": [*manual_routes(address.language)],
         "middleware": [checks, Middleware(TranslateMiddleware, default=address.language)],
         "exception_handlers": {RequestValidationError: answer_invalid},
     }

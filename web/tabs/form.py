@@ -52,11 +52,11 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
     """Make the component that suits a field's type and range, with its first value."""
     look = {
         "label": t(f"options.{name}.label"),
-        "info": t(f"options.{name}.info"),
+        "info": f"{t(f'options.{name}.info')} {manual_link(t, name)}",
         "value": value,
         "min_width": COMPONENT_WIDTH,
     }
-    kind = _without_none(field.annotation)
+    kind = without_none(field.annotation)
     if get_origin(kind) is Literal:
         return gr.Dropdown(choices=[(str(choice), choice) for choice in get_args(kind)], **look)
     if kind is bool:
@@ -66,7 +66,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
         return gr.Dropdown(choices=choices, allow_custom_value=True, **look)
     if kind not in (int, float):
         return gr.Textbox(**look)
-    low, high = _bound(field, "ge"), _bound(field, "le")
+    low, high = bound(field, "ge"), bound(field, "le")
     if look["value"] is None:  # neither a slider nor a number can be empty; the model reads numbers from text
         return gr.Textbox(**look | {"value": ""})
     if low is not None and high is not None:
@@ -75,6 +75,11 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
             _let_sliders_accept_none()
             return gr.Slider(minimum=low, maximum=high, step=step, **look)
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def manual_link(t: Translator, option: str) -> str:
+    """A link, as Markdown, to the paragraph of the manual about an option; Gradio opens it in a new tab."""
+    return f"[{t('manual.title')}](manual/options#{option})"
 
 
 def _choice_label(name: str, choice: Any, t: Translator) -> str:
@@ -96,13 +101,13 @@ def _let_sliders_accept_none() -> None:
     gr.Slider.preprocess = lambda slider, payload: None if payload is None else check(slider, payload)
 
 
-def _without_none(kind: Any) -> Any:
-    """The type of a field that may also be None: of `int | None` it is int."""
+def without_none(kind: Any) -> Any:
+    """Return the type of a field that may also be None: of `int | None` it is int."""
     kept = [part for part in get_args(kind) if part is not NoneType] if isinstance(kind, UnionType) else []
     return kept[0] if len(kept) == 1 else kind
 
 
-def _bound(field: FieldInfo, name: str) -> float | None:
+def bound(field: FieldInfo, name: str) -> float | None:
     """Return the field's lowest ("ge") or highest ("le") allowed value, if it has one."""
     return next((getattr(rule, name) for rule in field.metadata if hasattr(rule, name)), None)
 

@@ -1,4 +1,4 @@
-"""Settings and help: language, theme, devices and their speed, weights to download, a bug report, questions."""
+"""Settings and help: language, theme, manual, devices and their speed, weights to download, a bug report, questions."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from web.bug_report import write_bug_report
 from web.i18n.messages import translated
 from web.i18n.middleware import choose_script
 from web.i18n.translator import LANGUAGES, Translator
+from web.manual.pages import PAGES, page_title
 from web.services import Services
 from web.tabs.handlers import handle_errors
 from web.tabs.needs import download_with_progress
@@ -26,6 +27,7 @@ def build_settings_tab(t: Translator, services: Services) -> None:
     """Lay out the tab and wire it, inside the Blocks that is being built."""
     with gr.Row(), gr.Column():
         _build_looks(t)
+    gr.Markdown(" · ".join(f"[{page_title(t, page)}](manual/{page})" for page in PAGES), elem_id="manual")
     with gr.Accordion(t("settings.faq"), open=True, elem_id="faq"):
         for name in QUESTIONS:
             with gr.Accordion(t(f"faq.{name}.question"), open=False):
