@@ -105,7 +105,7 @@ def test_voice_index_and_card_are_uploaded_privately(hub: FakeHub, voice: Path, 
     (Publication("anna", "mit"), TOKEN, "agrees to the publication"),
     (Publication("an na", "mit", consent=True), TOKEN, "cannot be the name of a repository"),
     (Publication("a/b/c", "mit", consent=True), TOKEN, "cannot be the name of a repository"),
-    (Publication("anna", "x" * 101, consent=True), TOKEN, "too long"), (GOOD, " ", "token of your Hugging Face"),
+    (Publication("anna", "x" * 101, consent=True), TOKEN, "too long"), (GOOD, " ", "Hugging Face access token"),
 ])  # fmt: skip
 def test_what_is_missing_is_said_before_anything_is_sent(
     hub: FakeHub, voice: Path, publication: Publication, token: str, says: str

@@ -19,7 +19,7 @@ from lib.voice.model_file import VoiceModel, read_voice_model, write_voice_model
 from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, rvc_key, rvc_state_dict
 from tests.helpers import SPECIFICATION, vits_config
-from tests.tiny_files import small_voice, tiny_family
+from tests.tiny_files import save_voice, small_voice, tiny_family
 from train.checkpoints import resume_pair, save_pair
 from train.ckpt.tools import extract
 from train.dataset import Batch
@@ -254,3 +254,17 @@ def test_our_checkpoints_are_what_the_references_resume(tmp_path: Path) -> None:
     ours = list(torch.load(tmp_path / "G.pth", weights_only=True)["model"])
     assert [key for key in spec["parameter_order_2023"] if key in set(ours)] == ours
     assert extract(tmp_path / "G.pth").family == "v2"
+
+
+@pytest.mark.parametrize("family", ["v2", "lite"])
+def test_both_spellings_of_weight_norm_are_read(tmp_path: Path, family: Family) -> None:
+    content = save_voice(tmp_path / "a.pth", small_voice(family, "40k" if family == "v2" else "24k"))
+    newer = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
+    renamed = {key: value for key, value in content["weight"].items()}
+    for old, new in newer.items():
+        renamed = {key.replace(old, new): value for key, value in renamed.items()}
+    torch.save(content | {"weight": renamed}, tmp_path / "b.pth")
+    old_voice, new_voice = (read_voice_model(tmp_path / f"{name}.pth") for name in "ab")
+    assert (family == "lite") == (renamed.keys() == content["weight"].keys())
+    assert list(old_voice.weights) == list(new_voice.weights)
+    assert all(torch.equal(old_voice.weights[key], value) for key, value in new_voice.weights.items())

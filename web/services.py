@@ -97,11 +97,9 @@ def make_services(
     page is `local`. ConfigError for an unusable device.
     """
     home = (roots or voice_roots())[0]
-    if device != "auto":  # else torch would be imported before the page can be shown
-        choose_device(device)
     inspect, add, fetch_link = _intake(home, roots, logs, local=local)
     return Services(
-        device=device,
+        device=_usable(device),
         registry=JobRegistry(logs / JOBS, runners or converting_runners(roots)),
         list_voices=lambda: [voice.name for voice in list_voices(roots)],
         voice_cards=lambda: [_card(voice) for voice in list_voices(roots)],
@@ -109,9 +107,7 @@ def make_services(
         add_files=add,
         delete_voice=lambda name: delete_voice(name, home),
         undo_delete=lambda: restore_voice(home),
-        voice_facts=lambda open_files: {
-            voice.name: read_facts(voice.path, open_file=open_files) for voice in list_voices(roots)
-        },
+        voice_facts=lambda open_files: facts_of_voices(roots, open_files=open_files),
         voice_range=lambda name: voice_range(name, roots),
         voice_family=lambda name: family_of(name, roots),
         index_rate=lambda name: index_rate(name, roots),
@@ -125,6 +121,13 @@ def make_services(
         publish=lambda name, publication, token: publish(find_voice(name, roots).path, publication, token),
         fetch_link=fetch_link if (local if links is None else links) else None,
     )
+
+
+def _usable(device: str) -> str:
+    """The device. ConfigError if it cannot be used; "auto" is not checked, which would import torch too early."""
+    if device != "auto":
+        choose_device(device)
+    return device
 
 
 def _intake(
@@ -189,6 +192,11 @@ def publish(voice: Path, publication: "Publication", token: str) -> str:
     from lib.voice.publish import publish_voice
 
     return publish_voice(voice, find_index(voice), publication, token)
+
+
+def facts_of_voices(roots: Sequence[Path] | None = None, *, open_files: bool = False) -> dict[str, VoiceFacts]:
+    """The facts of every voice by its name; `open_files` reads voice files, too."""
+    return {voice.name: read_facts(voice.path, open_file=open_files) for voice in list_voices(roots)}
 
 
 def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, float, float] | None:

@@ -67,7 +67,7 @@ def publish_voice(
             contents: dict[str, bytes | Path] = {"README.md": card.encode(), **files}
             operations = [huggingface_hub.CommitOperationAdd(target, source) for target, source in contents.items()]
             hub.create_commit(made.repo_id, operations, commit_message=f"Add the voice {name}")
-        except BaseException:
+        except BaseException:  # also Ctrl-C and cancelling: no repository without its files stays
             with contextlib.suppress(OSError, ValueError, httpx2.HTTPError):
                 hub.delete_repo(made.repo_id)  # it was made above and is empty
             raise
@@ -75,7 +75,7 @@ def publish_voice(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
         raise LinkError(
             "{repository} (Hugging Face hub) could not be uploaded ({reason}). Check the name, the connection and "
-            "that the token may write; a repository that exists is not changed.",
+            "the write permission of the token; an existing repository is not changed.",
             repository=publication.repository, reason=reason.replace(token.strip(), "…"),
         ) from None  # fmt: skip
     progress(1, 1, what)
@@ -96,7 +96,7 @@ def _check(publication: Publication, token: str) -> None:
     if not publication.consent:
         raise ConfigError("Confirm that the person whose voice it is agrees to the publication.")
     if not token.strip():
-        raise ConfigError("A token of your Hugging Face account that may write is needed (Settings, Access Tokens).")
+        raise ConfigError("A Hugging Face access token with write permission is needed (Settings, Access Tokens).")
 
 
 def model_card(repository: str, voice: VoiceModel, publication: Publication, files: list[str]) -> str:
