@@ -50,12 +50,10 @@ def build_intake(t: Translator, services: Services, message: Any) -> None:
 
 def _build_link(t: Translator, intake: "_Intake", files: Any) -> None:
     """Lay out the field for a link; its files are then shown like dropped ones."""
-    with gr.Row(equal_height=True):
-        link = gr.Textbox(
-            label=t("voices.link"), info=t("voices.link_info"), placeholder="https://huggingface.co/", scale=4,
-            elem_id="import-link",
-        )  # fmt: skip
-        get = gr.Button(t("voices.link_get"), scale=1, min_width=120, elem_id="import-get")
+    link = gr.Textbox(
+        label=t("voices.link"), info=t("voices.link_info"), placeholder="https://huggingface.co/", elem_id="import-link"
+    )
+    get = gr.Button(t("voices.link_get"), size="sm", elem_id="import-get")
     for event in (get.click, link.submit):
         event(
             intake.fetch, [link], [files, link], api_visibility="private", concurrency_id="link", concurrency_limit=1,
