@@ -114,7 +114,7 @@ class _Deadline:
         self._over = True
         if self._connection is not None:
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._connection, socket.SHUT_RDWR)  # leaves the state of TLS to its thread
 
     @property
     def error(self) -> LinkError | None:

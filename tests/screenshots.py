@@ -1,11 +1,9 @@
 """Makes the pictures in docs/images, every tab wide and narrow, light and dark: python -m tests.screenshots [FOLDER]
 
-A copy of the program trains a voice for a minute from the shipped recordings and converts with it, so that the pictures
-show a page in use. Needs Chromium.
+A copy of the program converts with a shipped voice first, so that the pictures show a page in use. Needs Chromium.
 """
 
 import io
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,13 +17,9 @@ from web.i18n.translator import Translator
 TABS = ("convert", "cover", "train", "voices", "settings")
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
 COLOURS = 64  # of a picture
-PATIENCE = 120_000  # milliseconds
-
-
-def train_a_voice(program: Path) -> None:
-    """Train the voice demo, shortly."""
-    words = ["-m", "train", "run", "demo", "--data", "pretrained/lite/demo/voice", "--max-minutes", "0.5"]
-    subprocess.run([sys.executable, *words], cwd=program, check=True, capture_output=True)
+COLOUR_SCHEMES = ("light", "dark")
+PATIENCE = 600_000  # milliseconds
+SETTLE = 700  # milliseconds
 
 
 def choose(page: Any, field: str, text: str) -> None:
@@ -36,7 +30,7 @@ def choose(page: Any, field: str, text: str) -> None:
 
 def use(page: Any, recording: Path) -> None:
     """Convert once and fill in what a user would."""
-    choose(page, "voice", "demo")
+    choose(page, "voice", "LJ Speech")
     page.locator("#recording input[type=file]").set_input_files(str(recording))
     page.locator("#recording audio, #recording [data-testid*=waveform], #recording canvas").first.wait_for(
         state="attached", timeout=PATIENCE
@@ -62,28 +56,34 @@ def keep(picture: bytes, path: Path) -> None:
     image.save(path, optimize=True)
 
 
+def viewport(size: str) -> dict[str, int]:
+    """A size as playwright wants it."""
+    width, height = SIZES[size]
+    return {"width": width, "height": height}
+
+
 def take_pictures(folder: Path) -> None:
     """Make all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="revoice-pictures-") as name, open_browser() as browser:
         program = copy_program(Path(name))
-        train_a_voice(program)
         process, address = start_page(program)
         try:
-            for colours in ("light", "dark"):
-                for size, (width, height) in SIZES.items():
-                    context = browser.new_context(
-                        viewport={"width": width, "height": height}, color_scheme=colours, locale="en-US"
-                    )
-                    page = context.new_page()
-                    page.goto(address)
-                    page.locator("#convert").wait_for(timeout=PATIENCE)
-                    use(page, program / "pretrained/lite/demo/source.flac")
-                    for tab in TABS:
-                        show(page, tab)
-                        page.evaluate("window.scrollTo(0, 0)")
+            page = browser.new_context(viewport=viewport("wide"), locale="en-US").new_page()
+            page.set_default_timeout(PATIENCE)
+            page.goto(address)
+            page.locator("#convert").wait_for()
+            use(page, program / "pretrained/lite/demo/source.flac")
+            for size in SIZES:
+                page.set_viewport_size(viewport(size))
+                for tab in TABS:
+                    show(page, tab)
+                    page.evaluate("window.scrollTo(0, 0)")
+                    for colours in COLOUR_SCHEMES:
+                        page.evaluate("dark => document.body.classList.toggle('dark', dark)", colours == "dark")
+                        page.wait_for_timeout(SETTLE)  # colours change gradually
                         keep(page.screenshot(), folder / f"{tab}-{size}-{colours}.png")
-                    context.close()
+            page.context.close()
         finally:
             stop_page(process)
 
