@@ -166,7 +166,7 @@ DAMAGED_STATES: list[tuple[Change, str]] = [
     (in_own(seconds=float("nan")), "the training progress is missing"), (in_own(rng="x"), "damaged random state"),
     (in_own(rng=torch.zeros(3, dtype=torch.uint8)), "damaged random state"),
     (lambda content: content["model"]["emb_g.weight"].fill_(torch.inf), "not finite"),
-    (lambda content: content["model"].update({"emb_g.weight": torch.zeros(1, 1)}), "another shape"),
+    (lambda content: content["model"].update({"emb_g.weight": torch.zeros(1, 1)}), "different shape"),
 ]  # fmt: skip
 
 

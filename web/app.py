@@ -17,7 +17,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
-from gradio import http_server, routes
+from gradio import http_server, route_utils, routes
 from gradio.exceptions import ServerFailedToStartError
 from gradio.route_utils import GradioMultiPartParser
 from starlette.formparsers import MultiPartException
@@ -148,7 +148,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     if address.mcp and importlib.util.find_spec("mcp") is None:
         raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     check_address(address)
-    routes.GradioMultiPartParser = _BoundedParser
+    routes.GradioMultiPartParser = route_utils.GradioMultiPartParser = _BoundedParser
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)
     theme.set(**READABLE)
     _, local, public = app.launch(
