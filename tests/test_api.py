@@ -121,6 +121,7 @@ def test_dropped_files_add_their_voices_and_bad_ones_are_reported_without_paths(
     assert str(tmp_path) not in refused.value.message
 
 
+@pytest.mark.slow
 def test_a_link_adds_its_voices_where_links_are_allowed(page: Page, tmp_path: Path) -> None:
     assert "hal" in page.call("add_link", link="https://example.org/hal.pth")
     assert "ida" in page.call("add_link", link="https://example.org/x.pth", name="ida")

@@ -95,6 +95,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_https_below_a_path(certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a proxy that removes the prefix, and as behind one that does not."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -174,6 +174,7 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert not files_of_the_project() - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["infer", "train"])
 def test_help_imports_no_torch(package: str) -> None:
     code = (

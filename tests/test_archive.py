@@ -199,6 +199,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fill", "pattern"), HOSTILE)
 def test_hostile_archives_leave_nothing(
     tmp_path: Path, take_in: Callable[..., Imported], fill: Callable[[zipfile.ZipFile], None], pattern: str

@@ -68,6 +68,7 @@ def test_golden_resample_to_16k(golden: Path) -> None:
     assert np.abs(got - data["out.16k"].numpy()).max() < 1e-4
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     samples=st.integers(0, 3000),
@@ -114,6 +115,7 @@ def test_causal_highpass_in_blocks_is_the_filter_of_the_whole(monkeypatch: pytes
     np.testing.assert_allclose(highpass_causal(noise, 40000), whole, atol=1e-12, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(samples=st.integers(1, 20_000), size=st.integers(1, 9_000), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_zero_phase_highpass_in_blocks_is_the_filter_of_the_whole(samples: int, size: int, seed: int) -> None:

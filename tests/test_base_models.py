@@ -23,6 +23,7 @@ def put(folder: Path, config: FamilyConfig, names: tuple[str, str] | None = None
         torch.save({"model": halves}, folder / f"{name}.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "folder"),
     [
@@ -62,6 +63,7 @@ def test_a_generator_of_another_kind_is_refused_before_anything_runs(
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
     put(tmp_path / "v1", tiny_family("v1", "40k"))
@@ -77,6 +79,7 @@ def test_half_a_pair_is_reported(tmp_path: Path) -> None:
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
+@pytest.mark.slow
 def test_base_models_are_chosen_by_name_whatever_their_files_are_called(tmp_path: Path) -> None:
     config = tiny_family("v2", "40k")
     put(tmp_path / "pretrained" / "bases" / "titan", config, ("f0Titan40kG", "f0Titan40kD"))
@@ -93,6 +96,7 @@ def test_base_models_are_chosen_by_name_whatever_their_files_are_called(tmp_path
         chosen_base(config, FitOptions(base_model="../titan"), "contentvec", tmp_path)
 
 
+@pytest.mark.slow
 def test_base_models_are_chosen_by_path_both_or_none(tmp_path: Path) -> None:
     config = tiny_family("v2", "40k")
     put(tmp_path, config, ("my g", "my d"))
@@ -109,6 +113,7 @@ def test_base_models_are_chosen_by_path_both_or_none(tmp_path: Path) -> None:
         chosen_base(config, absent, "contentvec", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_base_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
     config = tiny_family("v2", "40k")
     folder = tmp_path / "pretrained" / "bases" / "korean"

@@ -20,6 +20,7 @@ PATIENCE = 300_000  # milliseconds
 MIN_SNR = 40.0  # dB, of the browser's result against Python's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lite_encoder.onnx", "lite_prior.onnx", "lite_vocoder.onnx"])
 def test_the_graphs_compute_what_the_networks_compute(name: str) -> None:
     import onnxruntime

@@ -40,6 +40,7 @@ def raw(path: Path) -> dict[str, Any]:
 # --- against the reference --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_golden_merge(golden: Path, tmp_path: Path) -> None:
     alpha = float(re.search(r"with alpha ([0-9.]+)", (golden / "README.md").read_text())[1])  # type: ignore[index]
     want = raw(golden / "ckpt" / "merged.pth")
@@ -60,6 +61,7 @@ def test_golden_merge(golden: Path, tmp_path: Path) -> None:
     assert got["config"][:15] + got["config"][16:] == want["config"][:15] + want["config"][16:]
 
 
+@pytest.mark.slow
 def test_golden_extract(golden: Path, tmp_path: Path) -> None:
     want = raw(golden / "ckpt" / "extracted_info.pth")
     source = golden / "synth" / "G_v2_40k_f0.pth"
@@ -91,6 +93,7 @@ def test_golden_change_of_info(golden: Path, tmp_path: Path) -> None:
 # --- merge ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(alpha=st.floats(0, 1), seed=st.integers(0, 3))
 def test_merging_a_voice_with_itself_changes_nothing(alpha: float, seed: int) -> None:
@@ -141,6 +144,7 @@ def test_entries_that_both_voices_share_are_kept() -> None:
 # --- extract, describe, edit, convert ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rate", "has_f0"),
     [("v1", "32k", False), ("v1", "48k", True), ("v2", "32k", True), ("lite", "24k", True)],
@@ -273,6 +277,7 @@ def test_editing_a_file_keeps_precision_and_foreign_entries(
     assert read_voice_model(path).info == "x" * MAX_TEXT  # readers take a part
 
 
+@pytest.mark.slow
 def test_a_shipped_voice_is_edited_as_a_copy(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +307,7 @@ def test_texts_that_no_reader_accepts_are_not_written(weights: Path, capsys: pyt
     assert (weights / "anna.pth").read_bytes() == before and len(list(weights.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_the_tools_from_the_command_line(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs = tmp_path / "logs" / "anna 声"
     logs.mkdir(parents=True)
@@ -326,6 +332,7 @@ def test_the_tools_from_the_command_line(tmp_path: Path, weights: Path, capsys: 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_voice(weights / "anna.pth", small_voice())
     save_voice(weights / "bob.pth", small_voice("v1", "32k"))

@@ -49,6 +49,7 @@ def test_every_row_is_backed_by_existing_tests(row: Row) -> None:
         assert function in functions_of(file), f"tests/{file} has no {function}"
 
 
+@pytest.mark.slow
 def test_every_refusal_is_quoted_and_every_quotation_is_in_the_code() -> None:
     code, missing = texts_in_code(), []
     for row in ROWS:

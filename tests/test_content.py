@@ -168,6 +168,7 @@ def test_level_does_not_matter(shipped: LiteContentEncoder) -> None:
 # --- long recordings --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_long_recordings_are_joined_from_windows_of_26_s(small: LiteContentEncoder) -> None:
     network, frames = small.network, 3000  # 60 s: windows of 1300, 1300 and 400 frames

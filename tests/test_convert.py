@@ -149,6 +149,7 @@ def test_the_index_acts_by_its_rate_and_protect_undoes_it_on_unvoiced_frames() -
     assert np.abs(converted(index_rate=1, protect=0.5) - without).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_without_an_index_rate_the_voices_own_is_used() -> None:
     stored = np.random.default_rng(3).standard_normal((200, WIDTH)).astype(np.float32)
     index, audio = FeatureIndex.build([stored]), voice_like(0.5)

@@ -113,6 +113,7 @@ def silent(vocals: Floats) -> np.ndarray:  # type: ignore[type-arg]
     return maximum_filter1d(np.abs(vocals).max(axis=0), 2 * round(0.08 * RATE) + 1) == 0  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", ["both", *(pytest.param(name, marks=pytest.mark.slow) for name in ("instrumental", "vocals", "separated"))]
 )
@@ -145,6 +146,7 @@ def test_five_minutes_stay_aligned_within_a_millisecond(tmp_path: Path) -> None:
     assert np.abs(voice[pauses]).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_every_step_is_reused_until_what_it_depends_on_changes(tmp_path: Path, song: Song) -> None:
     maker = CoverMaker(echo_converter(), StepCache(tmp_path / "cache"), oracle)  # type: ignore[arg-type]
     sources = Sources(song.song_path)

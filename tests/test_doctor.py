@@ -19,6 +19,7 @@ def state_of(findings: list[Finding], word: str) -> str:
     return found.state
 
 
+@pytest.mark.slow
 def test_a_conversion_with_the_included_voice_is_made() -> None:
     (found,) = doctor._conversion()
     assert found.state == "ok" and found.what == "conversion of 3 seconds" and " s on " in found.found

@@ -119,6 +119,7 @@ def test_deepfilternet_has_no_delay_and_removes_noise_in_pauses() -> None:
     assert abs(lag) <= 1
 
 
+@pytest.mark.slow
 def test_long_recordings_are_cleaned_in_parts_without_seams() -> None:
     rate = 4000
     noise = (0.01 * np.random.default_rng(0).standard_normal(130 * rate)).astype(np.float32)

@@ -62,6 +62,7 @@ def features(experiment: Experiment) -> dict[str, Floats]:
     return {f"{folder.name}/{path.name}": np.load(path) for folder in folders for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_batches_give_the_files_of_one_clip_at_a_time(
     tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,6 +89,7 @@ def test_batches_give_the_files_of_one_clip_at_a_time(
         assert values.dtype == batches[name].dtype and np.allclose(batches[name], values, rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_dtype_of_an_experiment(
     tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

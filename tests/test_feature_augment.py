@@ -88,6 +88,7 @@ def test_noise_raises_the_quiet_frames_only() -> None:
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [32_000, 24_123, 400, 320, 0])
 def test_augmented_features_have_the_frames_of_the_features_and_depend_on_the_name_only(samples: int) -> None:
     audio = voice()[:samples]

@@ -16,6 +16,7 @@ def restore_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rmvpe, "PLACES", rmvpe.PLACES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CHECKS]
 )

@@ -164,6 +164,7 @@ def test_an_evaluated_training_resumes_bit_for_bit(experiment: Experiment, tmp_p
     assert resumed[-len(events) :] == events
 
 
+@pytest.mark.slow
 def test_short_recordings_are_all_trained_on_and_nothing_is_evaluated(experiment: Experiment) -> None:
     options = FitOptions.model_validate(FAST | {"epochs": 1})
     assert held_out_parts(experiment, options) == {}
@@ -222,6 +223,7 @@ def test_speaker_similarity_is_measured_where_there_is_a_speaker_encoder(
     assert speaker_similarity([0, 0], real, real) == pytest.approx(float(real[0] @ real[1])) != pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_random_state_is_the_same_with_and_without_a_speaker_encoder(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

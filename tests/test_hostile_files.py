@@ -106,6 +106,7 @@ def nested(levels: int) -> list[Any]:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voice", "state", "fairseq"])
 @pytest.mark.parametrize(
     ("value", "pattern"),
@@ -127,6 +128,7 @@ def test_values_that_expand_are_refused(tmp_path: Path, kind: str, value: Any, p
         READERS[kind](tmp_path / "x.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ["info", "sr", "version", "vocoder", "author", "content_encoder", "f0", "config"])
 def test_every_entry_of_a_voice_is_looked_at(tmp_path: Path, entry: str) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice())

@@ -251,6 +251,7 @@ def test_encoder_of_the_wrong_width_is_refused_before_anything_is_computed(
     assert not experiment.content_folder(16).exists()
 
 
+@pytest.mark.slow
 def test_training_takes_an_encoder_by_name_and_the_voice_records_it(
     tmp_path: Path, pretrained: Path, tone: Callable[..., Floats]
 ) -> None:

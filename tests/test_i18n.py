@@ -147,6 +147,7 @@ WORST = {  # texts of a number of placeholders that are as bad as they can be; e
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WORST)
 def test_the_work_of_translating_grows_with_the_text(kind: str) -> None:
     """In one megabyte, as in half of one: lines of our code, the rest is one pass of a regular expression."""

@@ -91,6 +91,7 @@ def test_the_work_for_an_unknown_text_does_not_grow(unit: str) -> None:
         assert len(translated(t, Message(FIRST_FAILED, count=1, reason=whole))) < 3000
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_stays_as_it_is_in_english(text: str) -> None:
     assert translated(ENGLISH, text) == text
@@ -98,6 +99,7 @@ def test_any_text_stays_as_it_is_in_english(text: str) -> None:
     assert translated(ENGLISH, message) == message
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -147,11 +149,13 @@ def test_every_language_has_the_same_templates() -> None:
     assert all(catalogue.read(locale).keys() == first for locale in catalogue.TRANSLATED)
 
 
+@pytest.mark.slow
 def test_both_searches_find_the_same_templates() -> None:
     found = {template for template in templates(catalogue.PACKAGES) if template not in catalogue.templates()}
     assert not found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", catalogue.TRANSLATED)
 def test_every_template_is_translated_and_none_is_obsolete(locale: str) -> None:
     assert (catalogue.missing(locale), catalogue.obsolete(locale)) == ([], [])

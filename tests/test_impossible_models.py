@@ -170,6 +170,7 @@ DAMAGED_STATES: list[tuple[Change, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "pattern"), DAMAGED_STATES)
 def test_damaged_training_states_do_not_resume(
     pair: Path, state: TrainState, tmp_path: Path, change: Change, pattern: str

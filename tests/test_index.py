@@ -183,6 +183,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             FeatureIndex.load(tmp_path / "cut.index")
 
 
+@pytest.mark.slow
 def test_damaged_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
     """Every byte of the structure, and a choice of the rest, set to values that lead astray a trusting reader."""
     FeatureIndex.build([vectors(90, 3)]).save(tmp_path / "x.index")

@@ -88,6 +88,7 @@ def check_infer(model: Synthesizer, data: dict[str, Tensor], window: tuple[int, 
             assert error(model.dec.m_source.sine(f0, temperature=0.0), data["out.sine"]) <= SOURCE_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INFER_FILES)
 def test_golden_small_voice_models(golden: Path, name: str) -> None:
     voice = read_voice_model(golden / f"{name.split('.')[0]}.pth")
@@ -114,6 +115,7 @@ def test_golden_full_size_models(golden: Path, name: str) -> None:
     check_infer(model, read_golden(golden / name.replace(".fill.json", ".infer.safetensors")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORWARD_FILES)
 def test_golden_training_forward(golden: Path, name: str) -> None:
     model = golden_training_model(golden, name.split("/")[1].split(".")[0])

@@ -319,6 +319,7 @@ def write_full_features(folder: Path, data: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_exported_models_can_be_loaded(data: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "made", tmp_path / "pretrained" / "lite"
     write_full_features(folder, data)
