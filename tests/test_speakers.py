@@ -57,6 +57,8 @@ def test_folders_are_speakers_and_skipped_recordings_are_reported(recordings: Pa
     assert len(plan_recordings(recordings, "one").recordings) == 4
     with pytest.raises(ConfigError, match="no sub-folders with recordings"):
         plan_recordings(recordings / "bob", "folders")
+    with pytest.raises(ConfigError, match="no sub-folders with recordings"):
+        plan_recordings(recordings / "nobody.wav", "folders")  # a file
 
 
 def test_a_number_stands_for_itself_and_names_take_what_is_free() -> None:

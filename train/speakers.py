@@ -114,7 +114,7 @@ def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> P
         return Plan(tuple((path, 0) for path in paths))
     if not data.exists():
         raise MissingFileError(data, "Specify a folder of recordings.")
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in data.glob("*") if path.is_dir() and not path.name.startswith("."))
     found, left_out = {}, []
     for folder in folders if results is None else [path for path in folders if path.resolve() != results.resolve()]:
         try:
