@@ -31,6 +31,7 @@ COPY lib lib
 COPY infer infer
 COPY train train
 COPY web web
+COPY docs docs
 COPY pretrained/lite pretrained/lite
 
 # Not as root. The user id is the first one of most hosts, so that mounted folders are writable.

@@ -101,9 +101,16 @@ def _row(command: str, name: str, field: FieldInfo) -> Sequence[str]:
     if values:
         text = ", ".join(f"`{value}`" for value in values)
     else:
-        text = f"{low:g} … {high:g}" if high is not None else f"≥ {low:g}" if low is not None else ""
-    shown = "" if default in (None, "") else f"`{default:g}`" if isinstance(default, int | float) else f"`{default}`"
+        text = (
+            f"{_number(low)} … {_number(high)}" if high is not None else f"≥ {_number(low)}" if low is not None else ""
+        )
+    shown = "" if default in (None, "") else f"`{_number(default)}`"
     return [f"`{command} … --{flag}`", text, shown]
+
+
+def _number(value: object) -> str:
+    """A value as text, whole numbers without decimals."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def write_option_pages() -> None:
