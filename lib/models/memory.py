@@ -13,9 +13,10 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn  # the entry points import this module before torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 APART_BYTES = 16 << 20  # larger blocks are mapped separately and returned at once when freed
@@ -59,7 +60,7 @@ def trim_memory() -> None:
         library.malloc_trim(0)
 
 
-def release_mapped_weights(network: nn.Module) -> None:
+def release_mapped_weights(network: "nn.Module") -> None:
     """Remove weights that are mapped from model files from this process's memory, without losing them.
 
     The next use takes them from the system's file cache. Weights that were changed in memory stay.
