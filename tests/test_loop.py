@@ -161,7 +161,6 @@ def test_stages_that_are_done_and_unchanged_are_skipped(experiment: Experiment, 
     assert index_stage(experiment, IndexOptions()).skipped
 
 
-@pytest.mark.slow
 def test_other_settings_or_data_repeat_the_stages(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     before = {path.name: path.stat().st_mtime_ns for path in experiment.f0.iterdir()}
@@ -229,7 +228,6 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings:
     assert report.finished and all(torch.equal(want[key], got[key]) for key in want)
 
 
-@pytest.mark.slow
 def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
 
@@ -243,7 +241,6 @@ def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, rec
     assert not experiment.stop_file.exists()
 
 
-@pytest.mark.slow
 def test_old_checkpoints_are_deleted_and_events_hold_the_losses(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 4, "save_every_epochs": 1, "keep_checkpoints": 2}))
@@ -253,7 +250,6 @@ def test_old_checkpoints_are_deleted_and_events_hold_the_losses(experiment: Expe
     assert list(experiment.folder.glob("events.out.tfevents.*"))
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
@@ -290,7 +286,6 @@ def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
     assert (report.epochs, report.steps, report.finished) == (2, 2 * steps, True)
 
 
-@pytest.mark.slow
 def test_a_finished_training_is_skipped_and_changed_clips_are_reported(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -331,7 +326,6 @@ def test_a_broken_network_never_replaces_a_good_checkpoint(experiment: Experimen
     assert newest is not None and read_training_state(newest[0]).epoch == 1
 
 
-@pytest.mark.slow
 def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     with pytest.raises(Cancelled):
@@ -339,7 +333,6 @@ def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, r
     assert not experiment.voice.exists() and not experiment.checkpoint_pairs()
 
 
-@pytest.mark.slow
 def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment, recordings: Path) -> None:
     prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
     options = ExtractOptions(pitch_method="pm", device="cpu")
@@ -351,7 +344,6 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
     assert experiment.stage("extract")["f0_range"]
 
 
-@pytest.mark.slow
 def test_on_a_slow_machine_every_step_logs_its_losses(
     experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +369,6 @@ def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordi
     assert twice.steps == 2 * once.steps and experiment.stage("fit")["batch_size"] == 1
 
 
-@pytest.mark.slow
 def test_a_training_keeps_its_network_when_the_family_has_changed(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     old = experiment.config()
@@ -393,7 +384,6 @@ def test_a_training_keeps_its_network_when_the_family_has_changed(experiment: Ex
         experiment.create(old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"has_f0": False})}))
 
 
-@pytest.mark.slow
 def test_a_validation_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
     fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
     (sample,) = list_samples(experiment.folder)
@@ -401,7 +391,6 @@ def test_a_validation_sample_is_written_at_a_save(experiment: Experiment, record
     assert rate == 24_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
 
 
-@pytest.mark.slow
 def test_a_sample_that_cannot_be_written_does_not_stop_the_training(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

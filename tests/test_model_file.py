@@ -110,7 +110,6 @@ PLAIN = st.recursive(
 SURROGATES = st.characters(exclude_categories=["Cs"])
 
 
-@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     family=st.sampled_from(["v1", "v2", "lite"]),
@@ -365,7 +364,6 @@ def test_training_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> Non
         read_training_state(tmp_path / "voice.pth")
 
 
-@pytest.mark.slow
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     save_voice(tmp_path / "a.pth", small_voice())
     write_voice_model(tmp_path / "a.safetensors", small_voice())
