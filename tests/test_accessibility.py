@@ -1,0 +1,74 @@
+"""The page for everybody: the keyboard reaches every control of a conversion, and drop-downs are described."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, stop_page
+
+PATIENCE = 300_000  # milliseconds
+SETTLE = 1_000  # milliseconds for a tab to be laid out
+CONTROLS = {"voice", "recording", "example", "convert", "options", "listen", "batch"}  # of the tab that opens first
+MAX_STEPS = 80  # presses of the tab key
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian, Ubuntu: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process, found = start_page(copy_program(tmp_path_factory.mktemp("page")))
+    yield found
+    stop_page(process)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("playwright", reason="playwright is not installed: ./go-web.sh test installs it")
+    with open_browser() as opened:
+        yield opened
+
+
+def visit(browser: Any, address: str) -> Any:
+    """A page of a new visitor."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en-US").new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.locator("#convert").wait_for()
+    page.wait_for_timeout(SETTLE)
+    return page
+
+
+def test_a_drop_down_is_used_by_keyboard_and_described(browser: Any, address: str) -> None:
+    """Screen readers announce the field, its list and the active entry by the attributes of an ARIA combobox."""
+    page = visit(browser, address)
+    field = page.get_by_role("combobox", name="Voice", exact=True)
+    field.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+        page.wait_for_timeout(SETTLE)
+    assert field.get_attribute("aria-expanded") == "true"
+    entries = page.locator(f"[id='{field.get_attribute('aria-controls')}'][role=listbox] [role=option]")
+    names = entries.evaluate_all("options => options.map(option => option.getAttribute('aria-label'))")
+    assert names == ["LJ Speech (English, woman)", "Mark (English, man)"]
+    active = page.locator(f"[id='{field.get_attribute('aria-activedescendant')}']")
+    chosen = active.get_attribute("aria-label")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(SETTLE)
+    assert field.input_value() == chosen and field.get_attribute("aria-expanded") == "false"
+    page.context.close()
+
+
+def test_every_control_of_a_conversion_is_reached_with_the_tab_key(browser: Any, address: str) -> None:
+    page = visit(browser, address)
+    page.locator("#tab-convert-button").focus()
+    reached: list[str] = []
+    for _ in range(MAX_STEPS):
+        page.keyboard.press("Tab")
+        reached += page.evaluate("[...document.querySelectorAll('[id]:focus-within')].map(element => element.id)")
+        if set(reached) >= CONTROLS:
+            break
+    page.context.close()
+    assert not CONTROLS - set(reached)
