@@ -1,11 +1,12 @@
 """Published vulnerabilities of RVC's web UI, Applio and Gradio, tried on the command line and with raw HTTP requests.
 
-RVC: CVE-2025-43842 to 43852. Applio: CVE-2025-27774 to 27787. The commands and files are those that the advisories
-describe, with names of ours. Where they concern something that does not exist here (separation of vocals, speech,
-downloads from an address) the nearest thing is tried.
+RVC: CVE-2025-43842 to 43852. Applio: CVE-2025-27774 to 27787. Commands and files are those of the CVE records, but for
+names. For what does not exist here (downloads from an address, paths of results) the nearest thing is tried.
 """
 
 import contextlib
+import importlib.machinery
+import json
 import os
 import pickle
 import shlex
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,22 +25,20 @@ import pytest
 import soundfile
 import torch
 
+from infer.song.pymss_engine import UNSAFE_TYPES, PymssSeparator
 from lib.content.fairseq_reader import read_fairseq
-from lib.errors import RevoiceError
+from lib.errors import ConfigError, RevoiceError
 from lib.index import FeatureIndex
 from lib.voice.safe_load import read_weights
+from tests.attacked_page import PATIENCE, Page
 from tests.helpers import ROOT
 from tests.tiny_files import save_voice, small_voice
 from train import __main__ as train_cli
 from train.experiment import Experiment
-from web.app import Address, build_app, find_port, serve
-from web.jobs.registry import JobContext
 from web.jobs.requests import TrainRequest, read_request
 from web.jobs.runners import make_runners, train_commands
-from web.services import converting_runners, make_services
 
 pytestmark = pytest.mark.slow
-PATIENCE = 120.0  # seconds
 COMMANDS = (
     "x; touch {mark}",
     "x && touch {mark}",
@@ -65,43 +65,6 @@ def mark(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "mark"
     yield path
     assert not path.exists(), "code of the attacker was run"
-
-
-class Page:
-    """A page with real services in folders of its own, without a login."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.weights, self.logs = folder / "weights", folder / "logs"
-        self.weights.mkdir()
-        self.requests: list[TrainRequest] = []
-        runners = {**converting_runners([self.weights]), "train": self.train}
-        self.services = make_services(folder / "made", "cpu", [self.weights], self.logs, local=False, runners=runners)
-        self.app = build_app(self.services)
-        self.url = serve(self.app, Address("127.0.0.1", find_port("127.0.0.1", None)), [self.services.files])[0]
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
-
-    def train(self, request: TrainRequest, context: JobContext) -> list[Path]:
-        """Note the request instead of training."""
-        self.requests.append(request)
-        return []
-
-    def call(self, name: str, *data: Any) -> str:
-        """The answer of an endpoint, as the raw stream of events."""
-        begun = self.client.post(f"/gradio_api/call/{name}", json={"data": list(data)})
-        if begun.status_code != 200:
-            return f"event: error {begun.status_code}"
-        return self.client.get(f"/gradio_api/call/{name}/{begun.json()['event_id']}").text
-
-    def upload(self, name: str, data: bytes) -> dict[str, Any]:
-        """Upload a file; returns it as a parameter of an endpoint."""
-        (path,) = self.client.post("/gradio_api/upload", files={"files": (name, data)}).json()
-        return {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-    def parameters(self, name: str, /, **values: Any) -> list[Any]:
-        """The parameters of an endpoint in order; what is not named has its default."""
-        about = self.client.get("/gradio_api/info").json()["named_endpoints"][f"/{name}"]["parameters"]
-        return [values.get(each["parameter_name"], each.get("parameter_default")) for each in about]
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +101,11 @@ def listener() -> Iterator[list[bytes]]:
     assert received[1:] == [], "the server has sent a request for the attacker"
 
 
+def open_pickle(model_path: str, **_: object) -> None:
+    """What the reader of such a model does."""
+    pickle.loads(Path(model_path).read_bytes())  # noqa: S301
+
+
 def evil_files(folder: Path, mark: Path) -> dict[str, Path]:
     """Files that a careless reader of each kind would run."""
     content = save_voice(folder / "good.pth", small_voice())
@@ -159,23 +127,28 @@ def evil_files(folder: Path, mark: Path) -> dict[str, Path]:
 def test_cve_2025_43842_43843_43844_parameters_of_a_training_are_no_commands(
     page: Page, mark: Path, tmp_path: Path, stage: str, command: str
 ) -> None:
-    """Name, folder, rate, pitch method and device went into a shell; here a training is a list of arguments."""
+    """Name, folder, rate, number of processes and method went into a shell; here a training is a list of arguments."""
     words = command.format(mark=mark)
-    for values in ({"name": words}, {"name": "a", "data": words}, {"name": "a", "options": {"device": words}}):
+    options: list[dict[str, Any]] = [
+        {"name": "a", "options": {option: words}} for option in ("device", "workers", "pitch_method")
+    ]
+    for values in ({"name": words}, {"name": "a", "data": words}, {"name": "a", "sample_rate": words}, *options):
         try:
             request = read_request("train", {"stage": stage, **values})
         except RevoiceError:
             continue
         assert isinstance(request, TrainRequest)
         for arguments in train_commands(request, []):
-            assert all(part in ("", words, f"--data={words}") or "touch" not in part for part in arguments)
+            assert all(words in (part, part.partition("=")[2]) or "touch" not in part for part in arguments)
             if stage == "prepare":  # what the program is started with reaches it as it is: no shell is in between
                 code = "import sys; print(sys.argv[1:])"
                 done = subprocess.run([sys.executable, "-c", code, *arguments[2:]], capture_output=True, text=True)
                 assert done.stdout == f"{arguments[2:]}\n"
 
 
-@pytest.mark.parametrize("field", ["name", "sample_rate", "pitch_method", "device", "content_encoder", "folder"])
+@pytest.mark.parametrize(
+    "field", ["name", "sample_rate", "pitch_method", "device", "content_encoder", "folder", "workers"]
+)
 def test_cve_2025_43842_43843_43844_over_http(page: Page, mark: Path, field: str) -> None:
     before = len(page.requests)
     for command in COMMANDS[:3]:
@@ -199,7 +172,7 @@ def test_cve_2025_43842_on_the_command_line(mark: Path, tmp_path: Path, name: st
 
 
 def test_cve_2025_43845_no_text_beside_a_checkpoint_is_evaluated(tmp_path: Path, mark: Path, capfd: Any) -> None:
-    """The settings of a training were the first line of train.log, evaluated as Python."""
+    """The path of a model led to the train.log beside it, whose text was evaluated as Python."""
     folder = tmp_path / "logs" / "alice"
     folder.mkdir(parents=True)
     evil = f"__import__('os').system('touch {mark}')"
@@ -222,9 +195,12 @@ TOOLS = {  # of the command line, by the CVE that ran code in the same place
     "CVE-2025-43847 extract": ["extract", "{file}", "--name", "never"],
     "CVE-2025-43848 change": ["edit", "{file}", "--info", "x", "--output", "{folder}/out.pth"],
     "CVE-2025-43849 merge": ["merge", "{file}", "{file}", "--name", "never"],
-    "CVE-2025-43850 convert": ["convert", "{file}", "--output", "{folder}/out.safetensors"],
-    "CVE-2025-27778 export": ["export", "{file}", "--output", "{folder}/out.zip"],
-    "CVE-2025-27781 import": ["import", "{file}", "--name", "never"],
+    "CVE-2025-43850 ONNX export": ["export", "{file}", "--onnx", "--output", "{folder}/out-onnx"],
+    "CVE-2025-27779 blend": ["merge", "{folder}/good.pth", "{file}", "--name", "never"],
+    "CVE-2025-27780 information": ["info", "{file}"],
+    "convert": ["convert", "{file}", "--output", "{folder}/out.safetensors"],
+    "archive": ["export", "{file}", "--output", "{folder}/out.zip"],
+    "import": ["import", "{file}", "--name", "never"],
 }
 
 
@@ -236,11 +212,30 @@ def test_no_tool_of_the_command_line_runs_code_in_a_file(
         words = [word.format(file=path, folder=tmp_path) for word in TOOLS[tool]]
         assert train_cli.main(["ckpt", *words]) not in (0, None), (tool, name)
         assert "Traceback" not in capfd.readouterr().err
-    assert not list(tmp_path.glob("out.*")) and not (ROOT / "weights" / "never.pth").exists()
+    assert not list(tmp_path.glob("out*")) and not (ROOT / "weights" / "never.pth").exists()
 
 
-def test_cve_2025_43851_43852_weights_of_other_networks_run_no_code(tmp_path: Path, mark: Path) -> None:
-    """There is no separation of vocals here; content encoders, pitch models and base models are read as safely."""
+@pytest.mark.parametrize("kind", UNSAFE_TYPES)
+def test_cve_2025_43851_43852_separation_models_that_are_pickles_are_not_opened(
+    tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The model for the separation of vocals was chosen by its path; here by its name, and pickles are refused.
+
+    pymss, which is optional, is stood in for by its list of models, with a file that would run code.
+    """
+    evil = evil_files(tmp_path, mark)["bare.pth"]
+    found = {"model_type": kind, "model_path": evil, "config_path": None}
+    package = types.ModuleType("pymss")
+    package.__spec__ = importlib.machinery.ModuleSpec("pymss", None)
+    package.resolve_model = lambda *_, **__: found  # type: ignore[attr-defined]
+    package.MSSeparator = open_pickle  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pymss", package)
+    with pytest.raises(ConfigError, match="can execute code"):
+        PymssSeparator("DeEcho", "cpu", tmp_path)
+
+
+def test_weights_of_other_networks_run_no_code(tmp_path: Path, mark: Path) -> None:
+    """Content encoders, base models and indexes."""
     for path in evil_files(tmp_path, mark).values():
         for read in (read_fairseq, read_weights, FeatureIndex.load):
             with pytest.raises(RevoiceError):
@@ -248,9 +243,7 @@ def test_cve_2025_43851_43852_weights_of_other_networks_run_no_code(tmp_path: Pa
 
 
 @pytest.mark.parametrize("endpoint", ["add_voices", "import_voice"])
-def test_cve_2025_27778_27779_27780_27781_uploaded_models_run_no_code(
-    page: Page, tmp_path: Path, mark: Path, endpoint: str
-) -> None:
+def test_uploaded_models_run_no_code(page: Page, tmp_path: Path, mark: Path, endpoint: str) -> None:
     for name, path in evil_files(tmp_path, mark).items():
         file = page.upload(name, path.read_bytes())
         answer = page.call(endpoint, *([[file], None] if endpoint == "add_voices" else [file]))
@@ -258,13 +251,22 @@ def test_cve_2025_27778_27779_27780_27781_uploaded_models_run_no_code(
     assert [path.name for path in page.weights.glob("*") if not path.name.startswith(".")] == []
 
 
-def test_cve_2025_27778_a_voice_with_code_in_it_is_not_converted_with(page: Page, tmp_path: Path, mark: Path) -> None:
-    """Even if such a file lies among the voices."""
+@pytest.mark.parametrize("endpoint", ["convert", "merge_voices", "voice_info", "edit_voice", "export_voice"])
+def test_cve_2025_27778_27779_27780_27781_a_voice_with_code_in_it_is_not_used(
+    page: Page, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """Converting, blending, showing and choosing (which lists its speakers), even if the file is among the voices."""
+    monkeypatch.setattr("lib.voice.library.voice_roots", lambda: (page.weights,))
+    save_voice(page.weights / "good.pth", small_voice())
     (page.weights / "bad.pth").write_bytes(evil_files(tmp_path, mark)["voice.pth"].read_bytes())
     soundfile.write(tmp_path / "in.wav", [0.1] * 16000, 16000)
     recording = page.upload("in.wav", (tmp_path / "in.wav").read_bytes())
-    answer = page.call("convert", *page.parameters("convert", voice="bad", recording=recording))
-    (page.weights / "bad.pth").unlink()
+    values = {"voice": "bad", "first": "good", "second": "bad", "name": "never", "info": "x", "recording": recording}
+    answer = page.call(endpoint, *page.parameters(endpoint, **values))
+    with pytest.raises(RevoiceError, match="could run code"):
+        page.services.speaker_names("bad")
+    for name in ("good", "bad"):
+        (page.weights / f"{name}.pth").unlink()
     assert "event: error" in answer and "could run code on your computer" in answer
 
 
@@ -315,10 +317,25 @@ def test_cve_2025_27784_27785_no_file_of_the_machine_is_read(page: Page, secret:
 
 
 @pytest.mark.parametrize("endpoint", ["delete_voice", "forget_job", "cancel_job", "resume_job"])
-def test_cve_2025_27786_27787_no_file_is_removed_and_no_process_ended(page: Page, secret: Path, endpoint: str) -> None:
-    """A path went to a function that deletes, and a name chose the file of process ids to kill."""
-    for name in (str(secret), f"../../../..{secret}", "../.lock", "0", "1", ""):
-        page.call(endpoint, name)
+def test_cve_2025_27786_27787_no_file_is_removed_and_no_process_ended(
+    page: Page, secret: Path, tmp_path: Path, endpoint: str
+) -> None:
+    """The path of a result was deleted before speech was written there; a name chose a file that lists processes.
+
+    Here no endpoint takes the path of a result, and processes are ended by their jobs only.
+    """
+    endpoints = page.client.get("/gradio_api/info").json()["named_endpoints"].values()
+    parameters = {each["parameter_name"] for about in endpoints for each in about["parameters"]}
+    assert "recording" in parameters and not [name for name in parameters if "output" in name or "path" in name]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
+        try:
+            (page.logs / "evil").mkdir(parents=True, exist_ok=True)
+            (page.logs / "evil" / "config.json").write_text(json.dumps({"process_pids": [other.pid]}))
+            for name in (str(secret), f"../../../..{secret}", "../.lock", "0", "1", "", "evil", "../logs/evil"):
+                page.call(endpoint, name)
+            assert other.poll() is None
+        finally:
+            other.kill()
     assert secret.read_text() == SECRET and page.client.get("/config").status_code == 200
 
 
