@@ -1,5 +1,9 @@
-"""Measures of work that are equal on every machine, fast or slow, idle or busy: lines run, bytes read, memory."""
+"""Measures of work that are equal on every machine, fast or slow, idle or busy: lines run, bytes read, memory.
 
+And limits of the system for this process.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -70,3 +74,30 @@ def processor_limit(seconds: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def limit_file_size(limit: int | None) -> None:
+    """Let no file of this process become longer than so many bytes ("File too large"); None ends that."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if limit is None else limit, hard))
+
+
+def limit_memory(more: int | None) -> None:
+    """Let this process reserve only so many bytes of address space more than it has; None ends that."""
+    import resource
+
+    if more is None:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def as_unprivileged() -> None:
+    """Give up the rights of the administrator, who can write into read-only folders."""
+    if sys.platform != "win32" and os.geteuid() == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
