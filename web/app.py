@@ -67,6 +67,8 @@ READABLE = {
     "button_primary_background_fill": "*primary_700", "button_primary_background_fill_dark": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800", "button_primary_background_fill_hover_dark": "*primary_800",
     "button_cancel_background_fill": "#b91c1c", "button_cancel_background_fill_hover": "#991b1b",
+    "link_text_color_dark": "*primary_300", "link_text_color_hover_dark": "*primary_200",
+    "link_text_color_active_dark": "*primary_200", "link_text_color_visited_dark": "*primary_300",
     "color_accent": "*primary_700",
 }  # fmt: skip
 
