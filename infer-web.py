@@ -32,7 +32,9 @@ def parse_arguments() -> argparse.Namespace:
         "random password printed at startup.",
     )
     parser.add_argument("--port", type=int, help="port to listen on; default: first free port from 7865")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts connections from other machines"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in this machine's browser")
     parser.add_argument("--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--share", action="store_true", help="also create a public link through Gradio's servers")
@@ -52,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--allow-links",
         action="store_true",
-        help="let everybody who can log in add voices from links, which this machine then downloads",
+        help="let logged-in users add voices by link; the server downloads them",
     )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     parser.add_argument("--key", type=Path, metavar="FILE", help="key of the certificate, if it is in another file")
@@ -114,7 +116,10 @@ def _choose_login(arguments: argparse.Namespace, *, is_loopback: bool) -> tuple[
 
 
 def start(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> Page:
-    """Lock the folder of jobs until `stack` closes, build the page, serve it and print its address. RevoiceError."""
+    """Lock the folder of jobs until `stack` closes, build the page, serve it and print its address.
+
+    Raises RevoiceError.
+    """
     from lib.paths import LOGS
     from web.app import Address, build_app, is_loopback, open_in_browser, serve_somewhere
     from web.i18n.placeholders import PageTexts

@@ -31,9 +31,7 @@ class _Files(BaseModel, frozen=True):
         default=(), description="recordings, or folders of recordings (with their sub-folders)"
     )
     voice: str = Field(description="name of a voice in weights/, or path of a voice model")
-    speaker: str | None = Field(
-        None, description="name or number of a speaker of the voice; None: the one of --speaker-id"
-    )
+    speaker: str | None = Field(None, description="name or number of a speaker of the voice; None: use --speaker-id")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None, description="output file or folder; None: next to the input, with the voice name appended"
     )

@@ -59,7 +59,7 @@ def plan_jobs(
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
     `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>` with the
     same sub-folders. All names differ, also on case-insensitive file systems, and none is that of an input. The
-    second list holds folders without recordings. ConfigError for a file name in a format that cannot be written.
+    second list holds folders without recordings. Raises ConfigError for a file name in a format that cannot be written.
     """
     if not inputs:
         raise ConfigError("There is nothing to convert: name at least one recording or folder.")
@@ -174,7 +174,7 @@ class _Input:
 def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
-    """Convert one recording and write the result, exactly as long as the recording. RevoiceError names the file."""
+    """Convert one recording and write the result, exactly as long as the recording. A RevoiceError names the file."""
     if options.uses_memory:
         return _convert_in_memory(converter, job, options, progress)
     source = _read(job, options)

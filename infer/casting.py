@@ -43,8 +43,8 @@ class CastSynthesizer:
     def prepare(self, wanted: str, *, casts_encoder: bool) -> Precision:
         """Choose the dtypes of a conversion and cast the synthesizer to them.
 
-        "auto" takes int8 only for large generators, and only where the result stays close to float32. ConfigError for
-        a precision that the device or the voice does not support.
+        "auto" takes int8 only for large generators, and only where the result stays close to float32. Raises
+        ConfigError for a precision that the device or the voice does not support.
         """
         if wanted == "int8" and not self._current.supports_int8:
             raise ConfigError("This voice cannot run in int8. Choose the precision bf16, fp32 or auto.")

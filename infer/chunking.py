@@ -84,7 +84,7 @@ class Chunk:
         return (self.start - (FADE_FRAMES if self.start else 0), self.stop + (0 if self.is_last else FADE_FRAMES))
 
     def own_frames(self, pad_frames: int) -> tuple[int, int]:
-        """Return `with_fade()` counted from the beginning of `padded_audio`, where pad_frames are not its own."""
+        """Return `with_fade()` counted from the beginning of `padded_audio`, whose first pad_frames are context."""
         first, last = self.with_fade()
         return first - self.start + pad_frames, last - self.start + pad_frames
 
@@ -123,7 +123,7 @@ def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitu
 def join(parts: Iterable[tuple[Chunk, FloatArray]], n_samples: int, hop_length: int) -> Iterator[FloatArray]:
     """Join the parts (the samples of `with_fade()`, in order) with cross-fades: blocks of (n_samples,).
 
-    Only one part need exist at a time. Samples beyond the end of the last frame are dropped.
+    Only one part is in memory at a time. Samples beyond the end of the last frame are dropped.
     """
     fade = 2 * FADE_FRAMES * hop_length
     rising = (np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade) ** 2).astype(np.float32)

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 class Conversion:
     """The result of a conversion: (T,) samples at `sample_rate` Hz, read block by block; close it when done.
 
-    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0. `gain` is what its
-    peak was limited by.
+    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0. `gain` is the
+    factor applied to limit the peak.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class VoiceConverter:
         limits: ChunkLimits | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """CheckpointError if synthesizer, encoder and index differ in the number of content features.
+        """Raises CheckpointError if synthesizer, encoder and index differ in the number of content features.
 
         `device` None is the CPU. `cache` holds pitch methods, and F0 and features of recent recordings; converters may
         share it. `limits` determine where long audio is cut; `temperature` scales the synthesizer's noise (0 = none).
@@ -179,8 +179,8 @@ class VoiceConverter:
     ) -> Conversion:
         """Convert the result of `prepare_input`, (T,) at 16 kHz, which may be hours long.
 
-        When memory runs out, it is converted again in shorter chunks, and so are later recordings. RevoiceError if the
-        shortest ones do not fit.
+        When memory runs out, it is converted again in shorter chunks, and so are later recordings. Raises RevoiceError
+        if the shortest ones do not fit.
         """
         self._check_request(audio, options, curve)
         while True:
@@ -194,7 +194,10 @@ class VoiceConverter:
             )  # outside, because the exception refers to the tensors to be freed
 
     def _use_shorter_chunks(self, seconds: float) -> None:
-        """Halve the chunks until a recording of that length has several. RevoiceError if they would be too short."""
+        """Halve the chunks until a recording of that length has several.
+
+        Raises RevoiceError if they would be too short.
+        """
         shorter, device = self._limits.halved(), self.device.device
         while shorter is not None and shorter.longest >= seconds:
             shorter = shorter.halved()
@@ -361,7 +364,7 @@ class _Finished:
 
 
 def _check_parts(parts: VoiceParts) -> None:
-    """CheckpointError if the synthesizer does not have 100 frames/s, or the numbers of content features differ."""
+    """Raises CheckpointError if the synthesizer does not have 100 frames/s or the content features differ in number."""
     config = parts.synthesizer.config
     if config.hop_length * FRAMES_PER_SECOND != config.sample_rate:
         raise CheckpointError(

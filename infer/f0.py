@@ -79,7 +79,7 @@ def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:
 def automatic_shift(f0: FloatArray, voice_hz: float | None, how: Literal["off", "semitones", "octaves"]) -> float:
     """Semitones from the median of F0 (F,) Hz to that of the voice; in octaves, whole octaves nearest to that.
 
-    ConfigError for a voice whose F0 is unknown (None).
+    Raises ConfigError for a voice whose F0 is unknown (None).
     """
     if how == "off" or not (f0 > 0).any():
         return 0.0

@@ -15,7 +15,10 @@ INPUT_PEAK = 0.95  # louder input is scaled down to this
 
 
 def prepare_input(audio: Samples) -> DiskBuffer:
-    """Prepare (T,) at 16 kHz for conversion: (T,). AudioError if it is too short, silent, or not finite mono audio."""
+    """Prepare (T,) at 16 kHz for conversion: (T,).
+
+    Raises AudioError if it is too short, silent, or not finite mono audio.
+    """
     peak = 0.0
     for block in in_blocks(audio):
         if block.ndim != 1 or not np.isfinite(block).all():

@@ -38,11 +38,11 @@ def load_converter(
     precision: str = "auto",
     label: str = "",
 ) -> VoiceConverter:
-    """Load a voice model, ready to convert; a converter that `cache` holds is returned again.
+    """Load a voice model, ready to convert; returns the cached converter, if any.
 
     The index "auto" is the one that belongs to the voice, None is no retrieval. The content encoder is loaded for
     `precision`; each conversion may choose another. `label` names the voice in messages, instead of its path.
-    MissingFileError for a missing file, CheckpointError for one that is damaged or does not fit.
+    Raises MissingFileError for a missing file, CheckpointError for one that is damaged or does not fit.
     """
     device, cache, label = device or choose_device(), cache or ModelCache(), label or str(path)
     nearby = find_index(path) if index == "auto" else index
@@ -101,7 +101,7 @@ def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
 
 
 def check_version(voice: VoiceModel, label: str) -> None:
-    """CheckpointError for a lite voice of an earlier architecture."""
+    """Raises CheckpointError for a lite voice of an earlier architecture."""
     if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
         raise CheckpointError(
             "{voice} was trained with an earlier version of the lite family, which is no longer supported. Train the "
@@ -111,7 +111,7 @@ def check_version(voice: VoiceModel, label: str) -> None:
 
 
 def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> None:
-    """CheckpointError if the voice file names another content encoder than this one."""
+    """Raises CheckpointError if the voice file names another content encoder than this one."""
     wanted = recorded_encoder(voice)
     if wanted is None:
         return

@@ -29,7 +29,7 @@ def rms_envelope(audio: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
 def follow_envelope(
     audio: Samples, sample_rate: int, source: Samples, source_rate: int, rms_mix_rate: float
 ) -> Iterator[FloatArray]:
-    """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 wholly, 1 not at all.
+    """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 fully, 1 not at all.
 
     Both envelopes are stretched to the T samples, so that the two may have different rates; yields blocks of (T,).
     """

@@ -53,7 +53,7 @@ class ModelCache:
         )
 
     def pitch(self, method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> ExactExtractor:
-        """A pitch method; `dtype` counts for the methods that can be cast."""
+        """A pitch method; `dtype` applies to the methods that can be cast."""
         hop_length = crepe_hop_length if any(name in method for name in WITH_HOP_LENGTH) else 0
         best = rmvpe_is_installed() if method == "auto" else None  # it may have been downloaded since
         return self.get(

@@ -40,8 +40,8 @@ class ConvertOptions(BaseModel, frozen=True):
         0.0,
         ge=0,
         le=1,
-        description="strength with which the transposed pitch is pulled toward the notes of the scale; 0 = off, "
-        "vibrato is kept up to 0.5",
+        description="autotune strength: how far the transposed pitch moves to the nearest note of the scale; 0 = off, "
+        "vibrato is preserved up to 0.5",
     )
     key: Literal["auto", Note] = Field(
         "auto", description="key of the result, for autotune; auto = detected from the melody, as major or minor"

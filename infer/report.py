@@ -90,8 +90,8 @@ def compare_files(
 ) -> tuple[Comparison, Path]:
     """Compare two files; `target` is a recording or a folder of recordings of the voice.
 
-    Returns the metrics and the picture, a PNG written beside the output. AudioError or MissingFileError for files that
-    cannot be read.
+    Returns the metrics and the picture, a PNG written beside the output. Raises AudioError or MissingFileError for
+    files that cannot be read.
     """
     decoded = [load_audio_native(source, channel), load_audio_native(output)]
     a, b = (resample(audio, rate, ANALYSIS_RATE) for audio, rate in decoded)

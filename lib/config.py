@@ -194,7 +194,10 @@ _UNUSED = {
 def _network_values(
     data: dict[str, Any], train: dict[str, Any], model: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values of a NetworkConfig, taken out of `model` and `own`. TypeError, ValueError or ZeroDivisionError."""
+    """The values of a NetworkConfig, taken out of `model` and `own`.
+
+    Raises TypeError, ValueError or ZeroDivisionError.
+    """
     n_fft, hop_length = int(data.get("filter_length", 0)), int(data.get("hop_length", 1))
     network = {
         "sample_rate": data.get("sampling_rate"),
@@ -211,7 +214,10 @@ def _network_values(
 
 
 def _read_sections(value: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """Copies of the four objects of a `config.json`, without unused keys. ConfigError if one of them is missing."""
+    """Copies of the four objects of a `config.json`, without unused keys.
+
+    Raises ConfigError if one of them is missing.
+    """
     try:
         sections = {name: dict(value[name]) for name in ("train", "data", "model", "revoice")}
     except (KeyError, TypeError, ValueError) as error:

@@ -37,7 +37,7 @@ class Precision:
 def choose_device(wanted: str = "auto") -> Device:
     """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps"; "1" is "cuda:1", as RVC numbers GPUs.
 
-    ConfigError if it is not available, or for several GPUs ("0-1").
+    Raises ConfigError if it is not available, or for several GPUs ("0-1").
     """
     import torch
 
@@ -82,9 +82,9 @@ def choose_precision(
     """Turn the option `precision` (auto, fp32, bf16, fp16, int8) into dtypes.
 
     "auto" takes the fastest dtypes that the hardware supports. The decision rests on the reported instruction sets
-    and not on a measurement, so that a machine always computes the same samples. `supports_int8` tells whether the
-    voice can be quantized, `casts_encoder` whether the content encoder can compute in another dtype than float32.
-    ConfigError for a dtype that is not fast on the device.
+    and not on a measurement, so that a machine always computes the same samples. `supports_int8` is whether the
+    voice can be quantised, `casts_encoder` whether the content encoder can compute in another dtype than float32.
+    Raises ConfigError for a dtype that is not fast on the device.
     """
     import torch
 

@@ -4,7 +4,7 @@
     ├── AudioError              a recording that cannot be read or decoded, or is empty
     ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
-    ├── LinkError           a link or an account of the web that cannot be used
+    ├── LinkError           a URL or an online account that cannot be used
     ├── MissingFileError        a file or folder that is missing; the message says how to get it
     ├── MachineError            the machine has failed: no memory, an unreadable disk, a lost GPU
     │   └── WriteError          a file cannot be written: a full disk, a read-only folder
@@ -60,7 +60,7 @@ class ConfigError(RevoiceError):
 
 
 class LinkError(RevoiceError):
-    """A link may not be followed, cannot be reached or leads to no file; or an account of the web refuses something."""
+    """A URL may not be followed, cannot be reached or leads to no file; or an online account refuses a request."""
 
 
 class MissingFileError(RevoiceError):

@@ -64,15 +64,17 @@ class Limits:
 
 
 def is_link(text: str) -> bool:
-    """Whether a text is written like a link of the web."""
+    """Whether a text looks like a URL."""
     return re.match(r"https?:", text.strip(), re.IGNORECASE) is not None
 
 
 def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Limits | None = None) -> Path:
     """Download the file of an https link into `folder`, and return its path.
 
-    The name is that of the header Content-Disposition, else that of the link. `progress` counts bytes. LinkError if
-    the link is not allowed, cannot be reached, leads to a web page or exceeds a limit; WriteError. Then no file stays.
+    The name is that of the header Content-Disposition, else that of the link. `progress` counts bytes.
+
+    Raises LinkError if the link is not allowed, cannot be reached, leads to a web page or exceeds a limit, and
+    WriteError. No file is left behind then.
     """
     limits = limits or Limits()
     clock = _Deadline(limits.max_seconds)
@@ -105,7 +107,7 @@ class _Deadline:
         self._timer.cancel()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut this connection down at the end. TimeoutError if the time is over."""
+        """Shut this connection down at the end. Raises TimeoutError if the time is over."""
         self._connection = connection
         if self._over:
             raise TimeoutError
@@ -181,7 +183,7 @@ def _opened(link: str, limits: Limits, clock: _Deadline) -> Iterator[tuple[http.
 
 
 def _checked(link: str) -> SplitResult:
-    """The parts of a link. LinkError unless it is an https link with a host and without a login."""
+    """The parts of a link. Raises LinkError unless it is an https link with a host and without a login."""
     try:
         parts = urlsplit(link)
         usable = bool(parts.hostname) and parts.port != 0 and parts.username is None
@@ -196,14 +198,14 @@ def _checked(link: str) -> SplitResult:
 
 
 def not_a_link(text: str) -> LinkError:
-    """The error for a text that names no file of the web."""
+    """The error for a text that is not the URL of a file."""
     return LinkError(
         "{link} is not a link to a file. Copy the link of a file or of a Hugging Face repository.", link=text
     )  # fmt: skip
 
 
 def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits) -> None:
-    """LinkError unless the server sends a file of an allowed size."""
+    """Raises LinkError unless the server sends a file of an allowed size."""
     if response.status != 200:
         raise LinkError(
             "The server of {link} returned status {status}: the file is missing or requires a login.",
@@ -252,7 +254,7 @@ def _name(headers: Headers, *links: str) -> str:
 
 
 def _blocks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
-    """The body of an answer. LinkError where the connection fails, which is no failure to write."""
+    """The body of an answer. Raises LinkError where the connection fails, which is no failure to write."""
     try:
         while block := response.read1(BLOCK_BYTES):
             yield block
@@ -261,7 +263,7 @@ def _blocks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
 
 
 def _save(response: http.client.HTTPResponse, path: Path, limits: Limits, progress: Progress, clock: _Deadline) -> Path:
-    """Write the body of an answer; LinkError if it is larger than allowed or ends early."""
+    """Write the body of an answer; raises LinkError if it is larger than allowed or ends early."""
     total, received, shown = response.length or 0, 0, 0.0
     what = Message("downloading {file}", file=path.name)
     with replacing(path) as temporary, temporary.open("wb") as file:

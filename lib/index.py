@@ -76,9 +76,9 @@ class FeatureIndex:
     def build(cls, features: Iterable[FloatArray], seed: int = 0, max_vectors: int | None = None) -> "FeatureIndex":
         """Build from arrays (N, C) of content features. The same input and seed give the same index.
 
-        Memory holds at most MAX_VECTORS vectors: of more, a random sample of that size is reduced to N_CENTRES centres.
-        With `max_vectors`, more vectors than that are reduced to that many centres, for a smaller file. ConfigError
-        without features, CheckpointError for features of different widths or not finite.
+        Memory holds at most MAX_VECTORS vectors; beyond that, a random sample of that size is clustered to N_CENTRES
+        centres. With `max_vectors`, more vectors than that are reduced to that many centres, for a smaller file. Raises
+        ConfigError without features, CheckpointError for features of different widths or not finite.
         """
         import faiss
 
@@ -100,7 +100,7 @@ class FeatureIndex:
 
     @classmethod
     def load(cls, path: Path) -> "FeatureIndex":
-        """Read an index file. MissingFileError, MachineError, or CheckpointError: damaged, foreign or empty."""
+        """Read an index file. Raises MissingFileError, MachineError, or CheckpointError: damaged, foreign or empty."""
         import faiss
 
         if not path.exists():
@@ -122,7 +122,7 @@ class FeatureIndex:
         return loaded
 
     def save(self, path: Path) -> None:
-        """Write the index file atomically. RevoiceError if it cannot be written."""
+        """Write the index file atomically. Raises RevoiceError if it cannot be written."""
         import faiss
 
         with replacing(path) as temporary:
@@ -140,7 +140,7 @@ class FeatureIndex:
     def search(self, content: FloatArray) -> FloatArray:
         """Replace every frame of content (N, C) by a weighted mean of its nearest stored vectors: (N, C).
 
-        A frame without neighbours keeps its own features. CheckpointError if the widths differ.
+        A frame without neighbours keeps its own features. Raises CheckpointError if the widths differ.
         """
         if content.shape[1] != self.width:
             raise CheckpointError(
@@ -188,7 +188,7 @@ def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int
 
 
 def _checked(block: FloatArray, width: int | None) -> FloatArray:
-    """Return the block (N, C) as contiguous float32; CheckpointError for another width or values not finite."""
+    """Return the block (N, C) as contiguous float32; raises CheckpointError for another width or values not finite."""
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise CheckpointError(
             "Content features of shape {shape} do not fit the others ({width} features per frame). Extract the "

@@ -27,7 +27,7 @@ class _Walk:
         self.at = 0
 
     def skip(self, n_bytes: int) -> int:
-        """Skip n_bytes and return their offset; ValueError if the data is shorter."""
+        """Skip n_bytes and return their offset; raises ValueError if the data is shorter."""
         start, self.at = self.at, self.at + n_bytes
         if n_bytes < 0 or self.at > len(self.data):
             raise ValueError(Message("it is truncated"))
@@ -55,7 +55,7 @@ class _Walk:
 
 
 def check_structure(path: Path, data: memoryview) -> None:
-    """CheckpointError unless the data are one complete IVF,Flat index with L2 metric and vectors in it."""
+    """Raises CheckpointError unless the data are one complete IVF,Flat index with L2 metric and vectors in it."""
     try:
         n_vectors = _walk_index(_Walk(data))
     except ValueError as error:
@@ -74,7 +74,7 @@ def check_structure(path: Path, data: memoryview) -> None:
 
 
 def _walk_index(walk: _Walk) -> int:
-    """Check the whole file and return the number of vectors. ValueError says what is wrong."""
+    """Check the whole file and return the number of vectors. Raises ValueError with the reason."""
     walk.expect(b"IwFl")
     width, n_vectors = _walk_header(walk)
     n_cells, nprobe = walk.read("QQ")

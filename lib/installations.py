@@ -45,8 +45,8 @@ def _is_folder(path: Path) -> bool:
 def add_installation(text: str, listed: Path = LIST) -> Path:
     """Add the folder that a user typed or pasted, and return it.
 
-    MissingFileError if it does not exist; ConfigError if it holds neither voices nor indexes nor weights, or if there
-    are MAX_FOLDERS already.
+    Raises MissingFileError if it does not exist; ConfigError if it holds neither voices nor indexes nor weights, or if
+    there are MAX_FOLDERS already.
     """
     folder = given_path(text).absolute()
     if not folder.is_dir():

@@ -19,7 +19,7 @@ MAX_DIGITS = 20  # of an integer
 
 
 def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
-    """The value of a JSON text, UTF-8 with or without a byte order mark. ValueError says what is wrong with it.
+    """The value of a JSON text, UTF-8 with or without a byte order mark. Raises ValueError with the reason.
 
     `allow_nan` accepts NaN and Infinity, which this program writes into files that no other program reads.
     """
@@ -38,7 +38,7 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES, *, allow_nan: bool
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
-    """The value of a JSON file. MissingFileError, or ConfigError if it cannot be read."""
+    """The value of a JSON file. Raises MissingFileError, or ConfigError if it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or device might never end
             raise ValueError(Message("it is not a regular file"))
@@ -53,7 +53,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False
 
 
 def read_json_table(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> dict[str, Any]:
-    """The value of a JSON file that must hold a table of names and values. Errors as of `read_json`."""
+    """The value of a JSON file that must hold a JSON object. Raises the same errors as `read_json`."""
     value = read_json(path, max_bytes, allow_nan=allow_nan)
     if not isinstance(value, dict):
         raise unreadable_json(path, Message("it holds no table of values"))
@@ -87,7 +87,7 @@ def _too_deep() -> ValueError:
 
 
 def _check_depth(value: Any) -> None:
-    """ValueError if lists and tables are nested too deep; level by level, so that the check itself needs no stack."""
+    """Raises ValueError if lists and tables are nested too deep. Works level by level and needs no stack."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]

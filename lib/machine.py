@@ -1,7 +1,7 @@
-"""Failures of the machine, such as a full disk, no memory or a lost GPU, as one sentence, whatever library met them.
+"""Failures of the machine, such as a full disk, no memory or a lost GPU, as one sentence, regardless of the library.
 
 Libraries report them in many ways: OSError, MemoryError, a RuntimeError of torch, faiss or libsndfile, an ImportError.
-A damaged file is no failure of the machine: readers try this first, so that neither is taken for the other.
+A damaged file is no failure of the machine: readers check this first to tell the two apart.
 """
 
 import errno

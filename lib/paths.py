@@ -106,7 +106,7 @@ def clean_name(text: str) -> str:
 
 
 def inside(root: Path, name: str | Path, what: str) -> Path:
-    """Resolve `name` below `root`; ConfigError if it would lead out of it (`..`, absolute path, link)."""
+    """Resolve `name` below `root`; raises ConfigError if it would lead out of it (`..`, absolute path, link)."""
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Types of arrays and signals that several packages use. A shape comment stands beside every use."""
+"""Types of arrays and signals that several packages use. Each use has a shape comment."""
 
 from typing import Protocol
 

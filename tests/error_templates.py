@@ -68,7 +68,7 @@ def _is_passed_on(argument: ast.expr | None) -> bool:
 
 
 def placeholders(template: str) -> frozenset[str]:
-    """The names in a template. ValueError if it is no valid template."""
+    """The names in a template. Raises ValueError if it is no valid template."""
     return frozenset(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
 
 

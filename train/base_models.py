@@ -68,8 +68,8 @@ def has_base(config: FamilyConfig, root: Path = ROOT) -> bool:
 def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: Path = ROOT) -> BaseModels | None:
     """The base models that the options name, else those of the family, strictly checked; None if there are none.
 
-    ConfigError for half a pair, MissingFileError for a file or folder that is not there, CheckpointError for one that
-    does not fit the training run: another family, sample rate, use of F0 or content encoder.
+    Raises ConfigError for half a pair, MissingFileError for a file or folder that is not there, CheckpointError for one
+    that does not fit the training run: another family, sample rate, use of F0 or content encoder.
     """
     generator, discriminator = options.base_generator, options.base_discriminator
     if (generator is None) != (discriminator is None):
@@ -107,9 +107,11 @@ def _named_files(folder: Path) -> tuple[Path, Path]:
 
 
 def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
-    """Generator and discriminator among given files, told by their tensors. ConfigError unless there is one of each.
+    """Generator and discriminator among given files, identified by their tensors.
 
-    CheckpointError for a file that is not a model file.
+    Raises ConfigError unless there is one of each.
+
+    Raises CheckpointError for a file that is not a model file.
     """
     generators, discriminators = _by_kind(paths[:MAX_FILES])
     if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
@@ -143,7 +145,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _check_encoder(path: Path, wanted: str) -> None:
-    """CheckpointError if the file states another content encoder."""
+    """Raises CheckpointError if the file states another content encoder."""
     if not path.is_file():
         raise MissingFileError(path, "Specify the file of a base model.")
     declared = _stored(path).get("embedder_model")
@@ -159,7 +161,7 @@ def _check_encoder(path: Path, wanted: str) -> None:
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
     """The base models of a family, strictly checked; None if there are none.
 
-    MissingFileError if only one of the two is there; CheckpointError if a file does not match its name.
+    Raises MissingFileError if only one of the two is there; CheckpointError if a file does not match its name.
     """
     if config.family == "lite" and not config.synthesizer.has_f0:
         return None
@@ -203,7 +205,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _read_generator(path: Path, config: FamilyConfig) -> Weights:
-    """The weights of a base generator. CheckpointError if it is of another family or rate, or does not fit."""
+    """The weights of a base generator. Raises CheckpointError if it is of another family or rate, or does not fit."""
     weights = read_weights(path)
     wanted = Kind(config.family, config.audio.sample_rate, config.synthesizer.has_f0)
     found = kind_of(weights, str(path))
@@ -218,7 +220,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
 
 
 def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
-    """The weights of a base discriminator. CheckpointError if it is of another family or does not fit."""
+    """The weights of a base discriminator. Raises CheckpointError if it is of another family or does not fit."""
     weights = read_weights(path)
     found = len({key.split(".")[1] for key in weights if key.startswith("discriminators.")})
     wanted = config.discriminator.count  # v1 and v2 differ in the periods

@@ -51,7 +51,7 @@ class Pair:
         return self.generator.stem[2:]
 
     def verify(self) -> None:
-        """CheckpointError if a file differs from the saved one, or if the files are from different saves."""
+        """Raises CheckpointError if a file differs from the saved one, or if the files are from different saves."""
         from lib.voice.training_state import generator_of
 
         if self.facts is None:
@@ -82,7 +82,7 @@ class CheckpointIndex:
         return self.folder / f"G_{number}.pth", self.folder / f"D_{number}.pth"
 
     def write(self) -> None:
-        """Write the file atomically, after the names of the checkpoints. WriteError if it cannot be written."""
+        """Write the file atomically, after the names of the checkpoints. Raises WriteError if it cannot be written."""
         sync_folder(self.folder)
         content: dict[str, Any] = {
             "format": FORMAT,

@@ -53,7 +53,7 @@ def load_base(state: TrainState, generator: Weights | None, discriminator: Weigh
 
 
 def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
-    """Write both training states with the same progress and random state; the discriminator's names the generator's.
+    """Write both training states with the same progress and random state; the D file records the G file's SHA-256.
 
     Every process calls this, because each has a random state of its own; the main process writes.
     """
@@ -79,8 +79,8 @@ def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
 def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None":
     """Continue from the newest intact pair of checkpoints; None if nothing was saved.
 
-    Other pairs are reported in a warning and stay unchanged. All processes use the same pair. CheckpointError if there
-    are checkpoints but no intact pair: training never starts from the base models instead.
+    Other pairs are reported in a warning and stay unchanged. All processes use the same pair. Raises CheckpointError if
+    there are checkpoints but no intact pair: training never starts from the base models instead.
     """
     pairs, others = find_pairs(read_index(experiment.folder))
     if not pairs and not any(map(experiment.was_saved, others)):
@@ -119,7 +119,7 @@ class Resumed(NamedTuple):
 
 
 def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
-    """Continue from a pair of training states. CheckpointError if they do not belong together or do not fit."""
+    """Continue from a pair of training states. Raises CheckpointError if they do not belong together or do not fit."""
     paths = (generator, discriminator)
     stored = [read_training_state(path) for path in paths]
     own, other = (_own_entry(item, path) for item, path in zip(stored, paths, strict=True))
@@ -159,7 +159,10 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
 
 
 def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
-    """What `save_pair` added to a training state; empty in files of other programs. CheckpointError if damaged."""
+    """What `save_pair` added to a training state; empty in files of other programs.
+
+    Raises CheckpointError if damaged.
+    """
     own = stored.extra.get("revoice")
     if own is None:
         return {}

@@ -74,7 +74,7 @@ class Batch(NamedTuple):
 
 @contextmanager
 def _reading(clip: Clip) -> Iterator[None]:
-    """AudioError if a file of a clip is damaged, MachineError if the machine has failed to read it."""
+    """Raises AudioError if a file of a clip is damaged, MachineError if the machine has failed to read it."""
     try:
         yield
     except (OSError, ValueError, IndexError, EOFError, soundfile.LibsndfileError) as error:
@@ -103,7 +103,7 @@ class ClipDataset(Dataset[Item]):
             raise ConfigError("All clips are shorter than one frame. Prepare longer recordings.")
 
     def _count_frames(self, clip: Clip) -> int:
-        """Frames that audio, content and F0 all have. Errors as of `_reading`."""
+        """Frames that audio, content and F0 all have. Raises the same errors as `_reading`."""
         with _reading(clip):
             return self._min_frames(clip)
 

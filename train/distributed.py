@@ -32,7 +32,7 @@ _LOST = re.compile(
 
 
 def connect(*, cpu: bool) -> "PartialState":
-    """Connect this process to those that a launcher started with it. ConfigError if that fails."""
+    """Connect this process to those that a launcher started with it. Raises ConfigError if that fails."""
     from accelerate.state import PartialState
 
     # Concerns weight-normed convolutions with one input channel; at most a matter of speed, logged by every process.
@@ -59,7 +59,7 @@ def disconnect() -> None:
 
 
 def check_launcher(environment: Mapping[str, str]) -> None:
-    """ConfigError if `accelerate launch --cpu` was told to start several processes: it starts only one.
+    """Raises ConfigError if `accelerate launch --cpu` was told to start several processes: it starts only one.
 
     It then sets the address of the main process, but no rank.
     """

@@ -42,7 +42,10 @@ class Estimate:
 
 
 def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Estimate:
-    """Estimate the training of a voice on `seconds` of recordings. ConfigError for a device that does not exist."""
+    """Estimate the training of a voice on `seconds` of recordings.
+
+    Raises ConfigError for a device that does not exist.
+    """
     clips = clips_of(seconds, options)
     batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device, clips)
     steps = options.epochs * math.ceil(clips / batch_size)
@@ -114,7 +117,7 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
 
 
 def clips_of(seconds: float, options: PrepareOptions) -> int:
-    """The training clips that so many seconds of recordings make, with the silent ones."""
+    """The training clips that `seconds` of recordings yield, with the silent ones."""
     return math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
 
 

@@ -54,7 +54,7 @@ def _kind(config: FamilyConfig) -> tuple[Any, ...]:
 
 
 def check_speaker(config: FamilyConfig, speaker_id: int) -> None:
-    """ConfigError if networks of the family have no such row of the speaker embedding."""
+    """Raises ConfigError if networks of the family have no such row of the speaker embedding."""
     count = config.synthesizer.n_speakers
     if speaker_id >= count:
         raise ConfigError(
@@ -91,7 +91,7 @@ class Experiment:
     # --- configuration -------------------------------------------------------------------------------------------
 
     def config(self) -> FamilyConfig:
-        """The configuration this experiment was created with. MissingFileError if it was not created yet."""
+        """The configuration this experiment was created with. Raises MissingFileError if it was not created yet."""
         if not self.config_file.is_file():
             raise MissingFileError(
                 self.config_file,
@@ -112,7 +112,7 @@ class Experiment:
             return None
 
     def create(self, config: FamilyConfig) -> None:
-        """Write the configuration; ConfigError if the experiment exists with another kind of voice.
+        """Write the configuration; raises ConfigError if the experiment exists with another kind of voice.
 
         Once there is a checkpoint, the network sizes stay, even if those of the family have changed since.
         """
@@ -123,7 +123,10 @@ class Experiment:
         write_json(self.config_file, config.to_json())
 
     def check_kind(self, config: FamilyConfig) -> FamilyConfig:
-        """The configuration of the experiment, or `config` for a new one; ConfigError if it is of another kind."""
+        """The configuration of the experiment, or `config` for a new one.
+
+        Raises ConfigError if it is of another kind.
+        """
         if not self.config_file.is_file():
             return config
         old = self.config()
@@ -137,7 +140,7 @@ class Experiment:
         return old
 
     def check_voice_is_ours(self) -> None:
-        """ConfigError if a voice exists under this name that the experiment did not make."""
+        """Raises ConfigError if a voice exists under this name that the experiment did not make."""
         if self.voice.exists() and not self.stage("fit").get("voice"):
             raise ConfigError(
                 "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment "
@@ -191,8 +194,8 @@ class Experiment:
     def mark_owned(self, folders: Sequence[Path], *, clear: bool = False) -> None:
         """Record that this program writes the folders, before it writes into them.
 
-        `clear` deletes what an earlier run of the stage left in them. ConfigError if a folder has files and is not
-        recorded as ours: another program wrote them, and they stay.
+        `clear` deletes what an earlier run of the stage left in them. Raises ConfigError if a folder has files and is
+        not recorded as ours: another program wrote them, and they stay.
         """
         state = self._state()
         ours = set(state.get("made", []))
@@ -216,7 +219,7 @@ class Experiment:
     # --- clips ---------------------------------------------------------------------------------------------------
 
     def clips(self, *, speaker_id: int = 0) -> list[Clip]:
-        """Every clip that has all its files, by name. ConfigError if there is none."""
+        """Every clip that has all its files, by name. Raises ConfigError if there is none."""
         network = self.config().synthesizer
         content = self.content_folder(network.content_width)
         found = []
@@ -252,7 +255,7 @@ class Experiment:
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
         """The pairs of checkpoints (G, D) that seem intact, the one with the most progress first.
 
-        CheckpointError if there are checkpoints, but no intact pair.
+        Raises CheckpointError if there are checkpoints, but no intact pair.
         """
         pairs, problems = find_pairs(read_index(self.folder))
         if not pairs and (lost := [problem for problem in problems if self.was_saved(problem)]):
@@ -274,7 +277,7 @@ class Experiment:
             return True
 
     def newest_pair(self) -> tuple[Path, Path] | None:
-        """The pair with the most progress; None if nothing was saved. CheckpointError if no pair is intact."""
+        """The pair with the most progress; None if nothing was saved. Raises CheckpointError if no pair is intact."""
         return next(iter(self.checkpoint_pairs()), None)
 
     def recover(self) -> None:
@@ -307,7 +310,7 @@ class Experiment:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the experiment for one job. ConfigError if another job holds the lock."""
+        """Lock the experiment for one job. Raises ConfigError if another job holds the lock."""
         with ExitStack() as after, folder_lock(self.folder, ".lock", self._in_use):
             after.callback(self._remove_if_unused)
             with write_errors(self.folder):

@@ -102,7 +102,7 @@ def extract(experiment: Experiment, options: ExtractOptions, progress: Progress 
 
 
 def _clip_names(experiment: Experiment) -> list[str]:
-    """The file names of all clips at 16 kHz. ConfigError if there are none."""
+    """The file names of all clips at 16 kHz. Raises ConfigError if there are none."""
     names = [path.name for path in list_clips(experiment.wavs_16k)]
     if not names:
         raise ConfigError(
@@ -125,7 +125,10 @@ def _precision(
 def _networks(
     config: FamilyConfig, options: ExtractOptions, device: torch.device, precision: Precision
 ) -> tuple[ContentEncoder, ExactExtractor | None]:
-    """The content encoder, and the pitch method for a voice with F0. ConfigError for an encoder that does not fit."""
+    """The content encoder, and the pitch method for a voice with F0.
+
+    Raises ConfigError for an encoder that does not fit.
+    """
     encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:
         raise ConfigError(

@@ -38,8 +38,8 @@ Parts = Mapping[str, int]  # file of a recording -> number of its first clip tha
 def choose_parts(table: Table) -> dict[str, int]:
     """The recordings to hold out, by speaker: 5 % of the length and together at least 20 s, at most a third.
 
-    The order is that of a hash of the file names, so that more data changes little. Of a single recording it is the
-    end. Empty if nothing can be held out.
+    The order is that of a hash of the file names, so that more data changes little. With a single recording, its end
+    is held out. Empty if nothing can be held out.
     """
     parts: dict[str, int] = {}
     speakers = sorted({item.speaker for item in table.recordings if item.clips})
@@ -71,7 +71,7 @@ def _end_of_longest(own: Sequence[Source], wanted: float) -> dict[str, int]:
 def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int]:
     """What a run holds out. A run that has begun keeps its choice, as far as the recordings still exist.
 
-    ConfigError if recordings are to be held out and there are none that the voice was not trained on.
+    Raises ConfigError if recordings are to be held out and there are none that the voice was not trained on.
     """
     table, begun = read_table(experiment), any(experiment.folder.glob("G_*.pth"))
     if options.held_out == "off":
@@ -113,7 +113,10 @@ class ChosenClips(NamedTuple):
 
 
 def choose_clips(experiment: Experiment, options: FitOptions) -> ChosenClips:
-    """The clips of an experiment with their speakers, to train on and held out. ConfigError as in `held_out_parts`."""
+    """The clips of an experiment with their speakers, to train on and held out.
+
+    Raises ConfigError as in `held_out_parts`.
+    """
     clips, table = experiment.clips(speaker_id=options.speaker_id), read_table(experiment)
     parts = held_out_parts(experiment, options)
     if table is None:

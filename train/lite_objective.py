@@ -50,7 +50,11 @@ class LiteObjective:
         return output
 
     def learning_rate_factor(self, step: int) -> float:
-        """From a base: high for the speaker embedding, with a warm-up and a linear fall; then low for the vocoder."""
+        """The factor for a step.
+
+        When starting from a base model, it is high for the speaker embedding, with a warm-up and a linear fall; then
+        low for the vocoder. Otherwise it is 1.
+        """
         if not self.from_base:
             return 1.0
         if self.uses_discriminator(step):
@@ -58,10 +62,10 @@ class LiteObjective:
         return ADAPTATION_RATE * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - step / self.settings.prior_steps)
 
     def start_from_base(self, generator: nn.Module) -> None:
-        """Keep the prior as it is: of it, only the speaker embedding is adapted.
+        """Keep the prior as it is: only its speaker embedding is adapted.
 
-        A prior that is trained on a few minutes loses the words of other readers: it learns the few sequences of codes
-        in its training data.
+        A prior that is trained on a few minutes becomes unintelligible for other speakers: it learns the few sequences
+        of codes in its training data.
         """
         self.from_base = True
         generator.enc_p.requires_grad_(False)

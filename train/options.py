@@ -28,7 +28,7 @@ class PrepareOptions(BaseModel, frozen=True, extra="forbid"):
         0.0, ge=0, le=1, description="strength of noise reduction on the recordings; 0 = off, 1 = as much as possible"
     )
     speakers: Literal["one", "folders"] = Field(
-        "one", description="speakers of the recordings: one, or folders: each sub-folder holds those of one speaker"
+        "one", description="speakers of the recordings; one: all by one speaker; folders: one speaker per sub-folder"
     )
     slice_seconds: float = Field(3.7, ge=1.0, le=8.0, description="length of a training clip in seconds")
 
@@ -77,7 +77,8 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=256,
-        description="clips per step and device; None: by GPU memory and amount of data, on a CPU the family's default",
+        description="clips per step and device; None: chosen from GPU memory and amount of data; on a CPU, the "
+        "family's default",
     )
     accumulation_steps: int = Field(
         1,
@@ -86,7 +87,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         description="micro-batches of each batch, whose gradients are accumulated: less memory, same result",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again instead of keeping them: less memory, a third more time"
+        False, description="recompute activations to save memory (about a third slower)"
     )
     learning_rate: float | None = Field(
         None, gt=0, le=0.1, description="learning rate of both optimisers; None: the family's default"
@@ -100,20 +101,18 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None, description="file of a base generator (G) to start from, together with --base-discriminator"
     )
     base_discriminator: GivenPath | None = Field(
-        None, description="file of the base discriminator (D) that belongs to it"
+        None, description="file of the base discriminator (D) matching --base-generator"
     )
     speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding to train")
     held_out: Literal["auto", "on", "off"] = Field(
         "auto",
         description="hold out 5 % of the recordings (at least 20 s) from training and measure the voice on them at "
-        "every save, to find the best epoch; auto: from ten minutes of recordings",
+        "every save, to find the best epoch; auto: on with at least ten minutes of recordings",
     )
     stop_when_overtrained: bool = Field(
         False, description="stop when the held-out recordings have clearly become worse; the best epoch is saved anyway"
     )
-    balance_speakers: bool = Field(
-        True, description="several speakers: use the clips of those with fewer recordings more often"
-    )
+    balance_speakers: bool = Field(True, description="with several speakers, oversample those with fewer recordings")
     seed: Seed = 1234
     save_every_minutes: float = Field(5.0, gt=0, description="save a checkpoint at least this often")
     save_every_epochs: int | None = Field(None, ge=1, description="also save a checkpoint every N epochs")

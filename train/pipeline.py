@@ -41,7 +41,7 @@ def record(experiment: Experiment, stage: str, **facts: Any) -> None:
 def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Path] | None:
     """Epochs, steps and newest generator checkpoint of an experiment whose epochs are all done, else None.
 
-    Its voice must have been exported, too. CheckpointError if there are checkpoints, but no intact pair.
+    Its voice must have been exported, too. Raises CheckpointError if there are checkpoints, but no intact pair.
     """
     if not (experiment.checkpoint_pairs() and experiment.voice.is_file()):
         return None

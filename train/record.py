@@ -46,7 +46,7 @@ class _Record(BaseModel, extra="allow"):
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of an experiment as it was written; {} if there is none. ConfigError if it is damaged."""
+    """The record of an experiment as it was written; {} if there is none. Raises ConfigError if it is damaged."""
     if not path.is_file():
         return {}
     record = read_json_table(path)

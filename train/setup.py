@@ -54,7 +54,7 @@ class Training:
 def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | None = None) -> Training:
     """Load everything for a run, and resume from the newest checkpoint if there is one.
 
-    `clips` None takes the experiment's own. ConfigError, CheckpointError, AudioError or MissingFileError if
+    `clips` None takes the experiment's own. Raises ConfigError, CheckpointError, AudioError or MissingFileError if
     training cannot start; checkpoints and voice are unchanged then.
     """
     config = experiment.config()

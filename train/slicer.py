@@ -1,7 +1,7 @@
 """Cuts a recording at its pauses: silence detection to sample ranges; pure.
 
 A pause is a run of frames whose RMS lies below the threshold. A short pause is cut at its quietest frame and nothing
-is lost; of a longer one, up to `max_silence_ms` stay on either side and the middle is dropped:
+is lost; for a longer pause, up to `max_silence_ms` stay on either side and the middle is dropped:
 
     sound ──────┐                                   ┌────── sound
                 │  kept  │     dropped     │  kept  │

@@ -105,9 +105,9 @@ class Table:
 def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> Plan:
     """List the recordings in `data`, a folder with its sub-folders or one file, with their speakers.
 
-    `speakers` is the option: "one", or "folders" for one speaker per sub-folder, whose name is that of the speaker;
-    a numeric name is the speaker number. The folder `results` is skipped. MissingFileError, AudioError or ConfigError
-    if there is nothing to prepare.
+    `speakers` is the option: "one", or "folders" for one speaker per sub-folder, whose name is that of the speaker; a
+    numeric name is the speaker number. The folder `results` is skipped. Raises MissingFileError, AudioError or
+    ConfigError if there is nothing to prepare.
     """
     if speakers == "one":
         paths = list_recordings(data, results) if data.is_dir() or not data.exists() else [data]
@@ -149,7 +149,7 @@ def _outside(data: Path) -> list[tuple[Path, Message]]:
 def number_speakers(names: Sequence[str]) -> dict[str, int]:
     """The number of each speaker: that of its name if it is one, else the lowest that is free, in order of the names.
 
-    ConfigError if two names stand for one number.
+    Raises ConfigError if two names map to the same number.
     """
     taken: dict[int, str] = {}
     for name in names:
@@ -174,7 +174,7 @@ def write_table(experiment: Experiment, table: Table) -> None:
 
 
 def read_table(experiment: Experiment) -> Table | None:
-    """The table of an experiment; None if its clips were prepared without one. ConfigError if it is damaged."""
+    """The table of an experiment; None if its clips were prepared without one. Raises ConfigError if it is damaged."""
     path = experiment.folder / TABLE
     if not path.is_file():
         return None

@@ -40,8 +40,8 @@ def train_step(
 ) -> dict[str, float]:
     """Update both networks -> losses and gradient norms by their TensorBoard names, means over the processes.
 
-    `starts` [B] fixes the segments and `temperature` 0 removes the noise. ConfigError if not even one clip fits into
-    memory, or if the batch does not fit and several processes train.
+    `starts` [B] fixes the segments and `temperature` 0 removes the noise. Raises ConfigError if not even one clip fits
+    into memory, or if the batch does not fit and several processes train.
     """
     work = _Step(state, batch, starts, temperature)
     set_learning_rate(state)
@@ -133,7 +133,7 @@ class _Step:
     def _use_smaller_micro_batches(self) -> None:
         """For the rest of the run, compute half as many clips at once; a single one with gradient checkpointing.
 
-        ConfigError if that has been done.
+        Raises ConfigError if that has been done.
         """
         state = self.state
         size = min(state.micro_batch or self.clips, self.clips)

@@ -16,7 +16,7 @@ def replacing_folders(
 ) -> Iterator[list[Path]]:
     """Yield an empty folder for each of `names`; on success they are moved into `parent`, on failure deleted.
 
-    `before_commit` is called when all are complete, before the first is replaced. WriteError if that fails.
+    `before_commit` is called when all are complete, before the first is replaced. Raises WriteError if that fails.
     """
     fresh = parent / FRESH
     is_new = not parent.exists()

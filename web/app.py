@@ -124,7 +124,7 @@ class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio
     """Gradio's server without its start-up limit of 5 s: it waits as long as its thread is alive."""
 
     def run_in_thread(self) -> None:
-        """Start serving. ServerFailedToStartError if the server ends instead, for example because its port is taken."""
+        """Start serving. Raises ServerFailedToStartError if the server ends instead, as when its port is taken."""
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         while not self.started:
@@ -194,7 +194,7 @@ def _app_arguments(address: Address) -> dict[str, Any]:
 
 
 def check_address(address: Address) -> None:
-    """ConfigError for a certificate or a root path that cannot be used."""
+    """Raises ConfigError for a certificate or a root path that cannot be used."""
     if not ROOT_PATH.fullmatch(address.root_path):
         raise ConfigError("The root path {path!r} is not valid. Use a path like /voices.", path=address.root_path)
     if address.key and not address.certificate:

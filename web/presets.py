@@ -33,7 +33,7 @@ class Presets:
         write_json(self.path(name), options.model_dump(mode="json", exclude={"device"}))
 
     def load(self, name: str) -> ConvertOptions:
-        """The options of a preset. MissingFileError or ConfigError."""
+        """The options of a preset. Raises MissingFileError or ConfigError."""
         path = self.path(name)
         if not path.is_file():
             raise MissingFileError(path, "Choose a preset from the list.")
@@ -60,7 +60,7 @@ class Presets:
 
 
 def read_preset(path: Path) -> ConvertOptions:
-    """Read a preset; ConfigError if it is not one. Options it does not name have their defaults."""
+    """Read a preset; raises ConfigError if it is not one. Options it does not name have their defaults."""
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
     try:

@@ -94,7 +94,7 @@ def make_services(
     """Connect the page to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
 
     `roots` None: `lib.voice.library.voice_roots`. `links`: whether users may give links to download from; None: if the
-    page is `local`. ConfigError for an unusable device.
+    page is `local`. Raises ConfigError for an unusable device.
     """
     home = (roots or voice_roots())[0]
     inspect, add, fetch_link = _intake(home, roots, logs, local=local)
@@ -124,7 +124,10 @@ def make_services(
 
 
 def _usable(device: str) -> str:
-    """The device. ConfigError if it cannot be used; "auto" is not checked, which would import torch too early."""
+    """The device.
+
+    Raises ConfigError if it cannot be used; "auto" is not checked, which would import torch too early.
+    """
     if device != "auto":
         choose_device(device)
     return device

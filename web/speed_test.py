@@ -41,7 +41,7 @@ def measure_in_subprocess(device: str) -> Speeds:
 
 
 def measure(device: str) -> Speeds:
-    """Measure in this process, some seconds long. ConfigError for a device that is not available."""
+    """Measure in this process, some seconds long. Raises ConfigError for a device that is not available."""
     where = choose_device(device).device
     audio = load_audio(RECORDING, ANALYSIS_RATE)
     seconds = len(audio) / ANALYSIS_RATE

@@ -29,25 +29,30 @@ class _Result(BaseModel, frozen=True):
 
     voice: str = Field(description="name of a voice in weights/, or path of a voice model")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="output file or folder; None: next to the input, named after it and the voice"
+        None, description="output file or folder; None: next to the song, named after it and the voice"
     )
     format: AudioFormat | None = Field(None, description="output format; None: from the extension of OUTPUT, else wav")
     index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
 
 
 class CoverArguments(CoverOptions, _Result, frozen=True):
-    """Make a cover: separate a song, convert its vocals and mix them with the instrumental again."""
+    """Make a cover: separate a song, convert its vocals and remix them with the instrumental."""
 
     song: Positional[GivenPath | None] = Field(default=None, description="the song; not needed with both stems")
-    vocals: GivenPath | None = Field(None, description="its vocals, if you have them")
-    instrumental: GivenPath | None = Field(None, description="its instrumental, if you have it")
+    vocals: GivenPath | None = Field(None, description="vocal stem of the song, if available")
+    instrumental: GivenPath | None = Field(None, description="instrumental stem of the song, if available")
 
 
 class SayArguments(SpeechOptions, _Result, frozen=True):
-    """Speak a text in a voice."""
+    """Synthesise text in a voice."""
 
     text: Positional[str] = Field(default="", description="the text")
     file: GivenPath | None = Field(None, description="a text file, or SRT subtitles, which keep their times")
+    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
+        None,
+        description="output file or folder; None: next to FILE, named after it and the voice; without FILE: in the "
+        "current folder, named after the beginning of the text and the voice",
+    )
 
 
 def main(args: Sequence[str]) -> int:
@@ -116,7 +121,7 @@ def _text(arguments: SayArguments) -> str:
 
 
 def _output(arguments: _Result, default: Path) -> Path:
-    """The file to write; ConfigError if OUTPUT and format contradict each other."""
+    """The file to write; raises ConfigError if OUTPUT and format contradict each other."""
     output, chosen = arguments.output, arguments.format
     if output is None or output.is_dir() or output.suffix.lower().removeprefix(".") not in AUDIO_FORMATS:
         folder = default.parent if output is None else output

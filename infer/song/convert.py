@@ -48,7 +48,7 @@ class Sound:
         return self.audio.shape[1] / self.sample_rate
 
     def save(self, path: Path) -> None:
-        """Write it in the format that the suffix names; errors as `save_blocks`."""
+        """Write it in the format that the suffix names; raises the same errors as `save_blocks`."""
         audio = self.audio[0] if len(self.audio) == 1 else self.audio
         save_blocks(path, array_blocks(audio), self.sample_rate, self.subtype, self.tags)
 
@@ -62,7 +62,10 @@ class Converted(NamedTuple):
 
 
 def read_sound(path: Path, options: ConvertOptions) -> Sound:
-    """The channels of a recording that the options choose, of a preview only its beginning. Errors as `Recording`."""
+    """The channels of a recording that the options choose; for a preview, only the beginning.
+
+    Raises the same errors as `Recording`.
+    """
     recording = Recording(path, options.channel)
     wanted = (options.preview or MAX_SECONDS) * recording.sample_rate
     blocks = []

@@ -69,7 +69,7 @@ class CoverMaker:
     load_separator: LoadSeparator = load_separator
 
     def make(self, sources: Sources, output: Path, options: CoverOptions, progress: Progress = no_progress) -> Cover:
-        """Make a cover and write it to `output`, its stems into the folder OUTPUT_stems beside it."""
+        """Make a cover, write it to `output` and write its stems to the folder OUTPUT_stems beside it."""
         start = time.perf_counter()
         if output.resolve() in {
             path.resolve() for path in (sources.song, sources.vocals, sources.instrumental) if path

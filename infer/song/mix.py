@@ -62,7 +62,7 @@ def _panned(audio: FloatArray, pan: float) -> FloatArray:
 
 
 def change_key(audio: FloatArray, sample_rate: int, semitones: int) -> FloatArray:
-    """Transpose (C, T) at the same length. ConfigError without the package python-stretch."""
+    """Transpose (C, T) at the same length. Raises ConfigError without the package python-stretch."""
     if semitones == 0:
         return audio
     if importlib.util.find_spec("python_stretch") is None:

@@ -23,7 +23,8 @@ class CoverOptions(ConvertOptions, frozen=True):
     )
     dereverb: str = Field("", description="pymss model that removes reverb from the vocals; empty = keep the reverb")
     backing: Literal["keep", "convert", "drop"] = Field(
-        "keep", description="backing vocals, if lead_separation finds them: keep, convert too, or drop"
+        "keep",
+        description="what to do with separated backing vocals (needs lead_separation): keep, convert too, or drop",
     )
     instrumental_shift: int | None = Field(
         None,
@@ -33,7 +34,7 @@ class CoverOptions(ConvertOptions, frozen=True):
     )
     vocal_level: float = Field(0.0, ge=-40, le=20, description="level of the converted vocals in dB")
     instrumental_level: float = Field(0.0, ge=-40, le=20, description="level of the instrumental in dB")
-    vocal_pan: float = Field(0.0, ge=-1, le=1, description="place of the converted vocals: -1 = left, 1 = right")
+    vocal_pan: float = Field(0.0, ge=-1, le=1, description="pan position of the converted vocals: -1 = left, 1 = right")
     vocal_reverb: float = Field(
         0.0, ge=0, le=1, description="level of the reverb on the converted vocals; 0 = none, 0.15 is moderate"
     )

@@ -29,7 +29,7 @@ class PymssSeparator:
     """A loaded model."""
 
     def __init__(self, name: str, device: str, models: Path) -> None:
-        """ConfigError without the package or for an unknown or unsafe model, MissingFileError without its weights."""
+        """Raises ConfigError if pymss is missing or the model unknown or unsafe, MissingFileError without weights."""
         if importlib.util.find_spec("pymss") is None:
             raise ConfigError(
                 "Separating a song needs the package pymss. Install it (pip install pymss), or provide your "

@@ -17,7 +17,10 @@ class Separator(Protocol):
 
 
 class LoadSeparator(Protocol):
-    """Loads a model by name, for the device of that name. ConfigError or MissingFileError if that is impossible."""
+    """Loads a model by name, for the device of that name.
+
+    Raises ConfigError or MissingFileError if that is impossible.
+    """
 
     def __call__(self, name: str, device: str) -> Separator: ...
 

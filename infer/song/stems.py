@@ -34,8 +34,8 @@ def join_stems(vocals: FloatArray, instrumental: FloatArray) -> Stems:
 def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path) -> tuple[FloatArray, FloatArray]:
     """The stem as it is in the song, and what remains of the song without it: (C, T) each.
 
-    Time and level of the stem, which was read from `path`, are found by correlation. AudioError if it is not in the
-    song.
+    Time and level of the stem, which was read from `path`, are found by correlation. Raises AudioError if it is not in
+    the song.
     """
     channels = max(len(song), len(stem))
     song, stem = (np.broadcast_to(audio, (channels, audio.shape[1])) for audio in (song, stem))
@@ -53,7 +53,7 @@ def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path)
 
 
 def read_stem(path: Path, sample_rate: int) -> FloatArray:
-    """A stem (C, T) at the song's rate. Errors as `Recording`."""
+    """A stem (C, T) at the song's rate. Raises the same errors as `Recording`."""
     audio, rate = load_stereo(path)
     return resample(audio, rate, sample_rate)
 

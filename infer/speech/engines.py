@@ -23,7 +23,7 @@ class Engine(Protocol):
 
 
 def load_engine(options: SpeechOptions) -> Engine:
-    """The engine of the options. ConfigError if its package is not installed."""
+    """The engine of the options. Raises ConfigError if its package is not installed."""
     return Hibari() if options.engine == "hibari" else Edge(options.edge_voice)
 
 
@@ -61,7 +61,7 @@ class Edge:
         self._voice = voice
 
     def __call__(self, text: str, speed: float) -> FloatArray:
-        """Synthesise a sentence. ConfigError if the service refuses or cannot be reached."""
+        """Synthesise a sentence. Raises ConfigError if the service refuses or cannot be reached."""
         import edge_tts
 
         rate = f"{round(100 * (speed - 1)):+d}%"

@@ -26,7 +26,7 @@ def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Pro
     """The speech of all lines: (T,) at the engine's rate.
 
     A line with a start time begins there. It is spoken faster if there is too little time before the next one, and
-    begins later if the previous line has not ended. ConfigError beyond three hours.
+    begins later if the previous line has not ended. Raises ConfigError beyond three hours.
     """
     rate, parts = engine.sample_rate, list[tuple[int, FloatArray]]()
     position, late = 0, 0

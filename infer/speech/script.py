@@ -26,7 +26,10 @@ class Line:
 
 
 def read_script(text: str) -> list[Line]:
-    """The lines of a text, or of SRT subtitles, which are recognised by their times. ConfigError without words."""
+    """The lines of a text, or of SRT subtitles, which are recognised by their times.
+
+    Raises ConfigError if there are no words.
+    """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(
             "The text has {count} characters; at most {limit} can be spoken at once. Split it.",

@@ -138,7 +138,7 @@ def known_name(sha256: str) -> str | None:
 
 
 def choose(names: Sequence[str]) -> list[Asset]:
-    """The files with these names, in the order of MANIFEST. ConfigError for an unknown name lists all names.
+    """The files with these names, in the order of MANIFEST. An unknown name raises ConfigError with all names.
 
     A name of SETS stands for several downloads.
     """
@@ -260,7 +260,7 @@ def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
 
 
 def _verify(staged: Path, asset: Asset, by_hand: Message) -> None:
-    """CheckpointError if a downloaded file is not the published one; it is then deleted."""
+    """Raises CheckpointError if a downloaded file is not the published one; it is then deleted."""
     if (actual := sha256_of(staged)) != asset.sha256:
         staged.unlink()
         raise CheckpointError(

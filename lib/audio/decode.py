@@ -139,14 +139,14 @@ class Recording:
 
 
 def _audio_stream(container: Any, path: Path) -> Any:
-    """The first audio stream of a container. AudioError if there is none."""
+    """The first audio stream of a container. Raises AudioError if there is none."""
     if not container.streams.audio or container.streams.audio[0].codec_context is None:
         raise AudioError("{path} holds no sound that can be decoded. Use a recording (WAV, FLAC, MP3, ...).", path=path)
     return container.streams.audio[0]
 
 
 def unreadable(path: Path, error: Any) -> RevoiceError:
-    """What an error of FFmpeg means: MachineError if the file cannot be read, else AudioError."""
+    """Translate an FFmpeg error: returns MachineError if the file cannot be read, else AudioError."""
     return read_failure(error, path) or AudioError(
         "{path} is not a recording or is damaged ({reason}). Replace or remove it.", path=path, reason=error.strerror
     )
@@ -182,7 +182,7 @@ def is_audio_file(path: Path) -> bool:
 def stated_seconds(path: Path) -> float:
     """The length of a recording by its header, in seconds, 0 where it states none; nothing is decoded.
 
-    MissingFileError, or AudioError if the file has no audio stream.
+    Raises MissingFileError, or AudioError if the file has no audio stream.
     """
     import av
 
@@ -200,7 +200,8 @@ def stated_seconds(path: Path) -> float:
 def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
     """The recordings in `folder` and its sub-folders, sorted by path; hidden files and folders are skipped.
 
-    So is the folder `results` where it lies below `folder`, so that a second run does not convert its own results.
+    The `results` folder is skipped, too, if it is below `folder`, so that a second run does not convert its own
+    results.
 
     A recording is a file that probes as audio. A file with an audio suffix that does not is listed too, so that loading
     it reports the reason. Raises MissingFileError for a missing folder, and AudioError if there are no recordings or
@@ -226,7 +227,7 @@ def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
 def list_files(folder: Path, results: Path | None = None) -> list[Path]:
     """All files in `folder` and its sub-folders, sorted by path; links are followed.
 
-    Hidden folders and the folder `results` are skipped. AudioError beyond MAX_FILES: the folder is
+    Hidden folders and the folder `results` are skipped. Raises AudioError beyond MAX_FILES: the folder is
     then probably not one of recordings, but a whole disk.
     """
     found: list[Path] = []

@@ -89,7 +89,7 @@ def save_blocks(
     .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover not into WAV. Formats
     with fixed rates (Opus: 48 kHz; MP3, AAC: the usual ones) get the next higher one, and decode to
     `resampled_length` samples there. Values outside [-1, 1] are clipped except in float WAV. Raises ConfigError for
-    an unknown suffix, AudioError for unusable audio, WriteError for a failed write; then `path` is as it was.
+    an unknown suffix, AudioError for unusable audio, WriteError for a failed write; `path` is left unchanged then.
     """
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") not in AUDIO_FORMATS:
@@ -151,7 +151,7 @@ class _Written:
             yield block
 
     def verify(self, written: Path, sample_rate: int) -> None:
-        """Decode the file and compare length, rate and level with the blocks. AudioError if they differ."""
+        """Decode the file and compare length, rate and level with the blocks. Raises AudioError if they differ."""
         recording = Recording(written, "mix" if self._channels == 1 else "stereo")
         peak = max(_peak(block) for block in recording.blocks)
         is_lossy = written.suffix.lower() in _ENCODERS

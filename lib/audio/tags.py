@@ -44,7 +44,10 @@ class Tags:
 
 
 def read_tags(path: Path) -> Tags:
-    """The tags and the first JPEG or PNG cover of a recording; empty where it has none. Errors as `Recording`."""
+    """The tags and the first JPEG or PNG cover of a recording; empty where it has none.
+
+    Raises the same errors as `Recording`.
+    """
     import av
 
     _check_file(path)

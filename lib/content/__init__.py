@@ -78,7 +78,7 @@ def casts_encoder(family: str) -> bool:
 def find_content_encoder(family: str, name: str | None = None) -> Path:
     """File or folder of the content encoder that `load_content_encoder` loads, without reading its weights.
 
-    MissingFileError if it is not installed; ConfigError or CheckpointError if it does not fit the family.
+    Raises MissingFileError if it is not installed; ConfigError or CheckpointError if it does not fit the family.
     """
     _check_choice(family, name)
     found: Path = importlib.import_module(FAMILIES[family]).locate(family, name)
@@ -91,7 +91,7 @@ def load_content_encoder(
     """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
 
     `name` chooses among the HuBERTs, of which v1 and v2 voices usually take ContentVec; lite has one encoder.
-    `dtype` counts for the encoders that `casts_encoder` allows to be cast.
+    `dtype` applies to the encoders that `casts_encoder` allows to be cast.
     """
     _check_choice(family, name)
     module = importlib.import_module(FAMILIES[family])
@@ -100,7 +100,7 @@ def load_content_encoder(
 
 
 def _check_choice(family: str, name: str | None) -> None:
-    """ConfigError for an unknown family, or an encoder that a family does not offer."""
+    """Raises ConfigError for an unknown family, or an encoder that a family does not offer."""
     if family not in FAMILIES:
         raise ConfigError(
             "The model family {family!r} does not exist. Choose one of {families}.",

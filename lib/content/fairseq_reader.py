@@ -71,7 +71,10 @@ _MAX_CONVS = 16
 
 
 def hugging_face_name(name: str) -> str | None:
-    """The name of a fairseq HuBERT tensor at Hugging Face; None if it has none there. KeyError if it is unknown."""
+    """The name of a fairseq HuBERT tensor at Hugging Face; None if it has none there.
+
+    Raises KeyError if it is unknown.
+    """
     if name in _TENSORS:
         return _TENSORS[name]
     if match := _CONV.fullmatch(name):
@@ -86,7 +89,10 @@ def hugging_face_name(name: str) -> str | None:
 
 
 def read_fairseq(path: Path) -> HubertWeights:
-    """Read a fairseq HuBERT checkpoint, zip or legacy file, fp32 or fp16. MissingFileError or CheckpointError."""
+    """Read a fairseq HuBERT checkpoint, zip or legacy file, fp32 or fp16.
+
+    Raises MissingFileError or CheckpointError.
+    """
     with torch.serialization.safe_globals([(_Inert, name) for name in _FOREIGN]):
         content = safe_load(path)
     if not isinstance(content, dict) or "model" not in content:

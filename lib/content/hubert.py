@@ -85,7 +85,7 @@ class HubertContentEncoder:
 def load(
     family: str, device: torch.device, name: str = CONTENTVEC, dtype: torch.dtype = torch.float32
 ) -> HubertContentEncoder:
-    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). MissingFileError or CheckpointError.
+    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). Raises MissingFileError or CheckpointError.
 
     `dtype` is that of its matrix products and convolutions.
     """
@@ -102,7 +102,10 @@ def load(
 
 
 def build(weights: HubertWeights, family: str, device: torch.device, name: str, where: Path) -> HubertContentEncoder:
-    """Build the network that `family` needs from weights. CheckpointError without enough layers or the projection."""
+    """Build the network that `family` needs from weights.
+
+    Raises CheckpointError without enough layers or the projection.
+    """
     shape, depth = weights.shape, DEPTH[family]
     if shape.layers < depth:
         raise _too_few_layers(where, shape.layers, family)
@@ -136,7 +139,8 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
 def locate(family: str, name: str | None = None) -> Path:
     """File or folder of the HuBERT called `name`, None for ContentVec; weights are not read.
 
-    MissingFileError if there is none, CheckpointError if the folder's config declares fewer layers than `family` needs.
+    Raises MissingFileError if there is none, CheckpointError if the folder's config declares fewer layers than `family`
+    needs.
     """
     path = find(canonical_name(name or CONTENTVEC))
     layers = read_config(path / "config.json").get("num_hidden_layers", DEPTH[family]) if path.is_dir() else None
@@ -157,7 +161,10 @@ def _too_few_layers(path: Path, layers: int, family: str) -> CheckpointError:
 
 
 def find(name: str) -> Path:
-    """File or folder of a content encoder, here or where other programs keep it. MissingFileError if there is none."""
+    """File or folder of a content encoder, here or where other programs keep it.
+
+    Raises MissingFileError if there is none.
+    """
     for path in _places(check_name(name, "content encoder")):
         if path.is_file() or (path / "config.json").is_file():
             return path

@@ -40,7 +40,10 @@ class HubertWeights:
 def assemble(
     tensors: Weights, where: Path, *, heads: Any, strides: Any = BASE_STRIDES, pre_norm: bool = False
 ) -> HubertWeights:
-    """Combine tensors with the three facts they do not contain. CheckpointError if they make no HuBERT network."""
+    """Combine tensors with the three facts they do not contain.
+
+    Raises CheckpointError if they make no HuBERT network.
+    """
     kept = {_plain_name(key): value for key, value in tensors.items() if not _UNUSED.match(key.removeprefix("hubert."))}
     try:
         shape = _shape(kept, int(heads), tuple(int(stride) for stride in strides), pre_norm)
@@ -61,7 +64,10 @@ def _plain_name(key: str) -> str:
 
 
 def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: bool) -> HubertShape:
-    """The architecture, from the tensors and the other facts. KeyError, IndexError or ValueError if they do not fit."""
+    """The architecture, from the tensors and the other facts.
+
+    Raises KeyError, IndexError or ValueError if they do not fit.
+    """
     convs = [tensors[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(len(strides))]
     kernels = tuple(conv[2] for conv in convs)
     hop, window = 1, 1
@@ -95,7 +101,10 @@ def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: boo
 
 
 def read_directory(folder: Path) -> HubertWeights:
-    """Read a Hugging Face folder: config.json and the weights. MissingFileError, CheckpointError or MachineError."""
+    """Read a Hugging Face folder: config.json and the weights.
+
+    Raises MissingFileError, CheckpointError or MachineError.
+    """
     config = read_config(folder / "config.json")
     expected = {"model_type": "hubert", "hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
     expected |= {"conv_pos_batch_norm": False, "feat_proj_layer_norm": True}
@@ -116,7 +125,7 @@ def read_directory(folder: Path) -> HubertWeights:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a folder's config.json. CheckpointError if they cannot be read."""
+    """The settings in a folder's config.json. Raises CheckpointError if they cannot be read."""
     try:
         with machine_errors(reading=path), path.open("rb") as file:
             config = parse_json(file.read(MAX_CONFIG_BYTES))

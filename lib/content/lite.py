@@ -76,14 +76,14 @@ def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def locate(family: str, name: str | None = None, path: Path = WEIGHTS_FILE) -> Path:
-    """The file of the shipped encoder. MissingFileError if it is not there."""
+    """The file of the shipped encoder. Raises MissingFileError if it is not there."""
     if not path.is_file():
         raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
     return path
 
 
 def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
-    """The shipped encoder on `device`. MissingFileError or CheckpointError for a damaged or different file."""
+    """The shipped encoder on `device`. Raises MissingFileError or CheckpointError for a damaged or different file."""
     locate(family, path=path)
     network = LiteEncoder()
     try:

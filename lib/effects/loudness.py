@@ -61,7 +61,7 @@ def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 
 
 def true_peak(audio: FloatArray, sample_rate: int) -> float:
-    """The peak of (T,) or (C, T) between the samples too, in dBTP."""
+    """The inter-sample peak of (T,) or (C, T), in dBTP."""
     peak = 0.0
     for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
@@ -71,7 +71,7 @@ def true_peak(audio: FloatArray, sample_rate: int) -> float:
 def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArray:
     """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
-    Where a gain alone would exceed the peak, a limiter is applied. AudioError for silence.
+    Where a gain alone would exceed the peak, a limiter is applied. Raises AudioError for silence.
     """
     measured = integrated_loudness(audio, sample_rate)
     if not np.isfinite(measured):

@@ -1,4 +1,4 @@
-"""Reverb, delay and chorus for (C, T). The results are as long as the input; what would sound after it is cut."""
+"""Reverb, delay and chorus for (C, T). The results are as long as the input; the tail is truncated."""
 
 import numpy as np
 

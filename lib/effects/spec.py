@@ -47,7 +47,7 @@ Chain = tuple[tuple[str, tuple[float, ...]], ...]  # effects by name with all th
 
 
 def parse_chain(text: str) -> Chain:
-    """The effects of a chain, in order; presets may be among them. ConfigError for an unknown effect."""
+    """The effects of a chain, in order; presets may be among them. Raises ConfigError for an unknown effect."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     _check_count(len(words))
     chain = [

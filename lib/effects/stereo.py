@@ -37,11 +37,11 @@ def _delayed(audio: FloatArray, samples: int) -> FloatArray:
 
 
 def find_image(audio: FloatArray, sample_rate: int) -> tuple[StereoImage, FloatArray] | None:
-    """The image of (2, T) and its source (T,), if both channels hold one source, as level or delay panning gives.
+    """The image of (2, T) and its source (T,), if both channels hold one source, panned by level or delay.
 
-    That is so where the cross-correlation, normalised by the levels of each third of a second, reaches 0.7 within 2 ms:
-    then most of the power is common. None for channels with different contents, such as two speakers, which are to be
-    converted one by one, and for silence.
+    It is detected if the cross-correlation, normalised by the levels of each third of a second, reaches 0.7 within 2
+    ms: then most of the power is common. None for channels with different contents, such as two speakers, which are to
+    be converted one by one, and for silence.
     """
     power = np.square(audio, dtype=np.float64).mean(axis=1)
     if not power.any():

@@ -67,8 +67,8 @@ class VoiceSynthesizer(Protocol):
     ) -> "Tensor":
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, T].
 
-        `generator`, one of the CPU, makes the noise reproducible, `temperature` scales it (0 = none). `keep` is (first,
-        last + 1) of the frames whose samples are returned; without it all frames are.
+        `generator`, a CPU torch.Generator, makes the noise reproducible, `temperature` scales it (0 = none). `keep` is
+        (first, last + 1) of the frames whose samples are returned; without it all frames are.
         """
         ...
 

@@ -201,7 +201,7 @@ class Generator(nn.Module):
         """The same as `forward`, to rounding, computed block by block with the receptive field around each.
 
         On a CPU this takes much less time and memory: a block fits into the processor's caches. On a GPU long blocks
-        are fast; None takes as long ones as fit into its free memory. Where memory runs out, blocks become shorter.
+        are fast; None: as long as its free memory allows. Where memory runs out, blocks become shorter.
         `keep` is (first, last + 1) of the frames whose samples are returned; the others are context.
         """
         excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
@@ -280,7 +280,7 @@ class Generator(nn.Module):
 
 
 def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
-    """Frames of a block on a GPU: at most half of the free memory, and one of few lengths."""
+    """Frames of a block on a GPU: at most half of the free memory, from a small set of lengths."""
     return max(BLOCK_FRAMES, min(free_bytes // 2 // bytes_per_frame, MAX_GPU_FRAMES) // BLOCK_FRAMES * BLOCK_FRAMES)
 
 

@@ -41,7 +41,8 @@ class SineSource(nn.Module):
     def sine(self, f0: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """F0 [B, F] in Hz -> sine and noise [B, F * hop, 1], always float32.
 
-        `temperature` scales the noise. Draws in the reference's order: an unused number per item, then the noise.
+        `temperature` scales the noise. Random numbers are drawn in the reference's order: an unused number
+        per item, then the noise.
         """
         f0 = f0.float()
         voiced = (f0 > 0).float().repeat_interleave(self.hop_length, dim=1)  # [B, T]

@@ -138,8 +138,8 @@ class Synthesizer(nn.Module):
     ) -> Tensor:
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
 
-        `generator`, one of the CPU, makes the noise reproducible; `temperature` scales every random draw (0 = none).
-        `keep` is (first, last + 1) of the frames whose samples are returned; it does not change them.
+        `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales every random draw (0 =
+        none). `keep` is (first, last + 1) of the frames whose samples are returned; it does not change them.
         """
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)

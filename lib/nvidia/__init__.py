@@ -40,7 +40,7 @@ class Card:
 
 
 def find_cards() -> list[Card]:
-    """The NVIDIA GPUs of this machine; none without a driver that answers."""
+    """The NVIDIA GPUs of this machine; empty if no driver responds."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

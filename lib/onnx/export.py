@@ -68,7 +68,7 @@ def pitch_graph(network: Rmvpe) -> RmvpeGraph:
 def export_graph(graph: Any, path: Path, about: Mapping[str, object] | None = None) -> Exported:
     """Write a graph and its weights in float32, with `about` as metadata, if the file computes what PyTorch does.
 
-    ConfigError if the package onnx is missing or the results differ by more than 1e-4.
+    Raises ConfigError if the package onnx is missing or the results differ by more than 1e-4.
     """
     check_packages()
     import onnx
@@ -124,7 +124,7 @@ def _differences(graph: Any, path: Path) -> Iterator[float]:
 
 
 def check_packages() -> None:
-    """ConfigError if a package that an export needs is missing."""
+    """Raises ConfigError if a package that an export needs is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -138,7 +138,7 @@ def check_packages() -> None:
 def export_voice(voice: Path, folder: Path) -> Iterator[Exported | RevoiceError]:
     """Write NAME.onnx, encoder.onnx and, for a voice with F0, f0.onnx (RMVPE) into the folder, one after the other.
 
-    A network that is not installed is yielded as its MissingFileError. ConfigError as `export_graph` raises it,
+    A network that is not installed is yielded as its MissingFileError. Raises ConfigError as `export_graph` does,
     CheckpointError for a voice that cannot be read.
     """
     check_packages()

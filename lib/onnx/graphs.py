@@ -1,4 +1,4 @@
-"""The networks in the form that ONNX files have: tensors in, tensors out, every length, no noise of their own.
+"""The networks in the form that ONNX files have: tensor I/O, any length, noise as an input.
 
 ONNX has no complex numbers and its runtimes lack some operators, so short-time spectra are convolutions with cosines
 and sines here. Everything else is the networks themselves.

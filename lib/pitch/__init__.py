@@ -96,7 +96,7 @@ def _unknown_method(name: str, *, inside_hybrid: bool) -> ConfigError:
 
 
 def check_pitch_method(method: str) -> None:
-    """ConfigError or MissingFileError if a package or file of a pitch method is not installed; nothing is loaded."""
+    """Raises ConfigError or MissingFileError if a package or file of a pitch method is missing; loads nothing."""
     parts = split_method(method)
     if parts == ("auto",):
         _first_of_auto(check_pitch_method)
@@ -139,7 +139,7 @@ def load_pitch_extractor(
 ) -> "ExactExtractor":
     """Load a pitch method: one of PITCH_METHODS, or hybrid[a+b+...] of some of METHODS.
 
-    `crepe_hop_length` in samples at 16 kHz counts for mangio-crepe only, `dtype` (None: float32) for rmvpe. "auto"
+    `crepe_hop_length` in samples at 16 kHz applies to mangio-crepe only, `dtype` (None: float32) to rmvpe. "auto"
     takes the first of AUTO_ORDER that loads, and logs which. Raises ConfigError for an unknown method or a package that
     is not installed, MissingFileError for weights that are not there.
     """

@@ -23,7 +23,7 @@ MAX_STEP = 12  # pitches; a step from frame to frame is smaller
 
 
 def load(method: str, device: torch.device, hop_length: int = HOP_LENGTH) -> PitchExtractor:
-    """Return one of the four methods on `device`; `hop_length` in samples counts for mangio-crepe only."""
+    """Return one of the four methods on `device`; `hop_length` in samples applies to mangio-crepe only."""
     network = _load_network(method, "tiny" if method.endswith("-tiny") else "full").to(device)
 
     def crepe(audio: FloatArray) -> FloatArray:

@@ -91,7 +91,7 @@ class PitchCurve(NamedTuple):
 
 
 def read_curve(path: Path) -> PitchCurve:
-    """Read a curve of at least one point. MissingFileError, or ConfigError that names the line."""
+    """Read a curve of at least one point. Raises MissingFileError, or ConfigError that names the line."""
     points: list[tuple[float, float]] = []
     columns: _Columns | None = None
     header = (0, "")  # number and text of the line that names the columns
@@ -127,7 +127,7 @@ def read_curve(path: Path) -> PitchCurve:
 
 
 def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: str) -> tuple[float, float]:
-    """Seconds and Hz of one line; ConfigError if it has none."""
+    """Seconds and Hz of one line; raises ConfigError if it has none."""
     assert columns.to_seconds is not None and columns.to_hertz is not None
     if (count := _count(fields)) > columns.width:
         raise ConfigError(
@@ -196,7 +196,9 @@ def _count(fields: list[str]) -> int:
 
 
 def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
-    """The columns that a header names; ConfigError if it names none of times and pitches, or a unit is ambiguous.
+    """The columns that a header names.
+
+    Raises ConfigError if it names none of times and pitches, or a unit is ambiguous.
 
     `width` is the number of columns if the header is a comment, which then may also be a remark of another kind.
     """

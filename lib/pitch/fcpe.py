@@ -1,4 +1,4 @@
-"""The method "fcpe": the convolutional network of torchfcpe, whose package brings its own weights."""
+"""The method "fcpe": the convolutional network of torchfcpe, whose package bundles its weights."""
 
 from pathlib import Path
 from typing import Any

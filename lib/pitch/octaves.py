@@ -1,7 +1,8 @@
 """Corrects high notes whose F0 was estimated an octave too low.
 
-RMVPE and other methods were trained on voices up to about 1 kHz and estimate higher notes one octave too low. Of a tone
-an octave higher, the odd harmonics of the estimate are missing from the spectrum. They are compared with the even ones.
+RMVPE and other methods were trained on voices up to about 1 kHz and estimate higher notes one octave too low. If the
+true note is an octave higher, the odd harmonics of the estimate are missing from the spectrum. They are compared with
+the even ones.
 """
 
 import numpy as np

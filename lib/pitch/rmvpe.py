@@ -50,7 +50,7 @@ MARGIN_FRAMES = 512
 def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> "RmvpePitch":
     """Return rmvpe on `device`, its convolutions in `dtype`.
 
-    MissingFileError without its weights, CheckpointError for unusable ones.
+    Raises MissingFileError without its weights, CheckpointError for unusable ones.
     """
     path = find_weights()
     table = _read_table(path)
@@ -134,7 +134,7 @@ def is_installed() -> bool:
 
 
 def find_weights() -> Path:
-    """Return the file of weights. MissingFileError says how to get it."""
+    """Return the file of weights. Raises MissingFileError, which says how to get it."""
     for path in _places():
         if path.is_file():
             return path

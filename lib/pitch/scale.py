@@ -1,6 +1,6 @@
 """F0 curves: frames, bins, shifting, filling, smoothing, splicing; pure functions.
 
-An F0 curve is (F,) Hz at 100 frames per second, 0.0 where unvoiced; frame j stands at j * 10 ms. No function changes
+An F0 curve is (F,) Hz at 100 frames per second, 0.0 where unvoiced; frame j is at j * 10 ms. No function changes
 its input.
 """
 

@@ -1,4 +1,4 @@
-"""The method "swift": the network SwiftF0, whose package brings its own weights."""
+"""The method "swift": the network SwiftF0, whose package bundles its weights."""
 
 from typing import TYPE_CHECKING
 

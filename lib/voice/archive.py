@@ -119,7 +119,10 @@ def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> None:
 
 
 def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
-    """Read an index. CheckpointError if it is damaged or does not have the width of the voice's content features."""
+    """Read an index.
+
+    Raises CheckpointError if it is damaged or does not have the width of the voice's content features.
+    """
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
         raise CheckpointError(
@@ -140,7 +143,7 @@ def import_voice(
 ) -> Imported:
     """Import the voice of an archive as `weights/NAME.pth` and its index into `logs/NAME/`.
 
-    All parts are checked before any is installed. ConfigError if the voice exists and `overwrite` is not given,
+    All parts are checked before any is installed. Raises ConfigError if the voice exists and `overwrite` is not given,
     CheckpointError if the archive is unsafe, damaged or without a usable voice, RevoiceError if it cannot be written.
     """
     with write_errors(weights):
@@ -154,7 +157,7 @@ def import_voice(
 def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
     """Unpack all voice models and indexes of an archive into `folder`: its card, and the file names with their paths.
 
-    MissingFileError, or CheckpointError if the archive is unsafe or damaged.
+    Raises MissingFileError, or CheckpointError if the archive is unsafe or damaged.
     """
     with _opened(archive) as opened:
         entries, card = _entries_and_card(opened, archive)
@@ -234,7 +237,10 @@ def _exists(path: Path) -> ConfigError:
 
 
 def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Move an index to its place. ConfigError if there is another index of a training run, or one that must stay."""
+    """Move an index to its place.
+
+    Raises ConfigError if there is another index of a training run, or one that must stay.
+    """
     if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
         raise ConfigError(
             "{folder} belongs to a training run, which is not changed. Import the voice under another name (--name).",
@@ -272,7 +278,7 @@ def _entries_and_card(opened: zipfile.ZipFile, archive: Path) -> tuple[list[zipf
 
 
 def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], archive: Path) -> Sequence[zipfile.ZipInfo]:
-    """The one voice of an archive, then its training checkpoints. CheckpointError unless there is one voice.
+    """The one voice of an archive, then its training checkpoints. Raises CheckpointError unless there is one voice.
 
     A single model file is returned unchecked: its reader reports what is wrong with it.
     """
@@ -307,7 +313,10 @@ def _several(entries: Sequence[zipfile.ZipInfo], archive: Path, what: Message) -
 
 
 def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, Any]:
-    """The card: a dictionary whose entry `files`, if any, is a dictionary too. CheckpointError for anything else."""
+    """The card: a dictionary whose entry `files`, if any, is a dictionary too.
+
+    Raises CheckpointError for anything else.
+    """
     with opened.open(entry) as file:
         data = file.read(MAX_CARD_BYTES + 1)
     try:
@@ -320,7 +329,7 @@ def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
 
 
 def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, archive: Path, card: dict[str, Any]) -> Path:
-    """Unpack one entry and return its path; CheckpointError if it exceeds its size or differs from the card."""
+    """Unpack one entry and return its path; raises CheckpointError if it exceeds its size or differs from the card."""
     name = entry_name(entry)
     path = folder / f"part{len(list(folder.iterdir()))}{PurePosixPath(name).suffix.lower()}"
     digest, left = hashlib.sha256(), entry.file_size

@@ -20,7 +20,10 @@ HALF_WIDTH = re.compile(r"[\uff61-\uff9f]")  # kana of one byte: most Chinese na
 
 
 def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
-    """The files in an archive. CheckpointError if an entry is unsafe or too much is packed."""
+    """The files in an archive.
+
+    Raises CheckpointError if an entry is unsafe or the uncompressed size exceeds the limit.
+    """
     entries = opened.infolist()
     if len(entries) > MAX_PARTS:
         raise CheckpointError(

@@ -24,7 +24,7 @@ def edit_voice_file(source: Path, output: Path, changes: Mapping[str, Any]) -> N
     """Write the voice file `source` to `output` with some entries changed, or removed where the value is None.
 
     `output` can be `source`, which is replaced when the new file is written and read back. In the other file format
-    only entries with plain values are kept. CheckpointError if `source` is no voice, WriteError.
+    only entries with plain values are kept. Raises CheckpointError if `source` is no voice, and WriteError.
     """
     read_voice_model(source)  # only what can be used is edited
     metadata: dict[str, str] = {}

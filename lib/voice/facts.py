@@ -1,4 +1,4 @@
-"""Who a voice is, for people: a display name, a language and a reader. Optional entries of its file.
+"""Human-readable voice metadata: a display name, a language and a reader. Optional entries of its file.
 
 The shipped voices have theirs in `voices.json` beside them, so that a page shows them without opening the files.
 """

@@ -100,7 +100,7 @@ def config_list(config: NetworkConfig) -> list[Any]:
 def derive_config(weights: Weights, declared: Declared, where: str) -> NetworkConfig:
     """The config of the network that has these weights, with or without posterior.
 
-    `declared` (perhaps empty) supplies what no tensor shows. CheckpointError if they are of no known network.
+    `declared` (perhaps empty) supplies what no tensor shows. Raises CheckpointError if they are of no known network.
     """
     architecture = architecture_of(weights)
     try:
@@ -131,7 +131,7 @@ def _unusual_shapes(where: str) -> CheckpointError:
 
 
 def check_network(weights: Weights, config: NetworkConfig, where: str, *, posterior: bool = False) -> None:
-    """CheckpointError unless the weights are exactly those of this network, and finite."""
+    """Raises CheckpointError unless the weights are exactly those of this network, and finite."""
     try:
         shapes = _shapes(config, posterior)
     except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError) as error:
@@ -160,8 +160,8 @@ def _version_name(version: Any) -> str:
 def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     """The model family. `version` is the entry of that name in the file, None without one; "V2" and 2 mean "v2".
 
-    CheckpointError for the version of another architecture. A wrong but known version is logged and ignored; where the
-    entry is no text or number, the tensors decide.
+    Raises CheckpointError for the version of another architecture. A wrong but known version is logged and ignored;
+    where the entry is no text or number, the tensors decide.
     """
     if version == "voras_beta":
         raise CheckpointError(
@@ -204,6 +204,6 @@ def _log_differences(declared: Declared, config: NetworkConfig, where: str) -> N
 
 
 def kind_of(weights: Weights, where: str) -> Kind:
-    """The kind of a generator, from its tensors alone. CheckpointError if they are of no known network."""
+    """The kind of a generator, from its tensors alone. Raises CheckpointError if they are of no known network."""
     config = derive_config(weights, {}, where)
     return Kind(derive_family(config, None, where), config.sample_rate, config.has_f0)

@@ -102,7 +102,7 @@ def inspect_files(
     Archives are unpacked below `folder`, a temporary folder of the caller's, from which `install` reads. An index
     belongs to the voice of its width (features per frame) that its name names; without such a name, to the only voice
     of its width in the same archive or, failing that, among all files. Files that cannot be used are reported in
-    `unused`. ConfigError for no files or more than MAX_FILES.
+    `unused`. Raises ConfigError for no files or more than MAX_FILES.
     """
     if not files:
         raise ConfigError("No file was given. Choose a .pth, .safetensors, .index or .zip file.")
@@ -254,7 +254,7 @@ def _plan(
 def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> str:
     """`wanted`, or `wanted` with a number if the name is taken or its folder in `logs` has an index.
 
-    Names must differ in more than case, as on Windows and macOS. ConfigError if no name is free.
+    Names must differ in more than case, as on Windows and macOS. Raises ConfigError if no name is free.
     """
     folded = {name.casefold() for name in taken}
     clean = clean_name(wanted) or "voice"
@@ -307,8 +307,8 @@ def _width_of(voice: Voice) -> int | None:
 def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHTS, logs: Path = LOGS) -> list[str]:
     """Add the voices and indexes that `inspect_files` found; returns the names of the voices that were changed.
 
-    `name` is for the only voice. ConfigError if it is taken, or there are several voices; RevoiceError if a file cannot
-    be written. A voice that is installed already is not added again, but gets the index that came with it.
+    `name` is for the only voice. Raises ConfigError if it is taken, or there are several voices; RevoiceError if a file
+    cannot be written. A voice that is installed already is not added again, but gets the index that came with it.
     """
     voices = [voice for voice in found.voices if voice.installed is None or voice.index]
     if name:
@@ -339,7 +339,7 @@ def _renamed(voices: list[FoundVoice], name: str, weights: Path) -> FoundVoice:
 
 
 def _install_index(index: FoundIndex, voice: str, family: Family, logs: Path) -> None:
-    """Copy an index to where `find_index` finds it for a voice. CheckpointError if another is there."""
+    """Copy an index to where `find_index` finds it for a voice. Raises CheckpointError if another is there."""
     source, experiment = index.part.path, experiment_of(voice)
     target = inside(logs, experiment, "voice") / index_names(experiment, family, FeatureIndex.load(source).n_cells)[1]
     if target.exists() and not filecmp.cmp(target, source, shallow=False):

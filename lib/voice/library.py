@@ -54,7 +54,7 @@ class Voice:
 
 
 def list_voices(roots: Sequence[Path] | None = None) -> list[Voice]:
-    """All voices, sorted by name; of two with the same name, the one in the earlier root. None: `voice_roots`.
+    """All voices, sorted by name; if names clash, the earlier root wins. None: `voice_roots`.
 
     Checkpoints and base models, which other programs keep beside voices, are left out of all roots but the first.
     """
@@ -71,7 +71,8 @@ def list_voices(roots: Sequence[Path] | None = None) -> list[Voice]:
 def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
     """Find a voice by its name, with or without suffix, or by the path of its file.
 
-    ConfigError lists the voices there are; MissingFileError if `name` is the path of a file that does not exist.
+    Raises ConfigError with the existing voices if there is none; MissingFileError if `name` is the path of a file that
+    does not exist.
     """
     voices = list_voices(roots)
     for voice in voices:
@@ -201,7 +202,7 @@ def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
 
 
 def rank_index(stem: str, experiment: str, voice: str) -> int | None:
-    """How well the name of an index fits a voice, whatever the case; None: not at all, as for other experiments."""
+    """How well the name of an index fits a voice, ignoring case; None if unrelated, as for other experiments."""
     experiment, voice = experiment.casefold(), voice.casefold()
     if match := _STANDARD.match(stem):
         if match["experiment"].casefold() == experiment:
@@ -233,7 +234,7 @@ def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
 def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
     """Move a voice of `root` to root/.trash, from where `restore_voice` restores it; returns its new path.
 
-    This program never empties the trash. ConfigError for a voice that is not in `root`.
+    This program never empties the trash. Raises ConfigError for a voice that is not in `root`.
     """
     voice = next((voice for voice in list_voices([root]) if voice.name == name), None)
     if voice is None:
@@ -250,7 +251,7 @@ def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
 
 
 def restore_voice(root: Path = WEIGHTS) -> str:
-    """Restore the voice of `root` that was deleted last; returns its name. ConfigError if there is none."""
+    """Restore the voice of `root` that was deleted last; returns its name. Raises ConfigError if there is none."""
     found = _deleted(root)
     if not found:
         raise ConfigError("No voice was deleted, so there is none to restore.")

@@ -34,7 +34,8 @@ class HubPlace:
 def hub_place(link: str) -> HubPlace | None:
     """The place on the Hugging Face hub that a link or "owner/name" names; None for another link.
 
-    The hub is huggingface.co, or the mirror that HF_ENDPOINT names. LinkError for a page of the hub without files.
+    The hub is huggingface.co, or the mirror that HF_ENDPOINT names. Raises LinkError for a page of the hub without
+    files.
     """
     from huggingface_hub import constants
 
@@ -69,8 +70,8 @@ def fetch_voices(
 ) -> list[Path]:
     """Download the voice models, indexes and archives of a link into `folder`, which must exist; returns their paths.
 
-    `own`: repositories that the account of this machine may read can be used, else public ones only. LinkError if the
-    link cannot be used, leads to no such file, or to more than `limits` allows.
+    `own`: repositories that the account of this machine may read can be used, else public ones only. Raises LinkError
+    if the link cannot be used, leads to no such file, or to more than `limits` allows.
     """
     place = hub_place(link)
     if place is not None:
@@ -125,7 +126,7 @@ def _fetch_from_hub(place: HubPlace, folder: Path, progress: Progress, limits: L
 
 
 def _chosen(place: HubPlace, sizes: dict[str, int], limits: Limits) -> list[str]:
-    """The files to download. LinkError if there are none, too many, or too large ones."""
+    """The files to download. Raises LinkError if there are none, too many, or too large ones."""
     if place.path and not place.path.endswith("/"):
         names = [place.path] if place.path in sizes else []
         if names and PurePosixPath(place.path).suffix.lower() not in INTAKE_SUFFIXES:
@@ -180,7 +181,7 @@ class _Meter:
         return Bar
 
     def count(self, size: int) -> None:
-        """Count bytes. LinkError if they are too many, or the time is over."""
+        """Count bytes. Raises LinkError if they are too many, or the time is over."""
         self._received += size
         if self._received > self._limits.max_bytes:
             raise too_large(self._limits.max_bytes)

@@ -20,7 +20,7 @@ def matches(weights: Weights) -> bool:
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the list `config` in a voice model. CheckpointError if it is no such list."""
+    """Name the values of the list `config` in a voice model. Raises CheckpointError if it is no such list."""
     if not isinstance(raw, list | tuple) or len(raw) != len(_FIELDS):
         raise CheckpointError(
             "{path}: the entry 'config' is not the list of two values of a lite voice. Get a new copy of the voice.",
@@ -37,8 +37,8 @@ def config_list(config: LiteConfig) -> list[Any]:
 def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
     """The config of the network that has these weights.
 
-    KeyError for a missing tensor, ValidationError, IndexError, TypeError or ValueError for impossible shapes. No tensor
-    shows the sample rate: it is 24 kHz. CheckpointError where another is declared.
+    Raises KeyError for a missing tensor, ValidationError, IndexError, TypeError or ValueError for impossible shapes. No
+    tensor shows the sample rate: it is 24 kHz. Raises CheckpointError where another is declared.
     """
     width, inputs = weights["enc_p.first.weight"].shape
     channels, bands, _ = weights["dec.first.weight"].shape

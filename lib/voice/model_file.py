@@ -93,7 +93,10 @@ def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
 
 
 def find_speaker(voice: VoiceModel, speaker: str) -> int:
-    """The number of a speaker given by name or number. ConfigError lists the speakers if there is none of that name."""
+    """The number of a speaker given by name or number.
+
+    Raises ConfigError with the existing speakers if there is none.
+    """
     names = speaker_names(voice)
     for number, name in names.items():
         if name == speaker:
@@ -173,7 +176,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_files(content: Any, path: Path) -> None:
-    """CheckpointError if the entries of a voice model are missing; the message names the actual kind of file."""
+    """Raises CheckpointError if the entries of a voice model are missing; the message names the actual kind of file."""
     if isinstance(content, dict) and "weight" in content and "config" in content:
         return
     model = content.get("model", content) if isinstance(content, dict) else None
@@ -229,7 +232,7 @@ def plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """A copy of nested plain values, in the types of JSON. TypeError for anything else."""
+    """A copy of nested plain values, in the types of JSON. Raises TypeError for anything else."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth and isinstance(value, list | tuple):
@@ -243,7 +246,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
-    """A text for an entry of a voice. ConfigError if it is longer than readers of voices accept."""
+    """A text for an entry of a voice. Raises ConfigError if it is longer than readers of voices accept."""
     if len(text) > most:
         raise ConfigError(
             "The text of {entry} is too long ({size} characters; {most} are allowed). Shorten it.",
@@ -255,8 +258,8 @@ def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
 def write_voice_model(path: Path, voice: VoiceModel) -> None:
     """Write a voice atomically, as `.safetensors` by its suffix, else in RVC's format.
 
-    RVC's format: fp16, old weight-norm names, the list of 18 values, `sr` as text. CheckpointError if a weight is not
-    finite in fp16, ConfigError if `info` is too long, WriteError.
+    RVC's format: fp16, old weight-norm names, the list of 18 values, `sr` as text. Raises CheckpointError if a weight
+    is not finite in fp16, ConfigError if `info` is too long, WriteError.
     """
     weights = {key: value.half().contiguous() for key, value in voice.weights.items()}
     check_finite(weights, Message("The voice for {path}", path=path))

@@ -48,7 +48,7 @@ def publish_voice(
 ) -> str:
     """Upload a voice, its index and a card in one commit; returns the address of the new repository.
 
-    ConfigError for a missing licence, consent or token and for a name that is not allowed; CheckpointError for a
+    Raises ConfigError for a missing licence, consent or token and for a name that is not allowed; CheckpointError for a
     damaged file; LinkError if the hub refuses, as where the repository exists or the token may not write.
     """
     _check(publication, token)
@@ -83,7 +83,7 @@ def publish_voice(
 
 
 def _check(publication: Publication, token: str) -> None:
-    """ConfigError for what must be given and is not."""
+    """Raises ConfigError for what must be given and is not."""
     if not _REPOSITORY.fullmatch(publication.repository):
         raise ConfigError(
             "{name!r} cannot be the name of a repository. Use letters, digits, '-', '_' and '.'.",

@@ -28,7 +28,10 @@ Declared = dict[str, Any]
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the positional list `config` in a voice model. CheckpointError if it is no such list."""
+    """Name the values of the positional list `config` in a voice model.
+
+    Raises CheckpointError if it is no such list.
+    """
     if not isinstance(raw, list | tuple) or len(raw) not in CONFIG_LENGTHS:
         raise CheckpointError(
             "{path}: the entry 'config' is not the usual list of 18 values. Get a new copy of the voice.", path=where
@@ -47,7 +50,7 @@ def config_list(config: SynthesizerConfig) -> list[Any]:
 def derive(weights: Weights, declared: Declared, where: str) -> SynthesizerConfig:
     """The config of the network that has these weights, with or without posterior.
 
-    KeyError for a missing tensor, ValidationError for impossible values, IndexError, TypeError, ValueError or
+    Raises KeyError for a missing tensor, ValidationError for impossible values, IndexError, TypeError, ValueError or
     ZeroDivisionError for other shapes, CheckpointError where several sample rates are possible.
     """
     found = _layers_without_tensors(declared) | _from_shapes(weights)
@@ -61,7 +64,7 @@ def derive(weights: Weights, declared: Declared, where: str) -> SynthesizerConfi
 
 
 def _check_rates(config: SynthesizerConfig) -> None:
-    """ValueError for rates that would expand a recording to gigabytes, or that exceed their kernels."""
+    """Raises ValueError for rates that would expand a recording to gigabytes, or that exceed their kernels."""
     kernels = zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)
     if config.hop_length > config.sample_rate // MIN_FRAME_RATE or any(kernel < rate for kernel, rate in kernels):
         raise ValueError

@@ -45,7 +45,7 @@ _DAMAGED = (
 
 
 def safe_load(path: Path, *, lazily: bool = False) -> Any:
-    """Read a torch file without executing anything in it. MissingFileError, CheckpointError or MachineError.
+    """Read a torch file without executing anything in it. Raises MissingFileError, CheckpointError or MachineError.
 
     `lazily` memory-maps the tensors instead of reading them, where the file format allows it.
     """
@@ -81,7 +81,7 @@ def _check_size(path: Path) -> None:
 
 
 def check_directory(path: Path, max_parts: int) -> None:
-    """CheckpointError if the central directory of a zip archive is too long for `max_parts` entries.
+    """Raises CheckpointError if the central directory of a zip archive is too long for `max_parts` entries.
 
     The check does not read the directory: reading a million entries takes seconds and a gigabyte.
     """
@@ -101,7 +101,7 @@ def check_directory(path: Path, max_parts: int) -> None:
 
 
 def _check_growth(path: Path) -> None:
-    """CheckpointError if the parts of an archive unpack to far more bytes than the file has."""
+    """Raises CheckpointError if the parts of an archive unpack to far more bytes than the file has."""
     check_directory(path, MAX_PARTS)
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(part.file_size for part in archive.infolist())
@@ -116,7 +116,7 @@ def _check_growth(path: Path) -> None:
 
 
 def _check_globals(path: Path, is_archive: bool) -> None:
-    """CheckpointError if a pickle names a global that could exhaust memory while it is read."""
+    """Raises CheckpointError if a pickle names a global that could exhaust memory while it is read."""
     if is_archive:
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(part) for part in archive.infolist() if part.filename.lower().endswith("data.pkl")]
@@ -133,7 +133,7 @@ def _check_globals(path: Path, is_archive: bool) -> None:
 
 
 def check_values(content: Any, path: Path) -> None:
-    """CheckpointError if plain values expand to far more than the file holds: lists that contain one another."""
+    """Raises CheckpointError if plain values expand far beyond the file size (nested references)."""
     left = MAX_VALUES
     waiting = [(content, 0)]
     while waiting:
@@ -156,7 +156,7 @@ def check_values(content: Any, path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    """Read a .safetensors file: its tensors and its metadata. Errors as of `safe_load`."""
+    """Read a .safetensors file: its tensors and its metadata. Raises the same errors as `safe_load`."""
     _check_size(path)
     try:
         with machine_errors(reading=path), safe_open(path, "pt", device="cpu") as file:

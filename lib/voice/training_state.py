@@ -35,7 +35,7 @@ class TrainingState:
 
 
 def is_training_state(path: Path) -> bool:
-    """Whether a model file holds a training checkpoint, G or D. CheckpointError if it cannot be read."""
+    """Whether a model file holds a training checkpoint, G or D. Raises CheckpointError if it cannot be read."""
     if path.suffix.lower() != VOICE_SUFFIXES[0]:
         return False
     content = safe_load(path, lazily=True)
@@ -43,7 +43,10 @@ def is_training_state(path: Path) -> bool:
 
 
 def read_training_state(path: Path) -> TrainingState:
-    """Read a training checkpoint (or a base model, which has only weights). MissingFileError or CheckpointError."""
+    """Read a training checkpoint (or a base model, which has only weights).
+
+    Raises MissingFileError or CheckpointError.
+    """
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
         raise CheckpointError("{path} is a finished voice, not a training checkpoint. Move it to weights/.", path=path)
@@ -72,7 +75,10 @@ def read_training_state(path: Path) -> TrainingState:
 
 
 def peek_progress(path: Path) -> tuple[int, int]:
-    """(finished epochs, steps) of a training checkpoint, without reading its tensors. CheckpointError if it is none."""
+    """(finished epochs, steps) of a training checkpoint, without reading its tensors.
+
+    Raises CheckpointError if it is none.
+    """
     content = safe_load(path, lazily=True)
     try:
         return int(content["iteration"]), int(content.get("revoice", {}).get("step", 0))
@@ -83,7 +89,7 @@ def peek_progress(path: Path) -> tuple[int, int]:
 def generator_of(path: Path) -> str | None:
     """The SHA-256 of the generator's checkpoint that a discriminator's was saved with; None if the file has none.
 
-    CheckpointError or MachineError if the file cannot be read.
+    Raises CheckpointError or MachineError if the file cannot be read.
     """
     content = safe_load(path, lazily=True)
     own = content.get("revoice") if isinstance(content, dict) else None
@@ -92,7 +98,7 @@ def generator_of(path: Path) -> str | None:
 
 
 def write_training_state(path: Path, state: TrainingState) -> None:
-    """Write a training checkpoint in RVC's format, atomically. RevoiceError if it cannot be written."""
+    """Write a training checkpoint in RVC's format, atomically. Raises RevoiceError if it cannot be written."""
     content = {
         "model": state.weights,
         "iteration": state.epoch,
@@ -106,8 +112,8 @@ def write_training_state(path: Path, state: TrainingState) -> None:
 def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[str, Any]:
     """Re-index an optimiser state by parameter name, so that files of every program can be resumed.
 
-    In a file, index i means the i-th key of its `model`, whose order differs between programs. CheckpointError if the
-    state does not belong to these weights.
+    In a file, index i means the i-th key of its `model`, whose order differs between programs. Raises CheckpointError
+    if the state does not belong to these weights.
     """
     stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
     if not isinstance(stored, dict) or not isinstance(groups, list):
@@ -160,7 +166,7 @@ def _problem_of_moments(moments: Any, shape: torch.Size) -> Message | None:
 
 
 def _checked_group(group: Any, where: str) -> dict[str, Any]:
-    """AdamW's settings from a file. CheckpointError if they are incomplete or out of range."""
+    """AdamW's settings from a file. Raises CheckpointError if they are incomplete or out of range."""
     try:
         numbers = [float(group[name]) for name in ("lr", "eps", "weight_decay")]
         betas = [float(beta) for beta in group["betas"]]

@@ -34,7 +34,9 @@ def with_rvc_keys(weights: Weights) -> Weights:
 
 
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
-    """Load weights with RVC's keys strictly into `module`, cast to its dtypes. CheckpointError names what differs.
+    """Load weights with RVC's keys strictly into `module`, cast to its dtypes.
+
+    Raises CheckpointError with what differs.
 
     A module on the meta device gets the tensors themselves, without a copy.
     """
@@ -48,7 +50,7 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
 
 
 def unmap(network: nn.Module, cast_to: torch.dtype) -> None:
-    """Copy the tensors that were not cast to `cast_to`: one tensor of a memory-mapped file keeps the whole file."""
+    """Copy the tensors that were not cast to `cast_to`: one tensor of a memory-mapped file keeps the file mapped."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dtype != cast_to:
             tensor.data = tensor.data.clone()
@@ -81,7 +83,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 
 def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
-    """CheckpointError unless `weights` has exactly the expected tensors."""
+    """Raises CheckpointError unless `weights` has exactly the expected tensors."""
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     misshapen = sorted(k for k in expected.keys() & weights.keys() if expected[k] != weights[k].shape)
@@ -102,7 +104,7 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
 
 
 def check_finite(weights: Weights, where: str) -> None:
-    """CheckpointError if a tensor holds NaN or infinity."""
+    """Raises CheckpointError if a tensor holds NaN or infinity."""
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(

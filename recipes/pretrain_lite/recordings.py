@@ -37,7 +37,7 @@ class Recording:
 def training_recordings(data: Path, speech: Path | None = None) -> list[Recording]:
     """All recordings of the train split under `data`, and what `make_speech` wrote into the folder `speech`.
 
-    MissingFileError if a set of recordings is missing.
+    Raises MissingFileError if a set of recordings is missing.
     """
     found = [Recording("lj", path, FULL_CUTOFF, 4) for path in _files(data / "voices/ljspeech", "*.flac")[:LJ_CLIPS]]
     dev_clean = data / "speech/librispeech-dev-clean-mp3"

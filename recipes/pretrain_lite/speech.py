@@ -43,7 +43,7 @@ def sentences(locale: str) -> list[str]:
 
 
 def make_speech(options: SpeechOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Write folder/speech/LOCALE-VARIANT-NUMBER.wav. RevoiceError if espeak-ng is missing or fails."""
+    """Write folder/speech/LOCALE-VARIANT-NUMBER.wav. Raises RevoiceError if espeak-ng is missing or fails."""
     program = shutil.which("espeak-ng")
     if program is None:
         raise RevoiceError("espeak-ng is not installed. Install it (Debian, Ubuntu: apt install espeak-ng).")

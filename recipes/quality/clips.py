@@ -35,7 +35,7 @@ class Clip:
     snr_db: float | None = None  # of white noise that is added
 
     def clean(self, sample_rate: int = ANALYSIS_RATE) -> FloatArray:
-        """The recording, (T,) at `sample_rate` Hz. MissingFileError or AudioError."""
+        """The recording, (T,) at `sample_rate` Hz. Raises MissingFileError or AudioError."""
         return load_audio(self.path, sample_rate)
 
     def audio(self) -> FloatArray:
@@ -68,7 +68,7 @@ def read_readers(folder: Path, split: str, language: str = "en", seed: int = 0) 
     """Six clips of 7 to 25 words by each reader of a split, "tune" or "test".
 
     The folder is laid out as READER/UTTERANCE.mp3, with transcripts.tsv: utterance, reader, sex, text.
-    MissingFileError if it lacks that list, ConfigError if it lacks a reader.
+    Raises MissingFileError if it lacks that list, ConfigError if it lacks a reader.
     """
     table = folder / "transcripts.tsv"
     if not table.is_file():
@@ -111,7 +111,10 @@ def read_folder(folder: Path, language: str = "en", seed: int = 0) -> list[Clip]
 
 
 def read_sets(given: Iterable[str], language: str = "en", seed: int = 0) -> dict[str, list[Clip]]:
-    """The sets of options such as NAME=FOLDER or NAME=FOLDER:pt; equal names join. ConfigError for other forms."""
+    """The sets of options such as NAME=FOLDER or NAME=FOLDER:pt; equal names join.
+
+    Raises ConfigError for other forms.
+    """
     sets: dict[str, list[Clip]] = {}
     for text in given:
         match = _SET.fullmatch(text)

@@ -111,7 +111,7 @@ def write_page(
 ) -> None:
     """Write index.html, figures.json and the players' files; with `pitch` also spectrograms with F0.
 
-    ConfigError if the files exceed 5 MB.
+    Raises ConfigError if the files exceed 5 MB.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [path for example in examples for path in _write_example(folder, example, pitch)]

@@ -57,7 +57,7 @@ class Whisper:
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def __call__(self, audio: FloatArray, language: str) -> str:
-        """Text of (T,) at 16 kHz. AudioError for more than 30 s, ConfigError for a language the model lacks."""
+        """Text of (T,) at 16 kHz. Raises AudioError for more than 30 s, ConfigError for a language the model lacks."""
         seconds = len(audio) / ANALYSIS_RATE
         if seconds > WINDOW_SECONDS:
             raise AudioError(
@@ -78,7 +78,7 @@ class Whisper:
 
 
 def load_speaker_encoder() -> SpeakerEncoder:
-    """resemblyzer. ConfigError if the package is missing."""
+    """resemblyzer. Raises ConfigError if the package is missing."""
     try:
         return Resemblyzer()
     except ImportError as error:

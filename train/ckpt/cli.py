@@ -22,7 +22,7 @@ class _New(BaseModel, frozen=True):
     """Options of commands that create a voice in weights/."""
 
     name: str | None = Field(None, description="name of the new voice; None: derived from its sources")
-    info: str | None = Field(None, description="description to store; None: a sentence on how the voice was made")
+    info: str | None = Field(None, description="description to store; None: generated automatically")
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
@@ -61,9 +61,9 @@ class Edit(BaseModel, frozen=True):
     )
     display_name: str | None = Field(None, description="name that the page shows; None: unchanged")
     language: str | None = Field(None, description="language of the recordings, such as en or pt; None: unchanged")
-    reader: str | None = Field(None, description="who reads: woman, man, child or any text; None: unchanged")
+    reader: str | None = Field(None, description="speaker: woman, man, child or any text; None: unchanged")
     output: GivenPath | None = Field(
-        None, description="output file; None: change the voice in place, a shipped voice as a copy in weights/"
+        None, description="output file; None: edit in place (shipped voices: a copy in weights/)"
     )
 
 
@@ -96,20 +96,22 @@ class Import(BaseModel, frozen=True):
         description="the files, or https links to files or to Hugging Face repositories; indexes are paired with "
         "voices by their content"
     )
-    name: str | None = Field(None, description="name of the voice; None: name stored in the archive, or of the file")
+    name: str | None = Field(
+        None, description="name of the voice; None: name stored in the archive, otherwise the file name"
+    )
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
 class Publish(BaseModel, frozen=True):
     """Upload a voice, its index and a model card to your Hugging Face account.
 
-    The token is that of `hf auth login` or HF_TOKEN, else it is asked for; it is not stored.
+    Uses the token from `hf auth login` or HF_TOKEN, or prompts for one, which is not stored.
     """
 
     voice: str = Field(description="name or path of a voice")
     repository: str = Field(description="name of the new repository, or owner/name")
     licence: str = Field(description="licence of the voice, such as cc-by-4.0, or its name")
-    consent: bool = Field(False, description="the person whose voice it is agrees to the publication")
+    consent: bool = Field(False, description="the speaker has consented to publication")
     public: bool = Field(False, description="let everybody see it; otherwise only your account can")
     f0_method: str = Field("rmvpe", description="F0 method to recommend for conversions")
     notes: str = Field("", description="more about the voice, in Markdown")
@@ -120,7 +122,7 @@ class Folders(BaseModel, frozen=True):
     """List the folders of RVC and Applio whose voices and weights are used in place; add or remove one."""
 
     add: GivenPath | None = Field(None, description="folder in which RVC, Applio or a fork is installed")
-    remove: GivenPath | None = Field(None, description="folder that is no longer used; its files stay")
+    remove: GivenPath | None = Field(None, description="folder to stop using; its files are kept")
 
 
 Tool = Info | Extract | Merge | Edit | Convert | Export | Import | Publish | Folders

@@ -45,7 +45,7 @@ OWN_METADATA = (
 
 
 def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
-    """The path of a new voice. ConfigError if the name is not allowed or the voice exists."""
+    """The path of a new voice. Raises ConfigError if the name is not allowed or the voice exists."""
     path = inside(weights, check_name(name, "voice", is_argument=True) + suffix, "voice")
     taken = [found for other in VOICE_SUFFIXES if (found := path.with_name(name + other)).exists()]
     if taken and not overwrite:
@@ -58,7 +58,7 @@ def _exists(path: Path) -> ConfigError:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """ConfigError if a file exists and may not be replaced."""
+    """Raises ConfigError if a file exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise _exists(path)
 
@@ -72,7 +72,7 @@ def voice_path(name: str) -> Path:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The properties of a voice model or training checkpoint, by label. RevoiceError if it is neither."""
+    """The properties of a voice model or training checkpoint, by label. Raises RevoiceError if it is neither."""
     if path.suffix.lower() != SAFETENSORS and not _is_voice(safe_load(path, lazily=True)):
         return _describe_state(path, read_training_state(path))
     return _describe_voice(path, read_voice_model(path))
@@ -134,7 +134,7 @@ def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
 
 
 def newest_generator(folder: Path) -> Path:
-    """The generator checkpoint with the most steps in an experiment's folder. ConfigError if there is none."""
+    """The generator checkpoint with the most steps in an experiment's folder. Raises ConfigError if there is none."""
     pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
     if not pairs:
         raise ConfigError(
@@ -147,7 +147,8 @@ def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None =
     """The voice model of a generator's training checkpoint (or of a bare table of its tensors), in fp16.
 
     Everything is inferred from the tensors. `sample_rate` in Hz is only needed for networks without F0 and without
-    posterior, whose tensors do not show it. CheckpointError if the file holds no generator, or one of another rate.
+    posterior, whose tensors do not show it. Raises CheckpointError if the file holds no generator, or one of another
+    rate.
     """
     weights, epoch = _generator(checkpoint)
     where = str(checkpoint)
@@ -186,7 +187,7 @@ def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str |
     """Blend two voices tensor by tensor: alpha of the first, 1 - alpha of the second, in float32, stored in fp16.
 
     The speaker tables are cut to the smaller one. Weight-norm pairs are blended separately, as in RVC.
-    ConfigError for an alpha outside 0 to 1, CheckpointError if the voices are not of the same kind.
+    Raises ConfigError for an alpha outside 0 to 1, CheckpointError if the voices are not of the same kind.
     """
     if not 0 <= alpha <= 1:
         raise ConfigError("The share of the first voice cannot be {alpha}; it must be from 0 to 1.", alpha=alpha)
@@ -262,8 +263,8 @@ def edit(
 ) -> VoiceModel:
     """The voice with changed texts; None keeps a text, an empty one removes it.
 
-    `speakers` are names separated by commas, from speaker 0 on. ConfigError if the voice has fewer, or if a text is
-    longer than it may be (MAX_TEXT, MAX_SPEAKER_NAME).
+    `speakers` are names separated by commas, from speaker 0 on. Raises ConfigError if the voice has fewer, or if a text
+    is longer than it may be (MAX_TEXT, MAX_SPEAKER_NAME).
     """
     changes = edited_entries(voice, info, author, licence, speakers)
     info = changes.pop("info", voice.info)
@@ -279,7 +280,7 @@ def edited_entries(
     speakers: str | None = None,
     facts: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What `edit` changes: entries of the voice's file with their new values, None for an entry that goes."""
+    """What `edit` changes: entries of the voice's file with their new values, None for an entry to remove."""
     changes: dict[str, Any] = {} if info is None else {"info": checked_text("info", info)}
     if speakers is not None:
         names = [name.strip() for name in speakers.split(",")]
@@ -301,9 +302,9 @@ def edited_entries(
 
 
 def edit_target(path: Path, output: Path | None) -> Path:
-    """Where an edited voice is written: `output`, else its own file, but a copy in weights/ of a shipped voice.
+    """Where an edited voice is written: `output`, else in place; shipped voices: a copy in weights/.
 
-    ConfigError if that copy or `output` exists already.
+    Raises ConfigError if that copy or `output` exists already.
     """
     if output is not None:
         if output.exists():
@@ -318,7 +319,7 @@ def edit_target(path: Path, output: Path | None) -> Path:
 def convert(source: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
     """Write a voice in the other file format (.pth, .safetensors), or to `output`, and return its path.
 
-    Read back and compared before this returns. ConfigError if the output exists or has another suffix.
+    Read back and compared before this returns. Raises ConfigError if the output exists or has another suffix.
     """
     voice = read_voice_model(source)
     other = VOICE_SUFFIXES[source.suffix.lower() == VOICE_SUFFIXES[0]]
@@ -332,7 +333,7 @@ def convert(source: Path, output: Path | None = None, *, overwrite: bool = False
 
 
 def _compare(voice: VoiceModel, written: VoiceModel, path: Path) -> None:
-    """RevoiceError if a written voice differs from the original."""
+    """Raises RevoiceError if a written voice differs from the original."""
     same_facts = replace(written, weights={}) == replace(
         voice, weights={}, config=voice.config.model_copy(update={"segment_frames": written.config.segment_frames})
     )

@@ -67,7 +67,10 @@ def obsolete(locale: str) -> list[str]:
 
 
 def fields(template: str) -> list[tuple[str, str, str]]:
-    """The placeholders of a template: name, format and conversion, sorted. ValueError if it is no valid template."""
+    """The placeholders of a template: name, format and conversion, sorted.
+
+    Raises ValueError if it is no valid template.
+    """
     parsed = string.Formatter().parse(template)
     return sorted((name, spec or "", conversion or "") for _, name, spec, conversion in parsed if name is not None)
 

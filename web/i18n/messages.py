@@ -1,7 +1,7 @@
 """Translates errors, progress and facts that lib, infer and train report, from their templates.
 
 A catalogue per language, i18n/messages/LANGUAGE.json, maps each English template to its translation, as gettext does.
-What no catalogue contains stays English.
+Untranslated messages stay in English.
 """
 
 import hashlib

@@ -38,7 +38,7 @@ class Translator:
         self.texts = texts_of(locale)
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the text; KeyError for an unknown id, which is a bug."""
+        """Return the text; raises KeyError for an unknown id, which is a bug."""
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:
@@ -70,7 +70,7 @@ def field_name(name: str, spec: str | None, conversion: str | None) -> str:
 
 @lru_cache(4096)
 def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A text as pairs of words and the name of the field that follows them, if one does."""
+    """A text as pairs of literal text and the name of the field that follows them, if one does."""
     return tuple(
         (words, None if name is None else field_name(name, spec, conversion))
         for words, name, spec, conversion in Formatter().parse(text)
@@ -84,7 +84,7 @@ def fill_fields(text: str, fields: Mapping[str, str]) -> str:
 
 @cache
 def texts_of(locale: str) -> Mapping[str, str]:
-    """All texts of a language; of a key that a translation lacks, the English one."""
+    """All texts of a language, falling back to English."""
     texts: dict[str, str] = {}
     for name in dict.fromkeys((MASTER, locale)):
         texts |= json.loads((LOCALES / f"{name}.json").read_text(encoding="utf-8"))
@@ -92,7 +92,10 @@ def texts_of(locale: str) -> Mapping[str, str]:
 
 
 def check_language(name: str | None) -> str | None:
-    """Return the language that a user named ("ja", "pt-br", "zh"), or None for none; ConfigError lists all."""
+    """Return the language that a user named ("ja", "pt-br", "zh"), or None for none.
+
+    Raises ConfigError with all languages.
+    """
     if name is None:
         return None
     if found := _match(name):

@@ -157,7 +157,9 @@ class JobRegistry:
             self._write(job.id)
 
     def submit(self, title: str, request: Request, client: str = THIS_MACHINE) -> str:
-        """Put a job in its queue and return its id. ConfigError if too many wait already, of all or of this client.
+        """Put a job in its queue and return its id.
+
+        Raises ConfigError if too many wait already, of all or of this client.
 
         The uploads of the request are copied into the job's folder, because the server deletes uploads when it ends.
         """
@@ -179,7 +181,7 @@ class JobRegistry:
         return job_id
 
     def get(self, job_id: str) -> JobView:
-        """The job as it is now. ConfigError for an unknown id."""
+        """The job as it is now. Raises ConfigError for an unknown id."""
         with self._changed:
             if job_id not in self._jobs:
                 raise ConfigError("There is no job {job!r}. It may have been deleted.", job=job_id[:MAX_LINE])
@@ -251,7 +253,7 @@ class JobRegistry:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
     def _check_queue(self, queue: deque[str], client: str) -> None:
-        """ConfigError if a queue is full, or if a client of another machine has its share of it."""
+        """Raises ConfigError if a queue is full, or if a client of another machine has its share of it."""
         if len(queue) >= MAX_WAITING:
             raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
         own = sum(self._clients.get(job_id) == client for job_id in queue)
@@ -338,7 +340,7 @@ def _job_to_json(job: JobView) -> object:
 def _read_job(path: Path) -> JobView:
     """The job of a file: one that waited or ran is interrupted, one without a usable request cannot be resumed.
 
-    ConfigError, ValueError, LookupError or TypeError for a file that is not a job's.
+    Raises ConfigError, ValueError, LookupError or TypeError for a file that is not a job's.
     """
     values: Any = from_json(read_json_table(path, MAX_JOB_BYTES, allow_nan=True))
     _JOB_FILE.validate_python({**values, "request": None})

@@ -95,7 +95,7 @@ class CoverRequest(ConversionRequest, frozen=True):
 
 
 class SayRequest(ConversionRequest, frozen=True):
-    """Say a text, or the text or subtitles of a file."""
+    """Synthesise a text, or the text or subtitles of a file."""
 
     options: SpeechOptions = SpeechOptions()
     text: str = ""
@@ -135,7 +135,7 @@ def kind_of(request: Request) -> Kind:
 
 
 def read_request(kind: Kind, values: object) -> Request:
-    """The request of a job file or of a message to the worker. ConfigError for values that are not allowed."""
+    """The request of a job file or of a message to the worker. Raises ConfigError for values that are not allowed."""
     if not isinstance(values, Mapping):
         values = {"request": values}
     request: Request = checked(REQUESTS[kind], _upgraded(kind, values))

@@ -38,7 +38,7 @@ def make_cover(voice: "VoiceConverter", request: CoverRequest, name: str, contex
 
 
 def say_text(voice: "VoiceConverter", request: SayRequest, name: str, context: JobContext) -> Sequence[Path]:
-    """Speak the text or the subtitles of a request; returns the recording."""
+    """Synthesise the text or the subtitles of a request; returns the recording."""
     from infer.speech.engines import load_engine
     from infer.speech.say import speak
     from infer.speech.script import read_script, read_text_file

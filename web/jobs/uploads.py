@@ -21,8 +21,8 @@ def size_of(folders: Sequence[Path]) -> int:
 def with_copies(request: Request, folder: Path, allowed: int | None) -> Request:
     """The request with its uploads copied into the job's folder, at most `allowed` bytes of them.
 
-    ConfigError if they are more or the disk would be almost full, WriteError if they cannot be written; then nothing
-    is left of the folder.
+    Raises ConfigError if they are more or the disk would be almost full, WriteError if they cannot be written; then
+    nothing is left of the folder.
     """
     numbers = itertools.count()
     left = allowed

@@ -1,4 +1,4 @@
-"""Shows the documents in docs/ as pages below /manual/, and leads to the manual in the language of the user.
+"""Shows the documents in docs/ as pages below /manual/, and redirects to the manual in the language of the user.
 
 /manual/options          redirects to the page in the user's language, or in English
 /manual/ja/options.md    docs/ja/options.md as HTML; no other file than a document of docs/ can be read
@@ -39,7 +39,7 @@ def page_title(t: Translator, page: str) -> str:
 
 
 def manual_routes(default: str | None) -> Sequence[Route]:
-    """The routes of the manual; `default` is the language of users whose browser names none that is known."""
+    """The routes of the manual; `default` is the language if the browser requests no supported language."""
 
     def show(request: Request) -> Response:  # no coroutine: Starlette runs it in a thread
         path = request.path_params["path"]

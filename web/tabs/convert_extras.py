@@ -92,7 +92,7 @@ def build_pitch_shift(t: Translator, services: Services, inputs: Sequence[Any], 
 
 
 def measure_pitch(t: Translator, services: Services, voice: str | None, recording: str | None) -> tuple[float, float]:
-    """Median F0 in Hz of a recording and of a voice's training data. ConfigError if one of them is unknown."""
+    """Median F0 in Hz of a recording and of a voice's training data. Raises ConfigError if one of them is unknown."""
     name = listed_voice(t, services, voice)
     if not recording:
         raise ConfigError(t("convert.no_audio"))

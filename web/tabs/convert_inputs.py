@@ -21,7 +21,10 @@ POLL_SECONDS = 0.2
 
 
 def chosen_options(services: Services, form: Form[Options], values: Mapping[str, Any]) -> Options:
-    """The options of a request; the default device is that of the page. ConfigError for values that are not allowed."""
+    """The options of a request; the default device is that of the page.
+
+    Raises ConfigError for values that are not allowed.
+    """
     device = values.get("device") or services.device
     chosen = {name: values[name] for name in form.names} | {"device": device}
     if isinstance(chosen["speaker_id"], str) and not chosen["speaker_id"].isdecimal():
@@ -31,7 +34,7 @@ def chosen_options(services: Services, form: Form[Options], values: Mapping[str,
 
 
 def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
-    """The name of a voice, if there is one of that name. ConfigError otherwise."""
+    """The name of a voice, if there is one of that name. Raises ConfigError otherwise."""
     if not voice:
         raise ConfigError(t("convert.no_voice"))
     if voice not in services.list_voices():
@@ -40,7 +43,7 @@ def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
 
 
 def voice_and_recording(t: Translator, services: Services, values: Mapping[str, Any]) -> tuple[str, Path]:
-    """The voice and the recording of a request. ConfigError if one of them is missing."""
+    """The voice and the recording of a request. Raises ConfigError if one of them is missing."""
     voice = listed_voice(t, services, values["voice"])
     if not values["recording"]:
         raise ConfigError(t("convert.no_audio"))
@@ -48,7 +51,10 @@ def voice_and_recording(t: Translator, services: Services, values: Mapping[str, 
 
 
 def listed_index(t: Translator, services: Services, name: str | None) -> str:
-    """The name of an index, if there is one of that name; auto and none are names, too. ConfigError otherwise."""
+    """The name of an index, if there is one of that name; auto and none are names, too.
+
+    Raises ConfigError otherwise.
+    """
     if name and name not in OWN_INDEX and name not in services.list_indexes():
         raise ConfigError(t("convert.unknown_index", name=name))
     return name or "auto"

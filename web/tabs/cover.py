@@ -100,7 +100,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
 def _cover_request(
     t: Translator, services: Services, form: Form[CoverOptions], values: Mapping[str, Any]
 ) -> tuple[str, CoverRequest]:
-    """The title and the request of a cover. ConfigError if the files do not suffice."""
+    """The title and the request of a cover. Raises ConfigError if the files do not suffice."""
     name = listed_voice(t, services, values["voice"])
     files = {key: Path(values[key]) if values[key] else None for key in ("song", "vocals", "instrumental")}
     main = files["song"] or files["instrumental"]
@@ -132,7 +132,7 @@ def _build_say(t: Translator, services: Services, voice: Any) -> None:
     player = gr.Audio(label=t("convert.result"), type="filepath", interactive=False, buttons=["download"])
 
     def say(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
-        """Speak a text, a text file or subtitles in a voice; returns the recording."""
+        """Synthesise a text, a text file or subtitles in a voice; returns the recording."""
         name = listed_voice(t, services, values["voice"])
         chosen = {key: values[key] for key in form.names} | {"device": services.device}
         work = checked(SayRequest, {

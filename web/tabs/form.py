@@ -18,7 +18,9 @@ MAX_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
 
 class Form(Generic[Options]):
-    """The components of an options model, laid out where the Form is made; ranges and defaults are the model's.
+    """The components of an options model; ranges and defaults are the model's.
+
+    The constructor adds them to the current Blocks.
 
     Fields named in `skip` get no component; `parse` gets their values. `shown` are the first values of fields whose
     default is None but that are shown as numbers.
@@ -38,7 +40,7 @@ class Form(Generic[Options]):
         self.components = [_component(name, model.model_fields[name], first[name], t) for name in self.names]
 
     def __add__(self, other: "Form[Options]") -> "Form[Options]":
-        """Both forms as one: an options model may be laid out in several places."""
+        """Both forms as one: an options model may be spread over several places."""
         both = Form(self.model, self._t, frozenset(self.model.model_fields))
         both.names, both.components = self.names + other.names, self.components + other.components
         return both

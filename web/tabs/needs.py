@@ -22,7 +22,7 @@ Needs = tuple[list[str], list[RevoiceError]]  # names of downloads, and what els
 
 
 class NeedsPanel:
-    """The list and its button, hidden while nothing is missing; laid out where it is made."""
+    """The list and its button, hidden while nothing is missing. The constructor adds it to the current Blocks."""
 
     def __init__(self, t: Translator, name: str) -> None:
         self._t = t

@@ -21,7 +21,10 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class Remembered:
-    """A note that the options are those used last, and a button that returns to the defaults; laid out where made."""
+    """A note that the options are those used last, and a button that returns to the defaults.
+
+    The constructor adds it to the current Blocks.
+    """
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
@@ -74,7 +77,8 @@ class Remembered:
 def last_options(services: Services, voice: str | None, memory: object) -> ConvertOptions | None:
     """The options last used with a voice in this browser; None if there are none or they are not valid.
 
-    On a page for this machine only, options kept on the server by an earlier version count until the browser has some.
+    On a page for this machine only, options kept on the server by an earlier version are used until the browser has
+    some.
     """
     if not voice:
         return None

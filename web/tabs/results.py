@@ -25,7 +25,10 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class ResultPanel:
-    """The list of finished conversions and what is shown of the chosen one; laid out where it is made."""
+    """The list of finished conversions and what is shown of the chosen one.
+
+    The constructor adds it to the current Blocks.
+    """
 
     def __init__(self, t: Translator, services: Services, kinds: Sequence[Kind]) -> None:
         self._t = t
@@ -92,7 +95,7 @@ class ResultPanel:
     # --- handlers ---------------------------------------------------------------------------------------------------
 
     def refresh(self, before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
-        """Let the list follow the jobs; where the chosen one is gone, or none was ever shown, show the newest."""
+        """Update the list from the jobs; if the selection is gone, or none was ever shown, show the newest."""
         jobs = self._jobs()
         entries = [(describe(self._t, job), job.id) for job in jobs]
         if entries == [tuple(entry) for entry in before]:

@@ -163,7 +163,7 @@ class _TrainTab:
         self.suggestion.wire(family, rate, self.inputs["epochs"], found, seconds)
 
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
-        """The request of a training job without its recordings. ConfigError for values that are not allowed."""
+        """The request of a training job without its recordings. Raises ConfigError for values that are not allowed."""
         name = check_name((values["name"] or "").strip(), "voice")
         options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields if key in values})
         settings = {key: values[key] for key in VOICE_SETTINGS}
@@ -245,7 +245,7 @@ def _typed(words: Sequence[str]) -> str:
 
 
 def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
-    """ConfigError if all epochs are done: training would end at once without a change."""
+    """Raises ConfigError if all epochs are done: training would end at once without a change."""
     if not Experiment(name).config_file.is_file() or (newest := Experiment(name).newest_pair()) is None:
         return
     from lib.voice.training_state import peek_progress

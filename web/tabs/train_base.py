@@ -12,7 +12,10 @@ Pair = tuple[Path, Path]  # generator and discriminator
 
 
 def dropped_base(files: Sequence[str] | None) -> Pair | None:
-    """Generator and discriminator among dropped files; None without any. ConfigError unless there is one of each."""
+    """Generator and discriminator among dropped files; None if there are none.
+
+    Raises ConfigError unless there is one of each.
+    """
     if not files:
         return None
     from train.base_models import pair_of

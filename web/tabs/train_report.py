@@ -23,7 +23,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class DataReportPanel:
-    """The button that checks recordings, its report and two plots; laid out where it is constructed."""
+    """The button that checks recordings, its report and two plots. The constructor adds it to the current Blocks."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t

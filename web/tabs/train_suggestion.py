@@ -15,7 +15,10 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class SuggestionPanel:
-    """The proposal and its button; laid out where it is made. Nothing changes before the button is pressed."""
+    """The proposal and its button. Nothing changes before the button is pressed.
+
+    The constructor adds it to the current Blocks.
+    """
 
     def __init__(self, t: Translator) -> None:
         self._t = t

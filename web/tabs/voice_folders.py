@@ -40,7 +40,7 @@ def build_folders(t: Translator, services: Services) -> None:
             return "", gr.update(choices=_used(), value=str(path))
 
     def remove_folder(folder: str | None) -> Any:
-        """No longer use a folder; its files stay."""
+        """Stop using a folder; its files are kept."""
         with handle_errors(t):
             _check_local(t, services)
             if folder not in _used():
@@ -57,6 +57,6 @@ def _used() -> list[str]:
 
 
 def _check_local(t: Translator, services: Services) -> None:
-    """ConfigError where the page can be reached from elsewhere: nobody else may name folders of this machine."""
+    """Raises ConfigError where the page can be reached from elsewhere: nobody else may name folders of this machine."""
     if not services.local:
         raise ConfigError(t("voices.folders_local"))

@@ -146,7 +146,10 @@ class _Tools:
         return message
 
     def _new_name(self, name: str | None, usual: str) -> str:
-        """The name of a new voice, by default a free one. ConfigError if it is taken: the page replaces no voice."""
+        """The name of a new voice, by default a free one.
+
+        Raises ConfigError if it is taken: the page replaces no voice.
+        """
         from lib.voice.intake import free_name
 
         chosen = (name or "").strip()
