@@ -26,7 +26,7 @@ _MEMORY = re.compile(
 )
 _GPU = re.compile(r"\b(CUDA|HIP|MPS|cuDNN|cuBLAS)", re.IGNORECASE)
 _DEVICE = re.compile(r"\b(CUDA|HIP|cuDNN|CUBLAS)[_ ](error|status)", re.IGNORECASE)
-_IO_ERROR = re.compile(r"I/O error: (.+?) \(os error")
+_IO_ERROR = re.compile(r"I/O error: (.{1,300}?) \(os error")
 
 
 def machine_error(error: BaseException, path: Path | None = None) -> MachineError | None:

@@ -3,10 +3,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+MAX_VALUE = 700  # characters of a text among the values; a longer one is cut
+
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """The template with its {placeholders} filled in; without values the text as it is, braces included."""
-    return template.format(**values) if values else template
+    """The template with its {placeholders} filled in; without values the text as it is, braces included.
+
+    Texts among the values, which may come from a file or a request, are cut at MAX_VALUE characters.
+    """
+    return template.format(**{name: _cut(value) for name, value in values.items()}) if values else template
+
+
+def _cut(value: object) -> object:
+    if isinstance(value, Message) or not isinstance(value, str) or len(value) <= MAX_VALUE:
+        return value
+    return f"{value[:MAX_VALUE]}…"
 
 
 class Message(str):

@@ -43,6 +43,7 @@ INDEX_RATE = "index_rate"  # an optional entry: the recommended index rate of a 
 MAX_DEPTH = 20  # of nested values
 MAX_TEXT = 2000  # characters of a description, an author, a licence
 MAX_SPEAKER_NAME = 100  # characters
+MAX_DIGITS = 9  # of a speaker's number
 _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
 
@@ -101,7 +102,7 @@ def find_speaker(voice: VoiceModel, speaker: str) -> int:
     for number, name in names.items():
         if name == speaker:
             return number
-    if speaker.isdecimal():
+    if speaker.isdecimal() and len(speaker) <= MAX_DIGITS:
         return int(speaker)
     listed = ", ".join(f"{name} ({number})" for number, name in names.items())
     raise ConfigError(
