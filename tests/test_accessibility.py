@@ -1,6 +1,8 @@
-"""The page for everybody: the keyboard reaches every control of a conversion, and drop-downs are described."""
+"""The page for everybody: axe finds no violation in either theme, and the keyboard reaches and works the controls."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, 
 
 PATIENCE = 300_000  # milliseconds
 SETTLE = 1_000  # milliseconds for a tab to be laid out
+TABS = ("convert", "cover", "train", "voices", "settings")
 CONTROLS = {"voice", "recording", "example", "convert", "options", "listen", "batch"}  # of the tab that opens first
 MAX_STEPS = 80  # presses of the tab key
 pytestmark = [
@@ -39,6 +42,43 @@ def visit(browser: Any, address: str) -> Any:
     page.locator("#convert").wait_for()
     page.wait_for_timeout(SETTLE)
     return page
+
+
+def show(page: Any, tab: str) -> None:
+    """Bring a tab to the front."""
+    page.locator(f"#tab-{tab}-button:visible").first.click()
+    page.wait_for_timeout(SETTLE)
+
+
+def open_everything(page: Any) -> None:
+    """Unfold what is folded on the tab that is shown."""
+    for _ in range(3):  # what lies inside may be folded, too
+        folded = page.locator("button.label-wrap:not(.open):visible")
+        for number in reversed(range(folded.count())):
+            folded.nth(number).click()
+    page.wait_for_timeout(SETTLE)
+
+
+def test_axe_finds_no_violation_in_either_theme(browser: Any, address: str) -> None:
+    import axe_playwright_python as axe
+
+    page = visit(browser, address)
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for tab in TABS:
+        show(page, tab)
+        open_everything(page)
+        for dark in (False, True):
+            page.evaluate(f"document.body.classList.toggle('dark', {json.dumps(dark)})")
+            page.wait_for_timeout(SETTLE)  # colours change gradually
+            rules = "runOnly: ['color-contrast']" if dark else ""  # only colours depend on the theme
+            options = f"{{resultTypes: ['violations'], {rules}}}"
+            for violation in page.evaluate(f"() => axe.run(document, {options})")["violations"]:
+                for node in violation["nodes"]:
+                    theme = "dark" if dark else "light"
+                    found.add(f"{tab}, {theme}: {violation['id']}: {node['target']}: {node['failureSummary']}")
+    page.context.close()
+    assert not found, "\n".join(sorted(found))
 
 
 def test_a_drop_down_is_used_by_keyboard_and_described(browser: Any, address: str) -> None:

