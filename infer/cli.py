@@ -1,7 +1,5 @@
 """Shared by the commands of `python -m infer`: parsing of arguments, errors, and loading of the voice."""
 
-import contextlib
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from pydantic import BaseModel
 from lib.errors import RevoiceError
 from lib.machine import machine_errors
 from lib.paths import given_path
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, usage_error
+from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
 if TYPE_CHECKING:
     from infer.convert import VoiceConverter
@@ -54,15 +52,7 @@ def report_errors(command: Callable[[], int]) -> int:
 
 def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
     """Parse and check the arguments of a command; report a usage error in one sentence, and exit."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            return tyro.cli(model, prog=program, args=args)
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise  # --help
-        print(f"{usage_error(exit_, output.getvalue())} See {program} --help.", file=sys.stderr)
-        raise SystemExit(WRONG_USE) from None
+    return parse_arguments(lambda: tyro.cli(model, prog=program, args=args), program)
 
 
 def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":

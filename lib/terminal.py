@@ -1,6 +1,7 @@
 """Shared by the command lines of infer and train: progress bar, log output, Ctrl-C, one-sentence usage errors."""
 
 import contextlib
+import io
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -22,8 +24,23 @@ REPORT_SECONDS = 0.3  # between progress reports to another program
 LINE_SECONDS = 30.0  # between progress lines without a terminal
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
+Parsed = TypeVar("Parsed")
 
-def usage_error(exit_error: SystemExit, output: str) -> str:
+
+def parse_arguments(parse: Callable[[], Parsed], program: str) -> Parsed:
+    """Parse the command line by `parse`, one of tyro's functions; print a mistake as one sentence, and exit."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            return parse()
+    except SystemExit as exit_error:
+        if not exit_error.code:
+            raise  # --help
+        sys.stderr.write(f"{_usage_error(exit_error, output.getvalue())} See {program} --help.\n")
+        raise SystemExit(WRONG_USE) from None
+
+
+def _usage_error(exit_error: SystemExit, output: str) -> str:
     """One sentence for a mistake in the options, from the parser's exit and the text that it printed."""
     cause: BaseException | None = exit_error
     while cause is not None and not isinstance(cause, ValidationError):

@@ -20,7 +20,8 @@ from tests.tiny_hubert import TINY, tensors_of, write_folder
 from train import extract as module
 from train.experiment import Experiment
 from train.extract import batches_by_length, extract
-from train.options import ExtractOptions, PrepareOptions
+from train.index import index_stage
+from train.options import ExtractOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
 
 
@@ -130,3 +131,18 @@ def test_a_damaged_clip_is_named(tmp_path: Path, recordings: Path) -> None:
     clip.write_bytes(b"RIFF, but no more")
     with pytest.raises(AudioError, match=clip.name):
         extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
+
+
+def test_damaged_features_of_a_clip_are_named_by_the_index(tmp_path: Path, recordings: Path) -> None:
+    config = tiny_family("v2", "40k")
+    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
+    prepare_stage(experiment, recordings, config, PrepareOptions())
+    contents = experiment.content_folder(config.synthesizer.content_width)
+    for audio in sorted(experiment.gt_wavs.glob("*.wav")):
+        for folder, name in ((contents, audio.stem), (experiment.f0, audio.name), (experiment.pitch_bins, audio.name)):
+            folder.mkdir(exist_ok=True)
+            np.save(folder / f"{name}.npy", np.ones((50, config.synthesizer.content_width), np.float32))
+    damaged = sorted(contents.iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(AudioError, match=rf"{damaged.stem}\.wav or its features are damaged"):
+        index_stage(experiment, IndexOptions())

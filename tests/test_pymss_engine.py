@@ -1,14 +1,17 @@
 """Separation by pymss: a small BS-RoFormer with computed weights, registered like a user's model; and refusals."""
 
+import errno
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from infer.song.pymss_engine import translated_errors
 from infer.song.separation import load_separator
-from lib.errors import CheckpointError, ConfigError, MissingFileError
+from lib.errors import CheckpointError, ConfigError, MachineError, MissingFileError
 from lib.progress import Cancelled, no_progress
 from tests.helpers import Floats, closed_form
 
@@ -102,3 +105,10 @@ def test_unknown_unsafe_damaged_and_missing_models_are_one_sentence(
 def test_without_the_package_the_sentence_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install pymss"):
         load_separator("small", "cpu", tmp_path)
+
+
+def test_a_full_disk_is_not_reported_as_a_damaged_model() -> None:
+    with pytest.raises(MachineError, match="No space left"), translated_errors("small"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(CheckpointError, match=r"failed \(KeyError: 'stft'\)"), translated_errors("small"):
+        raise KeyError("stft")

@@ -22,12 +22,11 @@ from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import (
     FAILED,
     INTERRUPTED,
-    WRONG_USE,
+    parse_arguments,
     report_error,
     report_files,
     reporting,
     terminal,
-    usage_error,
 )
 from train.ckpt import cli as ckpt
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions, RunOptions
@@ -154,16 +153,10 @@ def _is_main_process() -> bool:
 
 def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
     """Turn the command line into a checked command; print a mistake as one sentence, and exit."""
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
-            return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers)
-    except SystemExit as leaving:
-        if not leaving.code:
-            raise  # --help
-        print(f"{usage_error(leaving, messages.getvalue())} See {program} --help.", file=sys.stderr)
-        raise SystemExit(WRONG_USE) from None
+    markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
+    return parse_arguments(
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers), program
+    )
 
 
 def _use(words: list[str]) -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
@@ -85,6 +86,13 @@ def _reading(clip: Clip) -> Iterator[None]:
             "the recordings again.",
             path=clip.audio, detail=error, folder=clip.audio.parents[1],
         ) from error  # fmt: skip
+
+
+def read_content(clip: Clip) -> npt.NDArray[np.float32]:
+    """Content features of a clip, (N, C) at 50 frames/s. Raises AudioError if the file is damaged, or MachineError."""
+    with _reading(clip):
+        content: npt.NDArray[np.float32] = np.load(clip.content)
+        return content
 
 
 class ClipDataset(Dataset[Item]):

@@ -12,6 +12,7 @@ from lib.index import FeatureIndex, index_names
 from lib.messages import Message
 from lib.progress import Progress, no_progress
 from lib.voice.library import SPEAKER_INDEXES, standard_experiment
+from train.dataset import read_content
 from train.experiment import Clip, Experiment
 from train.options import IndexOptions
 from train.pipeline import fingerprint, is_done, record
@@ -47,7 +48,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
             write_total_features([clip.content for clip in clips], experiment.folder / TOTAL_FEATURES)
         return IndexReport(path, known["vectors"], skipped=True)
     progress(0, 1, Message("index"))
-    index = FeatureIndex.build((np.load(clip.content) for clip in clips), options.seed, options.most_vectors)
+    index = FeatureIndex.build(map(read_content, clips), options.seed, options.most_vectors)
     if options.total_fea:
         write_total_features([clip.content for clip in clips], experiment.folder / TOTAL_FEATURES)
     empty, full = index_names(experiment.name, config.family, index.n_cells)
@@ -83,7 +84,7 @@ def _index_speakers(
     """Build an index for each speaker; returns their paths below the experiment's folder, by speaker number."""
     paths = {}
     for speaker in speakers:
-        own = (np.load(clip.content) for clip in clips if clip.speaker_id == speaker.number)
+        own = (read_content(clip) for clip in clips if clip.speaker_id == speaker.number)
         paths[str(speaker.number)] = f"{SPEAKER_INDEXES}/{speaker.number}.index"
         index = FeatureIndex.build(own, options.seed, options.most_vectors)
         index.save(experiment.folder / paths[str(speaker.number)])

@@ -14,6 +14,7 @@ import numpy as np
 
 from lib.audio.filters import resample
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
+from lib.machine import machine_error
 from lib.messages import Message
 from lib.progress import Cancelled, Progress
 from lib.typing import FloatArray
@@ -72,7 +73,7 @@ class PymssSeparator:
             progress(round(done), max(round(total), 1), Message("separating"))
 
         self._model.progress_callback = report
-        with _errors(self._name):
+        with translated_errors(self._name):
             stems = self._model.separate(resample(audio, sample_rate, self._rate), pbar=False)
         stem = np.asarray(stems[_extracted(stems)], np.float32).T  # [C, T]
         part = resample(stem, self._rate, sample_rate)[:, : audio.shape[1]]
@@ -81,7 +82,7 @@ class PymssSeparator:
 
 
 def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
-    with _errors(name):
+    with translated_errors(name):
         return pymss.MSSeparator(
             model_type=found["model_type"],
             model_path=str(found["model_path"]),
@@ -93,13 +94,15 @@ def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
 
 
 @contextmanager
-def _errors(name: str) -> Iterator[None]:
-    """Report in one sentence what pymss raises; cancelling and our own errors pass."""
+def translated_errors(name: str) -> Iterator[None]:
+    """Raises MachineError or CheckpointError for what pymss raises in the body; cancelling and our own errors pass."""
     try:
         yield
     except (Cancelled, RevoiceError, MemoryError):
         raise
     except Exception as error:  # pymss and the models it loads raise errors of every kind
+        if known := machine_error(error):
+            raise known from error
         raise CheckpointError(
             "The separation model {name!r} failed ({reason}). Download its files again, or choose another model.",
             name=name,

@@ -73,8 +73,7 @@ class Edge:
         except Exception as error:  # edge-tts raises its own errors and those of aiohttp, asyncio and ssl
             raise ConfigError(
                 "The speech service edge refused the request or could not be reached ({reason}). Try again later, "
-                "check the name "
-                "of its voice ({voice}), or choose the offline engine hibari.",
+                "check the name of its voice ({voice}), or choose the offline engine hibari.",
                 reason=f"{type(error).__name__}: {error}"[:200],
                 voice=self._voice,
             ) from error

@@ -1,7 +1,5 @@
 """python -m lib.assets list | verify | download NAME...: downloads and verifies weights."""
 
-import contextlib
-import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +11,7 @@ from tyro.conf import Positional
 from lib import assets
 from lib.assets import LICENCE, PROGRAM, REPOSITORY, choose, download, how_to_get, path_of, state_of
 from lib.errors import RevoiceError
-from lib.terminal import FAILED, INTERRUPTED, WRONG_USE, usage_error
+from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
 
 class List(BaseModel, frozen=True):
@@ -50,16 +48,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parse(args: Sequence[str] | None) -> Command:
     """Parse the command line. A usage error is printed as one sentence and ends the program."""
     commands: dict[str, Callable[..., Any]] = {"list": List, "verify": Verify, "download": Download}
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            chosen: Command = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args)
-            return chosen
-    except SystemExit as exit_error:
-        if not exit_error.code:
-            raise  # --help
-        print(f"{usage_error(exit_error, output.getvalue())} See {PROGRAM} --help.", file=sys.stderr)
-        raise SystemExit(WRONG_USE) from None
+    chosen: Command = parse_arguments(
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args), PROGRAM
+    )
+    return chosen
 
 
 def _run(command: Command) -> int:
