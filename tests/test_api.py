@@ -19,6 +19,7 @@ from infer.options import ConvertOptions
 from lib.config import FAMILIES
 from lib.errors import AudioError
 from tests.test_web import FakeConverter
+from train.experiment import Experiment
 from train.options import RunOptions
 from web.app import build_app
 from web.i18n.translator import Translator
@@ -92,12 +93,16 @@ def test_results_have_names(page: Page) -> None:
     assert [result["label"] for result in page.endpoints["/train"]["returns"]] == ["message", "files", "job_id"]
 
 
-def test_a_training_returns_its_job_and_takes_every_family_and_rate(page: Page, tmp_path: Path) -> None:
+def test_a_training_returns_its_job_and_takes_every_family_and_rate(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Experiment.__init__, "__defaults__", (tmp_path / "logs", tmp_path / "weights"))
     rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "a.wav", 0.1 * rng.standard_normal(3 * 24_000), 24_000)
+    (tmp_path / "recordings").mkdir()
+    soundfile.write(tmp_path / "recordings" / "a.wav", 0.1 * rng.standard_normal(3 * 24_000), 24_000)
     for family, rates in FAMILIES.items():
         for rate in (None, *rates):
-            given = {"family": family, "sample_rate": rate, "stage": "prepare", "folder": str(tmp_path)}
+            given = {"family": family, "sample_rate": rate, "stage": "prepare", "folder": str(tmp_path / "recordings")}
             _, _, job_id = page.call("train", name="nina", **given)
             assert page.registry.wait(job_id).state == "done"
             assert (page.trainings[-1].family, page.trainings[-1].sample_rate) == (family, rate)

@@ -59,6 +59,7 @@ def installed(tmp_path: Path) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_voice_goes_out_and_comes_in(
     tmp_path: Path, voice: Path, index: Path, take_in: Callable[..., Imported]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_voice_goes_out_and_comes_in(
     assert export_voice(voice, index, tmp_path / "again.zip").read_bytes() == archive.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_existing_voice_is_replaced_only_on_request(
     tmp_path: Path, voice: Path, take_in: Callable[..., Imported]
 ) -> None:
@@ -92,6 +94,7 @@ def test_an_existing_voice_is_replaced_only_on_request(
         take_in(archive, "../anna")
 
 
+@pytest.mark.slow
 def test_a_training_keeps_its_files_when_a_voice_of_its_name_is_imported(
     tmp_path: Path, voice: Path, index: Path, take_in: Callable[..., Imported]
 ) -> None:

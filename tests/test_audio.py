@@ -135,6 +135,7 @@ def test_the_highpass_equals_scipys(sample_rate: int) -> None:
         np.testing.assert_allclose(highpass(signal), both, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(
     samples=st.integers(1, 30_000),
     size=st.integers(1, 9_000),

@@ -43,6 +43,7 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
     assert find_base(tiny_family(family, "40k", has_f0=has_f0), tmp_path) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("found", "message"),
     [
@@ -72,6 +73,7 @@ def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 
+@pytest.mark.slow
 def test_half_a_pair_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
     (tmp_path / "pretrained_v2" / "f0D40k.pth").unlink()
@@ -126,6 +128,7 @@ def test_a_base_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
         chosen_base(config, options, "contentvec", tmp_path)
 
 
+@pytest.mark.slow
 def test_given_files_are_told_apart_by_their_tensors(tmp_path: Path) -> None:
     config = tiny_family("v2", "40k")
     put(tmp_path, config, ("one", "two"))

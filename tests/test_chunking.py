@@ -47,6 +47,7 @@ def signal(golden: Path) -> npt.NDArray[np.float64]:
     return x
 
 
+@pytest.mark.slow
 def test_golden_chunks_of_a_long_signal(golden: Path, signal: npt.NDArray[np.float64]) -> None:
     """Start and length of every piece as in the references (the length of the result is not: ours loses nothing)."""
     cases: list[dict[str, Any]] = json.loads((golden / "pipeline/split_points.json").read_text())["cases"]
@@ -87,6 +88,7 @@ def convert_identically(audio: Floats, limits: ChunkLimits, rule: EnergyRule) ->
     return chunks, np.concatenate([*join(parts, len(audio), 160)])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(1, 30_000),

@@ -80,6 +80,7 @@ def test_golden_extract(golden: Path, tmp_path: Path) -> None:
     assert got["epoch"] == read_training_state(source).epoch
 
 
+@pytest.mark.slow
 def test_golden_change_of_info(golden: Path, tmp_path: Path) -> None:
     want = json.loads((golden / "ckpt" / "ckpt.json").read_text())["change_info_result"]
     before = read_voice_model(golden / "ckpt" / "merged.pth")
@@ -103,6 +104,7 @@ def test_merging_a_voice_with_itself_changes_nothing(alpha: float, seed: int) ->
     assert all(torch.equal(merged.weights[key], value) for key, value in voice.weights.items())
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_merge_are_the_voices_and_speakers_are_cut() -> None:
     first, second = small_voice(seed=1), small_voice(seed=2, n_speakers=2)
     only_second = merge(first, second, 0.0)
@@ -171,6 +173,7 @@ def test_of_an_averaged_training_the_average_is_extracted(tmp_path: Path) -> Non
         torch.testing.assert_close(value, 2 * last.weights[key], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_bare_tensors_are_extracted_where_the_rate_is_known(tmp_path: Path) -> None:
     voice = small_voice("v1", "48k", has_f0=False)
     torch.save(voice.weights, tmp_path / "bare.pth")
@@ -198,6 +201,7 @@ def test_editing_keeps_what_is_not_named_and_empty_removes() -> None:
     assert (voice.info, voice.extra) == ("new", {"licence": "CC0"})
 
 
+@pytest.mark.slow
 def test_converting_there_and_back_is_the_same_file(tmp_path: Path) -> None:
     write_voice_model(tmp_path / "a.pth", with_encoder("spin", "aa"))
     assert convert(tmp_path / "a.pth") == tmp_path / "a.safetensors"
@@ -293,6 +297,7 @@ def test_a_shipped_voice_is_edited_as_a_copy(
         assert read_voice_model(weights / "demo.pth").extra["author"] == author and shipped.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_texts_that_no_reader_accepts_are_not_written(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_voice(weights / "anna.pth", small_voice())
     before = (weights / "anna.pth").read_bytes()

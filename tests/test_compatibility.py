@@ -41,6 +41,7 @@ def texts_in_code() -> str:
     return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.file)
 def test_every_row_is_backed_by_existing_tests(row: Row) -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row.tests)

@@ -51,6 +51,7 @@ def shipped() -> LiteContentEncoder:
     return load("lite", CPU)
 
 
+@pytest.mark.slow
 @given(samples=st.integers(0, 6000))
 @settings(deadline=None, max_examples=60)
 def test_every_length_gives_the_promised_frames(small: LiteContentEncoder, samples: int) -> None:
@@ -158,6 +159,7 @@ def speech(path: Path) -> Floats:
     return resampled
 
 
+@pytest.mark.slow
 def test_level_does_not_matter(shipped: LiteContentEncoder) -> None:
     audio = speech(WEIGHTS_FILE.with_name("demo") / "source.flac")
     usual, quiet = shipped(audio), shipped(audio * np.float32(0.05))
@@ -185,6 +187,7 @@ def test_long_recordings_are_joined_from_windows_of_26_s(small: LiteContentEncod
     torch.testing.assert_close(features[..., CODE], frame_levels(mel, frames))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_short_recordings_are_one_window(small: LiteContentEncoder) -> None:
     mel = torch.rand(1, 2608, 80, generator=torch.Generator().manual_seed(0))
@@ -232,6 +235,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         load("lite", CPU, tmp_path / "encoder.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 7, 1000, -1000])
 def test_damaged_weights_are_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "encoder.safetensors"
@@ -260,6 +264,7 @@ def test_shipped_encoder_is_the_one_on_its_card(shipped: LiteContentEncoder) -> 
     assert parameters <= 25_000_000
 
 
+@pytest.mark.slow
 def test_shipped_encoder_through_the_table(shipped: LiteContentEncoder) -> None:
     encoder = load_content_encoder("lite", CPU)
     assert (encoder.name, encoder.width) == ("lite", 129)
@@ -267,6 +272,7 @@ def test_shipped_encoder_through_the_table(shipped: LiteContentEncoder) -> None:
     np.testing.assert_array_equal(encoder(noise(9000)), shipped(noise(9000)))
 
 
+@pytest.mark.slow
 def test_real_speech_in_another_voice_keeps_its_content(shipped: LiteContentEncoder, shared_data: Path) -> None:
     """A clip is much nearer to itself in a lower voice (resampled) than to other speech."""
     soxr = pytest.importorskip("soxr")

@@ -46,6 +46,7 @@ def converter() -> VoiceConverter:
     return tiny_converter(limits=CUTTING)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(n=st.integers(800, 40_000), rate=st.sampled_from([0, 16_000, 44_100, 48_000]))
 def test_the_length_is_that_of_the_input_to_the_sample(converter: VoiceConverter, n: int, rate: int) -> None:
@@ -56,6 +57,7 @@ def test_the_length_is_that_of_the_input_to_the_sample(converter: VoiceConverter
     assert np.abs(converted).max() <= 0.99 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_no_frame_is_missing_where_chunks_meet(converter: VoiceConverter) -> None:
     options = ConvertOptions(pitch_method="pm", rms_mix_rate=1)
     frames = converter.convert(voice_like(4), options).reshape(-1, 240)
@@ -63,6 +65,7 @@ def test_no_frame_is_missing_where_chunks_meet(converter: VoiceConverter) -> Non
     assert level.min() > 0.3 * np.median(level)
 
 
+@pytest.mark.slow
 def test_cut_audio_sounds_like_uncut_audio_away_from_the_cuts() -> None:
     """Without noise, chunks differ only by the context of the prior's attention."""
     options = ConvertOptions(pitch_method="pm", rms_mix_rate=1)
@@ -87,6 +90,7 @@ def test_the_input_is_left_as_it_is(converter: VoiceConverter) -> None:
     np.testing.assert_array_equal(audio, before)
 
 
+@pytest.mark.slow
 def test_f0_is_estimated_once_over_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
@@ -120,6 +124,7 @@ def f0_given_to_the_synthesizer(monkeypatch: pytest.MonkeyPatch, options: Conver
     return seen[0]
 
 
+@pytest.mark.slow
 def test_an_octave_up_doubles_f0(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = f0_given_to_the_synthesizer(monkeypatch, PM, voice_like(1))
     up = f0_given_to_the_synthesizer(monkeypatch, ConvertOptions(pitch_method="pm", pitch_shift=12), voice_like(1))
@@ -127,6 +132,7 @@ def test_an_octave_up_doubles_f0(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.median(plain[plain > 0]) == pytest.approx(150, rel=0.01)
 
 
+@pytest.mark.slow
 def test_unvoiced_gaps_stay_zero_unless_interpolation_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     audio = voice_like(1)
     audio[6_000:10_000] = 0.01 * np.random.default_rng(1).standard_normal(4_000)
@@ -135,6 +141,7 @@ def test_unvoiced_gaps_stay_zero_unless_interpolation_is_asked_for(monkeypatch: 
     assert (f0_given_to_the_synthesizer(monkeypatch, filling, audio) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_index_acts_by_its_rate_and_protect_undoes_it_on_unvoiced_frames() -> None:
     stored = np.random.default_rng(3).standard_normal((200, WIDTH)).astype(np.float32)
     converter = tiny_converter(index=FeatureIndex.build([stored]), temperature=0.0)
@@ -203,6 +210,7 @@ def test_a_speaker_that_does_not_exist(converter: VoiceConverter) -> None:
         converter.convert(voice_like(0.2), ConvertOptions(speaker_id=3))
 
 
+@pytest.mark.slow
 def test_progress_counts_chunks_and_may_cancel(converter: VoiceConverter) -> None:
     seen: list[tuple[int, int]] = []
     converter.convert(voice_like(2), PM, lambda done, total, what: seen.append((done, total)))

@@ -48,6 +48,7 @@ def test_a_chosen_voice_brings_its_last_options_or_its_recommended_index_rate(se
     assert values_of(ConvertOptions(protect=0.1), NAMES) == [0.1, gr.skip()]
 
 
+@pytest.mark.slow
 def test_the_browser_remembers_and_the_server_does_not(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_options_kept_on_the_server_by_earlier_versions_count_on_this_machine_on
     assert last_options(replace(here, local=False), "anna", {}) is None
 
 
+@pytest.mark.slow
 def test_the_index_rate_is_a_slider_though_its_default_is_the_voices() -> None:
     with gr.Blocks():
         form = Form(ConvertOptions, Translator(), skip=SKIP, shown=SHOWN)

@@ -178,6 +178,7 @@ def test_the_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
         cache.get("step", {"number": number}, RATE, lambda: (audio, {}))
 
 
+@pytest.mark.slow
 def test_level_pan_reverb_and_loudness(tmp_path: Path, song: Song) -> None:
     sources = Sources(None, song.vocals_path, song.instrumental_path)
     quiet = np.zeros_like(song.instrumental)
@@ -200,6 +201,7 @@ def test_tags_are_carried_and_the_format_is_kept_on_request(tmp_path: Path, song
     assert read_tags(cover.path).values == {"title": "A Song"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [-400, 0, 5000])
 def test_a_stem_that_is_early_late_or_at_another_level_is_matched(tmp_path: Path, song: Song, moved: int) -> None:
     stem = np.pad(song.instrumental, ((0, 0), (max(-moved, 0), 0)))[:, max(moved, 0) :] * 0.5

@@ -66,6 +66,7 @@ def make(folder: Path, parts: Parts, maker: CoverMaker | None = None, **options:
     return result
 
 
+@pytest.mark.slow
 def test_backing_vocals_are_kept_converted_or_dropped(tmp_path: Path, parts: Parts) -> None:
     backing, alone = parts.backing, seconds_between(0.83, 0.94)
     kept = make(tmp_path, parts, backing="keep")
@@ -79,6 +80,7 @@ def test_backing_vocals_are_kept_converted_or_dropped(tmp_path: Path, parts: Par
         assert np.corrcoef(result[0, singing], (parts.lead + parts.tail)[0, singing])[0, 1] > 0.98
 
 
+@pytest.mark.slow
 def test_reverb_is_removed_from_the_lead_before_its_conversion(tmp_path: Path, parts: Parts) -> None:
     reverb = seconds_between(0.72, 0.75)  # the notes have ended
     assert np.abs(make(tmp_path, parts)[:, reverb]).max() > 0.005
@@ -88,6 +90,7 @@ def test_reverb_is_removed_from_the_lead_before_its_conversion(tmp_path: Path, p
     assert np.corrcoef(dry[0, singing], parts.lead[0, singing])[0, 1] > 0.98
 
 
+@pytest.mark.slow
 def test_separations_are_reused_when_the_fate_of_the_backing_changes(tmp_path: Path, parts: Parts) -> None:
     maker = CoverMaker(echo_converter(), StepCache(tmp_path / "cache"), parts.load_separator)
     make(tmp_path, parts, maker, dereverb="dry", backing="keep")
@@ -98,6 +101,7 @@ def test_separations_are_reused_when_the_fate_of_the_backing_changes(tmp_path: P
     assert maker.cache.computed == ["conversion"]  # of the backing
 
 
+@pytest.mark.slow
 def test_backing_is_transposed_like_the_lead(tmp_path: Path, parts: Parts) -> None:
     """Alone, the backing (330 Hz) would stay, because it is nearer to the voice (480 Hz) than an octave higher."""
     voice = echo_converter(has_f0=True, median_f0=480.0)
@@ -107,6 +111,7 @@ def test_backing_is_transposed_like_the_lead(tmp_path: Path, parts: Parts) -> No
     assert [shift for shift in shifts if shift is not None] == [12, 12]
 
 
+@pytest.mark.slow
 def test_silent_backing_is_no_error(tmp_path: Path, parts: Parts) -> None:
     lonely = Parts()
     lonely.backing = np.zeros_like(parts.backing)

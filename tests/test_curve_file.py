@@ -175,6 +175,7 @@ def convert_voice(
     return converted, f0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [None, ChunkLimits(pad=0.2, query=0.2, center=0.8, longest=0.9)])
 @pytest.mark.parametrize("interpolate", [False, True])
 def test_the_written_curve_fed_back_gives_the_very_same_audio(
@@ -282,6 +283,7 @@ def test_a_curve_of_ten_minutes_ends_where_it_ends(tmp_path: Path) -> None:
     assert f0[[0, 30_000, 60_000, 60_001]].tolist() == [100, 400, 700, 0]
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_a_curve_and_uses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

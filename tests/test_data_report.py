@@ -32,6 +32,7 @@ def voiced(seconds: float, level: float = 0.3) -> npt.NDArray[np.float32]:
     return np.asarray(level * tone / np.abs(tone).max(), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_good_recordings_are_only_short_in_all(tmp_path: Path) -> None:
     report = check_recordings([write(tmp_path, "a.wav", voiced(2)), write(tmp_path, "b.wav", voiced(3))])
     assert report.advice() == ["very_little"]
@@ -64,6 +65,7 @@ def with_pauses(noise: float) -> npt.NDArray[np.float32]:
     return np.asarray(audio + 10 ** (noise / 20) * made, np.float32)
 
 
+@pytest.mark.slow
 def test_noise_is_measured_in_pauses_only(tmp_path: Path) -> None:
     noisy = check_recordings([write(tmp_path, "noisy.wav", with_pauses(-30.0))])
     assert "noisy" in noisy.advice() and noisy.is_noisy
@@ -76,6 +78,7 @@ def test_noise_is_measured_in_pauses_only(tmp_path: Path) -> None:
     assert "loudness: " in text and "dB below full scale" in text and "The recordings are noisy" in text
 
 
+@pytest.mark.slow
 def test_faults_of_several_recordings(tmp_path: Path) -> None:
     loud, soft = write(tmp_path, "a.wav", voiced(2, 0.8)), write(tmp_path, "b.wav", voiced(2, 0.1))
     copy = write(tmp_path, "c.wav", voiced(2, 0.8))

@@ -85,6 +85,7 @@ def test_golden_functions_10_bucket_sampler(golden: Path) -> None:
         assert len(sampler) == run["len"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 1200), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5))
 def test_every_clip_is_in_an_epoch_and_neighbours_are_similar(lengths: list[int], batch_size: int, epoch: int) -> None:
     sampler = BucketSampler(lengths, batch_size)

@@ -45,6 +45,7 @@ def test_the_true_peak_lies_between_the_samples() -> None:
     assert true_peak(audio, 48_000) == pytest.approx(0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_target_is_met_below_the_peak_even_where_it_takes_a_limiter() -> None:
     rng = np.random.default_rng(0)
     audio = (0.01 * rng.standard_normal((2, 48_000 * 4))).astype(np.float32)

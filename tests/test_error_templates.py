@@ -49,6 +49,7 @@ def test_the_search_finds_all_forms() -> None:
     assert [bool(problem) for problem in problems] == [False, True, False, True, True, True, False]
 
 
+@pytest.mark.slow
 def test_templates_are_those_of_the_errors() -> None:
     found = templates(["lib"])
     assert found["{path} was not opened: its tensors declare a larger size than the file has. Get a new copy."] == {

@@ -25,6 +25,7 @@ from train.options import ExtractOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.floats(0.1, 9.0), max_size=40), seconds=st.floats(1.0, 30.0))
 def test_batches_hold_each_clip_once_and_are_no_longer_than_asked(lengths: list[float], seconds: float) -> None:
     names = [str(i) for i in range(len(lengths))]
@@ -133,6 +134,7 @@ def test_a_damaged_clip_is_named(tmp_path: Path, recordings: Path) -> None:
         extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
 
 
+@pytest.mark.slow
 def test_damaged_features_of_a_clip_are_named_by_the_index(tmp_path: Path, recordings: Path) -> None:
     config = tiny_family("v2", "40k")
     experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")

@@ -36,6 +36,7 @@ def recordings(golden: Path, name: str) -> Iterator[tuple[str, dict[str, Tensor]
             yield key.split(".")[1], stored, audio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["v1", "v2"])
 @pytest.mark.parametrize(
     ("file", "features"),
@@ -61,6 +62,7 @@ def test_golden_fairseq_file_gives_fairseqs_features(golden: Path, file: str, fe
     assert compared >= 2
 
 
+@pytest.mark.slow
 def test_golden_listing_agrees_with_what_is_read(golden: Path) -> None:
     listing = json.loads((golden / "hubert" / "fairseq_checkpoints.json").read_text(encoding="utf-8"))
     for file, facts in listing.items():
@@ -73,6 +75,7 @@ def test_golden_listing_agrees_with_what_is_read(golden: Path) -> None:
         assert {str(tensor.dtype) for tensor in weights.tensors.values()} == {facts["model_dtype"]}
 
 
+@pytest.mark.slow
 def test_golden_precisions_and_formats_have_one_identity(golden: Path) -> None:
     def identity(name: str, family: str) -> str:
         path = golden / "hubert" / name

@@ -20,6 +20,7 @@ def test_every_target_has_a_corpus() -> None:
     assert sum(sizes) < 300_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_corpora_and_changes_of_them_are_read_or_refused(tmp_path: Path, name: str) -> None:
     corpus = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]

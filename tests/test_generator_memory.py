@@ -18,6 +18,7 @@ def test_blocks_take_half_of_the_free_memory() -> None:
     assert frames * 800_000 <= 10**9 < (frames + BLOCK_FRAMES) * 800_000 and frames % BLOCK_FRAMES == 0
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_blocks_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

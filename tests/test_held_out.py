@@ -182,6 +182,7 @@ def test_ten_minutes_are_enough_by_default(experiment: Experiment, monkeypatch: 
     assert held_out_parts(experiment, FitOptions()) == {}
 
 
+@pytest.mark.slow
 def test_a_worse_network_is_measured_as_worse(experiment: Experiment) -> None:
     table = read_table(experiment)
     training = set_up(experiment, FitOptions.model_validate(ON))
@@ -208,6 +209,7 @@ def timbre(audio: FloatArray) -> FloatArray:
     return np.asarray(centred / np.linalg.norm(centred), np.float32)
 
 
+@pytest.mark.slow
 def test_speaker_similarity_is_measured_where_there_is_a_speaker_encoder(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

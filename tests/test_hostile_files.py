@@ -137,6 +137,7 @@ def test_every_entry_of_a_voice_is_looked_at(tmp_path: Path, entry: str) -> None
         open_voice(tmp_path / "x.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["archive/data.pkl", "archive/DATA.PKL", "archive/data/0"])
 @pytest.mark.parametrize("kind", ["voice", "state", "fairseq"])
 def test_a_zip_bomb_as_a_model_file_is_refused(tmp_path: Path, kind: str, name: str) -> None:
@@ -240,6 +241,7 @@ def test_unsafe_entries_of_an_archive_are_refused(tmp_path: Path, name: str) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights", "x.zip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.pth", "x.index", "card.json", "notes.txt"])
 def test_a_zip_bomb_as_a_voice_archive_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -249,6 +251,7 @@ def test_a_zip_bomb_as_a_voice_archive_is_refused(tmp_path: Path, name: str) -> 
         open_archive(tmp_path / "x.zip")
 
 
+@pytest.mark.slow
 def test_a_bomb_inside_an_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100 << 20))
@@ -262,6 +265,7 @@ def test_a_bomb_inside_an_archive_is_refused(tmp_path: Path) -> None:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pth", "legacy", "safetensors", "index", "zip"])
 def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     whole = damaged_source(tmp_path, kind)

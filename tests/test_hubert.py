@@ -48,6 +48,7 @@ def small() -> HubertContentEncoder:
     return build(assemble(tensors_of(TINY), Path("tiny"), heads=4), "v1", CPU, "tiny", Path("tiny"))
 
 
+@pytest.mark.slow
 @given(samples=st.integers(0, 4000))
 @settings(max_examples=40)
 def test_every_length_gives_the_promised_frames(small: HubertContentEncoder, samples: int) -> None:
@@ -81,6 +82,7 @@ def test_long_audio_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(encoder(audio), at_once, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_kind", [False, True])
 @pytest.mark.parametrize("family", ["v1", "v2"])
 def test_in_bfloat16_features_differ_by_rounding_and_float32_weights_are_freed(
@@ -239,6 +241,7 @@ def test_recordings_become_a_voice_that_converts(
             load_converter(report.voice)
 
 
+@pytest.mark.slow
 def test_encoder_of_the_wrong_width_is_refused_before_anything_is_computed(
     tmp_path: Path, pretrained: Path, tone: Callable[..., Floats]
 ) -> None:

@@ -37,6 +37,7 @@ def test_missing_encoder_names_file_folder_and_command(places: Path, family: str
     assert str(raised.value.path) == str(places / "hubert_base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_folder_is_read_in_either_format(places: Path, file: str) -> None:
     tensors = tensors_of(TINY)
@@ -62,6 +63,7 @@ def test_other_spellings_and_heads_of_pre_training_are_accepted(places: Path) ->
     assert read_directory(places / "old").tensors.keys() == tensors.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["pretrained/hubert_base.pt", "hubert_base.pt", "assets/hubert/hubert_base.pt", "pretrained/contentvec.pt"]
 )
@@ -83,6 +85,7 @@ def test_fairseq_file_is_found_converted_once_and_cached(
     np.testing.assert_array_equal(second(voice_like(0.25)), first(voice_like(0.25)))
 
 
+@pytest.mark.slow
 def test_damaged_cache_is_rebuilt(places: Path) -> None:
     torch.save(fairseq_content(tensors_of(TINY)), places / "hubert_base.pt")
     first = load("v2", CPU)
@@ -141,6 +144,7 @@ BREAKAGES: dict[str, Callable[[dict[str, Any]], object]] = {  # what is done to 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BREAKAGES)
 def test_other_models_are_refused_as_encoders(places: Path, kind: str) -> None:
     content = fairseq_content(tensors_of(TINY))
@@ -176,6 +180,7 @@ def test_folder_without_weights_says_so(places: Path) -> None:
         load("v2", CPU, "spin")
 
 
+@pytest.mark.slow
 def test_v1_needs_the_projection_and_v2_does_not(places: Path) -> None:
     tensors = {key: value for key, value in tensors_of(TINY).items() if not key.startswith("final_proj")}
     write_folder(places / "spin", tensors)

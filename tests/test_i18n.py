@@ -86,6 +86,7 @@ def test_a_placeholder_needs_a_key_and_the_values_of_its_text() -> None:
         MARKS("convert.imported")
 
 
+@pytest.mark.slow
 @given(ANY_TEXT)
 def test_placeholders_in_json_are_translated_in_json(name: str) -> None:
     for ascii_only in (False, True):
@@ -93,6 +94,7 @@ def test_placeholders_in_json_are_translated_in_json(name: str) -> None:
         assert json.loads(translate(sent, GERMAN)) == {"said": Translator("de")("convert.imported", name=name)}
 
 
+@pytest.mark.slow
 @example("\\")
 @given(ANY_TEXT)
 def test_placeholders_in_json_within_json_are_translated(value: str) -> None:
@@ -106,6 +108,7 @@ def fields(key: str) -> list[str]:
     return [name for _, name, _, _ in string.Formatter().parse(ENGLISH[key]) if name]
 
 
+@pytest.mark.slow
 @example("\\")
 @given(ANY_TEXT)
 def test_escaped_text_stays_escaped(name: str) -> None:
@@ -114,6 +117,7 @@ def test_escaped_text_stays_escaped(name: str) -> None:
     assert json.loads(translate(sent, ENGLISH)) == ENGLISH["convert.imported"].format(name=html.escape(name))
 
 
+@pytest.mark.slow
 @given(ANY_TEXT)
 def test_a_value_may_be_a_placeholder_itself(name: str) -> None:
     sent = json.dumps(MARKS("train.all_done", name=MARKS("convert.unknown_voice", name=name), epochs="x"))

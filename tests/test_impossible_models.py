@@ -69,6 +69,7 @@ IMPOSSIBLE: dict[str, Change] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_networks_that_cannot_be_are_refused(tmp_path: Path, name: str) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice())
@@ -78,6 +79,7 @@ def test_networks_that_cannot_be_are_refused(tmp_path: Path, name: str) -> None:
         open_voice(tmp_path / "x.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(18))
 def test_no_metadata_of_a_voice_changes_its_network(tmp_path: Path, place: int) -> None:
     for has_f0, value in ((True, 2**70), (True, [10**9] * 4), (False, -1)):
@@ -92,6 +94,7 @@ def test_no_metadata_of_a_voice_changes_its_network(tmp_path: Path, place: int) 
         assert config == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(10**9,) * 4, (4000, 1, 1, 1), (64, 64, 64, 64), (-10, 10, 2, -2), (0, 0, 0, 0)])
 def test_declared_rates_are_bounded(tmp_path: Path, rates: tuple[int, ...]) -> None:
     """Without F0 no tensor shows the rates, and those that are known need a posterior or a known sample rate."""

@@ -76,6 +76,7 @@ def test_one_bad_file_is_named_and_the_rest_is_done(voice: str, songs: Path, tmp
     assert "broken.wav" in output.err
 
 
+@pytest.mark.slow
 def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
     index = Path(voice).with_name("added_IVF2_Flat_nprobe_1_eve_lite.index")
     FeatureIndex.build([np.random.default_rng(0).standard_normal((80, WIDTH)).astype(np.float32)]).save(index)
@@ -126,6 +127,7 @@ def fails(capsys: Said, *args: object) -> str:
     return output.err
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
@@ -183,6 +185,7 @@ def test_an_interrupt_ends_cleanly(voice: str, songs: Path, monkeypatch: pytest.
     assert sorted(songs.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys\nfrom infer.__main__ import main\n"

@@ -101,6 +101,7 @@ def test_weights_are_found(home: Path, rvc: Path, applio: Path, monkeypatch: pyt
     assert rvc / "assets" / "pretrained_v2" in base_folders("v2") and rvc / "pretrained" in base_folders("v1")
 
 
+@pytest.mark.slow
 def test_useless_folders_are_refused(home: Path, tmp_path: Path, rvc: Path) -> None:
     with pytest.raises(MissingFileError, match="in which the other program is installed"):
         add_installation(str(tmp_path / "nowhere"))

@@ -200,6 +200,7 @@ def with_a_loud_channel(synthesizer: Synthesizer) -> Synthesizer:
     return synthesizer
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("loud", [False, True])
 def test_a_voice_that_int8_distorts_is_not_computed_in_int8(loud: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +240,7 @@ def trained_generator() -> tuple[Synthesizer, tuple[Tensor, Tensor, Tensor]]:
     return synthesizer.eval().fold_weight_norm(), inputs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8")
 @torch.inference_mode()
 def test_a_trained_generator_sounds_the_same_in_int8() -> None:

@@ -62,6 +62,7 @@ def pairs(found: Inspected) -> dict[str, str | None]:
     return {voice.name: voice.index.part.label if voice.index else None for voice in found.voices}
 
 
+@pytest.mark.slow
 def test_files_dropped_together_are_paired_by_width_and_name(tmp_path: Path, given: Path, look: Look) -> None:
     found = look(*sorted(given.iterdir()))
     assert pairs(found) == {
@@ -86,6 +87,7 @@ def test_an_index_of_another_width_is_never_paired(given: Path, look: Look) -> N
     assert "256 features" in found.unused[0][1]
 
 
+@pytest.mark.slow
 def test_an_index_that_could_be_of_two_voices_is_left_out(given: Path, look: Look) -> None:
     save_index(given / "who.index", 256)
     found = look(given / "Anna_e200_s4000.pth", given / "bea.safetensors", given / "who.index")
@@ -99,6 +101,7 @@ def test_of_two_indexes_of_a_voice_the_larger_is_taken(given: Path, look: Look) 
     assert found.unused == (("bea.index", found.unused[0][1]),) and "added_bea.index" in found.unused[0][1]
 
 
+@pytest.mark.slow
 def test_an_archive_with_several_voices_and_checkpoints(tmp_path: Path, given: Path, look: Look) -> None:
     save_checkpoint(given / "G_2333.pth", tiny_family("v1", "40k").synthesizer)
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as archive:
@@ -115,6 +118,7 @@ def test_an_archive_with_several_voices_and_checkpoints(tmp_path: Path, given: P
     assert len(add(tmp_path, found)) == 3
 
 
+@pytest.mark.slow
 def test_an_archive_of_ours_keeps_its_name_and_archives_do_not_mix(tmp_path: Path, given: Path, look: Look) -> None:
     for voice, index in (("bea.safetensors", "bea.index"), ("Anna_e200_s4000.pth", "added_IVF1_Flat_nprobe_1_anna_v1")):
         export_voice(
@@ -125,6 +129,7 @@ def test_an_archive_of_ours_keeps_its_name_and_archives_do_not_mix(tmp_path: Pat
     assert all(voice.index and voice.index.part.source == voice.model.part.source for voice in found.voices)
 
 
+@pytest.mark.slow
 def test_taken_names_get_a_number_and_the_same_voice_is_not_added_twice(
     tmp_path: Path, given: Path, look: Look
 ) -> None:
@@ -174,6 +179,7 @@ def test_free_names(tmp_path: Path) -> None:
     assert free_name("a", [], tmp_path) == "a_2", "the folder of another voice's index is not used"
 
 
+@pytest.mark.slow
 def test_the_command_line_imports_loose_files(tmp_path: Path, given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def into(found: Any, name: str | None) -> list[str]:
         return install(found, name, weights=tmp_path / "weights", logs=tmp_path / "logs")
@@ -187,6 +193,7 @@ def test_the_command_line_imports_loose_files(tmp_path: Path, given: Path, monke
         list(use(Import(files=(str(given / "G_1.pth"),))))
 
 
+@pytest.mark.slow
 def test_a_voice_without_pitch_is_recognised(given: Path, look: Look) -> None:
     write_voice_model(given / "speech.pth", small_voice("v2", "32k", has_f0=False))
     (voice,) = look(given / "speech.pth").voices

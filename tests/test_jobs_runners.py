@@ -76,6 +76,7 @@ def test_gpus_can_be_named_as_in_rvc() -> None:
         choose_device("7")
 
 
+@pytest.mark.slow
 def test_the_target_f0_of_a_conversion_is_a_file_to_download(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "song.wav", voice_like(0.5), 16_000)
     convert = make_runners(lambda *_: tiny_converter())["convert"]

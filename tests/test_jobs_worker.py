@@ -79,6 +79,7 @@ def begin(registry: JobRegistry, request: ConvertRequest) -> str:
     return job_id
 
 
+@pytest.mark.slow
 def test_reports_of_a_job_arrive(registry: JobRegistry, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     done = registry.wait(registry.submit("a", order(tmp_path, "work")), PATIENCE)
     assert (done.state, done.error, done.log, done.what) == ("done", None, ("a line",), "listening")
@@ -87,6 +88,7 @@ def test_reports_of_a_job_arrive(registry: JobRegistry, caplog: pytest.LogCaptur
     assert "logged by the process" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "sentence"), [("fail", "silent"), ("mistake", "ZeroDivisionError"), ("crash", "ended with status 9")]
 )
@@ -98,6 +100,7 @@ def test_a_failure_is_a_sentence_and_the_next_job_works(
     assert registry.wait(registry.submit("next", order(tmp_path, "work")), PATIENCE).state == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["listen", "deaf"])
 def test_cancel_ends_any_conversion(
     registry: JobRegistry, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +118,7 @@ def test_cancel_ends_any_conversion(
     assert (after.details["process"] == process) is (what == "listen"), "only what does not listen is ended"
 
 
+@pytest.mark.slow
 def test_the_process_leaves_when_the_server_is_gone(tmp_path: Path) -> None:
     worker = Worker(make_runners)
     worker.start().close()  # as the end of this process would

@@ -50,6 +50,7 @@ def test_values_at_the_limits_are_read() -> None:
         parse_json("1000", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "close"), [("[],", "1]"), ('{"a":1},', "1]"), ('"\\u0000",', "1]"), ("1e5,", "1]")])
 def test_a_megabyte_of_json_takes_work_in_proportion(unit: str, close: str) -> None:
     texts = ["[" + unit * (size // len(unit)) + close for size in (10_000, 20_000)]
@@ -78,6 +79,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_json(tmp_path / "pipe.json")
 
 
+@pytest.mark.slow
 def test_no_other_code_of_the_program_parses_json() -> None:
     """Texts of the page are part of the program, so web/i18n reads them without limits."""
     found = set()

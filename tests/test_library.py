@@ -135,6 +135,7 @@ def test_safetensors_voices_are_voices_too(tmp_path: Path) -> None:
     assert [voice.path.name for voice in list_voices([tmp_path])] == ["anna.pth"]
 
 
+@pytest.mark.slow
 def test_the_shipped_voice_opens_with_the_shipped_encoder_and_index() -> None:
     folder = PRETRAINED / "lite" / "voices"
     voice = find_voice("ljspeech", [folder])

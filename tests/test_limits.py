@@ -164,6 +164,7 @@ def test_events_in_the_queue_are_counted_per_client(monkeypatch: pytest.MonkeyPa
     assert asyncio.run(answer(checks, request("/gradio_api/cancel", OTHER, app=app)))[0] == 200
 
 
+@pytest.mark.slow
 def test_the_queue_of_gradio_has_what_is_counted(tmp_path_factory: pytest.TempPathFactory) -> None:
     for client in start(tmp_path_factory):
         app: Any = client.app  # type: ignore[attr-defined]

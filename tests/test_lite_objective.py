@@ -147,6 +147,7 @@ def test_the_compared_recordings_are_those_of_the_segments() -> None:
         torch.testing.assert_close(received[0][row], given.audio[row, :, start * 240 : (start + 16) * 240])
 
 
+@pytest.mark.slow
 def test_saved_and_resumed_across_the_phase_boundary_equals_straight_through(tmp_path: Path) -> None:
     straight, again = new_state(), new_state()
     torch.manual_seed(50)
@@ -169,6 +170,7 @@ def test_saved_and_resumed_across_the_phase_boundary_equals_straight_through(tmp
         assert same(a.state_dict(), b.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior_steps", [0, 1000])
 def test_losses_fall_on_one_batch(prior_steps: int) -> None:
     state, given = new_state(prior_steps), batch(0)
@@ -193,6 +195,7 @@ def test_after_the_regression_the_prior_stays_what_its_average_was() -> None:
     assert any(not torch.equal(vocoder[name], value) for name, value in state.plain_generator.dec.state_dict().items())
 
 
+@pytest.mark.slow
 def test_from_a_base_only_the_speaker_embedding_is_adapted(tmp_path: Path) -> None:
     state = new_state()
     base = rvc_state_dict(lite(state))

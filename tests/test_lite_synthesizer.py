@@ -139,6 +139,7 @@ def test_spectral_loss_of_equal_signals_is_zero() -> None:
     assert lite_losses.spectral_loss(x, x).item() == 0
 
 
+@pytest.mark.slow
 def test_hinge_losses_push_in_opposite_directions() -> None:
     torch.manual_seed(0)
     discriminator = LiteDiscriminator(LiteDiscriminatorConfig(resolutions=(256, 512), channels=8))

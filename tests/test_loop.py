@@ -23,12 +23,11 @@ from lib.voice.model_file import read_voice_model
 from lib.voice.training_state import TrainingState, read_training_state, write_training_state
 from tests.helpers import full_disk
 from tests.tiny_files import tiny_family
-from train import loop, metrics
-from train.experiment import Experiment, list_samples
+from train import loop
+from train.experiment import Experiment
 from train.extract import batches_by_length, extract
 from train.index import index_stage
 from train.loop import fit, train
-from train.metrics import Events
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
 from train.setup import set_up
@@ -154,6 +153,7 @@ def test_the_experiment_folder_is_laid_out_as_in_rvc(experiment: Experiment, rec
     assert state.epoch == 1 and set(state.optimizer) == {"state", "param_groups"}
 
 
+@pytest.mark.slow
 def test_stages_that_are_done_and_unchanged_are_skipped(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     assert prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions()) is None
@@ -161,6 +161,7 @@ def test_stages_that_are_done_and_unchanged_are_skipped(experiment: Experiment, 
     assert index_stage(experiment, IndexOptions()).skipped
 
 
+@pytest.mark.slow
 def test_other_settings_or_data_repeat_the_stages(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     before = {path.name: path.stat().st_mtime_ns for path in experiment.f0.iterdir()}
@@ -203,6 +204,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_no_lone_half(
     assert fit(experiment, options).finished
 
 
+@pytest.mark.slow
 def test_indexes_beside_the_features_of_another_program_stay(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     theirs = experiment.folder / f"added_IVF9_Flat_nprobe_1_{experiment.name}_lite.index"
@@ -228,6 +230,7 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path: Path, recordings:
     assert report.finished and all(torch.equal(want[key], got[key]) for key in want)
 
 
+@pytest.mark.slow
 def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
 
@@ -241,6 +244,7 @@ def test_a_stop_file_ends_training_with_a_checkpoint(experiment: Experiment, rec
     assert not experiment.stop_file.exists()
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_deleted_and_events_hold_the_losses(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 4, "save_every_epochs": 1, "keep_checkpoints": 2}))
@@ -250,6 +254,7 @@ def test_old_checkpoints_are_deleted_and_events_hold_the_losses(experiment: Expe
     assert list(experiment.folder.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
@@ -286,6 +291,7 @@ def test_time_up_at_the_last_step_of_an_epoch_does_not_repeat_it(
     assert (report.epochs, report.steps, report.finished) == (2, 2 * steps, True)
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_skipped_and_changed_clips_are_reported(
     experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -326,6 +332,7 @@ def test_a_broken_network_never_replaces_a_good_checkpoint(experiment: Experimen
     assert newest is not None and read_training_state(newest[0]).epoch == 1
 
 
+@pytest.mark.slow
 def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     with pytest.raises(Cancelled):
@@ -333,6 +340,7 @@ def test_stopped_before_the_first_step_leaves_no_voice(experiment: Experiment, r
     assert not experiment.voice.exists() and not experiment.checkpoint_pairs()
 
 
+@pytest.mark.slow
 def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment, recordings: Path) -> None:
     prepare_stage(experiment, recordings, tiny_lite(), PrepareOptions())
     options = ExtractOptions(pitch_method="pm", device="cpu")
@@ -342,59 +350,3 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
     assert "f0_range" not in experiment.stage("extract") and len(list(experiment.f0.iterdir())) >= 3
     extract(experiment, options)
     assert experiment.stage("extract")["f0_range"]
-
-
-def test_on_a_slow_machine_every_step_logs_its_losses(
-    experiment: Experiment, recordings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(metrics, "LOG_SECONDS", -1.0)
-    report = fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
-    assert [event["done"] for event in Events(experiment.events).read("fit")] == [*range(1, report.steps + 1)]
-
-
-def test_events_survive_a_torn_line(tmp_path: Path) -> None:
-    events = Events(tmp_path / "events.jsonl")
-    events.write("fit", 1, 2)
-    with (tmp_path / "events.jsonl").open("a") as file:
-        file.write('{"stage": "fi')
-    events.write("fit", 2, 2)
-    assert [event["done"] for event in events.read("fit")] == [1, 2]
-
-
-@pytest.mark.slow
-def test_a_resumed_training_keeps_its_batch_size(experiment: Experiment, recordings: Path) -> None:
-    ready(experiment, recordings)
-    once = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1, "batch_size": 1}))
-    twice = fit(experiment, FitOptions.model_validate(FAST | {"epochs": 2, "batch_size": None}))
-    assert twice.steps == 2 * once.steps and experiment.stage("fit")["batch_size"] == 1
-
-
-def test_a_training_keeps_its_network_when_the_family_has_changed(experiment: Experiment, recordings: Path) -> None:
-    ready(experiment, recordings)
-    old = experiment.config()
-    new = old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"prior_channels": 12})})
-    experiment.create(new)
-    assert experiment.config().synthesizer == new.synthesizer  # nothing was trained yet
-    experiment.create(old)
-    fit(experiment, FitOptions(epochs=1, **FAST))
-    experiment.create(new)
-    assert experiment.config().synthesizer == old.synthesizer
-    assert fit(experiment, FitOptions(epochs=2, **FAST)).epochs == 2
-    with pytest.raises(ConfigError, match="F0 on"):
-        experiment.create(old.model_copy(update={"synthesizer": old.synthesizer.model_copy(update={"has_f0": False})}))
-
-
-def test_a_validation_sample_is_written_at_a_save(experiment: Experiment, recordings: Path) -> None:
-    fit(ready(experiment, recordings), FitOptions.model_validate(FAST | {"epochs": 1}))
-    (sample,) = list_samples(experiment.folder)
-    audio, rate = soundfile.read(sample)
-    assert rate == 24_000 and np.isfinite(audio).all() and np.abs(audio).max() > 0
-
-
-def test_a_sample_that_cannot_be_written_does_not_stop_the_training(
-    experiment: Experiment, recordings: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    ready(experiment, recordings)
-    (experiment.folder / "samples").write_text("in the way", encoding="utf-8")
-    report = fit(experiment, FitOptions(epochs=1, **FAST))
-    assert report.checkpoint.is_file() and "validation sample" in caplog.text

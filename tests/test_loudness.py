@@ -68,6 +68,7 @@ def test_block_by_block_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(follow_envelope(audio, 20_000, source, 16_000, 0.3), at_once)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-4, 4, width=32), max_size=20))
 def test_peaks_are_limited_and_quiet_audio_is_untouched(samples: list[float]) -> None:
     audio = np.array(samples, np.float32)

@@ -166,6 +166,7 @@ def test_languages_have_the_same_sections_figures_code_links_and_labels(language
         assert len(first.text.split("\n\n")) == len(second.text.split("\n\n")), where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "page"), EVERY, ids=name_of)
 def test_labels_and_messages_are_those_of_the_program(language: str, page: str) -> None:
     text, texts = page_text(language, page), set(texts_of(language).values())
@@ -300,6 +301,7 @@ def test_the_server_shows_nothing_but_documents(path: str) -> None:
     assert ask(f"/manual/{path}")[0] == 404
 
 
+@pytest.mark.slow
 def test_links_of_shown_documents_lead_to_documents() -> None:
     for document in sorted(documents()):
         text = render(document, (DOCS / document).read_text(encoding="utf-8"), documents())

@@ -33,6 +33,7 @@ def mapped_bytes() -> int:
     return int(status.split("RssFile:")[1].split()[0]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems show no mappings")
 def test_mapped_weights_are_released_and_read_again_unless_they_were_changed(tmp_path: Path) -> None:
     values = torch.arange(2_000_000, dtype=torch.float32)

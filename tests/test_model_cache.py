@@ -76,6 +76,7 @@ def load(cache: ModelCache, path: Path) -> VoiceConverter:
     return load_converter(path, "auto", choose_device("cpu"), cache=cache)
 
 
+@pytest.mark.slow
 def test_another_voice_or_option_reuses_the_analysis(tmp_path: Path, calls: Counter[str]) -> None:
     cache, audio = ModelCache(), voice_like(0.5)
     alice, bob = voice(tmp_path, "alice"), voice(tmp_path, "bob", seed=1)
@@ -94,6 +95,7 @@ def test_another_voice_or_option_reuses_the_analysis(tmp_path: Path, calls: Coun
     assert calls == once + Counter({"F0": 2, "content": 1, "pitch loaded": 1})
 
 
+@pytest.mark.slow
 def test_one_dtype_of_the_generator_is_held_and_float32_comes_back() -> None:
     @torch.inference_mode(False)  # the folded weights must be parameters
     def reload() -> VoiceSynthesizer:
@@ -131,6 +133,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, calls: Counter[str]) -> No
     assert cache.index(Path(with_index.index.name)) is with_index.index
 
 
+@pytest.mark.slow
 def test_cached_analyses_are_bounded(tmp_path: Path, calls: Counter[str]) -> None:
     cache, path = ModelCache(analysis_bytes=16_000), voice(tmp_path, "alice")  # of two recordings
     for seed in (0, 0, 1, 2, 0):
@@ -138,6 +141,7 @@ def test_cached_analyses_are_bounded(tmp_path: Path, calls: Counter[str]) -> Non
     assert calls["F0"] == calls["content"] == 4
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=40))
 def test_cached_values_are_those_used_last(uses: list[tuple[int, int]]) -> None:
     cache, sizes, order = LruCache(100), dict[int, int](), list[int]()

@@ -5,12 +5,10 @@ import logging
 import os
 import pickle
 import zipfile
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,7 +28,6 @@ from lib.voice.model_file import (
     write_voice_model,
 )
 from lib.voice.rvc_config import parse_config_list
-from lib.voice.safe_load import safe_load
 from lib.voice.training_state import read_training_state
 from lib.voice.weights import Weights, rvc_state_dict
 from tests.helpers import golden_names
@@ -53,6 +50,7 @@ def same_weights(one: Weights, other: Weights) -> bool:
 # --- reading and writing ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VOICES)
 def test_golden_voices_are_written_as_they_were_and_survive_safetensors(
     golden: Path, tmp_path: Path, name: str
@@ -84,6 +82,7 @@ def test_golden_voices_with_any_wrong_metadata_are_what_their_tensors_are(golden
             assert got.model_copy(update={"segment_frames": voice.config.segment_frames}) == voice.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listing", ["v2_40k_f0", "v1_48k_nof0"])
 def test_a_written_full_size_voice_has_exactly_the_tensors_of_the_spec(
     specification: Path, tmp_path: Path, listing: str
@@ -110,6 +109,7 @@ PLAIN = st.recursive(
 SURROGATES = st.characters(exclude_categories=["Cs"])
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     family=st.sampled_from(["v1", "v2", "lite"]),
@@ -161,61 +161,6 @@ def test_an_applio_voice_opens_and_keeps_its_entries(tmp_path: Path) -> None:
     assert load_synthesizer(voice).config.has_f0
 
 
-def test_the_classical_24k_network_of_applio_opens(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {
-        "sample_rate": 24000,
-        "upsample_rates": (10, 6, 2, 2),
-        "upsample_kernel_sizes": (20, 12, 4, 4),
-    }
-    save_voice(tmp_path / "a.pth", small_voice("v2", "32k", **changes))
-    voice = read_voice_model(tmp_path / "a.pth")
-    assert (voice.family, voice.rate_name) == ("v2", "24k")
-
-
-def test_the_config_of_19_values_opens(tmp_path: Path) -> None:
-    content = save_voice(tmp_path / "a.pth", small_voice("v1", "40k"))
-    content["config"].insert(17, 256)
-    more = {"params": {"emb_channels": 256}, "embedder_name": "hubert_base", "speaker_info": {"0": "anna"}}
-    torch.save(content | more, tmp_path / "b.pth")
-    voice = read_voice_model(tmp_path / "b.pth")
-    assert voice.config == read_voice_model(tmp_path / "a.pth").config and voice.extra == more
-
-
-@pytest.mark.parametrize("family", ["v1", "v2"])
-def test_only_weight_and_config_are_needed(tmp_path: Path, family: Family) -> None:
-    content = save_voice(tmp_path / "a.pth", small_voice(family, "40k"))
-    weights = OrderedDict(content["weight"])
-    weights["enc_q.pre.weight"] = torch.zeros(4, 1025, 1)  # some voices kept a posterior; it is not a part of a voice
-    torch.save({"config": content["config"], "weight": weights}, tmp_path / "b.pth")
-    voice = read_voice_model(tmp_path / "b.pth")
-    assert voice.family == family and voice.info == "" and "enc_q.pre.weight" not in voice.weights
-
-
-@pytest.mark.parametrize("version", ["V2", 2, "2", "", " v2 ", None, "v1", 1, "v2.0", 2.0, b"v2", "RVC v2", "version 2",
-                                     "\uff36\uff12", True, ["v2"]])  # fmt: skip
-def test_versions_are_spelled_in_many_ways(tmp_path: Path, version: object) -> None:
-    content = save_voice(tmp_path / "a.pth", small_voice("v2", "40k"))
-    torch.save(content | {"version": version}, tmp_path / "b.pth")
-    assert read_voice_model(tmp_path / "b.pth").family == "v2"
-
-
-@pytest.mark.parametrize("modern", [True, False])
-def test_numpy_scalars_are_read_as_numbers(tmp_path: Path, modern: bool) -> None:
-    content = save_voice(tmp_path / "a.pth", small_voice())
-    scalars = {"epoch": np.int64(-3), "loss": np.float32(2.5), "big": np.array(1.5, ">f8")[()], "best": np.bool_(True),
-               "name": np.str_("声")}  # fmt: skip
-    torch.save(content | scalars, tmp_path / "b.pth", _use_new_zipfile_serialization=modern)
-    expected = {"epoch": -3, "loss": 2.5, "big": 1.5, "best": True, "name": "声"}
-    assert read_voice_model(tmp_path / "b.pth").extra == expected
-
-
-@pytest.mark.parametrize("value", [np.zeros(3), np.void(b"abc"), np.complex128(1), np.datetime64("2026-01-01")])
-def test_other_numpy_values_are_refused(tmp_path: Path, value: object) -> None:
-    torch.save({"a": value}, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match="could run code"):
-        safe_load(tmp_path / "b.pth")
-
-
 def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice("v2", "40k"))
     torch.save(content | {"version": "v1", "f0": 0, "sr": "32k", "odd": {1, 2}}, tmp_path / "b.pth")
@@ -265,6 +210,7 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modern", [True, False])
 def test_a_voice_with_code_in_it_is_refused_and_nothing_runs(tmp_path: Path, modern: bool) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice())
@@ -319,6 +265,7 @@ def other_decoder(content: dict[str, Any]) -> None:
     content["weight"] = {key: value for key, value in content["weight"].items() if not key.startswith("dec.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
@@ -342,6 +289,7 @@ def test_voices_that_cannot_work_are_refused_by_name(tmp_path: Path, change: Any
     assert str(tmp_path / "b.pth") in str(caught.value)
 
 
+@pytest.mark.slow
 def test_training_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "G_100.pth", tiny_family("v2", "40k").synthesizer)
     with pytest.raises(
@@ -364,6 +312,7 @@ def test_training_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> Non
         read_training_state(tmp_path / "voice.pth")
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     save_voice(tmp_path / "a.pth", small_voice())
     write_voice_model(tmp_path / "a.safetensors", small_voice())

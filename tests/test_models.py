@@ -100,6 +100,7 @@ def test_golden_small_voice_models(golden: Path, name: str) -> None:
     check_infer(model, data, window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_MODELS)
 def test_golden_full_size_models(golden: Path, name: str) -> None:
     spec = json.loads((golden / name).read_text())
@@ -136,6 +137,7 @@ def test_golden_training_forward(golden: Path, name: str) -> None:
     assert error(out.audio, data["out.audio"]) <= AUDIO_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "rate", "frames"), [("v1", "32k", 40), ("v1", "48k", 24), ("v2", "48k", 36)])
 def test_training_segments_have_the_length_of_the_configuration(
     tmp_path: Path, family: Family, rate: str, frames: int
@@ -149,6 +151,7 @@ def test_training_segments_have_the_length_of_the_configuration(
     assert model.config == config and config.segment_frames == frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["v1_f0", "v1_nof0", "v2_f0", "v2_nof0"])
 def test_golden_functions_09_tiny_synthesizer(golden: Path, kind: str) -> None:
     data = {
@@ -230,6 +233,7 @@ def test_golden_discriminators(golden: Path, version: str) -> None:
                     assert error(fmap.flatten()[::step][:48], want) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["v1", "v2"])
 @pytest.mark.parametrize("kind", ["f0", "nof0"])
 def test_keys_shapes_and_order_are_those_of_rvc(specification: Path, family: Family, kind: str) -> None:
@@ -274,6 +278,7 @@ def test_attention_in_blocks_is_attention(frames: int, block: int, padded: bool)
         torch.testing.assert_close(layer(x, mask), whole.detach(), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 50), st.integers(0, 2**31))
 def test_flow_forward_then_reverse_is_the_identity(frames: int, seed: int) -> None:
@@ -341,6 +346,7 @@ def test_period_discriminator_pads_any_length() -> None:
 FAMILY_RATES = [(family, rate) for family, rates in FAMILIES.items() for rate in rates if family != "lite"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_f0", [True, False])
 @pytest.mark.parametrize(("family", "rate"), FAMILY_RATES)
 def test_blocks_equal_the_whole(family: Family, rate: str, has_f0: bool, monkeypatch: pytest.MonkeyPatch) -> None:

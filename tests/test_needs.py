@@ -66,6 +66,7 @@ def shown(find: Callable[[], Any]) -> Any:
     return show("")
 
 
+@pytest.mark.slow
 def test_the_panel_names_what_is_missing_with_its_size(nothing_installed: Path) -> None:
     panel, text, button, names = shown(lambda: needs_of_conversion("v2", "rmvpe", "cpu"))
     assert panel["visible"] and button["visible"] and names == ["hubert_base", "rmvpe"]

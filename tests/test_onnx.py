@@ -77,6 +77,7 @@ def test_pitch_network_computes_the_same_f0(tmp_path: Path) -> None:
     assert np.allclose(f0[0], decode(torch.from_numpy(made[0])).numpy(), rtol=1e-6) and f0.shape == (1, len(made[0]))
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = voice_graph(lite_synthesizer())
     exact = graph.exact

@@ -43,6 +43,7 @@ def limited_to(monkeypatch: pytest.MonkeyPatch, converter: VoiceConverter, frame
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
 def test_a_conversion_is_repeated_in_chunks_that_fit(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     converter = tiny_converter(limits=LIMITS)
@@ -58,6 +59,7 @@ def test_a_conversion_is_repeated_in_chunks_that_fit(monkeypatch: pytest.MonkeyP
     assert np.array_equal(out, same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -128,6 +130,7 @@ def _run(network: nn.Module, inputs: Sequence[Tensor], outputs: list[Tensor]) ->
     outputs.append(network(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["v2", "lite"])
 def test_gradient_checkpointing_keeps_less_with_equal_gradients(family: str) -> None:
     config = tiny_family(family, "40k" if family == "v2" else "24k")  # type: ignore[arg-type]

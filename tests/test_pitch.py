@@ -66,6 +66,7 @@ GOLDEN_F0 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "median", "name", "left_out"), GOLDEN_F0)
 def test_golden_f0(golden: Path, method: str, median: int, name: str, left_out: int) -> None:
     data = read_golden(golden / "pipeline/f0_methods.safetensors")
@@ -215,6 +216,7 @@ def test_a_tone_of_220_hz_comes_back_within_20_cents(method: str, tone: Tone) ->
     assert cents(f0[f0 > 0], 220.0).max() < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAST)
 @pytest.mark.parametrize(("start", "octaves"), [(80.0, 1.0), (300.0, -1.0), (400.0, 1.0)])
 def test_a_glide_comes_back_in_time(method: str, start: float, octaves: float) -> None:
@@ -230,6 +232,7 @@ def test_a_glide_comes_back_in_time(method: str, start: float, octaves: float) -
     assert np.percentile(np.abs(signed), 95) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAST)
 @settings(deadline=None, max_examples=15)
 @given(samples=st.one_of(st.integers(0, 700), st.integers(4000, 4400), st.integers(5000, 9000)), loud=st.booleans())
@@ -248,6 +251,7 @@ def test_silence_has_no_voice(method: str, seconds: float) -> None:
     assert not extractor(method)(np.zeros(round(16000 * seconds), np.float32)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAST)
 def test_a_pause_has_no_voice(method: str) -> None:
     sound = voice(np.full(8000, 200.0, np.float32))
@@ -271,6 +275,7 @@ def test_the_extractor_leaves_the_audio_as_it_was() -> None:
     assert np.array_equal(sound, before)
 
 
+@pytest.mark.slow
 @given(f0=CURVES)
 def test_bins_are_in_range_and_rise_with_hz(f0: Doubles) -> None:
     bins = hz_to_bins(f0)
@@ -280,6 +285,7 @@ def test_bins_are_in_range_and_rise_with_hz(f0: Doubles) -> None:
     assert (np.diff(hz_to_bins(np.sort(f0))) >= 0).all()
 
 
+@pytest.mark.slow
 @given(f0=CURVES, semitones=st.floats(-24, 24))
 def test_shifting_there_and_back_is_the_identity(f0: Doubles, semitones: float) -> None:
     there = shift_semitones(f0, semitones)
@@ -304,6 +310,7 @@ def test_filling_leaves_voiced_frames_and_no_gap(f0: Doubles) -> None:
         assert filled.max() <= f0.max()
 
 
+@pytest.mark.slow
 @given(f0=CURVES, frames=st.integers(0, 80))
 def test_fitting_cuts_or_adds_unvoiced_frames_at_the_end(f0: Doubles, frames: int) -> None:
     fitted = fit_length(f0, frames)
@@ -313,6 +320,7 @@ def test_fitting_cuts_or_adds_unvoiced_frames_at_the_end(f0: Doubles, frames: in
     assert not fitted[kept:].any()
 
 
+@pytest.mark.slow
 @given(f0=CURVES, size=st.integers(0, 9))
 def test_the_median_keeps_the_length_and_invents_nothing(f0: Doubles, size: int) -> None:
     out = median_filter(f0, size)

@@ -53,6 +53,7 @@ def voice(frequencies: Floats) -> Floats:
 slow = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["crepe-tiny", pytest.param("crepe", marks=slow), pytest.param("mangio-crepe", marks=slow)]
 )
@@ -67,6 +68,7 @@ def test_golden_crepe(golden: Path, method: str) -> None:
     assert (hz_to_bins(f0) == data[f"out.classic2023.{method}.coarse"].numpy()[: len(f0)]).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_golden_fcpe_agrees_with_harvest(golden: Path) -> None:
     """No golden values exist for fcpe; on the golden speech it must agree with WORLD where both are voiced."""
     got = extractor("fcpe")(load_audio(golden / "pipeline/speech_16k.wav", ANALYSIS_RATE))
@@ -77,6 +79,7 @@ def test_golden_fcpe_agrees_with_harvest(golden: Path) -> None:
     assert np.median(1200 * np.abs(np.log2(got[both] / want[both]))) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", QUICK)
 def test_a_voice_of_220_hz_comes_back(method: str) -> None:
     f0 = extractor(method)(voice(np.full(16000, 220.0, np.float32)))
@@ -84,6 +87,7 @@ def test_a_voice_of_220_hz_comes_back(method: str) -> None:
     assert (1200 * np.abs(np.log2(f0[5:-5] / 220))).max() < 30  # crepe's pitches are 20 cents apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", QUICK)
 def test_a_glide_comes_back_in_time(method: str) -> None:
     """An octave in two seconds is 6 cents per frame: a frame of delay would show in the median."""
@@ -104,6 +108,7 @@ def test_every_length_gives_its_exact_frames(method: str, samples: int) -> None:
     assert ((f0 == 0) | (f0 > 30)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", QUICK)
 def test_silence_and_pauses_have_no_voice(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not extractor(method)(np.zeros(8000, np.float32)).any()
@@ -118,6 +123,7 @@ def test_silence_and_pauses_have_no_voice(method: str, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""  # the packages do not print
 
 
+@pytest.mark.slow
 def test_a_click_in_silence_is_no_division_by_zero() -> None:
     click = np.zeros(16000, np.float32)
     click[8000] = 0.5
@@ -127,12 +133,14 @@ def test_a_click_in_silence_is_no_division_by_zero() -> None:
     assert not f0[:40].any()
 
 
+@pytest.mark.slow
 def test_results_do_not_change_from_run_to_run() -> None:
     sound = voice(np.linspace(150, 300, 8000, dtype=np.float32))
     for method in ("crepe-tiny", "mangio-crepe-tiny"):
         assert np.array_equal(extractor(method)(sound), extractor(method)(sound))
 
 
+@pytest.mark.slow
 def test_mangio_crepe_uses_its_hop_length() -> None:
     sound = voice(np.linspace(150, 300, 4800, dtype=np.float32))
     coarse, fine = (load_pitch_extractor("mangio-crepe-tiny", CPU, hop) for hop in (512, 64))
@@ -141,6 +149,7 @@ def test_mangio_crepe_uses_its_hop_length() -> None:
     assert (coarse.method, coarse.cache_key) == ("mangio-crepe-tiny", "mangio-crepe-tiny every 512 samples")
 
 
+@pytest.mark.slow
 @given(frames=st.integers(1, 60), n=st.integers(2, 40), seed=st.integers(0, 99))
 def test_the_best_path_is_the_best(frames: int, n: int, seed: int) -> None:
     """No change of a single frame that keeps the steps short makes the path likelier."""
@@ -163,6 +172,7 @@ def test_the_best_path_is_the_best(frames: int, n: int, seed: int) -> None:
             assert score(changed) <= best + 1e-3
 
 
+@pytest.mark.slow
 def test_long_audio_is_analysed_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = voice(np.linspace(120, 400, 8 * ANALYSIS_RATE, dtype=np.float32))
     whole = extractor("fcpe")(sound)
@@ -174,6 +184,7 @@ def test_long_audio_is_analysed_in_windows(monkeypatch: pytest.MonkeyPatch) -> N
     assert (1200 * np.abs(np.log2(parts[voiced] / whole[voiced]))).max() < 10
 
 
+@pytest.mark.slow
 @given(frames=st.integers(0, 300), core=st.integers(1, 50), margin=st.integers(0, 20))
 def test_windows_keep_every_frame_once(frames: int, core: int, margin: int) -> None:
     kept = []
@@ -184,6 +195,7 @@ def test_windows_keep_every_frame_once(frames: int, core: int, margin: int) -> N
     assert kept == list(range(frames))
 
 
+@pytest.mark.slow
 @given(curves=CURVES)
 def test_a_vote_needs_more_than_half(curves: Floats) -> None:
     out = vote(curves)
@@ -193,6 +205,7 @@ def test_a_vote_needs_more_than_half(curves: Floats) -> None:
         assert out[frame] == np.median(curves[:, frame][curves[:, frame] > 0])
 
 
+@pytest.mark.slow
 def test_one_octave_error_is_outvoted_and_curves_are_aligned() -> None:
     curves = np.array([[100, 100, 0, 0], [100, 200, 0, 0], [100, 100, 100, 0]], np.float32)
     assert vote(curves).tolist() == [100, 100, 0, 0]

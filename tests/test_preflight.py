@@ -35,6 +35,7 @@ def recordings(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_training_that_can_run_has_facts_and_no_problem(experiment: Experiment, recordings: Path) -> None:
     found = preflight(experiment, VoiceKind(), recordings, CPU)
     found.raise_problems()
@@ -48,6 +49,7 @@ def test_a_training_that_can_run_has_facts_and_no_problem(experiment: Experiment
     assert not experiment.folder.exists() and not experiment.voice.parent.exists()
 
 
+@pytest.mark.slow
 def test_all_problems_are_reported_at_once(
     experiment: Experiment, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +74,7 @@ def test_all_problems_are_reported_at_once(
     assert "from scratch" in found.warnings[0]
 
 
+@pytest.mark.slow
 def test_an_unknown_device_hides_no_other_problem(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +104,7 @@ def test_an_experiment_of_another_kind_is_a_problem(experiment: Experiment, reco
         found.raise_problems()
 
 
+@pytest.mark.slow
 def test_recordings_that_cannot_be_read_are_a_warning_or_a_problem(experiment: Experiment, recordings: Path) -> None:
     (recordings / "a.wav").write_bytes(b"")
     found = preflight(experiment, VoiceKind(), recordings, CPU)
@@ -110,6 +114,7 @@ def test_recordings_that_cannot_be_read_are_a_warning_or_a_problem(experiment: E
         preflight(experiment, VoiceKind(), recordings, CPU).raise_problems()
 
 
+@pytest.mark.slow
 def test_an_encoder_with_too_few_layers_is_a_problem(
     experiment: Experiment, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +125,7 @@ def test_an_encoder_with_too_few_layers_is_a_problem(
     assert "has 6 layers, but v2 needs 12" in str(found.problems[0])
 
 
+@pytest.mark.slow
 def test_without_base_models_of_v2_the_warning_names_the_download(
     experiment: Experiment, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

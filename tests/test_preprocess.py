@@ -241,6 +241,7 @@ def test_a_new_run_leaves_no_clip_of_the_old_one(tmp_path: Path, tone: Tone) -> 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0_gt_wavs", "1_16k_wavs"]
 
 
+@pytest.mark.slow
 def test_a_failed_or_cancelled_run_leaves_the_old_clips(tmp_path: Path, tone: Tone) -> None:
     save_audio(tmp_path / "in/a.wav", tone(220, 2.0), 16000)
     save_audio(tmp_path / "in/b.wav", tone(220, 2.0), 16000)

@@ -189,6 +189,7 @@ def test_finished_features_are_kept(copied: Path, data: Path) -> None:
     assert all(path.stat().st_mtime_ns == time for path, time in written.items() if path != gone)
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_clips(copied: Path, data: Path) -> None:
     shutil.rmtree(copied / "features")
     for part in (0, 1):
@@ -233,6 +234,7 @@ def test_crops_hide_what_was_not_recorded(made: Path) -> None:
         assert 150 <= frames <= 160 and not crops.weight[row, frames:].any() and not crops.f0[row, frames:].any()
 
 
+@pytest.mark.slow
 def test_resumed_acoustic_training_takes_the_same_next_step(made: Path, tmp_path: Path) -> None:
     corpus, options = ReaderCorpus(made, small_config()), AcousticOptions(steps=20)
     straight = AcousticTraining(options, corpus)
@@ -261,6 +263,7 @@ def test_acoustic_training_lowers_the_distance_of_the_spectra(made: Path) -> Non
 # --- vocoder ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resumed_vocoder_training_continues(made: Path, data: Path, tmp_path: Path) -> None:
     training = VocoderTraining(VocoderOptions(data=data), made, small_family())
     regression = training.train_step(1e-3)
@@ -283,6 +286,7 @@ def test_resumed_vocoder_training_continues(made: Path, data: Path, tmp_path: Pa
     assert following[0][0] == following[1][0] and same(dict(following[0][1]), dict(following[1][1]))
 
 
+@pytest.mark.slow
 def test_the_vocoder_also_learns_on_predicted_spectra(copied: Path, data: Path) -> None:
     training = AcousticTraining(AcousticOptions(steps=2), ReaderCorpus(copied, small_config()))
     training.save(copied / "acoustic.pt")

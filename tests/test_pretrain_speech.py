@@ -25,6 +25,7 @@ def test_without_espeak_speech_is_refused_in_one_sentence(tmp_path: Path, monkey
     assert not (tmp_path / "speech").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_synthetic_speech_has_seven_voices_for_each_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.pretrain_lite.speech.LANGUAGES", {"de": "de"})

@@ -150,6 +150,7 @@ def test_the_command_uploads_with_the_token_of_the_account(
         list(use(tool))
 
 
+@pytest.mark.slow
 def test_the_page_uses_the_token_once_and_offers_no_endpoint_for_it(tmp_path: Path) -> None:
     given: list[Any] = []
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from infer.options import ConvertOptions
 from lib.audio.encode import save_audio
@@ -26,44 +24,10 @@ from recipes.quality.evaluation import Evaluator, count_clipped, measure_all, me
 from recipes.quality.figures import ClipFigures, Figures, Interval, Line, bootstrap, mean_figures, pause_level
 from recipes.quality.speech_models import Whisper, load_speaker_encoder, whisper_log_mel
 from recipes.quality.vocoder import LiteVocoder
-from recipes.quality.words import count_errors, split_words
 from tests.tiny_voice import tiny_converter, voice_like
 
 NAN = float("nan")
-WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7)
-
-
 # --- words ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "words"),
-    [
-        ("Mr. Quilter's well-known, 12 books!", "en", ["mister", "quilter's", "well", "known", "books"]),
-        ("Der Lappen liegt: über_all.", "de", ["der", "lappen", "liegt", "über", "all"]),
-        ("今日は good", "ja", ["今", "日", "は", "good"]),
-        ("", "en", []),
-    ],
-)
-def test_a_text_is_split_into_words(text: str, language: str, words: list[str]) -> None:
-    assert split_words(text, language) == words
-
-
-def test_errors_are_substitutions_insertions_and_deletions() -> None:
-    reference = ["he", "was", "not", "an", "ill", "disposed", "young", "man"]
-    assert count_errors(reference, reference) == 0
-    assert count_errors(reference, ["he", "was", "not", "in", "ill", "disposed", "young", "man"]) == 1
-    assert count_errors(reference, ["well", "he", "was", "an", "ill", "disposed", "man"]) == 3
-    assert count_errors(reference, []) == len(reference)
-    assert count_errors([], reference) == len(reference)
-
-
-@given(WORDS, WORDS, WORDS)
-def test_the_number_of_errors_is_a_distance(a: list[str], b: list[str], c: list[str]) -> None:
-    assert count_errors(a, b) == count_errors(b, a)
-    assert (count_errors(a, b) == 0) == (a == b)
-    assert count_errors(a, c) <= count_errors(a, b) + count_errors(b, c)
-    assert abs(len(a) - len(b)) <= count_errors(a, b) <= max(len(a), len(b))
 
 
 # --- clips ------------------------------------------------------------------------------------------------------------
@@ -146,6 +110,7 @@ def test_noise_has_the_level_that_is_asked_for(snr_db: float) -> None:
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_spectrogram_equals_whispers() -> None:
     from transformers import WhisperFeatureExtractor
 
@@ -271,6 +236,7 @@ def sources(tmp_path: Path) -> list[Clip]:
     return [Clip("s", tmp_path / "s.wav", "one too three four", "84"), Clip("t", tmp_path / "s.wav", None, "85")]
 
 
+@pytest.mark.slow
 def test_the_table_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> None:
     lines = {
         line.name: line for line in measure_all(evaluator, sources, evaluator.references[:1], {"old": sources[1:]})
@@ -335,6 +301,7 @@ def test_sources_are_transposed_by_whole_semitones_and_own_recordings_are_not(
     assert evaluator.shift(sources[0], np.zeros(16_000, np.float32)) == 0
 
 
+@pytest.mark.slow
 def test_repeats_differ_by_their_seed(evaluator: Evaluator, sources: list[Clip]) -> None:
     first, again, other = (evaluator.convert(sources[0], ConvertOptions(), seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

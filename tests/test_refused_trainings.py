@@ -56,6 +56,7 @@ def test_fitting_before_preparing_says_what_to_do(experiment: Experiment) -> Non
         fit(experiment, FitOptions.model_validate(FAST))
 
 
+@pytest.mark.slow
 def test_a_speaker_that_does_not_exist_is_refused(experiment: Experiment, recordings: Path) -> None:
     ready(experiment, recordings)
     with pytest.raises(ConfigError, match="3 speakers, 0 to 2"):

@@ -35,6 +35,7 @@ def test_the_same_recording_agrees_with_itself(pitch: PitchExtractor) -> None:
     assert found.voicing_agreement == 1 and found.finite and found.clipped == 0
 
 
+@pytest.mark.slow
 def test_a_transposed_melody_correlates_and_its_shift_is_taken_into_account(pitch: PitchExtractor) -> None:
     found = compare(glide(150, 300), glide(300, 600), pitch, pitch_shift=12)
     assert found.f0_correlation > 0.99
@@ -71,6 +72,7 @@ def test_clipping_is_counted(pitch: PitchExtractor) -> None:
     assert "samples clipped" in str(found)
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_png(tmp_path: Path, pitch: PitchExtractor) -> None:
     draw(tmp_path / "a.png", glide(150, 300), glide(300, 600), pitch)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

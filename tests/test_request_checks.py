@@ -40,6 +40,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     yield from start(tmp_path_factory, login=("me", "secret"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "allowed"),
     [
@@ -161,6 +162,7 @@ def endpoints(client: httpx.Client) -> Iterator[tuple[str, list[str]]]:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["colons", "marks", "tags", "our own"])
 def test_no_endpoint_answers_with_more_than_was_sent(client: httpx.Client, unit: str) -> None:
     """Every text parameter of every endpoint at once. Our own messages are short; Gradio repeats a wrong choice."""

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import ROOT
 
 PROGRAM = ("lib", "infer", "train", "web", "infer-web.py")
@@ -64,6 +66,7 @@ def test_the_program_requires_exactly_what_it_imports() -> None:
     assert imported(PROGRAM) == required("requirements.txt") | optional | BY_THE_USER
 
 
+@pytest.mark.slow
 def test_development_requires_what_it_imports_besides() -> None:
     lists = required("requirements.txt") | required("requirements-onnx.txt")
     more = imported(DEVELOPMENT) - lists - QUALITY - FUZZ - SONGS - FROM_GRADIO

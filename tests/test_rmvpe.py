@@ -43,6 +43,7 @@ def centred_mel(audio: Tensor) -> Tensor:
     return rmvpe.log_mel(torch.nn.functional.pad(audio[None], (512, 512), mode="reflect")[0])
 
 
+@pytest.mark.slow
 def test_clips_in_a_batch_equal_single_clips(places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None) -> None:
     save_file(tiny.state_dict(), tmp_path / "rmvpe.safetensors")
     places(tmp_path / "rmvpe.safetensors")
@@ -59,6 +60,7 @@ def test_clips_in_a_batch_equal_single_clips(places: Places, tiny: Rmvpe, tmp_pa
     assert sum(f0.any() for f0 in together) >= 5 and not together[-1].any() and extractor.batch([]) == []
 
 
+@pytest.mark.slow
 def test_in_bfloat16_pitches_stay_and_fp16_weights_are_freed(
     places: Places, tiny: Rmvpe, tmp_path: Path, tiny_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +148,7 @@ def test_the_mel_is_that_of_the_audio_followed_by_silence(tiny: Rmvpe) -> None:
     assert float((rmvpe.salience(tiny, audio) - want).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_levels_in_bands_are_the_whole(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
     mel = torch.randn(2, 128, 160, generator=torch.Generator().manual_seed(0))
     whole = tiny(mel)
@@ -153,6 +156,7 @@ def test_levels_in_bands_are_the_whole(tiny: Rmvpe, monkeypatch: pytest.MonkeyPa
     assert (tiny(mel) - whole).abs().max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_long_audio_is_analysed_in_windows(tiny: Rmvpe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows differ from the whole by distant context only, which hardly matters in the middle."""
     audio = torch.from_numpy(np.random.default_rng(0).standard_normal(160 * 1000).astype(np.float32))
@@ -170,6 +174,7 @@ def test_long_audio_is_analysed_in_windows(tiny: Rmvpe, monkeypatch: pytest.Monk
     assert float((parts - whole).abs().max()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize("name", ["rmvpe.pt", "rmvpe.safetensors"])
 def test_weights_of_both_formats_in_half_precision(tiny: Rmvpe, places: Places, tmp_path: Path, name: str) -> None:

@@ -99,6 +99,7 @@ def named_in_pickle(path: Path) -> set[str]:
     return {str(argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_written_voice_has_rvcs_format_in_every_detail(tmp_path: Path, kind: str) -> None:
     spec, (family, rate, has_f0) = listing(kind), kind_parts(kind)
@@ -121,6 +122,7 @@ def test_a_written_voice_has_rvcs_format_in_every_detail(tmp_path: Path, kind: s
     assert named_in_pickle(tmp_path / "a.pth") <= PLAIN_NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts", [{"n_layers": layers, "n_flows": flows} for layers, flows in ((0, 0), (1, 0), (0, 4), (3, 4))]
 )
@@ -133,6 +135,7 @@ def test_networks_without_transformer_or_flow_come_back_as_they_were(tmp_path: P
     assert all(torch.equal(value.half(), read.weights[name].half()) for name, value in voice.weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_full_networks_have_exactly_the_listed_tensors(kind: str) -> None:
     spec, (family, rate, has_f0) = listing(kind), kind_parts(kind)
@@ -256,6 +259,7 @@ def test_our_checkpoints_are_what_the_references_resume(tmp_path: Path) -> None:
     assert extract(tmp_path / "G.pth").family == "v2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["v2", "lite"])
 def test_both_spellings_of_weight_norm_are_read(tmp_path: Path, family: Family) -> None:
     content = save_voice(tmp_path / "a.pth", small_voice(family, "40k" if family == "v2" else "24k"))

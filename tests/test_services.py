@@ -81,6 +81,7 @@ def test_a_shared_page_takes_links_only_if_its_owner_allows_it(
     assert (services.fetch_link is not None) == allowed
 
 
+@pytest.mark.slow
 def test_services_convert_with_a_listed_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str) -> None:
     monkeypatch.setattr(loaded_module, "load_content_encoder", lambda *_: TinyEncoder())
     voices = tmp_path / "voices"

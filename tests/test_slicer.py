@@ -61,6 +61,7 @@ def test_golden_recording_with_another_rule(golden: Path) -> None:
 PATTERNS = st.lists(st.tuples(st.sampled_from("ts"), st.floats(0.0, 2.5)), max_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(pattern=PATTERNS)
 def test_slices_are_ordered_disjoint_and_miss_nothing_loud(pattern: list[tuple[str, float]]) -> None:

@@ -31,6 +31,7 @@ def run(*args: object) -> int:
     return main([*(str(arg) for arg in args), "--pitch-method", "pm", "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_a_cover_is_written_beside_its_song_with_its_stems(voice: str, tmp_path: Path, capsys: Said) -> None:
     vocals = voice_like(0.5)
     instrumental = 0.1 * np.sin(2 * np.pi * 330 * np.arange(len(vocals)) / 16_000)
@@ -56,6 +57,7 @@ def test_a_cover_without_stems_and_without_a_model_is_refused(voice: str, tmp_pa
     assert "A cover needs the song" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_text_or_subtitles_become_a_recording(
     voice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_text_or_subtitles_become_a_recording(
     assert "UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stereo_conversion_can_be_reported(voice: str, tmp_path: Path, capsys: Said) -> None:
     soundfile.write(tmp_path / "song.wav", np.stack([voice_like(0.5), 0.5 * voice_like(0.5)], axis=1), 16_000)
     assert run(tmp_path / "song.wav", "--voice", voice, "--channel", "stereo", "--report") == 0

@@ -63,6 +63,7 @@ def test_a_panned_source_keeps_level_and_delay(tmp_path: Path, level: float, del
     assert lag(result[0], result[1]) == samples
 
 
+@pytest.mark.slow
 def test_the_sum_of_a_stereo_result_is_the_mono_result(tmp_path: Path) -> None:
     stereo = np.stack([voice(), 0.5 * voice()])
     options: dict[str, object] = {"keep_format": True}
@@ -73,6 +74,7 @@ def test_the_sum_of_a_stereo_result_is_the_mono_result(tmp_path: Path) -> None:
     assert np.std(mixed) / np.std(alone) == pytest.approx(1.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_two_voices_on_two_channels_are_converted_each(tmp_path: Path) -> None:
     second = 0.1 * np.random.default_rng(0).standard_normal(len(voice()))
     stereo = np.stack([voice(), second]).astype(np.float32)
@@ -82,6 +84,7 @@ def test_two_voices_on_two_channels_are_converted_each(tmp_path: Path) -> None:
         assert np.abs(converted - alone[0]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_silent_channel_stays_silent_and_a_moving_source_moves(tmp_path: Path) -> None:
     mono = voice(2.0)
     result, _ = convert(write(tmp_path / "song.wav", np.stack([mono, 0 * mono])), channel="stereo")
@@ -93,6 +96,7 @@ def test_a_silent_channel_stays_silent_and_a_moving_source_moves(tmp_path: Path)
     assert early[0] > 2 * early[1] and late[1] > 2 * late[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subtype", ["PCM_24", "FLOAT", "PCM_16"])
 def test_rate_resolution_and_tags_of_the_source_are_kept_on_request(tmp_path: Path, subtype: str) -> None:
     path, output = tmp_path / "song.wav", tmp_path / "result.wav"
@@ -108,12 +112,14 @@ def test_rate_resolution_and_tags_of_the_source_are_kept_on_request(tmp_path: Pa
     assert (about.samplerate, about.subtype) == (24_000, "PCM_24") and not read_tags(output)
 
 
+@pytest.mark.slow
 def test_options_that_change_nothing_give_the_result_of_the_other_path(tmp_path: Path) -> None:
     path, output = write(tmp_path / "song.wav", voice()), tmp_path / "streamed.wav"
     convert_files(tiny_converter(), [Job(path, output)], ConvertOptions(pitch_method="pm"))
     assert np.abs(convert(path)[0] - load_stereo(output)[0]).max() <= 2.0**-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [-14.0, pytest.param(-23.0, marks=pytest.mark.slow)])
 def test_the_result_has_the_requested_loudness(tmp_path: Path, target: float) -> None:
     path = write(tmp_path / "song.wav", np.stack([voice(1.5), 0.5 * voice(1.5)]))
@@ -150,6 +156,7 @@ def test_noise_formants_and_effects_reach_the_result(tmp_path: Path) -> None:
         assert np.abs(changed - plain).max() > 1e-3 * np.abs(plain).max(), change
 
 
+@pytest.mark.slow
 def test_the_automatic_shift_brings_the_input_to_the_voice(tmp_path: Path) -> None:
     path, curve = write(tmp_path / "song.wav", voice(1.0)), tmp_path / "f0.csv"  # a buzz of 150 Hz
     parts = VoiceParts(tiny_synthesizer(), TinyEncoder(), median_f0=250.0)

@@ -83,6 +83,7 @@ def test_a_cancelled_cover_leaves_nothing(tmp_path: Path, stems: tuple[Path, Pat
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.slow
 def test_text_and_subtitles_are_jobs(tmp_path: Path) -> None:
     (made,), _ = run(tmp_path / "job", SayRequest(voice="eve", options=SPEECH, text="Hi there."))
     assert soundfile.info(made).duration == pytest.approx(0.9)

@@ -186,6 +186,7 @@ def test_averaged_weights_are_the_voice_and_are_saved(tmp_path: Path) -> None:
     assert any(not torch.equal(last[key], want) for key, want in mean.items())
 
 
+@pytest.mark.slow
 def test_without_averaging_the_voice_has_the_last_weights(tmp_path: Path) -> None:
     state = new_state()
     assert state.voice is state.plain_generator
@@ -198,6 +199,7 @@ def test_without_averaging_the_voice_has_the_last_weights(tmp_path: Path) -> Non
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_resume_refuses_a_pair_of_different_steps(tmp_path: Path) -> None:
     state = new_state()
     save_pair(state, tmp_path / "G_0.pth", tmp_path / "D_0.pth")

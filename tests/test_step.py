@@ -51,6 +51,7 @@ def gradients(state: TrainState) -> dict[str, Tensor]:
 
 
 # The generator's forward runs once for a whole batch; the discriminator's once in its own half, twice in the other.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "call"),
     [("plain_generator", 1), ("plain_discriminator", 1), ("plain_discriminator", 2), ("plain_discriminator", 3)],
@@ -78,6 +79,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     assert all(p.requires_grad for p in short.plain_discriminator.parameters())
 
 
+@pytest.mark.slow
 def test_further_steps_stay_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     whole, parts = new_state(), new_state()
     parts.micro_batch = 3  # 3 clips and 1
@@ -88,6 +90,7 @@ def test_further_steps_stay_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     assert got[1]["loss/g/mel"] == pytest.approx(want[1]["loss/g/mel"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_both_updates_of_a_step_in_parts_use_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
     state.micro_batch = 2
@@ -110,6 +113,7 @@ def test_both_updates_of_a_step_in_parts_use_the_same_noise(monkeypatch: pytest.
     assert not torch.allclose(made[0][0], made[1][0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_single_clips_that_do_not_fit_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state()
 
@@ -130,6 +134,7 @@ def test_several_processes_report_the_batch_size_to_continue_with(monkeypatch: p
         train_step(state, four_clips())
 
 
+@pytest.mark.slow
 def test_the_scaler_of_fp16_is_updated_once_per_step() -> None:
     state = new_state()
     plain = new_state()
@@ -147,6 +152,7 @@ def test_the_scaler_of_fp16_is_updated_once_per_step() -> None:
         state.accelerator.scaler = None
 
 
+@pytest.mark.slow
 def test_an_overflow_in_fp16_skips_the_update_and_lowers_the_scale() -> None:
     state = new_state()
     scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=2.0**127)
@@ -170,6 +176,7 @@ class GeneratorFirst(VitsObjective):
         return super().generator_losses(discriminate, batch, output, frames)
 
 
+@pytest.mark.slow
 def test_an_objective_can_begin_without_discriminator(tmp_path: Path) -> None:
     torch.manual_seed(1)
     family = tiny_family()

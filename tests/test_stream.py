@@ -67,6 +67,7 @@ def test_a_disk_buffer_whose_source_fails_is_closed(monkeypatch: pytest.MonkeyPa
     assert len(closed) == 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(samples=st.integers(2, 300), pad=st.integers(0, 700), data=st.data())
 def test_every_part_of_reflection_padding_is_that_of_numpys(samples: int, pad: int, data: st.DataObject) -> None:
@@ -93,6 +94,7 @@ def test_f0_in_windows_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(windowed, loudness(signal), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [PM, PM.model_copy(update={"resample_rate": 48_000, "rms_mix_rate": 1.0})])
 def test_reading_and_writing_in_blocks_equals_the_whole(
     options: ConvertOptions, monkeypatch: pytest.MonkeyPatch
@@ -122,6 +124,7 @@ def test_input_is_prepared_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(prepared[:], at_once, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_next_recording_is_read_while_one_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [Job(tmp_path / f"{i}.wav", tmp_path / f"{i}.flac") for i in range(3)]
     for i, job in enumerate(jobs):
@@ -148,6 +151,7 @@ def test_the_next_recording_is_read_while_one_is_converted(tmp_path: Path, monke
         np.testing.assert_array_equal(load_audio_native(job.output)[0], load_audio_native(alone)[0])
 
 
+@pytest.mark.slow
 def test_cancelling_frees_what_was_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [Job(tmp_path / f"{i}.wav", tmp_path / f"{i}.flac") for i in range(3)]
     for job in jobs:

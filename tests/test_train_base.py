@@ -35,6 +35,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
     return {"name": "olga", "folder": str(tmp_path / "data"), "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_a_dropped_base_is_used_and_kept_beside_the_training(page: Page, given: dict[str, Any], tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.safetensors") for name in ("second", "first")]
     _, _, job_id = page.call("train", **given, base_files=files)
@@ -47,6 +48,7 @@ def test_a_dropped_base_is_used_and_kept_beside_the_training(page: Page, given: 
     assert words[words.index("--base-generator") + 1] == str(kept / "G.safetensors")
 
 
+@pytest.mark.slow
 def test_a_dropped_base_of_another_kind_is_refused_before_anything_is_kept(
     page: Page, given: dict[str, Any], tmp_path: Path
 ) -> None:

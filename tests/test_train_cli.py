@@ -41,6 +41,7 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_prepare_and_extract_and_index_report_what_they_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_folder_with_one_bad_file_is_done_and_the_file_named(
     assert "bad.wav" in output.err
 
 
+@pytest.mark.slow
 def test_recordings_of_sub_folders_are_prepared_and_changes_there_are_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ def propose(family: Any, found: Any, seconds: float) -> Any:
     return panel.propose(family, found, seconds)
 
 
+@pytest.mark.slow
 def test_epochs_are_proposed_with_their_reason() -> None:
     row, text, proposed = propose("lite", Recordings(44_100), 600.0)
     assert row["visible"] and proposed == (167, "24k")
@@ -49,6 +50,7 @@ def test_the_rate_is_the_highest_that_the_recordings_reach(rates: tuple[int, ...
     assert fitting_rate("v2", found) == best
 
 
+@pytest.mark.slow
 def test_checking_recordings_sets_neither_epochs_nor_rate() -> None:
     """Of all events of the tab only the button of the proposal sets the epochs; it or a choice sets the rate."""
     services: Any = type("Nobody", (), {"device": "cpu", "local": True})()

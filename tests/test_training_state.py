@@ -51,6 +51,7 @@ def in_order(network: Network, optimizer: torch.optim.AdamW, order: list[str]) -
     return TrainingState({name: weights[name] for name in order}, 2, moved, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", [2023, 2026])
 def test_both_orders_of_parameters_go_on_to_the_same_step(tmp_path: Path, year: int) -> None:
     config = tiny_family("v2", "40k").synthesizer
@@ -91,6 +92,7 @@ def swap_moments(state: TrainingState) -> None:
     moments[0], moments[1] = moments[1], moments[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [

@@ -25,6 +25,7 @@ def test_every_shipped_voice_has_facts_that_need_no_file_opened() -> None:
     assert read_facts(SHIPPED.parent / "ljspeech.pth") == LJ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_facts_are_edited_in_the_file_and_read_anew_after_a_change(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"

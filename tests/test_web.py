@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from lib.audio.decode import load_audio
 from lib.errors import AudioError, CheckpointError, ConfigError, LinkError
 from lib.pitch import load_pitch_extractor
 from lib.pitch.scale import suggested_shift
-from lib.progress import Cancelled, Progress
+from lib.progress import Progress
 from lib.voice.intake import FoundModel, FoundVoice, Inspected, Part
 from tests.tiny_voice import voice_like
 from train.options import RunOptions
@@ -39,7 +39,6 @@ from web.jobs.requests import ConvertRequest
 from web.presets import Presets
 from web.services import Services, VoiceCard
 from web.tabs.form import Form
-from web.tabs.handlers import CancelButton, handle_errors, with_names
 
 ROOT = Path(__file__).resolve().parents[1]
 T = Translator()
@@ -163,6 +162,7 @@ def convert(client: Client, voice: str | None, recording: str | None, **options:
     return client.predict(voice=voice, recording=file, f0_file=None, **options, api_name="/convert")
 
 
+@pytest.mark.slow
 def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeConverter, recording: str) -> None:
     result, report = convert(client, "alice", recording, pitch_shift=-3.5, protect=0.2, seed=7)
     audio, rate = soundfile.read(result)
@@ -179,6 +179,7 @@ def test_page_converts_with_the_options_of_the_form(client: Client, fake: FakeCo
     assert fake.calls[-1][1]["index_rate"] == 0.6
 
 
+@pytest.mark.slow
 def test_the_api_describes_jobs_by_the_names_of_the_command_line(client: Client, recording: str) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     named = {name: [p["parameter_name"] for p in facts["parameters"]] for name, facts in endpoints.items()}
@@ -195,6 +196,7 @@ def test_the_api_describes_jobs_by_the_names_of_the_command_line(client: Client,
             client.predict(job_id=unknown, api_name="/job_status")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("voice", "sentence"),
     [("broken", "only <b>silence</b>"), ("wrong", r"unexpected error occurred \(ZeroDivisionError\)")],
@@ -204,6 +206,7 @@ def test_errors_become_messages(client: Client, recording: str, voice: str, sent
         convert(client, voice, recording)
 
 
+@pytest.mark.slow
 def test_missing_choices_are_reported(client: Client, recording: str) -> None:
     with pytest.raises(AppError, match="No recording yet"):
         convert(client, "alice", None)
@@ -230,6 +233,7 @@ def test_files_of_the_machine_are_not_served(address: str) -> None:
         assert httpx.get(f"{address}gradio_api/file={path}", timeout=PATIENCE).status_code in (403, 404)
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_from_the_internet(address: str) -> None:
     page = "".join(httpx.get(f"{address}{file}", timeout=PATIENCE).text for file in ("", "theme.css"))
     assert "<script" in page
@@ -237,6 +241,7 @@ def test_page_needs_nothing_from_the_internet(address: str) -> None:
         assert wanted not in page
 
 
+@pytest.mark.slow
 def test_cancel_ends_a_running_conversion(client: Client, fake: FakeConverter, recording: str) -> None:
     fake.started.clear()
     running = client.submit(
@@ -252,6 +257,7 @@ def test_cancel_ends_a_running_conversion(client: Client, fake: FakeConverter, r
     assert client.predict(job_id=job["id"], api_name="/job_status")["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, tmp_path: Path) -> None:
     voices = ["alice", "bob"]
     app = build_app(replace(fake.services(tmp_path), list_voices=lambda: list(voices)))
@@ -265,6 +271,7 @@ def test_new_voices_appear_and_a_choice_that_exists_stays(fake: FakeConverter, t
     assert refresh(None, None)[1]["value"] == "alice", "the first one when the page opens"
 
 
+@pytest.mark.slow
 def test_presets_are_kept_and_a_voice_remembers(client: Client, recording: str, tmp_path: Path) -> None:
     client.predict(name="Soft ♪", protect=0.1, pitch_shift=5, api_name="/save_preset")
     loaded = client.predict(name="Soft ♪", api_name="/load_preset")
@@ -336,20 +343,7 @@ def test_form_accepts_exactly_what_the_model_accepts(shift: float, protect: floa
             FORM.parse(values)
 
 
-def test_cancelling_is_not_shown_as_an_error() -> None:
-    with pytest.raises(Cancelled), handle_errors(T):
-        raise Cancelled
-    button, request = CancelButton(T), gr.Request(session_hash="s", username=None)
-    reports: list[Any] = []
-    progress = button.progress(request, lambda *args, **kw: reports.append((args, kw)))
-    progress(1, 2, "converting")
-    assert reports == [(((1, 2),), {"desc": "converting"})]
-    assert button.press(request) == gr.update(value=T("jobs.stopping"), interactive=False), "at once"
-    with pytest.raises(Cancelled):
-        progress(2, 2, "converting")
-    assert button.reset(request)["interactive"] and not button.idle()["interactive"]
-
-
+@pytest.mark.slow
 def test_login_is_required_where_it_was_asked_for(
     fake: FakeConverter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -379,15 +373,3 @@ def test_the_page_starts_on_a_busy_machine(
         assert httpx.get(url, timeout=PATIENCE).status_code == 200
     finally:
         app.close(verbose=False)
-
-
-def test_handlers_are_tools_by_their_own_names() -> None:
-    """Language models see the name of a handler."""
-
-    def say(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
-        """Say it."""
-        return str(values["word"])
-
-    handler = with_names(T, say, ["word"], None)
-    assert (handler.__name__, handler.__doc__) == ("say", "Say it.")
-    assert handler(None, "hello") == "hello"

@@ -60,6 +60,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.filterwarnings("ignore")  # of files that a library leaves open
 def test_the_reason_is_the_systems_whatever_wrote(tmp_path: Path, name: str) -> None:
@@ -73,6 +74,7 @@ def test_the_reason_is_the_systems_whatever_wrote(tmp_path: Path, name: str) -> 
     gc.collect()  # here, where warnings of files that cannot be flushed are ignored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "m4a"])
 def test_audio_that_does_not_fit_is_reported(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, 480_000).astype(np.float32)
@@ -154,6 +156,7 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
     return message[-1]
 
 
+@pytest.mark.slow
 def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
     time = np.arange(3 * 16_000) / 16_000
     voice = 0.1 * sum(np.sin(2 * np.pi * 150 * harmonic * time) for harmonic in range(1, 6))
@@ -174,6 +177,7 @@ def test_stages_say_what_they_have_saved(program: Path, capsys: pytest.CaptureFi
     assert cli.main(extract) == 0
 
 
+@pytest.mark.slow
 def test_tools_for_voices_say_why_nothing_was_written(program: Path) -> None:
     voice = extract_voice_model(tiny_synthesizer(), "lite", "1epoch")
     write_voice_model(program / "eve.pth", voice)
