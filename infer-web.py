@@ -1,4 +1,4 @@
-"""Starts the page: ./go-web.sh, or python infer-web.py [--port N] [--device NAME] [--host ADDRESS] [--share]."""
+"""Starts the web UI: ./go-web.sh, or python infer-web.py [--port N] [--device NAME] [--host ADDRESS] [--share]."""
 
 import argparse
 import importlib
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_rvc_options(parser: argparse.ArgumentParser) -> None:
-    """Accept the options of RVC's infer-web.py, so that its start scripts and habits go on working."""
+    """Accept the options of RVC's infer-web.py, so that existing start scripts keep working."""
     rvc = parser.add_argument_group("options of RVC, accepted for its start scripts")
     rvc.add_argument("--colab", dest="share", action="store_true", help="the same as --share")
     rvc.add_argument("--noautoopen", dest="no_browser", action="store_true", help="the same as --no-browser")
@@ -78,7 +78,7 @@ def add_rvc_options(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_environment(folder: str) -> None:
-    """Set environment variables: oneDNN's cache size, Gradio's folder and no analytics, no proxy for this address."""
+    """Set environment variables for oneDNN's cache, Gradio's folder and analytics, and a proxy bypass."""
     os.environ.setdefault(*PRIMITIVE_CACHE)
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -99,7 +99,7 @@ def _print_addresses(addresses: Sequence[str], login: tuple[str, str] | None) ->
 
 
 class Page(NamedTuple):
-    """The page being served, and what has to end with it."""
+    """The running web UI, and the parts to stop with it."""
 
     wait: Callable[[], object]  # until Ctrl-C
     services: "Services"
@@ -116,9 +116,9 @@ def _choose_login(arguments: argparse.Namespace, *, is_loopback: bool) -> tuple[
 
 
 def start(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> Page:
-    """Lock the folder of jobs until `stack` closes, build the page, serve it and print its address.
+    """Lock the jobs folder until `stack` closes, build the web UI, serve it and print its address.
 
-    Raises RevoiceError.
+    Raises RevoiceError if another server is using the folder or an argument is invalid.
     """
     from lib.paths import LOGS
     from web.app import Address, build_app, is_loopback, open_in_browser, serve_somewhere
@@ -152,7 +152,7 @@ def start(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> Page
 
 
 def main() -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the web UI until Ctrl-C."""
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself

@@ -1,12 +1,12 @@
 """Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
 
-Every case runs in a process of its own, on random weights (speed does not depend on them) and a
-synthetic recording, or on --voice and --recording. Times are the shortest of several repeats: longer ones are
-due to other programs. The baseline is the same code without its optimisations: everything is read from disk for every
-recording, weight norm is not folded, long audio is one chunk.
+Each case runs in its own process, on random weights (speed does not depend on them) and a synthetic recording, or on
+--voice and --recording. Times are the minimum of several repeats, because other programs only make a run slower. The
+baseline is the same code without its optimisations: everything is read from disk for every recording, weight norm is
+not folded, and long audio is converted as one chunk.
 
-Prints one JSON line per case and a table: seconds, real-time factor (time / length of the audio, less is better),
-peak memory of the process, and the ratio baseline / this.
+Prints one JSON line per case and a table: seconds, real-time factor (time / length of the audio; lower is better), peak
+memory of the process, and the ratio baseline / this.
 """
 
 import json
@@ -35,7 +35,7 @@ ONE_CHUNK_SECONDS = 1e6  # audio up to this length is not cut
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Options of the benchmark."""
 
     family: Literal["v1", "v2", "lite"] = "lite"  # which networks
     seconds: float = 10.0  # length of the synthetic recording
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """One case."""
+    """Measurements of one case."""
 
     case: str
     seconds: float
@@ -60,12 +60,12 @@ class Result:
 
     @property
     def factor(self) -> float:
-        """Real-time factor."""
+        """Real-time factor: wall time divided by the length of the audio."""
         return self.seconds / self.audio_seconds
 
 
 def shortest(repeats: int, work: Callable[[], Any]) -> float:
-    """Shortest wall time in seconds of several runs, after a warm-up."""
+    """Return the shortest wall time in seconds of several runs, after a warm-up."""
     work()
     times = []
     for _ in range(repeats):
@@ -89,7 +89,7 @@ def peak_megabytes() -> float | None:
 
 
 def synthetic_recording(seconds: float, seed: int = 0) -> FloatArray:
-    """A buzz with glides and pauses like speech, and noise, (T,) at 16 kHz."""
+    """Synthesise a pulse-like tone with glides and pauses as in speech, plus noise: (T,) at 16 kHz."""
     rng = np.random.default_rng(seed)
     time_axis = np.arange(round(seconds * ANALYSIS_RATE)) / ANALYSIS_RATE
     f0 = 150 * 2 ** (0.4 * np.sin(2 * np.pi * 0.7 * time_axis))
@@ -100,7 +100,7 @@ def synthetic_recording(seconds: float, seed: int = 0) -> FloatArray:
 
 
 class RandomHubert:
-    """HuBERT base with random weights: the speed of the v1 and v2 content encoder without a download."""
+    """HuBERT base with random weights, to measure the speed of the v1 and v2 content encoder without a download."""
 
     name = "random"
     sha256 = ""
@@ -124,7 +124,7 @@ class RandomHubert:
 
 
 def prepare(settings: Settings, folder: Path) -> Settings:
-    """Write voice, index and recording into the folder; return the settings that name them."""
+    """Write the voice, its index and the recording into the folder; return settings that point to them."""
     import torch
 
     from lib.audio.encode import save_audio
@@ -146,7 +146,7 @@ def prepare(settings: Settings, folder: Path) -> Settings:
 
 
 class Bench:
-    """All models, loaded as in a running program."""
+    """All models of a conversion, loaded once as in normal use."""
 
     def __init__(self, settings: Settings, folder: Path, *, baseline: bool = False) -> None:
         import torch
@@ -191,7 +191,7 @@ class Bench:
         convert_file(self.converter, Job(recording, self.folder / "result.wav"), self.options)
 
     def stages(self, recording: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """The stages of a conversion, each a function on the results of the previous ones."""
+        """Yield each stage of a conversion: its name, and a function that runs it on the results of earlier stages."""
         import torch
 
         from infer.features import to_pitch_rate
@@ -259,7 +259,7 @@ def run(settings: Settings) -> list[Result]:
 
 
 def describe_machine(settings: Settings) -> dict[str, Any]:
-    """The machine that the times belong to."""
+    """Describe the machine on which the times were measured."""
     import torch
 
     from lib.devices import choose_device
@@ -273,7 +273,7 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
 
 
 def main(settings: Settings) -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     machine = describe_machine(settings)
     results = run(settings)
     for r in results:

@@ -1,14 +1,16 @@
-"""Speed of the stage extract on many clips: python benchmarks/bench_extract.py --family lite
+"""Speed of the extract stage on many clips: python benchmarks/bench_extract.py --family lite
 
-Clips of unequal lengths are cut out of recordings. Cases, each in a process of its own, the files written included:
+Clips of different lengths are cut from recordings. Each case runs in its own process, and its time includes writing the
+files:
 
-- models loaded per file: they are loaded for each clip, as in programs that call one script per file
-- one file at a time: the models are loaded once, the clips follow each other
-- this program: the stage as it is
+- models loaded per file: the models are loaded anew for each clip, as by programs that start one script per file
+- one file at a time: the models are loaded once, and the clips are processed one after another
+- this program: the extract stage of training
 
-v1 and v2 use HuBERT base and RMVPE of full size with random weights, which are as fast as trained ones. The two
-baselines may be measured on every n-th clip (--baseline-clips), and then count for all clips; the first is measured
-on a quarter of those. Prints one JSON line per case and a table; the ratio is to each of the baselines.
+v1 and v2 use HuBERT base and RMVPE at full size with random weights; speed does not depend on the weights. Use
+--baseline-clips to measure the two baselines on a subset of the clips and scale their times to all clips; the first
+baseline is measured on a quarter of the subset. Prints one JSON line per case and a table with the ratio to each
+baseline.
 """
 
 import json
@@ -38,7 +40,7 @@ RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Options of the benchmark."""
 
     family: Literal["v1", "v2", "lite"] = "lite"
     clips: int = 200
@@ -51,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """One case."""
+    """Measurements of one case."""
 
     case: str
     clips: int
@@ -61,12 +63,12 @@ class Result:
 
     @property
     def factor(self) -> float:
-        """Times real time."""
+        """Speed as a multiple of real time."""
         return self.audio_seconds / self.seconds
 
 
 def write_clips(settings: Settings, folder: Path) -> None:
-    """Cut the clips: 0000.wav and so on."""
+    """Cut clips from the recordings and write them to 0000.wav, 0001.wav and so on."""
     from lib.audio.decode import list_recordings, load_audio
 
     audio = np.concatenate([load_audio(path, ANALYSIS_RATE) for path in list_recordings(settings.recordings)])
@@ -79,7 +81,7 @@ def write_clips(settings: Settings, folder: Path) -> None:
 
 
 def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, load_each: bool) -> None:
-    """Extract one clip after another as a plain script does, without the pitch bins."""
+    """Extract F0 and content of one clip after another, as a plain script does; pitch bins are not computed."""
     from lib.audio.decode import load_audio
     from lib.content import load_content_encoder
     from lib.devices import choose_device
@@ -97,7 +99,7 @@ def one_at_a_time(settings: Settings, folder: Path, clips: Sequence[Path], *, lo
 
 
 def stage(settings: Settings, folder: Path) -> None:
-    """The stage extract of an experiment with these clips."""
+    """Run the extract stage of an experiment with these clips."""
     from lib.config import load_family
     from train.experiment import Experiment
     from train.extract import extract
@@ -111,7 +113,7 @@ def stage(settings: Settings, folder: Path) -> None:
 
 
 def measure(settings: Settings, folder: Path, case: str) -> Result:
-    """One case, in a process of its own."""
+    """Measure one case in this process."""
     import torch
 
     if settings.threads:
@@ -129,13 +131,13 @@ def measure(settings: Settings, folder: Path, case: str) -> Result:
     if case == "this program":
         stage(settings, folder)
     else:
-        one_at_a_time(settings, out, chosen, load_each=case == "every file by itself")
+        one_at_a_time(settings, out, chosen, load_each=case == "models loaded per file")
     used = (time.perf_counter() - begin) * len(clips) / len(chosen)
     return Result(case, len(chosen), used, audio_seconds, peak_megabytes())
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Parse the command line, run the benchmark and print the results."""
     import torch
     import tyro
 
@@ -147,11 +149,11 @@ def main() -> None:
         write_clips(settings, folder / "clips")
         if settings.family != "lite":
             write_analysis_networks(folder)
-        for case in ("every file by itself", "one file at a time", "this program"):
+        for case in ("models loaded per file", "one file at a time", "this program"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 results.append(pool.submit(measure, settings, folder, case).result())
     print(f"\n{settings.family}, {settings.clips} clips, on {machine}")
-    print(f"{'':22}{'measured':>11}{'all clips':>13}{'real time':>13}{'by itself':>11}{'at a time':>11}{'memory':>11}")
+    print(f"{'':22}{'measured':>11}{'all clips':>13}{'real time':>13}{'per file':>11}{'at a time':>11}{'memory':>11}")
     for result in results:
         ratios = [results[i].seconds / result.seconds for i in range(2)]
         print(json.dumps({"machine": machine, "family": settings.family, **asdict(result), "ratios": ratios}))

@@ -1,13 +1,14 @@
 """Speed of training, stage by stage: python benchmarks/bench_train.py --family lite
 
-Recordings to clips, F0 per method, content features, and the training step in each precision; every case of the step
-runs in its own process on random clips (speed does not depend on their content). Times are the minimum of several
-repeats. The baseline is the plain step: float32, real and generated audio in separate passes of the discriminator,
-whose gradients are also computed for the generator's losses, one optimiser operation per tensor. Its losses equal
-those of the other cases, which are printed. The baseline of the other stages is the length of the audio.
+Measures the prepare stage, F0 with each method, content features, and the training step in each precision. Each case of
+the training step runs in its own process on random clips (speed does not depend on their content). Times are the
+minimum of several repeats. The baseline is the plain step: float32, real and generated audio in separate passes through
+the discriminator, whose gradients are also computed for the generator's losses, and one optimiser operation per tensor.
+Its losses equal those of the other cases; they are printed. The baseline of the other stages is the length of the
+audio.
 
-Prints one JSON line per case and a table: seconds, times real time or steps per second, peak memory, and the ratio to
-the baseline of the same run.
+Prints one JSON line per case and a table: seconds, multiple of real time or steps per second, peak memory, and the
+ratio to the baseline of the same run.
 """
 
 import json
@@ -42,7 +43,7 @@ RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Options of the benchmark."""
 
     family: Literal["v1", "v2", "lite"] = "lite"  # which networks
     recordings: Path = RECORDINGS  # for the stages before training
@@ -57,7 +58,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """One case."""
+    """Measurements of one case."""
 
     case: str
     seconds: float
@@ -69,7 +70,7 @@ class Result:
 
 
 def timed(work: Callable[[], Any], clock: Clock = "wall") -> float:
-    """Seconds of one call."""
+    """Return the seconds that one call takes."""
     now = time.perf_counter if clock == "wall" else time.process_time
     begin = now()
     work()
@@ -77,7 +78,7 @@ def timed(work: Callable[[], Any], clock: Clock = "wall") -> float:
 
 
 def stages(settings: Settings) -> Iterator[Result]:
-    """Prepare and extract, on real recordings."""
+    """Measure the prepare stage, each F0 method and the lite content encoder on real recordings."""
     import numpy as np
     import torch
 
@@ -113,7 +114,7 @@ def stages(settings: Settings) -> Iterator[Result]:
 
 
 def random_batch(settings: Settings) -> "Batch":
-    """Clips of noise, as many and as long as in a training run."""
+    """Return a batch of noise clips of typical size and length."""
     import torch
 
     from lib.config import load_family
@@ -126,7 +127,7 @@ def random_batch(settings: Settings) -> "Batch":
 
 
 def deterministic(batch: "Batch") -> "tuple[Tensor, float]":
-    """Segments at the start and no noise: with random ones the losses of the precisions would differ."""
+    """Return segment starts and a noise temperature of zero, which make losses in different precisions comparable."""
     import torch
 
     return torch.zeros(len(batch.lengths), dtype=torch.int64), 0.0
@@ -151,7 +152,7 @@ def raise_level(state: "TrainState", batch: "Batch") -> None:
 
 
 def plain_optimizers(state: "TrainState") -> "tuple[Optimizer, Optimizer]":
-    """For generator and discriminator, one operation per tensor."""
+    """Return AdamW optimisers of the generator and the discriminator that update one tensor at a time."""
     import torch
 
     networks, train = (state.plain_generator, state.plain_discriminator), state.config.train
@@ -163,7 +164,7 @@ def plain_optimizers(state: "TrainState") -> "tuple[Optimizer, Optimizer]":
 
 
 def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer, Optimizer]") -> dict[str, float]:
-    """The step as in the specification, without our optimisations."""
+    """Run one training step without our optimisations, as the baseline; return its losses."""
     import torch
 
     from lib.audio import mel
@@ -200,7 +201,7 @@ def plain_step(state: "TrainState", batch: "Batch", optimizers: "tuple[Optimizer
 
 
 def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Result:
-    """The training step in one precision."""
+    """Measure the training step in one precision."""
     import torch
 
     from lib.config import load_family
@@ -230,7 +231,7 @@ def step(settings: Settings, precision: Precision, *, plain: bool = False) -> Re
 
 
 def run(settings: Settings) -> list[Result]:
-    """Every case."""
+    """Measure all cases."""
     results = [] if settings.steps_only else list(stages(settings))
     baseline: Result | None = None
     cases = [(precision, False) for precision in settings.precisions]
@@ -245,7 +246,7 @@ def run(settings: Settings) -> list[Result]:
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Parse the command line, run the benchmark and print the results."""
     import torch
     import tyro
 

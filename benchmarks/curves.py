@@ -1,6 +1,6 @@
 """Plots the losses of several training runs: python benchmarks/curves.py logs/first logs/second --output curves.png.
 
-Draws the mel loss of each over steps and over minutes of training.
+Plots the mel loss of each run against steps and against minutes of training.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from train.metrics import Events  # noqa: E402
 
 
 def points(folder: Path) -> list[tuple[int, float, float]]:
-    """Steps, minutes and mel loss of a training run; the minutes exclude the time between its runs."""
+    """Return the steps, minutes and mel losses of a training run; the minutes exclude the time between its sessions."""
     found: list[tuple[int, float, float]] = []
     seconds, last_step, last_time = 0.0, 0, 0.0
     for event in Events(folder / "events.jsonl").read("fit"):
@@ -31,7 +31,7 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
 
 
 def main() -> None:
-    """Draw the curves and print the last loss of each run."""
+    """Plot the curves and print the final loss of each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiments", type=Path, nargs="+", help="folders of training runs, logs/NAME")
     parser.add_argument("--names", nargs="+", help="labels; default: the names of the folders")

@@ -1,9 +1,9 @@
 """Checks and measures everything that runs on a GPU, in a few minutes: python benchmarks/gpu_check.py
 
-Networks have random weights, so nothing has to be downloaded. Prints one table: agreement of the device with the
-CPU in dB, training of both families with a stop and a resume, steps by batch size and precision, the generator by block
-length, 60 s of conversion by stage, and extraction. Ends with status 1 if a check fails. With --tiny everything is so
-small that it takes seconds on a CPU; the figures are then meaningless.
+The networks have random weights, so nothing has to be downloaded. Prints one table: SNR in dB of the output on the
+device against the CPU, training of both families with a stop and a resume, training steps by batch size and precision,
+the generator by block length, the stages of converting 60 s, and extraction. Exits with status 1 if a check fails.
+--tiny makes everything so small that it takes seconds on a CPU; its times are then meaningless.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is checked."""
+    """Options of the check."""
 
     device: str = "auto"
     tiny: bool = False  # small networks, short recordings, few repeats
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     check: str
     case: str
@@ -56,7 +56,7 @@ class Row:
 
 
 class Bench:
-    """Shared by the checks: device, sizes, folder."""
+    """Device, sizes and folder that the checks share."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         import torch
@@ -71,7 +71,7 @@ class Bench:
         torch.manual_seed(0)
 
     def config(self, family: Literal["lite", "v2"]) -> "FamilyConfig":
-        """The configuration of a family, with small networks if the check is tiny."""
+        """Return the configuration of a family; with --tiny, that of small networks."""
         from lib.config import load_family
 
         config = load_family(family)
@@ -94,14 +94,14 @@ class Bench:
         return config.model_copy(update=changes)
 
     def sync(self) -> None:
-        """Wait for the device."""
+        """Wait until the device has finished."""
         import torch
 
         if self.where.type == "cuda":
             torch.cuda.synchronize(self.where)
 
     def median(self, work: Callable[[], Any]) -> float:
-        """Median seconds of one call after warm-up."""
+        """Return the median time in seconds of a call, after warm-up."""
         for _ in range(0 if self.tiny else WARM_UPS):
             work()
         times = []
@@ -114,7 +114,7 @@ class Bench:
         return sorted(times)[len(times) // 2]
 
     def inputs(self, config: "FamilyConfig", frames: int, where: "torch.device") -> tuple[Any, ...]:
-        """Content, lengths, speaker, pitch bins and F0 of a random melody."""
+        """Return content, lengths, speaker, pitch bins and F0 of a gliding tone with random content."""
         import torch
 
         rng = torch.Generator().manual_seed(1)
@@ -124,14 +124,14 @@ class Bench:
         return tuple(x.to(where) for x in (content, torch.tensor([frames]), torch.tensor([0]), bins, f0))
 
     def batch(self, config: "FamilyConfig", rows: int) -> "Batch":
-        """Clips of noise on the device, of 400 frames."""
+        """Return a batch of noise clips of 400 frames on the device."""
         from train.dataset import Batch
 
         return Batch.random(config, rows, 60 if self.tiny else 400).to(self.where)
 
 
 def agreement(bench: Bench) -> Iterator[Row]:
-    """The same seed on the device and on the CPU, in dB."""
+    """Compare output on the device with that on the CPU for the same seed: SNR in dB."""
     import torch
 
     from lib.devices import choose_precision
@@ -160,7 +160,7 @@ def _infer(network: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def steps(bench: Bench) -> Iterator[Row]:
-    """Training steps: time, launches, share of the time that the device computes, memory."""
+    """Measure training steps: time, number of kernel launches, share of time the device is busy, memory."""
     import torch
 
     from train.state import make_accelerator, make_state
@@ -200,7 +200,7 @@ def _launches(bench: Bench, work: Callable[[], Any]) -> str:
 
 
 def generator(bench: Bench) -> Iterator[Row]:
-    """The v2 generator by block length."""
+    """Measure the v2 generator by block length."""
     import torch
 
     from lib.voice.infer_config import build_network
@@ -223,7 +223,7 @@ def generator(bench: Bench) -> Iterator[Row]:
 
 
 def training(bench: Bench) -> Iterator[Row]:
-    """Prepare, extract and train both families; stop, resume, and reach the end."""
+    """Prepare, extract and train both families; stop, resume and train to the end."""
     from infer.load import load_converter
     from infer.options import ConvertOptions
     from lib.progress import Cancelled
@@ -258,7 +258,7 @@ def training(bench: Bench) -> Iterator[Row]:
 
 
 def extraction(bench: Bench) -> Iterator[Row]:
-    """Features of many clips."""
+    """Measure the extraction of features from many clips."""
     for family in FAMILIES:
         clips = 3 if bench.tiny else 200
         begin = time.perf_counter()
@@ -268,7 +268,7 @@ def extraction(bench: Bench) -> Iterator[Row]:
 
 
 def conversion(bench: Bench) -> Iterator[Row]:
-    """A recording of 60 s by stage."""
+    """Measure each stage of converting a 60 s recording."""
     import torch
 
     from lib.config import SynthesizerConfig
@@ -339,7 +339,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 
 def check(settings: Settings) -> list[Row]:
-    """Run the checks; each row is printed as soon as it is known."""
+    """Run the checks and print each row as it becomes available."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(settings, Path(name))
@@ -351,13 +351,13 @@ def check(settings: Settings) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Format the rows as a Markdown table."""
     lines = [f"| {row.check} | {row.case} | {row.result}{'' if row.passed else ' **FAILED**'} |" for row in rows]
     return "\n".join(["| check | case | result |", "|---|---|---|", *lines])
 
 
 def main(settings: Settings) -> int:
-    """Check, print the table, return the exit status."""
+    """Run the checks, print the table and return the exit status."""
     import torch
 
     rows = check(settings)

@@ -1,4 +1,4 @@
-"""Networks, an index and recordings for benchmarks: realistic sizes and random weights, which are equally fast."""
+"""Networks, an index and recordings for benchmarks: full-size networks with random weights, as fast as trained ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ SHORT_FILES = 12  # of 5 s each
 
 
 def prepare(folder: Path) -> None:
-    """Write a v2 voice, its index, HuBERT base, RMVPE and recordings into the folder, once."""
+    """Write a v2 voice, its index, HuBERT base, RMVPE and recordings into the folder, unless they exist."""
     import torch
 
     from lib.audio.encode import save_audio
@@ -41,7 +41,10 @@ def prepare(folder: Path) -> None:
 
 
 def write_analysis_networks(folder: Path, *, tiny: bool = False) -> None:
-    """HuBERT base as a Hugging Face folder, and RMVPE in fp16, as it is published; `tiny`: a narrow HuBERT alone."""
+    """Write HuBERT base as a Hugging Face folder, and RMVPE in fp16, as it is published.
+
+    If `tiny`, only a narrow HuBERT is written.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -69,7 +72,7 @@ def write_analysis_networks(folder: Path, *, tiny: bool = False) -> None:
 
 
 def use_random_networks(folder: Path) -> None:
-    """Let this process find the random networks where it looks for the published ones."""
+    """Make this process load the random networks from `folder` instead of the published ones."""
     from lib.content import hubert
     from lib.pitch import rmvpe
 

@@ -1,11 +1,11 @@
 """Speed of conversion compared with a baseline: python benchmarks/run_all.py
 
-The baseline runs this project's own networks as such programs usually do: float32, weight norm not folded, chunks of
-38 s through every layer, all models read from disk for every file. The weights of v2 are random, because speed does not
-depend on them; HuBERT base, RMVPE and the index have realistic sizes.
+The baseline runs this project's own networks the way such programs usually do: float32, weight norm not folded, chunks
+of 38 s processed in one pass, all models read from disk for every file. The v2 voice has random weights, because speed
+does not depend on them; HuBERT base, RMVPE and the index have realistic sizes.
 
-Prints a Markdown table. Every case runs in a process of its own, so that its peak memory is its own; --only chooses
-some of them, and with --folder their results are kept and printed together.
+Prints a Markdown table. Each case runs in its own process, so that its peak memory is measured separately. Use --only
+to select cases; with --folder, results are kept and combined in one table.
 """
 
 import json
@@ -38,13 +38,13 @@ Measured = dict[str, float]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the made files are, and the clock to measure with, in seconds."""
+    """Folder of the generated files, and the clock, in seconds."""
 
     folder: Path
     now: Callable[[], float]
 
     def least(self, repeats: int, work: Callable[[], Any]) -> float:
-        """Least time of several runs, none before them."""
+        """Return the shortest time of several runs, without a warm-up."""
         times = []
         for _ in range(repeats):
             start = self.now()
@@ -54,13 +54,13 @@ class Place:
 
 
 def cpu_seconds() -> float:
-    """Time that processors have spent on this process and those it has started."""
+    """Return the CPU time in seconds of this process and the child processes it has waited for."""
     return sum(os.times()[:4])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured and where it is kept."""
+    """Options of the benchmark."""
 
     only: tuple[str, ...] = ()  # of the cases; none = all
     folder: Path | None = None  # keeps the made files and the results; None = a temporary one
@@ -72,7 +72,7 @@ class Settings:
 
 
 def use_baseline() -> None:
-    """Make this process the baseline."""
+    """Disable the optimisations in this process, so that it measures the baseline."""
     from lib.models import attention, generator, hubert
     from lib.models.synthesizer import Synthesizer
 
@@ -87,7 +87,7 @@ def use_baseline() -> None:
 
 
 class V2:
-    """The v2 voice with everything it needs."""
+    """The v2 voice with its index, HuBERT and RMVPE."""
 
     def __init__(self, folder: Path, precision: str) -> None:
         from infer.options import ConvertOptions
@@ -97,7 +97,7 @@ class V2:
         self.options = ConvertOptions.model_validate({"precision": precision, "pitch_method": "rmvpe"})
 
     def load(self) -> Any:
-        """Read everything from disk; no recording is remembered, so that repeats are no cheaper."""
+        """Load everything from disk. Analyses are not cached, so each repeat computes them."""
         from infer.load import load_converter
         from infer.model_cache import ModelCache
         from lib.devices import choose_device
@@ -107,7 +107,7 @@ class V2:
         return load_converter(voice, index, choose_device("cpu"), cache=cache, precision=precision)
 
     def convert(self, converter: Any, *names: str) -> None:
-        """Convert files of the folder one after the other, as the command line does."""
+        """Convert files of the folder one after another, as the command line does."""
         from infer.batch import Job, convert_files
 
         jobs = [Job(self.folder / name, self.folder / "out" / Path(name).name) for name in names]
@@ -115,14 +115,14 @@ class V2:
         assert not errors, errors
 
     def warm_up(self) -> Any:
-        """Load everything and convert something short with it."""
+        """Load everything and convert a short recording."""
         converter = self.load()
         self.convert(converter, "3.wav")
         return converter
 
 
 def clip_baseline(place: Place) -> Measured:
-    """60 s, models loaded."""
+    """Baseline: load the models and convert 60 s."""
     use_baseline()
     v2 = V2(place.folder, "fp32")
     start = place.now()
@@ -131,7 +131,7 @@ def clip_baseline(place: Place) -> Measured:
 
 
 def clip(precision: str, repeats: int = 1) -> Callable[[Place], Measured]:
-    """60 s with warm models."""
+    """Convert 60 s with models that are already loaded."""
 
     def measure(place: Place) -> Measured:
         v2 = V2(place.folder, precision)
@@ -142,7 +142,7 @@ def clip(precision: str, repeats: int = 1) -> Callable[[Place], Measured]:
 
 
 def ten_minutes(place: Place) -> Measured:
-    """Ten minutes with warm models, for the memory."""
+    """Load the models and convert ten minutes, to measure peak memory."""
     v2 = V2(place.folder, "auto")
     start = place.now()
     v2.convert(v2.load(), "600.wav")
@@ -150,7 +150,7 @@ def ten_minutes(place: Place) -> Measured:
 
 
 def shorts_baseline(place: Place) -> Measured:
-    """Some files of 5 s, models loaded for each; the time is that of all twelve at this rate."""
+    """Baseline: convert files of 5 s, loading the models for each; the time is scaled to all twelve."""
     use_baseline()
     v2 = V2(place.folder, "fp32")
     start = place.now()
@@ -160,7 +160,7 @@ def shorts_baseline(place: Place) -> Measured:
 
 
 def shorts(place: Place) -> Measured:
-    """Twelve files of 5 s in one go, models loaded once."""
+    """Load the models once and convert twelve files of 5 s."""
     v2 = V2(place.folder, "auto")
     start = place.now()
     v2.convert(v2.load(), *(f"short/{i}.wav" for i in range(SHORT_FILES)))
@@ -168,7 +168,7 @@ def shorts(place: Place) -> Measured:
 
 
 def generator_alone(place: Place) -> Measured:
-    """The generator's real-time factors, and its arithmetic beside that of a matrix product in the same precision."""
+    """Measure the generator's real-time factor and GFLOP/s, and GFLOP/s of a matrix product in the same precision."""
     import torch
 
     from lib.config import SynthesizerConfig, load_family
@@ -198,7 +198,7 @@ def generator_alone(place: Place) -> Measured:
 
 
 def generator_flops(generator: Any, config: Any) -> float:
-    """Arithmetic operations of the convolutions for a second of audio."""
+    """Return the floating-point operations of the convolutions per second of audio."""
     rates = [100]  # frames per second at each stage
     for rate in config.upsample_rates:
         rates.append(rates[-1] * rate)
@@ -214,14 +214,14 @@ def generator_flops(generator: Any, config: Any) -> float:
 
 
 def lite_cold(place: Place) -> Measured:
-    """60 s with the shipped voice, from the start of the process to its end."""
+    """Convert 60 s with the bundled lite voice in a new process, start-up included."""
     clip, result = place.folder / "60.wav", place.folder / "out/lite.wav"
     command = ["-m", "infer", str(clip), "--voice", "ljspeech", "-o", str(result)]
     return {"seconds": place.least(3, lambda: python(*command))}
 
 
 def lite_memory(seconds: int) -> Callable[[Place], Measured]:
-    """The shipped voice; only the memory matters."""
+    """Convert with the bundled lite voice, to measure peak memory."""
 
     def measure(place: Place) -> Measured:
         from infer.batch import Job, convert_file
@@ -241,7 +241,7 @@ def lite_memory(seconds: int) -> Callable[[Place], Measured]:
 
 
 def starts(place: Place) -> Measured:
-    """How long programs and imports take, processes included."""
+    """Measure how long the command line and the imports take to start, in new processes."""
     cases = {
         "help": ["-m", "infer", "--help"],
         "torch": ["-c", "import torch"],
@@ -251,7 +251,10 @@ def starts(place: Place) -> Measured:
 
 
 def python(*words: str) -> None:
-    """Run this Python with the given words, quietly; modules are compiled once, as pip leaves them."""
+    """Run this Python interpreter with the given arguments, discarding stdout.
+
+    Bytecode is cached, as after installing.
+    """
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=settings)
 
@@ -319,7 +322,7 @@ ROWS: list[tuple[str, tuple[str, ...], Callable[..., str]]] = [  # what, the cas
 
 
 def table(results: dict[str, Measured]) -> str:
-    """The Markdown table of what was measured; rows of cases that were left out are missing."""
+    """Format the results as a Markdown table, omitting rows whose cases were not run."""
     rows = [
         f"| {what} | {text(*(results[case] for case in cases))} |"
         for what, cases, text in ROWS
@@ -329,7 +332,7 @@ def table(results: dict[str, Measured]) -> str:
 
 
 def limit_threads(threads: int) -> None:
-    """Let torch, faiss and the processes this one starts use so many threads."""
+    """Limit the threads of torch, faiss and child processes."""
     import faiss
     import torch
 
@@ -339,7 +342,7 @@ def limit_threads(threads: int) -> None:
 
 
 def describe_machine(settings: Settings) -> str:
-    """What the figures depend on."""
+    """Describe the processor, instruction sets, threads and clock behind the results."""
     import torch
 
     found = Path("/proc/cpuinfo")
@@ -353,7 +356,7 @@ def describe_machine(settings: Settings) -> str:
 
 
 def run(settings: Settings, folder: Path) -> None:
-    """Measure every case that is wanted in a process of its own and print the table."""
+    """Measure each selected case in its own process and print the table."""
     subprocess.run([sys.executable, __file__, "--measure", "prepare", "--folder", str(folder)], check=True)
     kept = folder / "results.json"
     results: dict[str, Measured] = json.loads(kept.read_text()) if kept.is_file() else {}
@@ -368,7 +371,7 @@ def run(settings: Settings, folder: Path) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Measure one case, or all of them in processes of their own."""
+    """Measure one case, or all cases in their own processes."""
     os.environ.setdefault(*PRIMITIVE_CACHE)
     if settings.measure:
         assert settings.folder is not None

@@ -1,4 +1,4 @@
-"""python -m infer input.wav --voice alice: convert recordings, files or whole folders, with a voice."""
+"""Converts recordings, files or whole folders, with a voice: python -m infer input.wav --voice alice."""
 
 import io
 import os
@@ -85,7 +85,7 @@ def parse(args: Sequence[str]) -> Arguments:
 
 
 def diagnose(diagnosis: Diagnosis) -> int:
-    """Print the checks of the installation as a table, with remedies; 1 if there is a problem."""
+    """Print the checks of the installation as a table, with remedies; return 1 if there is a problem, otherwise 0."""
     from infer.doctor import check_installation, write_report
 
     with terminal(Message("checking the installation"), whole_steps=False) as progress:
@@ -101,10 +101,10 @@ def diagnose(diagnosis: Diagnosis) -> int:
 
 
 def run(arguments: Arguments) -> int:
-    """Convert the recordings that the arguments name, and print the results."""
+    """Convert the recordings given in the arguments, and print the results."""
     from lib.voice.library import find_voice
 
-    found = find_voice(arguments.voice)  # before torch is imported, so that a wrong name is reported at once
+    found = find_voice(arguments.voice)  # before torch is imported, so that an unknown name is reported at once
 
     from infer.batch import convert_files, plan_jobs, with_f0_files
 

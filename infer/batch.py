@@ -30,7 +30,7 @@ DEFAULT_FORMAT = "wav"
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to convert and the file to write."""
+    """One recording to convert, and the file to write."""
 
     path: Path
     output: Path
@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one job; `error` is the message to show, None after a success."""
+    """The result of one job; `error` is the message to show, or None if it succeeded."""
 
     path: Path
     output: Path
@@ -54,12 +54,13 @@ class Outcome:
 def plan_jobs(
     inputs: Sequence[Path], output: Path | None, voice: str, audio_format: str | None = None
 ) -> tuple[list[Job], list[Outcome]]:
-    """Name a result for every recording; folders among the inputs stand for the recordings in them.
+    """Name a result for each recording; a folder among the inputs stands for the recordings in it.
 
-    `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. Without it
-    `take.wav` becomes `take_<voice>.wav` beside it, and a folder `takes` becomes a folder `takes_<voice>` with the
-    same sub-folders. All names differ, also on case-insensitive file systems, and none is that of an input. The
-    second list holds folders without recordings. Raises ConfigError for a file name in a format that cannot be written.
+    `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. If it is None,
+    `take.wav` becomes `take_<voice>.wav` in the same folder, and a folder `takes` becomes a folder `takes_<voice>` with
+    the same sub-folders. All names differ, also on case-insensitive file systems, and none is that of an input. The
+    second list contains the folders without recordings. Raises ConfigError if `output` is a file name in a format that
+    cannot be written.
     """
     if not inputs:
         raise ConfigError("There is nothing to convert: name at least one recording or folder.")
@@ -127,10 +128,10 @@ def _key(path: Path) -> str:
 
 
 def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None) -> list[Job]:
-    """Add to the jobs the F0 to use and where to write it.
+    """Add to each job the F0 curve file to use and the file to which the F0 is written.
 
-    `f0_file` belongs to one recording. `f0_out` is a file (for one recording, ending in .csv or .txt) or a folder, in
-    which each result has a `.csv` of its name.
+    `f0_file` applies to a single recording. `f0_out` is a file (for one recording, ending in .csv or .txt) or a folder
+    in which each result has a `.csv` of the same name.
     """
     if f0_file and len(jobs) > 1:
         raise ConfigError(
@@ -174,7 +175,10 @@ class _Input:
 def convert_file(
     converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress = no_progress
 ) -> Outcome:
-    """Convert one recording and write the result, exactly as long as the recording. A RevoiceError names the file."""
+    """Convert one recording and write the result, exactly as long as the recording.
+
+    If the conversion fails with a RevoiceError, its message includes the name of the file.
+    """
     if options.uses_memory:
         return _convert_in_memory(converter, job, options, progress)
     source = _read(job, options)
@@ -229,8 +233,8 @@ def convert_files(
 ) -> list[Outcome]:
     """Convert one file after another. A failure is reported in its Outcome and does not stop the rest.
 
-    While one file is converted, the next one is read and the previous one written, except where a whole recording has
-    to be in memory.
+    While one file is converted, the next one is read and the previous one is written, unless an option requires the
+    whole recording in memory.
     """
     if options.uses_memory:
         return _convert_one_by_one(converter, jobs, options, progress)

@@ -1,4 +1,4 @@
-"""Holds a synthesizer in the dtypes of the last conversion and casts it when another precision is requested."""
+"""Holds a synthesizer in the dtypes of the last conversion, and casts it when another precision is requested."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MIN_INT8_SNR = 30.0  # dB; bfloat16 reaches about 40
 
 
 class CastSynthesizer:
-    """Holds one synthesizer in one precision at a time."""
+    """A synthesizer held in one precision at a time."""
 
     def __init__(
         self, synthesizer: VoiceSynthesizer, device: torch.device, reload: Callable[[], VoiceSynthesizer] | None = None
@@ -37,14 +37,14 @@ class CastSynthesizer:
 
     @property
     def current(self) -> VoiceSynthesizer:
-        """The synthesizer in the precision of the last `prepare`."""
+        """The synthesizer in the precision set by the last `prepare`."""
         return self._current
 
     def prepare(self, wanted: str, *, casts_encoder: bool) -> Precision:
         """Choose the dtypes of a conversion and cast the synthesizer to them.
 
-        "auto" takes int8 only for large generators, and only where the result stays close to float32. Raises
-        ConfigError for a precision that the device or the voice does not support.
+        "auto" uses int8 only for large generators whose int8 output stays close to float32. Raises ConfigError if the
+        device or the voice does not support the precision.
         """
         if wanted == "int8" and not self._current.supports_int8:
             raise ConfigError("This voice cannot run in int8. Choose the precision bf16, fp32 or auto.")

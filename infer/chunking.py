@@ -1,14 +1,15 @@
-"""Cut long audio at quiet points into chunks, and join the converted chunks without losing a frame (pure).
+"""Cut long audio at quiet points into chunks, and join the converted chunks without losing a frame (pure functions).
 
-Every chunk is converted with `pad` seconds of context on both sides, and only its own part of the result is used:
+Each chunk is converted with `pad` seconds of context on both sides, and only the chunk's own part of the result is
+used:
 
     padded audio  |--pad--|......... audio ..........|--pad--|
     chunk 1       [--pad--|=========|--pad--]
     chunk 2                 [--pad--|================|--pad--]
     joined                |=========X================|          X: cross-fade of two frames
 
-Content encoders drop up to two frames at the end of their input; these frames are in the padding, so that no frame of
-the audio is missing.
+Content encoders drop up to two frames at the end of their input; these frames lie in the padding, so no frame of the
+audio is lost.
 """
 
 import math
@@ -34,7 +35,7 @@ FADE_FRAMES = 1  # frames on either side of a join
 class ChunkLimits:
     """Where long audio is cut, in seconds; the defaults are RVC's for float32.
 
-    `pad` is the context of a chunk and influences the result; the others only decide where chunks end.
+    `pad` is the context of a chunk and affects the result; the other fields only determine where chunks end.
     """
 
     pad: float = 1.0
@@ -47,7 +48,7 @@ class ChunkLimits:
         assert self.center - 2 * self.query >= 4 / FRAMES_PER_SECOND, "neighbouring cuts must keep their distance"
 
     def halved(self) -> "ChunkLimits | None":
-        """Limits for chunks of half the length, with the same padding; None if they would be too short."""
+        """Limits for chunks of half the length, with the same padding; None if the chunks would be too short."""
         if self.longest / 2 < MIN_CHUNK:
             return None
         return ChunkLimits(self.pad, self.query / 2, self.center / 2, self.longest / 2)
@@ -67,33 +68,34 @@ class Chunk:
     is_last: bool
 
     def padded_audio(self, padded: Samples, pad_frames: int) -> npt.NDArray[np.floating]:
-        """Its samples with their context: a slice of `padded`, the audio with pad_frames at both ends.
+        """Return the chunk's samples with context on both sides: a slice of `padded`, the padded audio.
 
-        One frame more than needed, because content encoders have none at the very end.
+        `pad_frames` is the length of the padding at either end of the audio. The slice is one frame longer than needed,
+        because content encoders produce no frame at the very end of their input.
         """
         if self.is_last:
             return padded[self.start * HOP_LENGTH :]
         return padded[self.start * HOP_LENGTH : (self.stop + 2 * pad_frames + 1) * HOP_LENGTH]
 
     def padded_frames(self, pad_frames: int) -> slice:
-        """The frames of a curve over the padded audio (F0) that belong to `padded_audio`."""
+        """Slice from a curve over the padded audio (F0) the frames that correspond to `padded_audio`."""
         return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
 
     def with_fade(self) -> tuple[int, int]:
-        """Return (first, last + 1) of the frames it contributes, including the cross-fades with its neighbours."""
+        """Return (first, last + 1) of the frames that the chunk contributes, with the cross-fades to its neighbours."""
         return (self.start - (FADE_FRAMES if self.start else 0), self.stop + (0 if self.is_last else FADE_FRAMES))
 
     def own_frames(self, pad_frames: int) -> tuple[int, int]:
-        """Return `with_fade()` counted from the beginning of `padded_audio`, whose first pad_frames are context."""
+        """Return `with_fade()` counted from the start of `padded_audio`, which begins with `pad_frames` of context."""
         first, last = self.with_fade()
         return first - self.start + pad_frames, last - self.start + pad_frames
 
 
 def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[int]:
-    """Return the samples at which audio (T,) at 16 kHz should be cut; none if it is short enough.
+    """Return the sample positions at which audio (T,) at 16 kHz should be cut; an empty list if it is short enough.
 
-    In a window around every multiple of `limits.center` the first minimum of a running sum over 10 ms is used: the sum
-    of magnitudes, or with "signed" (as programs of 2023 did) the magnitude of the sum.
+    In a window around each multiple of `limits.center`, the first minimum of a running sum over 10 ms is used: the sum
+    of magnitudes, or with "signed" (as in RVC releases of 2023) the magnitude of the sum.
     """
     half = HOP_LENGTH // 2
     if len(audio) + 2 * half <= limits.longest * ANALYSIS_RATE:
@@ -114,14 +116,14 @@ def quiet_points(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnit
 
 
 def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitude") -> list[Chunk]:
-    """Divide audio (T,) at 16 kHz into chunks: in order, without gap or overlap, all ceil(T / 160) frames."""
+    """Divide audio (T,) at 16 kHz into chunks that cover all ceil(T / 160) frames in order, without gap or overlap."""
     n_frames = math.ceil(len(audio) / HOP_LENGTH)
     bounds = [0, *(cut // HOP_LENGTH for cut in quiet_points(audio, limits, rule)), n_frames]
     return [Chunk(a, b, b == n_frames) for a, b in pairwise(bounds)]
 
 
 def join(parts: Iterable[tuple[Chunk, FloatArray]], n_samples: int, hop_length: int) -> Iterator[FloatArray]:
-    """Join the parts (the samples of `with_fade()`, in order) with cross-fades: blocks of (n_samples,).
+    """Join the parts (the samples of `with_fade()`, in order) with cross-fades, and yield blocks (n_samples,).
 
     Only one part is in memory at a time. Samples beyond the end of the last frame are dropped.
     """

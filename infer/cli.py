@@ -1,4 +1,4 @@
-"""Shared by the commands of `python -m infer`: parsing of arguments, errors, and loading of the voice."""
+"""Functions shared by the commands of `python -m infer`: parsing of arguments, errors, and loading of the voice."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class WithIndex(Protocol):
 
 
 def report_errors(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; a user or system error is printed as one sentence on stderr."""
+    """Run a command and return its exit status; a RevoiceError or system error is printed as one sentence on stderr."""
     try:
         with machine_errors():
             return command()
@@ -56,7 +56,7 @@ def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
 
 
 def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":
-    """Load the voice and the index that the arguments name."""
+    """Load the voice and the index given in the arguments."""
     from infer.load import load_converter
     from lib.devices import choose_device
 

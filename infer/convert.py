@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 class Conversion:
-    """The result of a conversion: (T,) samples at `sample_rate` Hz, read block by block; close it when done.
+    """The result of a conversion: (T,) samples at `sample_rate` Hz, read block by block; close it after use.
 
-    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None for a voice without F0. `gain` is the
-    factor applied to limit the peak.
+    `f0` is the target F0, (F,) Hz at 100 frames/s, 0 where unvoiced; None if the voice has no F0 input. `gain` is the
+    factor that limits the peak.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Conversion:
         return len(self._audio)
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Blocks (N,) of the samples, scaled down where the peak would exceed 99 % of full scale."""
+        """Yield blocks (N,) of the samples, scaled down if the peak would exceed 99% of full scale."""
         for block in in_blocks(self._audio):
             yield block if self.gain == 1 else (block * self.gain).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class VoiceParts:
-    """The parts of a converter. `infer.load` makes them from files."""
+    """The parts of a converter. `infer.load` loads them from files."""
 
     synthesizer: VoiceSynthesizer  # in float32, evaluation mode
     encoder: ContentEncoder
@@ -83,10 +83,10 @@ class VoiceParts:
 
 
 class VoiceConverter:
-    """A voice, ready to convert: synthesizer, content encoder and perhaps an index, on one device.
+    """A voice, ready to convert: synthesizer, content encoder and optionally an index, on one device.
 
-    A converter serves one conversion after another, with any options, but not two at a time: it holds its synthesizer
-    in the precision of the last one.
+    A converter handles one conversion at a time, each with any options: it keeps its synthesizer in the precision of
+    the last conversion.
     """
 
     def __init__(
@@ -124,19 +124,19 @@ class VoiceConverter:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the synthesizer in its present precision."""
+        """Size of the synthesizer's weights in its current precision, in bytes."""
         return self._synthesizer.current.n_bytes
 
     def output_rate(self, options: ConvertOptions) -> int:
-        """Sample rate in Hz of what `convert` returns."""
+        """Sample rate in Hz of the audio that `convert` returns."""
         return options.resample_rate or self.sample_rate
 
     def index_rate(self, options: ConvertOptions) -> float:
-        """Share of the index in the content features: that of the options, otherwise the voice's recommendation."""
+        """Return the weight of the retrieved features: that of the options, or the voice's recommended value."""
         return self._index_rate if options.index_rate is None else options.index_rate
 
     def used_index(self, options: ConvertOptions) -> str | None:
-        """Name of the index that `convert` uses; None where it uses none."""
+        """Name of the index that `convert` uses; None if it uses none."""
         index = self._index_for(options)
         return index.name if index and self.index_rate(options) > 0 else None
 
@@ -145,16 +145,16 @@ class VoiceConverter:
         return self.index and (self._speaker_index(options.speaker_id) or self.index)
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
-        """Name of the pitch method, resolved if the option is "auto"; None for a voice that uses no F0."""
+        """Name of the pitch method, resolved if the option is "auto"; None if the voice has no F0 input."""
         if not self._config.has_f0:
             return None
         return self._extractor(options, choose_precision(options.precision, self.device.device)).method
 
     def convert(self, audio: FloatArray, options: ConvertOptions, progress: Progress = no_progress) -> FloatArray:
-        """Convert (T,) at 16 kHz to ceil(T * rate / 16000) samples at `output_rate(options)`.
+        """Convert audio (T,) at 16 kHz to ceil(T * rate / 16000) samples, where rate is `output_rate(options)`.
 
-        Raises AudioError for audio that is shorter than 0.05 s, digital silence or not finite, ConfigError for a
-        speaker that the voice does not have.
+        Raises AudioError if the audio is shorter than 0.05 s, digital silence or not finite, and ConfigError if the
+        voice does not have the speaker.
         """
         return self.convert_with_f0(audio, options, progress)[0]
 
@@ -167,8 +167,8 @@ class VoiceConverter:
     ) -> tuple[FloatArray, FloatArray | None]:
         """Convert as `convert` does, and also return the target F0: (T // 160,) Hz, 0 where unvoiced.
 
-        `curve` replaces the F0 of the part of the recording it covers; pitch_shift and filter_radius do not change it.
-        The F0 is None for a voice that uses none, for which a curve is a ConfigError.
+        `curve` replaces the F0 of the part of the recording that it covers; pitch_shift and filter_radius do not change
+        it. The F0 is None if the voice has no F0 input; raises ConfigError if `curve` is given for such a voice.
         """
         with prepare_input(audio) as prepared, self.convert_prepared(prepared, options, progress, curve) as conversion:
             return np.concatenate([*conversion.blocks()]), conversion.f0
@@ -179,8 +179,8 @@ class VoiceConverter:
     ) -> Conversion:
         """Convert the result of `prepare_input`, (T,) at 16 kHz, which may be hours long.
 
-        When memory runs out, it is converted again in shorter chunks, and so are later recordings. Raises RevoiceError
-        if the shortest ones do not fit.
+        If memory runs out, the conversion is repeated with shorter chunks, which later recordings use, too. Raises
+        RevoiceError if memory runs out even with the shortest chunks.
         """
         self._check_request(audio, options, curve)
         while True:

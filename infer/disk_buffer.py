@@ -31,7 +31,7 @@ class DiskBuffer:
         self.close()
 
     def close(self) -> None:
-        """Free memory and disk."""
+        """Free the memory and delete the temporary file."""
         self._file.close()
 
     def append(self, block: FloatArray) -> None:
@@ -51,13 +51,13 @@ class DiskBuffer:
 
 
 def in_blocks(samples: Samples, size: int = BLOCK) -> Iterator[npt.NDArray[np.floating]]:
-    """All samples (T,) in order, `size` at a time."""
+    """Yield all samples (T,) in order, `size` at a time."""
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
 
 
 def collect_blocks(blocks: Iterable[FloatArray]) -> DiskBuffer:
-    """Write blocks (N,) one after another into a DiskBuffer, which is closed if that fails."""
+    """Write blocks (N,) one after another into a DiskBuffer, which is closed if this fails."""
     with ExitStack() as on_failure:
         buffer = on_failure.enter_context(DiskBuffer())
         for block in blocks:

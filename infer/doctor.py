@@ -1,6 +1,6 @@
-"""Checks the installation: versions, devices and a computation on each, driver, memory, disk, weights, a conversion.
+"""Checks the installation: versions, a computation on each device, driver, memory, disk, weights and a conversion.
 
-Every check returns findings. An error in a check becomes a finding, too, so that the other checks still run.
+Each check returns findings. An error in a check also becomes a finding, so that the other checks still run.
 """
 
 import math
@@ -36,7 +36,7 @@ RECORDING = PRETRAINED / "lite" / "demo" / "source.flac"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. "note": something is missing that not everybody needs."""
+    """The result of one check. "note" means that something optional is missing."""
 
     what: Message
     state: State
@@ -92,7 +92,10 @@ def _devices() -> Iterator[Finding]:
 
 
 def compute_on(device: str) -> Message | None:
-    """Compute on a device in a process that a faulty driver may crash; None if the result is correct."""
+    """Run a small computation on a device; return None if the result is correct, otherwise the problem.
+
+    It runs in a child process, because a faulty driver may crash it.
+    """
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             error = pool.submit(_largest_error, device).result()
@@ -217,6 +220,6 @@ def _conversion() -> Iterator[Finding]:
 
 
 def write_report(findings: Sequence[Finding], folder: Path) -> Path:
-    """Write the bug report with these findings into `folder` and return its path."""
+    """Write a bug report with these findings into `folder` and return its path."""
     lines = [f"{finding.state}: {finding.what}: {finding.found} {finding.remedy or ''}".strip() for finding in findings]
     return write_bundle({"program.txt": describe_program(), "checks.txt": lines}, folder)

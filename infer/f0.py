@@ -1,4 +1,4 @@
-"""The target F0: estimated over the whole input, transposed, replaced where an F0 curve covers it."""
+"""The target F0: estimated over the whole input, transposed, and replaced where a user-supplied F0 curve covers it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ MARGIN_FRAMES = 512
 
 @dataclass(frozen=True)
 class TargetF0:
-    """F0 for the synthesizer, of a recording or a part of it, at 100 frames/s."""
+    """F0 input of the synthesizer for a recording or a part of it, at 100 frames/s."""
 
     f0: FloatArray  # (F,) Hz, transposed; 0 = unvoiced, unless filled
     voiced_f0: FloatArray  # (F,) the same before unvoiced frames are filled
@@ -37,12 +37,12 @@ class TargetF0:
     pitch_shift: float = 0.0  # semitones that were added
 
     def part(self, frames: slice) -> "TargetF0":
-        """The same for some of the frames."""
+        """Return the given range of frames."""
         return TargetF0(self.f0[frames], self.voiced_f0[frames], self.bins[frames], self.pitch_shift)
 
 
 def estimate_f0(audio: Samples, extract: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """F0 of audio (T,) at 16 kHz: (T // 160,) Hz, independent of where the conversion cuts the audio."""
+    """Estimate the F0 of audio (T,) at 16 kHz: (T // 160,) Hz, independent of where the conversion cuts the audio."""
     frames = len(audio) // HOP_LENGTH
     parts = []
     for window in frame_windows(frames, CORE_FRAMES, MARGIN_FRAMES):
@@ -77,9 +77,10 @@ def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:
 
 
 def automatic_shift(f0: FloatArray, voice_hz: float | None, how: Literal["off", "semitones", "octaves"]) -> float:
-    """Semitones from the median of F0 (F,) Hz to that of the voice; in octaves, whole octaves nearest to that.
+    """Return the shift in semitones from the median of the F0 (F,) in Hz to the median F0 of the voice.
 
-    Raises ConfigError for a voice whose F0 is unknown (None).
+    With octave steps, the shift is rounded to whole octaves. Raises ConfigError if the F0 of the voice is unknown
+    (None).
     """
     if how == "off" or not (f0 > 0).any():
         return 0.0

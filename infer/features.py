@@ -1,4 +1,4 @@
-"""Processing of content features: blend in retrieved ones, repeat 50 to 100 frames/s, protect consonants."""
+"""Processing of content features: blend in retrieved features, upsample to 100 frames/s, protect consonants."""
 
 import numpy as np
 
@@ -9,23 +9,23 @@ PROTECT_OFF = 0.5  # from this value on, protection is off
 
 
 def blend_retrieved(content: FloatArray, retrieved: FloatArray, index_rate: float) -> FloatArray:
-    """Mix (N, C) content features with the (N, C) retrieved ones; index_rate is the share of the latter."""
+    """Blend content features (N, C) with the retrieved ones (N, C); `index_rate` is the weight of the latter."""
     return np.float32(index_rate) * retrieved + np.float32(1.0 - index_rate) * content
 
 
 def to_pitch_rate(content: FloatArray, frames: int) -> FloatArray:
-    """Repeat content (N, C) at 50 frames/s to 100 frames/s and cut it: (min(frames, 2 * N), C).
+    """Upsample content (N, C) from 50 to 100 frames/s by repetition and trim it: (min(frames, 2 * N), C).
 
-    This is the only place where the two frame rates meet: F0 and pitch bins are cut to the length of the result.
+    This is the only place where the two frame rates meet: F0 and pitch bins are trimmed to the length of the result.
     """
     return np.repeat(content, 2, axis=0)[:frames]  # [F, C]
 
 
 def protect_consonants(content: FloatArray, original: FloatArray, f0: FloatArray, protect: float) -> FloatArray:
-    """Undo a part of the retrieval on unvoiced frames, so that consonants and breaths stay clear.
+    """Partly undo the retrieval on unvoiced frames, so that consonants and breaths stay clear.
 
-    content, original (F, C): with and without retrieved features; f0 (F,) in Hz, before unvoiced frames are filled.
-    On unvoiced frames `protect` is the share of `content` that stays; from 0.5 on nothing is undone.
+    content, original (F, C): with and without retrieved features; f0 (F,) in Hz, before unvoiced frames are filled. On
+    unvoiced frames `protect` is the weight of `content`; from 0.5 on nothing is changed.
     """
     if protect >= PROTECT_OFF:
         return content

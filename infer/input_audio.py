@@ -15,7 +15,7 @@ INPUT_PEAK = 0.95  # louder input is scaled down to this
 
 
 def prepare_input(audio: Samples) -> DiskBuffer:
-    """Prepare (T,) at 16 kHz for conversion: (T,).
+    """Check, limit and filter audio (T,) at 16 kHz for conversion, and return (T,).
 
     Raises AudioError if it is too short, silent, or not finite mono audio.
     """
@@ -37,7 +37,7 @@ def prepare_input(audio: Samples) -> DiskBuffer:
 
 
 class ReflectionPadding:
-    """Audio (T,) with `pad` samples of its reflection at both ends, read in parts: (T + 2 * pad,)."""
+    """Audio (T,) with `pad` samples of reflection padding at both ends, read in parts: (T + 2 * pad,)."""
 
     def __init__(self, audio: Samples, pad: int) -> None:
         self._audio, self._pad = audio, pad

@@ -38,11 +38,11 @@ def load_converter(
     precision: str = "auto",
     label: str = "",
 ) -> VoiceConverter:
-    """Load a voice model, ready to convert; returns the cached converter, if any.
+    """Load a voice model into a converter; if it is cached, the cached converter is returned.
 
-    The index "auto" is the one that belongs to the voice, None is no retrieval. The content encoder is loaded for
-    `precision`; each conversion may choose another. `label` names the voice in messages, instead of its path.
-    Raises MissingFileError for a missing file, CheckpointError for one that is damaged or does not fit.
+    If `index` is "auto", the index that belongs to the voice is used; None turns retrieval off. The content encoder is
+    loaded for `precision`; each conversion may use another. `label` names the voice in messages, in place of its path.
+    Raises MissingFileError if a file does not exist, and CheckpointError if one is damaged or does not fit the voice.
     """
     device, cache, label = device or choose_device(), cache or ModelCache(), label or str(path)
     nearby = find_index(path) if index == "auto" else index
@@ -93,7 +93,7 @@ def _reload_synthesizer(path: Path) -> VoiceSynthesizer:
 
 
 def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
-    """The content encoder that the voice file names, as written here or by Applio; None if it names none."""
+    """Return the content encoder named in the voice file by this program or Applio; None if there is none."""
     if voice.content_encoder is not None:
         return voice.content_encoder._replace(name=canonical_name(voice.content_encoder.name))
     foreign = voice.extra.get("embedder_model")
@@ -101,7 +101,7 @@ def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
 
 
 def check_version(voice: VoiceModel, label: str) -> None:
-    """Raises CheckpointError for a lite voice of an earlier architecture."""
+    """Raises CheckpointError if the voice is a lite voice of an earlier architecture."""
     if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
         raise CheckpointError(
             "{voice} was trained with an earlier version of the lite family, which is no longer supported. Train the "
@@ -111,7 +111,7 @@ def check_version(voice: VoiceModel, label: str) -> None:
 
 
 def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> None:
-    """Raises CheckpointError if the voice file names another content encoder than this one."""
+    """Raises CheckpointError if the voice file names a content encoder other than this one."""
     wanted = recorded_encoder(voice)
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Loudness after conversion: follow the input's envelope, keep peaks below full scale."""
+"""Loudness after conversion: apply the input's loudness envelope, and keep peaks below full scale."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ PEAK_CEILING = 0.99  # of full scale
 
 
 def rms_envelope(audio: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
-    """RMS of audio (T,) over one second around every half second: (1 + T // (sample_rate // 2),).
+    """Return the RMS of audio (T,) in windows of one second, every half second: (1 + T // (sample_rate // 2),).
 
-    Before the beginning and after the end there are zeros.
+    The audio is zero-padded at both ends.
     """
     hop = sample_rate // ENVELOPE_RATE
     n_values = 1 + len(audio) // hop
@@ -29,9 +29,9 @@ def rms_envelope(audio: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
 def follow_envelope(
     audio: Samples, sample_rate: int, source: Samples, source_rate: int, rms_mix_rate: float
 ) -> Iterator[FloatArray]:
-    """Give audio (T,) the loudness envelope of the source (S,): rms_mix_rate 0 fully, 1 not at all.
+    """Apply the loudness envelope of the source (S,) to audio (T,): fully if rms_mix_rate is 0, not at all if it is 1.
 
-    Both envelopes are stretched to the T samples, so that the two may have different rates; yields blocks of (T,).
+    Both envelopes are interpolated to T samples, so the two sample rates may differ. Yields blocks of (T,).
     """
     if rms_mix_rate >= 1:
         yield from in_blocks(audio)
@@ -48,10 +48,10 @@ def follow_envelope(
 
 
 def peak_of(block: FloatArray) -> float:
-    """The largest magnitude in (N,)."""
+    """Return the peak magnitude of (N,)."""
     return max(float(block.max()), -float(block.min())) if len(block) else 0.0
 
 
 def limiting_gain(peak: float) -> np.float32:
-    """The gain that brings a signal with this peak to at most 99 % of full scale; never above 1."""
+    """Return the gain that limits a signal with this peak to 99% of full scale; never above 1."""
     return np.float32(PEAK_CEILING / peak if peak > PEAK_CEILING else 1.0)

@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 class LruCache:
     """Values by key. The newest value is kept even if it alone exceeds the limit.
 
-    Values are computed under the lock, so a thread that needs one being computed waits for it.
+    Values are computed under the lock, so a thread that needs a value being computed waits for it.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -20,9 +20,10 @@ class LruCache:
         self._lock = threading.RLock()  # computing one value may need another
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """The value of `key`. `make` computes a missing one, `size` its bytes; the least recently used are evicted.
+        """Return the value of `key`.
 
-        The key must contain everything that the value depends on, so that a cached value is never out of date.
+        If it is missing, `make` computes it and `size` returns its size in bytes; the least recently used values are
+        evicted. The key must contain everything that the value depends on, so that a cached value is never out of date.
         """
         with self._lock:
             if key in self._entries:
@@ -37,5 +38,5 @@ class LruCache:
 
     @property
     def n_bytes(self) -> int:
-        """Sum of the sizes."""
+        """Total size of the values in bytes."""
         return sum(size for _, size in self._entries.values())

@@ -1,6 +1,6 @@
 """Caches loaded networks, indexes and voices, and the F0 and content features of recent recordings.
 
-A key contains everything that its value depends on: for a file its path, time and size, for F0 and features a hash of
+A key contains everything that its value depends on: for a file, its path, time and size; for F0 and features, a hash of
 the audio and the settings of the network that computed them.
 """
 
@@ -28,18 +28,18 @@ ENCODER_BYTES, PITCH_BYTES = 400_000_000, 200_000_000  # of the largest networks
 
 
 class ModelCache:
-    """Networks, indexes and voices by file; F0 and content features by the content of the audio."""
+    """Networks, indexes and voices, keyed by file; F0 and content features, keyed by the content of the audio."""
 
     def __init__(self, network_bytes: int = NETWORK_BYTES, analysis_bytes: int = ANALYSIS_BYTES) -> None:
         self._networks = LruCache(network_bytes)
         self._analyses = LruCache(analysis_bytes)
 
     def get(self, key: Hashable, load: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """The value of `key`; `load` makes a missing one, `size` returns its memory in bytes."""
+        """Return the value of `key`; `load` loads a missing one, `size` returns its size in memory in bytes."""
         return self._networks.get(key, load, size)
 
     def encoder(self, family: str, device: torch.device, name: str | None, dtype: torch.dtype) -> ContentEncoder:
-        """The content encoder of a family, or the one called `name`, computing in `dtype`."""
+        """Return the content encoder of a family, or the one called `name`, computing in `dtype`."""
         return self.get(
             ("encoder", family, name, str(device), dtype),
             lambda: load_content_encoder(family, device, name, dtype),
@@ -47,13 +47,13 @@ class ModelCache:
         )
 
     def index(self, path: Path) -> FeatureIndex:
-        """An index file."""
+        """Return the index stored in a file."""
         return self.get(
             ("index", file_stamp(path)), lambda: FeatureIndex.load(path), lambda index: 4 * index.width * len(index)
         )
 
     def pitch(self, method: str, device: torch.device, crepe_hop_length: int, dtype: torch.dtype) -> ExactExtractor:
-        """A pitch method; `dtype` applies to the methods that can be cast."""
+        """Return the extractor of a pitch method; `dtype` applies to the methods that can be cast."""
         hop_length = crepe_hop_length if any(name in method for name in WITH_HOP_LENGTH) else 0
         best = rmvpe_is_installed() if method == "auto" else None  # it may have been downloaded since
         return self.get(
@@ -63,7 +63,7 @@ class ModelCache:
         )
 
     def analysis(self, audio: FloatArray, key: str, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        """`compute(audio)` for audio (T,), cached by `key` and a hash of the samples. The result is read-only."""
+        """Return `compute(audio)` for audio (T,), cached under `key` and a hash of the samples; read-only."""
 
         def make() -> FloatArray:
             result = compute(audio)
@@ -76,6 +76,6 @@ class ModelCache:
 
 
 def file_stamp(path: Path) -> tuple[Path, int, int]:
-    """Path, modification time in ns and size of a file (0 if missing); it changes when the file changes."""
+    """Return path, modification time in ns and size of a file (0 if missing); they change when the file does."""
     stat = path.stat() if path.is_file() else None
     return path.absolute(), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0

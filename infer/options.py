@@ -1,4 +1,7 @@
-"""The options of a conversion; command line and page are generated from them. Imports no torch."""
+"""The options of a conversion, from which the command line and the web UI are generated.
+
+Importing this module does not import torch.
+"""
 
 from typing import Annotated, Literal
 
@@ -121,7 +124,7 @@ class ConvertOptions(BaseModel, frozen=True):
 
     @property
     def uses_memory(self) -> bool:
-        """Whether the whole recording has to be in memory; others are converted block by block."""
+        """Whether an option requires the whole recording in memory; otherwise it is converted block by block."""
         return (
             self.channel == "stereo"
             or self.keep_format

@@ -1,4 +1,4 @@
-"""Compare a conversion with its source: metrics and a picture of F0, timbre and level."""
+"""Compare a conversion with its source: metrics, and a plot of F0, timbre and level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +58,8 @@ def compare(
 ) -> Comparison:
     """Compare source and output, both (T,) at 16 kHz, and recordings of the target voice at the same rate.
 
-    `pitch_shift` is that of the conversion, in semitones. `seconds` are the exact lengths of input and output, which
-    resampling to 16 kHz would round.
+    `pitch_shift` is that of the conversion, in semitones. `seconds` are the exact lengths of input and output, because
+    resampling to 16 kHz rounds them.
     """
     f0_in, f0_out = pitch(source), pitch(output)
     frames = min(len(f0_in), len(f0_out))
@@ -88,10 +88,10 @@ def compare_files(
     target: Path | None = None,
     channel: MonoChannel = "mix",
 ) -> tuple[Comparison, Path]:
-    """Compare two files; `target` is a recording or a folder of recordings of the voice.
+    """Compare two files; `target` is a recording of the voice, or a folder of recordings.
 
-    Returns the metrics and the picture, a PNG written beside the output. Raises AudioError or MissingFileError for
-    files that cannot be read.
+    Returns the metrics and the path of the plot, a PNG next to the output. Raises MissingFileError if a file does not
+    exist, and AudioError if one cannot be decoded.
     """
     decoded = [load_audio_native(source, channel), load_audio_native(output)]
     a, b = (resample(audio, rate, ANALYSIS_RATE) for audio, rate in decoded)
@@ -114,7 +114,10 @@ def _compare_f0(wanted: FloatArray, got: FloatArray) -> tuple[float, float]:
 
 
 def mel_envelope(recordings: Sequence[FloatArray]) -> FloatArray:
-    """Mean log-mel spectrum (80,) in dB of the active frames of recordings (T,) at 16 kHz, its own mean removed."""
+    """Return the mean log-mel spectrum (80,) in dB of the active frames of recordings (T,) at 16 kHz.
+
+    Its own mean is subtracted.
+    """
     frames = []
     for audio in recordings:
         if len(audio) >= ENVELOPE.n_fft:
@@ -129,7 +132,7 @@ def mel_envelope(recordings: Sequence[FloatArray]) -> FloatArray:
 
 
 def envelope_distance(a: FloatArray, b: FloatArray) -> float:
-    """Root mean square difference of two mel envelopes in dB."""
+    """Return the root-mean-square difference of two mel envelopes in dB."""
     return float(np.sqrt(np.mean(np.square(a - b))))
 
 
@@ -140,7 +143,7 @@ def draw(
     pitch: PitchExtractor,
     titles: tuple[str, str] = ("source", "converted"),
 ) -> None:
-    """Write a PNG of both spectrograms up to 8 kHz with their F0 curves; source and output (T,) at 16 kHz."""
+    """Write a PNG of the spectrograms of source and output, (T,) at 16 kHz, up to 8 kHz, with their F0 curves."""
     from matplotlib.figure import Figure  # no pyplot: it would keep a global state
 
     figure = Figure(figsize=(8, 6), layout="constrained")

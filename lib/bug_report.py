@@ -1,4 +1,4 @@
-"""Texts and the ZIP of a bug report: versions, devices, and the caller's additions, without private paths and names."""
+"""Content and ZIP file of a bug report: versions, devices and more, without private paths and names."""
 
 import getpass
 import platform
@@ -26,7 +26,7 @@ _PATH = re.compile(
 
 
 def without_private_parts(text: str) -> str:
-    """Replace this machine's folders, and the names of user and machine, by placeholders such as <home>."""
+    """Replace this machine's folders, host name and user name by placeholders such as <home>."""
     folders = {ROOT: "<revoice>", Path(tempfile.gettempdir()): "<temporary>", Path.home(): "<home>"}
     for folder, word in sorted(folders.items(), key=lambda item: -len(str(item[0]))):
         if len(folder.parts) > 1:
@@ -46,7 +46,7 @@ def _user() -> str:
 
 
 def describe_program() -> list[str]:
-    """Versions and devices, one per line."""
+    """List versions and devices, one per line."""
     lines = [f"Python {sys.version.split()[0]} on {platform.platform()}"]
     for package in PACKAGES:
         try:
@@ -57,7 +57,7 @@ def describe_program() -> list[str]:
 
 
 def write_bundle(parts: Mapping[str, Sequence[str]], folder: Path) -> Path:
-    """Write a ZIP with these texts, lines by file name, into `folder` and return its path."""
+    """Write a ZIP file with these lines of text, keyed by file name, into `folder` and return its path."""
     output = folder / f"revoice-report-{time.strftime('%Y%m%d-%H%M%S')}.zip"
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, lines in parts.items():

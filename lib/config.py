@@ -1,7 +1,7 @@
 """The configuration of a model family: sample rate, network sizes, training defaults; read from and written as JSON.
 
 The files under `configs/` and an experiment's `config.json` have RVC's three objects `train`, `data` and `model`. A
-fourth, `revoice`, holds the settings of this project; other programs ignore it.
+fourth object, `revoice`, holds the settings of this project; other programs ignore it.
 """
 
 import math
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class AudioConfig(_Strict):
-    """Sample rate and spectrogram of a voice. A hop is 10 ms in every known family."""
+    """Sample rate and spectrogram settings of a voice. A hop is 10 ms in every known family."""
 
     sample_rate: int = Field(alias="sampling_rate", ge=8000, le=192_000)
     n_fft: int = Field(alias="filter_length", ge=16, le=65_536)  # also the window length
@@ -89,7 +89,7 @@ class LiteConfig(_Strict):
 
     @property
     def spec_channels(self) -> int:
-        """Bins of the linear spectrogram."""
+        """Number of bins of the linear spectrogram."""
         return self.n_fft // 2 + 1
 
 
@@ -97,7 +97,7 @@ NetworkConfig = SynthesizerConfig | LiteConfig
 
 
 class DiscriminatorConfig(_Strict):
-    """Periods and widths of the multi-period discriminator; the defaults are RVC's."""
+    """Periods and channel counts of the multi-period discriminator; the defaults are RVC's."""
 
     periods: tuple[int, ...]
     scale_channels: tuple[int, ...] = (16, 64, 256, 1024, 1024, 1024)
@@ -105,7 +105,7 @@ class DiscriminatorConfig(_Strict):
 
     @property
     def count(self) -> int:
-        """Sub-discriminators: one of scale, one per period."""
+        """Number of sub-discriminators: one scale discriminator, and one for each period."""
         return 1 + len(self.periods)
 
 
@@ -117,12 +117,12 @@ class LiteDiscriminatorConfig(_Strict):
 
     @property
     def count(self) -> int:
-        """Sub-discriminators: one per resolution."""
+        """Number of sub-discriminators: one for each resolution."""
         return len(self.resolutions)
 
 
 class LiteTrainConfig(_Strict):
-    """How a lite voice is trained: first the prior alone, by regression, then the vocoder."""
+    """Settings for training a lite voice: first the prior alone, by regression, then the vocoder."""
 
     prior_steps: int = Field(400, ge=0)  # steps of the prior alone
     c_spectral: float = 3.0
@@ -132,7 +132,7 @@ class LiteTrainConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """Training defaults of a family: AdamW, learning rate schedule, weights of the losses (VITS, HiFi-GAN)."""
+    """Training defaults of a family: AdamW, learning rate schedule, loss weights (VITS, HiFi-GAN)."""
 
     seed: int = 1234
     learning_rate: float = 1e-4
@@ -235,7 +235,7 @@ def _read_sections(value: dict[str, Any], where: str) -> dict[str, dict[str, Any
 def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     """Build a FamilyConfig from the four objects of a `config.json`; `where` names the file in messages.
 
-    Raises ConfigError that lists every missing, unknown or wrong key at once.
+    Raises ConfigError, listing all missing, unknown and invalid keys at once, if there are any.
     """
     sections = _read_sections(value, where)
     data, model, own = sections["data"], sections["model"], sections["revoice"]
@@ -268,9 +268,10 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
 
 
 def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -> FamilyConfig:
-    """Read one configuration file. Raises MissingFileError or ConfigError.
+    """Read a configuration file.
 
-    A file of another program has no object `revoice`; it is then taken from `foreign()`.
+    If the file was written by another program and has no `revoice` object, that object comes from `foreign()`. Raises
+    MissingFileError if the file does not exist, and ConfigError if it is invalid.
     """
     if not path.exists():
         raise MissingFileError(path, "It is part of the project; restore it from the repository.")
@@ -281,7 +282,7 @@ def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -
 
 
 def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool = True) -> FamilyConfig:
-    """Return the shipped configuration of a family at a rate such as "40k"; None = the family's default rate."""
+    """Load the bundled configuration of a family at a rate such as "40k"; None stands for the family's default rate."""
     rates = FAMILIES[family]
     rate = sample_rate or rates[0]
     if rate not in rates:

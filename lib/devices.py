@@ -1,4 +1,4 @@
-"""Which device and which dtypes to compute with, decided once per call. torch is imported when it is needed."""
+"""Selects the device and the dtypes of a computation, once per call. torch is imported when it is needed."""
 
 import os
 import re
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute, and why."""
+    """The device that computes, and the reason why it was chosen."""
 
     device: "torch.device"
     reason: str
@@ -24,9 +24,8 @@ class Device:
 class Precision:
     """The dtypes of one conversion or extraction.
 
-    generator   the synthesizer's generator; int8 quantizes only its residual blocks
-    analysis    the pitch network, and the synthesizer's prior and flow
-    encoder     the content encoder
+    generator   the synthesizer's generator; int8 quantises only its residual blocks analysis    the pitch network, and
+    the synthesizer's prior and flow encoder     the content encoder
     """
 
     generator: "torch.dtype"
@@ -35,9 +34,9 @@ class Precision:
 
 
 def choose_device(wanted: str = "auto") -> Device:
-    """Choose where to compute: "auto", "cpu", "cuda", "cuda:1" or "mps"; "1" is "cuda:1", as RVC numbers GPUs.
+    """Choose the device: "auto", "cpu", "cuda", "cuda:1" or "mps"; "1" means "cuda:1", as in RVC's GPU numbers.
 
-    Raises ConfigError if it is not available, or for several GPUs ("0-1").
+    Raises ConfigError if the device is not available, or if several GPUs are given ("0-1").
     """
     import torch
 
@@ -70,7 +69,10 @@ def choose_device(wanted: str = "auto") -> Device:
 
 
 def gpu_numbers(text: str) -> list[int]:
-    """The GPUs that RVC's notation names, without duplicates: [0, 1] for "0-1" or "0,1"; empty for other texts."""
+    """Return the GPU numbers in RVC's notation, without duplicates: [0, 1] for "0-1" or "0,1".
+
+    Any other string gives an empty list.
+    """
     if not re.fullmatch(r"\d{1,3}([-,]\d{1,3})*", text):
         return []
     return list(dict.fromkeys(int(number) for number in re.split("[-,]", text)))
@@ -79,12 +81,12 @@ def gpu_numbers(text: str) -> list[int]:
 def choose_precision(
     wanted: str, device: "torch.device", *, supports_int8: bool = False, casts_encoder: bool = True
 ) -> Precision:
-    """Turn the option `precision` (auto, fp32, bf16, fp16, int8) into dtypes.
+    """Turn the `precision` option (auto, fp32, bf16, fp16, int8) into dtypes.
 
-    "auto" takes the fastest dtypes that the hardware supports. The decision rests on the reported instruction sets
-    and not on a measurement, so that a machine always computes the same samples. `supports_int8` is whether the
-    voice can be quantised, `casts_encoder` whether the content encoder can compute in another dtype than float32.
-    Raises ConfigError for a dtype that is not fast on the device.
+    "auto" uses the fastest dtypes that the hardware supports. The decision depends on the reported instruction sets and
+    not on a measurement, so that a machine always computes the same samples. `supports_int8` is whether the voice can
+    be quantised, `casts_encoder` whether the content encoder can compute in a dtype other than float32. Raises
+    ConfigError if a dtype is not fast on the device.
     """
     import torch
 
@@ -123,7 +125,7 @@ def has_fast_int8(device: "torch.device") -> bool:
 
 
 def list_devices() -> list[tuple[str, str]]:
-    """Every device that can be chosen, with a description: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
+    """List every device that can be chosen, with a description: ("cuda:0", "NVIDIA ..., 7.2 of 8.0 GB free")."""
     import torch
 
     found: list[tuple[str, str]] = [("auto", Message("best available"))]

@@ -1,18 +1,19 @@
-"""The errors a user can cause or encounter, in one tree.
+"""The errors a user can cause or encounter, in one hierarchy.
 
     RevoiceError                the message is one clear sentence: what is wrong, the value, what to do
     ├── AudioError              a recording that cannot be read or decoded, or is empty
-    ├── CheckpointError         a voice model, training state or index that is damaged, foreign or mismatched
+    ├── CheckpointError         a voice model, training state or index that is damaged, of an unknown kind or mismatched
     ├── ConfigError             an option, name or configuration value that is not allowed
-    ├── LinkError           a URL or an online account that cannot be used
+    ├── LinkError               a URL or an online account that cannot be used
     ├── MissingFileError        a file or folder that is missing; the message says how to get it
-    ├── MachineError            the machine has failed: no memory, an unreadable disk, a lost GPU
+    ├── MachineError            a system failure: out of memory, an unreadable disk, a lost GPU
     │   └── WriteError          a file cannot be written: a full disk, a read-only folder
     └── ProcessLostError        another process of the same run has ended, so this one cannot continue
 
-They are raised where the problem is found and caught once, at the edge (command line, page, per file of a batch).
+They are raised where the problem is found and caught once, at the edge (command line, web UI, per file of a batch).
 `lib.progress.Cancelled` is deliberately not among them: cancelling is not an error.
-An error carries the template of its message and the values in it: str(error) is English, the page fills the template
+
+An error carries the template of its message and the values in it: str(error) is English; the web UI fills the template
 in the user's language.
 """
 
@@ -24,9 +25,9 @@ from lib.messages import Message, fill, from_json, to_json
 
 
 class RevoiceError(Exception):
-    """Base of all errors meant for the user, as RevoiceError("{path} is empty", path=path).
+    """Base class of all errors meant for the user, as RevoiceError("{path} is empty", path=path).
 
-    str(error) is the English message. Without values the text is used as it is and braces in it mean nothing.
+    str(error) is the English message. Without values, the template is used as it is, and braces in it have no meaning.
     """
 
     def __init__(self, template: str, /, **values: object) -> None:
@@ -40,7 +41,7 @@ class RevoiceError(Exception):
         return Message(self.template, **self.values)
 
     def to_json(self) -> dict[str, object]:
-        """What another process needs to raise the error again: {"type", "template", "values"}."""
+        """Serialise the error, so that another process can raise it: {"type", "template", "values"}."""
         return {"type": type(self).__name__, "template": self.template, "values": to_json(self.values)}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -60,13 +61,14 @@ class ConfigError(RevoiceError):
 
 
 class LinkError(RevoiceError):
-    """A URL may not be followed, cannot be reached or leads to no file; or an online account refuses a request."""
+    """A URL is not allowed, cannot be reached or does not lead to a file; or an online account refuses a request."""
 
 
 class MissingFileError(RevoiceError):
-    """Something expected on disk is not there; the message ends with how to get it.
+    """A required file or folder does not exist; the message ends with how to get it.
 
-    The remedy is a template as well: its values follow it. The name `path` is taken by the missing path.
+    `remedy` is a template like the message, with its values as keyword arguments. The name `path` is reserved for the
+    missing path.
     """
 
     def __init__(self, path: Path, remedy: str, /, **values: object) -> None:
@@ -78,7 +80,7 @@ class MissingFileError(RevoiceError):
 
 
 class MachineError(RevoiceError):
-    """The machine has failed, not a file or a setting: no memory, a disk that cannot be read, a lost GPU."""
+    """The system has failed, not a file or a setting: out of memory, a disk that cannot be read, a lost GPU."""
 
 
 class WriteError(MachineError):
@@ -90,7 +92,7 @@ class ProcessLostError(RevoiceError):
 
 
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:
-    """The error that `RevoiceError.to_json` serialised; an unknown type becomes a RevoiceError."""
+    """Restore an error that `RevoiceError.to_json` serialised; an unknown type becomes a RevoiceError."""
     message = from_json({"template": value["template"], "values": value["values"]})
     own = (AudioError, CheckpointError, ConfigError, LinkError, MachineError, WriteError, ProcessLostError)
     kinds = {kind.__name__: kind for kind in own}

@@ -1,7 +1,7 @@
-"""Downloads a file from an https link without reaching private addresses, within limits of size and time.
+"""Downloads a file from an https link without connecting to private addresses, within limits of size and time.
 
-A host name is resolved once, every address is checked, and the connection goes to a checked address, so that a second
-answer of the name server cannot redirect it. Each redirect is checked like the link itself. Proxies are not used.
+A host name is resolved once, all its addresses are checked, and the connection uses a checked address, so that a second
+response of the name server cannot redirect it. Each redirect is checked like the link itself. Proxies are not used.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from lib.progress import Progress, no_progress
 
 MAX_BYTES = 1_000_000_000
 MAX_SECONDS = 1800.0  # for a download in all
-SILENT_SECONDS = 30.0  # without an answer
+SILENT_SECONDS = 30.0  # without a response
 MAX_REDIRECTS = 5
 MAX_NAME = 100  # characters
 BLOCK_BYTES = 1 << 16
@@ -40,7 +40,7 @@ Allowed = Callable[[IPAddress], bool]
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address belongs to the public internet, as must the IPv4 address that an IPv6 address contains."""
+    """Whether an address is public; an IPv4 address embedded in an IPv6 address must be public, too."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _NAT64:
@@ -54,7 +54,7 @@ def is_public(address: IPAddress) -> bool:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a download may reach and use. `context` None: the certificates of this system."""
+    """Limits of a download. If `context` is None, the certificates of the system are used."""
 
     allowed: Allowed = is_public
     max_bytes: int = MAX_BYTES
@@ -64,17 +64,17 @@ class Limits:
 
 
 def is_link(text: str) -> bool:
-    """Whether a text looks like a URL."""
+    """Whether a string looks like a URL."""
     return re.match(r"https?:", text.strip(), re.IGNORECASE) is not None
 
 
 def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Limits | None = None) -> Path:
     """Download the file of an https link into `folder`, and return its path.
 
-    The name is that of the header Content-Disposition, else that of the link. `progress` counts bytes.
+    The file name comes from the Content-Disposition header, otherwise from the link. `progress` counts bytes.
 
     Raises LinkError if the link is not allowed, cannot be reached, leads to a web page or exceeds a limit, and
-    WriteError. No file is left behind then.
+    WriteError if the file cannot be written. In either case no file is left behind.
     """
     limits = limits or Limits()
     clock = _Deadline(limits.max_seconds)
@@ -198,7 +198,7 @@ def _checked(link: str) -> SplitResult:
 
 
 def not_a_link(text: str) -> LinkError:
-    """The error for a text that is not the URL of a file."""
+    """Return the error for a string that is not the URL of a file."""
     return LinkError(
         "{link} is not a link to a file. Copy the link of a file or of a Hugging Face repository.", link=text
     )  # fmt: skip
@@ -220,7 +220,7 @@ def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits)
 
 
 def too_large(max_bytes: int) -> LinkError:
-    """The error for a file of more than the allowed size."""
+    """Return the error for a file that exceeds the allowed size."""
     return LinkError(
         "The file is larger than the limit of {most} MB. Download it yourself, then add it.",
         most=max_bytes // 10**6,
@@ -228,7 +228,7 @@ def too_large(max_bytes: int) -> LinkError:
 
 
 def too_slow(seconds: float) -> LinkError:
-    """The error for a download that has taken the allowed time."""
+    """Return the error for a download that exceeds the allowed time."""
     return LinkError(
         "The download took longer than {minutes} minutes and was stopped. Download the file yourself, then add it.",
         minutes=f"{seconds / 60:.2g}",

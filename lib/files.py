@@ -1,4 +1,4 @@
-"""Atomic writing: temporary name, fsync, rename. What a killed process left behind is removed at the next write."""
+"""Atomic writing: temporary name, fsync, rename. Files left by a killed process are removed at the next write."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ _cleaned: set[Path] = set()  # folders whose leftovers this process has removed
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffix. On success it replaces `path`, else it is removed.
+    """Yield a temporary path in the same folder as `path`, with its suffix; on success, it replaces `path`.
 
-    Raises WriteError, see `write_errors`. The first write into a folder removes the temporary files that killed
-    processes left there.
+    On failure the temporary file is removed. Raises WriteError, see `write_errors`. The first write into a folder
+    removes the temporary files that killed processes left there.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,10 @@ def _lock(handle: int) -> bool | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write new names in `folder` to the disk, so that they survive a power cut before anything that refers to them."""
+    """Flush the entries of `folder` to disk, so that files created in it survive a power failure.
+
+    Call it before writing anything that refers to these files.
+    """
     with suppress(OSError):  # Windows cannot open a folder
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -96,10 +99,10 @@ def _clean_once(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, all_unused: bool = False) -> None:
-    """Remove the temporary files and folders in `folder` whose processes have ended.
+    """Remove temporary files and folders in `folder` that were left by processes that no longer run.
 
-    A running process holds a lock on its own. Where files cannot be locked (Windows, some network drives) nothing is
-    removed, unless the caller knows that no process is writing there (`all_unused`).
+    A running process holds a lock on each of its own. If files cannot be locked (Windows, some network drives), nothing
+    is removed, unless `all_unused` states that no process is writing there.
     """
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if _LEFTOVER.match(path.name)]:
@@ -123,7 +126,7 @@ def _unused(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder below `parent`, removed at the end, or by a later process if this one is killed."""
+    """Yield an empty folder below `parent`; it is removed at the end, or by a later process if this one is killed."""
     with tempfile.TemporaryDirectory(prefix=IMPORT, dir=parent) as name:
         handle = -1 if fcntl is None else os.open(name, os.O_RDONLY)
         try:
@@ -139,8 +142,8 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def write_errors(path: Path) -> Iterator[None]:
     """Turn a failure to write `path`, such as a full disk or a read-only folder, into a WriteError with the reason.
 
-    Such failures are OSError, MemoryError, and what torch, NumPy and safetensors raise in their place. A failure to
-    read another file in the body is a MachineError that names that file.
+    Such failures are OSError, MemoryError, and the errors that torch, NumPy and safetensors raise in their place. A
+    failure to read another file in the `with` block becomes a MachineError that names that file.
     """
     try:
         yield
@@ -190,7 +193,7 @@ def _reason(error: Exception, folder: Path) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):

@@ -33,20 +33,20 @@ KMEANS_ROUNDS = 4  # at 768 features these take some four minutes on two cores
 
 
 def index_names(experiment: str, family: str, n_cells: int) -> tuple[str, str]:
-    """File names of an experiment's index: (trained but empty, with vectors); the second is the one to use."""
+    """Return the file names of an experiment's index: (trained but empty, with vectors). Retrieval uses the second."""
     name = f"IVF{n_cells}_Flat_nprobe_{NPROBE}_{experiment}_{family}.index"
     return f"trained_{name}", f"added_{name}"
 
 
 def count_cells(n_vectors: int) -> int:
-    """RVC's number of cells for this number of vectors."""
+    """Return RVC's number of cells for this number of vectors."""
     return max(1, min(int(16 * n_vectors**0.5), n_vectors // VECTORS_PER_CELL))
 
 
 def neighbour_weights(scores: FloatArray, ids: IntArray) -> FloatArray:
-    """Weights of neighbours from squared distances (N, K) and ids (N, K), -1 = none: (N, K), each row's sum 1.
+    """Compute the weights of neighbours from squared distances (N, K) and ids (N, K), -1 = none: (N, K), rows sum to 1.
 
-    A row without any neighbour is all zero.
+    A row without neighbours is all zero.
     """
     weights: Doubles = np.where(ids >= 0, 1.0 / np.maximum(scores.astype(np.float64), MIN_SCORE) ** 2, 0.0)
     total = weights.sum(axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def neighbour_weights(scores: FloatArray, ids: IntArray) -> FloatArray:
 
 
 class FeatureIndex:
-    """A search index of content features: `len(index)` vectors of `width` features."""
+    """A search index over content features: `len(index)` vectors with `width` features each."""
 
     def __init__(self, index: "faiss.IndexIVFFlat", name: str) -> None:
         self._index = index
@@ -67,18 +67,19 @@ class FeatureIndex:
         return int(self._index.ntotal)
 
     def vectors(self) -> Iterator[FloatArray]:
-        """The stored vectors in order, in blocks (N, C)."""
+        """Yield the stored vectors in order, in blocks (N, C)."""
         for start in range(0, len(self), ADD_BATCH):
             block: FloatArray = self._index.reconstruct_n(start, min(ADD_BATCH, len(self) - start))
             yield block
 
     @classmethod
     def build(cls, features: Iterable[FloatArray], seed: int = 0, max_vectors: int | None = None) -> "FeatureIndex":
-        """Build from arrays (N, C) of content features. The same input and seed give the same index.
+        """Build an index from arrays (N, C) of content features. The same input and seed give the same index.
 
-        Memory holds at most MAX_VECTORS vectors; beyond that, a random sample of that size is clustered to N_CENTRES
-        centres. With `max_vectors`, more vectors than that are reduced to that many centres, for a smaller file. Raises
-        ConfigError without features, CheckpointError for features of different widths or not finite.
+        At most MAX_VECTORS vectors are held in memory; if there are more, a random sample of that size is clustered to
+        N_CENTRES centres. If `max_vectors` is given, a larger number of vectors is reduced to that many centres, for a
+        smaller file. Raises ConfigError if there are no features, and CheckpointError if they differ in dimension or
+        are not finite.
         """
         import faiss
 
@@ -100,7 +101,11 @@ class FeatureIndex:
 
     @classmethod
     def load(cls, path: Path) -> "FeatureIndex":
-        """Read an index file. Raises MissingFileError, MachineError, or CheckpointError: damaged, foreign or empty."""
+        """Read an index file.
+
+        Raises MissingFileError if it does not exist, CheckpointError if it is damaged, empty or not such an index, and
+        MachineError if the disk cannot be read.
+        """
         import faiss
 
         if not path.exists():
@@ -129,7 +134,7 @@ class FeatureIndex:
             faiss.serialize_index(self._index).tofile(temporary)
 
     def save_empty(self, path: Path) -> None:
-        """Write the trained index without its vectors, which RVC keeps beside the full one."""
+        """Write the trained index without its vectors, which RVC stores next to the full one."""
         import faiss
 
         empty = faiss.clone_index(self._index)
@@ -138,9 +143,9 @@ class FeatureIndex:
             faiss.serialize_index(empty).tofile(temporary)
 
     def search(self, content: FloatArray) -> FloatArray:
-        """Replace every frame of content (N, C) by a weighted mean of its nearest stored vectors: (N, C).
+        """Replace each frame of content (N, C) with a weighted mean of its nearest stored vectors: (N, C).
 
-        A frame without neighbours keeps its own features. Raises CheckpointError if the widths differ.
+        A frame without neighbours keeps its own features. Raises CheckpointError if the dimensions differ.
         """
         if content.shape[1] != self.width:
             raise CheckpointError(

@@ -3,7 +3,7 @@
 Index files come from untrusted sources, and the C++ reader of faiss does not validate them. Only a complete and
 consistent file is passed on to it:
 
-    "IwFl" | header: width, count, metric | cells, nprobe | centroids "IxF2" | direct map | "ilar" sizes | codes, ids
+    "IwFl" | dimension, count, metric | cells, nprobe | centroids "IxF2" | direct map | "ilar" sizes | codes, ids
 """
 
 import struct
@@ -55,7 +55,7 @@ class _Walk:
 
 
 def check_structure(path: Path, data: memoryview) -> None:
-    """Raises CheckpointError unless the data are one complete IVF,Flat index with L2 metric and vectors in it."""
+    """Raises CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric."""
     try:
         n_vectors = _walk_index(_Walk(data))
     except ValueError as error:

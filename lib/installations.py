@@ -1,7 +1,7 @@
 """Folders of other programs (RVC, Applio and their forks) whose voices, indexes and weights are used in place.
 
-The list is a text file, one folder a line, beside the user's voices. The folders are only read. A copy of such a folder
-below this program's own folder counts as well: assets/weights, for example.
+The list is a text file next to the user's voices, one folder per line. The folders are only read. A copy of such a
+folder inside this program's own folder counts as well: assets/weights, for example.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ WEIGHT_FOLDERS = (  # below an installation: those of RVC, its forks, and Applio
 
 
 def installations(listed: Path = LIST) -> list[Path]:
-    """The listed folders that exist, at most MAX_FOLDERS."""
+    """Return the listed folders that exist, at most MAX_FOLDERS."""
     try:
         lines = listed.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -43,10 +43,10 @@ def _is_folder(path: Path) -> bool:
 
 
 def add_installation(text: str, listed: Path = LIST) -> Path:
-    """Add the folder that a user typed or pasted, and return it.
+    """Add a folder that the user has typed or pasted, and return it.
 
-    Raises MissingFileError if it does not exist; ConfigError if it holds neither voices nor indexes nor weights, or if
-    there are MAX_FOLDERS already.
+    Raises MissingFileError if it does not exist, and ConfigError if it contains neither voices nor indexes nor weights,
+    or if MAX_FOLDERS folders are listed already.
     """
     folder = given_path(text).absolute()
     if not folder.is_dir():
@@ -67,7 +67,7 @@ def add_installation(text: str, listed: Path = LIST) -> Path:
 
 
 def remove_installation(folder: Path, listed: Path = LIST) -> None:
-    """Forget a folder; its files stay."""
+    """Remove a folder from the list; its files stay."""
     _write([path for path in installations(listed) if path != folder], listed)
 
 
@@ -84,7 +84,10 @@ def _is_useful(folder: Path) -> bool:
 
 
 def voice_folders(folders: Sequence[Path] | None = None) -> list[Path]:
-    """The folders in which the listed installations keep voices; None: those of all, and this program's copies."""
+    """Return the folders in which the given installations keep voices.
+
+    If None is given, these are all listed installations and the copies inside this program's folder.
+    """
     found = [ROOT / "assets/weights"] if folders is None else []
     for folder in installations() if folders is None else folders:
         found += [folder, *(folder / name for name in VOICE_FOLDERS)]
@@ -93,7 +96,7 @@ def voice_folders(folders: Sequence[Path] | None = None) -> list[Path]:
 
 
 def index_folders() -> list[Path]:
-    """The folders in which installations keep indexes, or folders of training runs with indexes."""
+    """Return the folders in which installations keep indexes, and the training folders that contain indexes."""
     found = [ROOT / "assets/indices"]
     for folder in installations():
         found += [folder, *(folder / name for name in INDEX_FOLDERS)]
@@ -101,6 +104,6 @@ def index_folders() -> list[Path]:
 
 
 def weight_folders(folders: Sequence[Path] | None = None) -> Iterator[Path]:
-    """The folders in which installations may keep weights of F0 methods, content encoders and base models."""
+    """Return the folders in which installations may keep weights of F0 methods, content encoders and base models."""
     for folder in installations() if folders is None else folders:
         yield from (folder / name for name in WEIGHT_FOLDERS)

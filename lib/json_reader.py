@@ -1,6 +1,6 @@
-"""Reads JSON within limits of size, depth and numbers (64 bits). Every JSON file of the program is read here.
+"""Reads JSON with limits on size, depth and integers (64 bits). All JSON files of the program are read here.
 
-Callers check the values with pydantic models.
+Callers check the values with Pydantic models.
 """
 
 import json
@@ -19,7 +19,7 @@ MAX_DIGITS = 20  # of an integer
 
 
 def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
-    """The value of a JSON text, UTF-8 with or without a byte order mark. Raises ValueError with the reason.
+    """Parse JSON in UTF-8, with or without a byte order mark. Raises ValueError, with the reason, if it is invalid.
 
     `allow_nan` accepts NaN and Infinity, which this program writes into files that no other program reads.
     """
@@ -38,7 +38,7 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES, *, allow_nan: bool
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
-    """The value of a JSON file. Raises MissingFileError, or ConfigError if it cannot be read."""
+    """Read a JSON file. Raises MissingFileError if it does not exist, and ConfigError if it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or device might never end
             raise ValueError(Message("it is not a regular file"))
@@ -53,7 +53,10 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False
 
 
 def read_json_table(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> dict[str, Any]:
-    """The value of a JSON file that must hold a JSON object. Raises the same errors as `read_json`."""
+    """Read a JSON file that must contain a JSON object.
+
+    Raises the same errors as `read_json`, and ConfigError if it contains anything else.
+    """
     value = read_json(path, max_bytes, allow_nan=allow_nan)
     if not isinstance(value, dict):
         raise unreadable_json(path, Message("it holds no table of values"))
@@ -61,7 +64,7 @@ def read_json_table(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool =
 
 
 def unreadable_json(path: Path, problem: object) -> ConfigError:
-    """The error for a JSON file with a problem, which is a part of a sentence."""
+    """Return the error for a JSON file; `problem` is a part of its sentence."""
     return ConfigError("{path} cannot be used: {problem}. Delete or repair it.", path=path, problem=problem)
 
 

@@ -15,10 +15,11 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def folder_lock(folder: Path, name: str, in_use: Callable[[], RevoiceError]) -> Iterator[None]:
-    """Hold the lock file `name` in `folder`, which is created; the system releases it if this process is killed.
+    """Create the file `name` in `folder` and lock it until the end of the `with` block.
 
-    Raises what `in_use` returns if another process holds the lock, WriteError if the folder cannot be written. Where
-    the file system has no locks, a warning is logged.
+    The system releases the lock if this process is killed. Raises the error returned by `in_use` if another process
+    holds the lock, and WriteError if the folder cannot be written. If the file system does not support locks, a warning
+    is logged.
     """
     lock = FileLock(folder / name, timeout=0)
     with write_errors(folder):

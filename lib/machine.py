@@ -1,7 +1,7 @@
-"""Failures of the machine, such as a full disk, no memory or a lost GPU, as one sentence, regardless of the library.
+"""System failures, such as a full disk, out of memory or a lost GPU, as one sentence, whichever library reports them.
 
 Libraries report them in many ways: OSError, MemoryError, a RuntimeError of torch, faiss or libsndfile, an ImportError.
-A damaged file is no failure of the machine: readers check this first to tell the two apart.
+A damaged file is not a system failure: readers call these functions first to distinguish the two.
 """
 
 import errno
@@ -30,7 +30,7 @@ _IO_ERROR = re.compile(r"I/O error: (.{1,300}?) \(os error")
 
 
 def machine_error(error: BaseException, path: Path | None = None) -> MachineError | None:
-    """The error for the user if the machine has failed, else None. `path` is the file that was being read."""
+    """Return a MachineError if `error` is a system failure, otherwise None. `path` is the file that was being read."""
     if isinstance(error, MachineError):
         return error
     if not isinstance(error, FAILURES):
@@ -52,9 +52,10 @@ def machine_error(error: BaseException, path: Path | None = None) -> MachineErro
 
 
 def read_failure(error: BaseException, path: Path) -> MachineError | None:
-    """The failure of the machine behind the error of a library that was reading `path`, else None.
+    """Return the system failure behind a library's error while reading `path`; None if the file itself is damaged.
 
-    FFmpeg and libsndfile report a damaged file and a disk that cannot be read alike. So the file is read once more.
+    FFmpeg and libsndfile raise the same errors for a damaged file and for a disk that cannot be read, so the file is
+    read once more.
     """
     if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
         return machine_error(error, path)
@@ -88,7 +89,7 @@ def _refused(error: OSError, path: Path | None) -> MachineError:
 
 @contextmanager
 def machine_errors(reading: Path | None = None) -> Iterator[None]:
-    """Turn failures of the machine in the body, which reads the file `reading`, into MachineErrors."""
+    """Turn system failures in the `with` block, which reads the file `reading`, into MachineErrors."""
     try:
         yield
     except FAILURES as error:

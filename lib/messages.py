@@ -1,4 +1,4 @@
-"""Texts for the user that keep their template and values, so that the page can translate them."""
+"""Messages for the user that keep their template and values, so that the web UI can translate them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,9 @@ MAX_VALUE = 700  # characters of a text among the values; a longer one is cut
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """The template with its {placeholders} filled in; without values the text as it is, braces included.
+    """Fill in the {placeholders} of a template; without values it is returned as it is, braces included.
 
-    Texts among the values, which may come from a file or a request, are cut at MAX_VALUE characters.
+    Strings among the values, which may come from a file or a request, are cut off at MAX_VALUE characters.
     """
     return template.format(**{name: _cut(value) for name, value in values.items()}) if values else template
 
@@ -21,9 +21,9 @@ def _cut(value: object) -> object:
 
 
 class Message(str):
-    """An English text with its template and values, as Message("File {number} of {total}", number=1, total=3).
+    """An English message with its template and values, as Message("File {number} of {total}", number=1, total=3).
 
-    A Message is a str and can be used wherever a text is expected. Values can be Messages themselves.
+    A Message is a str and can be used wherever a string is expected. Values can be Messages themselves.
     """
 
     template: str
@@ -40,7 +40,7 @@ class Message(str):
 
 
 def without_folder(text: str, path: Path) -> Message:
-    """A message with the name of a file instead of its path, for folders that mean nothing to the user."""
+    """Return a message with the name of a file in place of its path, for folders that mean nothing to the user."""
     if not isinstance(text, Message) or not text.values:
         return Message(text.replace(str(path), path.name))
     values: dict[str, object] = {}
@@ -53,7 +53,7 @@ def without_folder(text: str, path: Path) -> Message:
 
 
 def to_json(value: object) -> object:
-    """A value for JSON in which messages keep their template and values: {"template": ..., "values": {...}}."""
+    """Convert a value to JSON; messages keep their template and values: {"template": ..., "values": {...}}."""
     if isinstance(value, Message):
         return {"template": value.template, "values": to_json(value.values)}
     if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def to_json(value: object) -> object:
 
 
 def from_json(value: object) -> object:
-    """What `to_json` was given, with lists for tuples and texts for paths."""
+    """Restore a value from `to_json`; tuples become lists, and paths become strings."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Folders of this checkout, suffixes of model files, and the rules for names and for paths that users give."""
+"""Folders of this checkout, suffixes of model files, and the rules for names and paths given by users."""
 
 import os
 import re
@@ -37,9 +37,9 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f
 
 
 def given_path(text: str | Path) -> Path:
-    """The path that a user typed or pasted: quotes around it are removed, `file://` URLs and `~` are resolved.
+    """Convert a path typed or pasted by the user: quotes around it are removed, `file://` URLs and `~` are resolved.
 
-    A path that exists as it is written is returned unchanged.
+    If the path exists as it is written, it is returned unchanged.
     """
     if os.path.lexists(text):
         return Path(text)
@@ -66,11 +66,12 @@ GivenPath = Annotated[Path, BeforeValidator(given_path)]  # a path among the opt
 
 
 def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
-    """Return `name` if it can be one file or folder name on every system, else raise ConfigError.
+    """Return `name` if it is valid as the name of a file or folder on every system.
 
-    Allowed: spaces, quotes ('), emoji and any script. Not allowed: separators, control characters, leading or trailing
-    dots and spaces, and the device names of Windows. `what` is a key of _NAMED, for the message. A name that
-    `is_argument` of a command may not begin with a hyphen either, because it would be an option there.
+    Spaces, quotes ('), emoji and any script are allowed. Separators, control characters, leading or trailing dots and
+    spaces, and the device names of Windows are not. If `is_argument` is set, the name may not begin with a hyphen
+    either, because a command would read it as an option. `what` is a key of _NAMED, for the message. Raises ConfigError
+    if the name is not valid.
     """
     problem, size = None, len(name.encode(errors="surrogatepass"))
     if not name:
@@ -101,12 +102,12 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
 
 
 def clean_name(text: str) -> str:
-    """`text` without what `check_name` forbids in any place or at the ends: "Bea?" becomes "Bea_"."""
+    """Replace or remove the characters in `text` that `check_name` does not allow: "Bea?" becomes "Bea_"."""
     return _FORBIDDEN.sub("_", text).strip(" .").lstrip("-")
 
 
 def inside(root: Path, name: str | Path, what: str) -> Path:
-    """Resolve `name` below `root`; raises ConfigError if it would lead out of it (`..`, absolute path, link)."""
+    """Resolve `name` below `root`. Raises ConfigError if the result is outside `root` (`..`, absolute path, link)."""
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise ConfigError(

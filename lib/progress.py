@@ -1,4 +1,4 @@
-"""Progress callbacks: report the progress of a job, and may cancel it."""
+"""Progress callbacks, which receive the progress of a job and may cancel it."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ PART_STEPS = 1000  # in which `part_of` counts each part
 
 
 class Cancelled(Exception):
-    """Raised by a Progress callback to end a job cleanly. It is no error: handlers of errors must let it pass."""
+    """Raised by a Progress callback to end a job cleanly. It is not an error: error handlers must let it pass."""
 
 
 class Progress(Protocol):
@@ -20,7 +20,7 @@ def no_progress(done: int, total: int, what: str) -> None:
 
 
 def part_of(progress: Progress, index: int, count: int) -> Progress:
-    """The Progress of part `index`, from 0, of a job with `count` parts of equal length."""
+    """Return the Progress of part `index`, counted from 0, of a job with `count` parts of equal length."""
 
     def report(done: int, total: int, what: str) -> None:
         progress(index * PART_STEPS + PART_STEPS * done // max(total, 1), count * PART_STEPS, what)

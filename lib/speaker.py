@@ -8,7 +8,7 @@ from lib.typing import FloatArray
 
 
 class SpeakerEncoder(Protocol):
-    """Speaker embedding."""
+    """Computes the speaker embedding of a recording."""
 
     def __call__(self, audio: FloatArray) -> FloatArray:
         """Unit vector (E,) of (T,) at 16 kHz."""
@@ -16,7 +16,7 @@ class SpeakerEncoder(Protocol):
 
 
 class Resemblyzer:
-    """resemblyzer's speaker encoder, with its own preprocessing: level, and long silences shortened."""
+    """resemblyzer's speaker encoder, with its own preprocessing: level normalisation, and long silences shortened."""
 
     def __init__(self) -> None:
         """Raises ImportError if the package is missing; requirements-quality.txt names it."""

@@ -1,4 +1,4 @@
-"""Shared by the command lines of infer and train: progress bar, log output, Ctrl-C, one-sentence usage errors."""
+"""Functions shared by the command lines of infer and train: progress bar, log output, Ctrl-C, usage errors."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ Parsed = TypeVar("Parsed")
 
 
 def parse_arguments(parse: Callable[[], Parsed], program: str) -> Parsed:
-    """Parse the command line by `parse`, one of tyro's functions; print a mistake as one sentence, and exit."""
+    """Parse the command line with `parse`, one of tyro's functions; print a usage error as one sentence, and exit."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -132,11 +132,11 @@ def _log_to(show: Callable[[str], None], level: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = True) -> Iterator[Progress]:
-    """Show a progress bar and log messages on stderr while the body runs; Ctrl-C raises Cancelled from the Progress.
+    """Show a progress bar and log messages on stderr during the `with` block.
 
-    With whole_steps=False it raises KeyboardInterrupt at once, for work that may stop at any point. SIGTERM does the
-    same. `first` is shown until the Progress is called. Without a terminal, a line is printed every half minute instead
-    of the bar.
+    Ctrl-C and SIGTERM make the yielded Progress raise Cancelled at its next call. If `whole_steps` is false, they raise
+    KeyboardInterrupt at once, for work that may stop at any point. `first` is shown until the Progress is first called.
+    If stderr is not a terminal, a line is printed every half minute instead of the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -170,11 +170,10 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 
 @contextlib.contextmanager
 def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
-    """Like `terminal`, for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
+    """Like `terminal`, but for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
 
-    A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines.
-
-    The end of standard input stops the work like Ctrl-C: the other program has closed it, or has ended.
+    A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines. The end of
+    standard input stops the work like Ctrl-C: the other program has closed it, or has ended.
     """
 
     def show(line: str) -> None:
@@ -202,12 +201,12 @@ def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
 
 
 def report_error(error: RevoiceError) -> None:
-    """Print for another program why the work failed: {"error": {"type", "template", "values"}}."""
+    """Print, for another program, why the work failed: {"error": {"type", "template", "values"}}."""
     _write_line(error=error.to_json())
 
 
 def report_files(paths: Iterable[Path]) -> None:
-    """Print for another program which files were made: {"files": [...]}."""
+    """Print, for another program, which files were written: {"files": [...]}."""
     _write_line(files=[str(path) for path in paths])
 
 

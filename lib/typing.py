@@ -1,4 +1,4 @@
-"""Types of arrays and signals that several packages use. Each use has a shape comment."""
+"""Types of arrays and signals that several packages use. Each use has a comment with the shape."""
 
 from typing import Protocol
 

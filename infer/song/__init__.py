@@ -1,3 +1,3 @@
-"""Conversions in memory, and covers of songs. Read in this order: options, convert (stereo, effects, format), stems,
+"""Conversions in memory, and song covers. Read in this order: options, convert (stereo, effects, format), stems,
 separation, pymss_engine, mix, cover, step_cache.
 """

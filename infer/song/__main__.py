@@ -1,4 +1,4 @@
-"""python -m infer cover SONG --voice alice, python -m infer say TEXT --voice alice."""
+"""Song covers and speech: python -m infer cover SONG --voice alice, python -m infer say TEXT --voice alice."""
 
 import sys
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class SayArguments(SpeechOptions, _Result, frozen=True):
 
 
 def main(args: Sequence[str]) -> int:
-    """Run the command `cover` or `say` and return the exit status."""
+    """Run the `cover` or `say` command and return the exit status."""
     command, *words = args
     if command == "cover":
         return report_errors(lambda: _cover(parse_as(CoverArguments, words, f"{PROGRAM} cover")))

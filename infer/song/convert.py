@@ -44,17 +44,17 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length in seconds."""
         return self.audio.shape[1] / self.sample_rate
 
     def save(self, path: Path) -> None:
-        """Write it in the format that the suffix names; raises the same errors as `save_blocks`."""
+        """Write the audio in the format given by the suffix; raises the same errors as `save_blocks`."""
         audio = self.audio[0] if len(self.audio) == 1 else self.audio
         save_blocks(path, array_blocks(audio), self.sample_rate, self.subtype, self.tags)
 
 
 class Converted(NamedTuple):
-    """A converted recording, with the target F0 of its first source in Hz, and the semitones it was transposed by."""
+    """A converted recording, with the target F0 of its first source in Hz and its transposition in semitones."""
 
     sound: Sound
     f0: FloatArray | None
@@ -62,7 +62,7 @@ class Converted(NamedTuple):
 
 
 def read_sound(path: Path, options: ConvertOptions) -> Sound:
-    """The channels of a recording that the options choose; for a preview, only the beginning.
+    """Read the channels of a recording that the options select; for a preview, only the beginning.
 
     Raises the same errors as `Recording`.
     """
@@ -96,7 +96,8 @@ def convert_sound(
 ) -> Converted:
     """Convert a recording with all options applied.
 
-    The result is exactly as long as the recording, at its sample rate with `keep_format`, else at that of the options.
+    The result is exactly as long as the recording; its sample rate is that of the recording if `keep_format` is set,
+    otherwise that of the options.
     """
     image, sources = _sources(denoised(source, options.noise_reduction, progress))
     voices, f0, shift = _convert_all(converter, source.sample_rate, sources, options, progress, curve)
@@ -111,7 +112,7 @@ def convert_sound(
 
 
 def denoised(source: Sound, strength: float, progress: Progress) -> Sound:
-    """The recording with less noise on each channel."""
+    """Return the recording with noise reduction applied to each channel."""
     if strength <= 0:
         return source
     progress(0, 1, Message("reducing noise"))
@@ -120,7 +121,7 @@ def denoised(source: Sound, strength: float, progress: Progress) -> Sound:
 
 
 def finish(audio: FloatArray, sample_rate: int, options: ConvertOptions) -> FloatArray:
-    """Effects, loudness and peak of a result (C, T)."""
+    """Apply effects, loudness and peak limiting to a result (C, T)."""
     audio = apply_chain(audio, sample_rate, parse_chain(options.effects))
     if options.loudness is not None:
         return to_loudness(audio, sample_rate, options.loudness)

@@ -1,4 +1,4 @@
-"""A cover in one job: stems, conversion of the vocals, key of the instrumental, remix. Every step is cached."""
+"""Song covers: stems, conversion of the vocals, key of the instrumental, remix. Each step is cached."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ VOCAL_OPTIONS = {"channel": "stereo", "keep_format": False, "bit_depth": 32, "lo
 
 @dataclass(frozen=True)
 class Sources:
-    """What a cover is made from: the song, stems of it, or both stems without the song."""
+    """The input files of a cover: the song, the song and a stem, or both stems without the song."""
 
     song: Path | None = None
     vocals: Path | None = None
@@ -41,7 +41,7 @@ class Sources:
 
     @property
     def main(self) -> Path:
-        """The file whose format, tags and name the cover has."""
+        """The file that gives the cover its format, tags and name."""
         found = self.song or self.instrumental
         assert found is not None
         return found
@@ -175,7 +175,10 @@ class CoverMaker:
 
 
 def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
-    """Semitones to add to the instrumental: as in the options, else those of the vocals minus whole octaves."""
+    """Return the shift of the instrumental in semitones.
+
+    Unless the options give one, it is the shift of the vocals without whole octaves, so that both stay in the same key.
+    """
     if options.instrumental_shift is not None:
         return options.instrumental_shift
     return round(vocal_shift - 12 * round(vocal_shift / 12))

@@ -29,7 +29,7 @@ def mix(
 ) -> FloatArray:
     """Add vocals and instrumental (C, T) of equal length: (2, T). Levels in dB, pan from -1 to 1, loudness in LUFS.
 
-    Without a target loudness the sum is scaled down only where it would exceed full scale.
+    Without a target loudness, the sum is scaled down only if it would exceed full scale.
     """
     voice = _panned(_two(vocals) * np.float32(_gain(vocal_level)), pan)
     if reverb_level > 0:
@@ -62,7 +62,10 @@ def _panned(audio: FloatArray, pan: float) -> FloatArray:
 
 
 def change_key(audio: FloatArray, sample_rate: int, semitones: int) -> FloatArray:
-    """Transpose (C, T) at the same length. Raises ConfigError without the package python-stretch."""
+    """Transpose (C, T) without changing its length.
+
+    Raises ConfigError if the python-stretch package is not installed.
+    """
     if semitones == 0:
         return audio
     if importlib.util.find_spec("python_stretch") is None:
@@ -81,7 +84,7 @@ def change_key(audio: FloatArray, sample_rate: int, semitones: int) -> FloatArra
 
 
 def silence_where_silent(converted: FloatArray, vocals: FloatArray, sample_rate: int) -> FloatArray:
-    """Silence converted vocals (C, T) in the pauses of the original vocals (C, T), where a voice model adds sound."""
+    """Mute converted vocals (C, T) in the pauses of the original vocals (C, T), where a voice model adds sound."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     loudest = np.abs(vocals).max(axis=0)

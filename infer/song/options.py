@@ -1,4 +1,7 @@
-"""The options of a cover, from which command line and page are generated. Imports no torch."""
+"""The options of a cover, from which the command line and the web UI are generated.
+
+Importing this module does not import torch.
+"""
 
 from typing import Literal
 
@@ -10,9 +13,9 @@ MAX_KEY_CHANGE = 12  # semitones
 
 
 class CoverOptions(ConvertOptions, frozen=True):
-    """Options of a cover: those of the conversion of its vocals, and of stems and mix.
+    """Options of a cover: those of the conversion of its vocals, and those of stems and mix.
 
-    Effects and noise reduction apply to the vocals; loudness, format and preview to the song.
+    Effects and noise reduction apply to the vocals; loudness, format and preview apply to the whole song.
     """
 
     separation: str = Field(

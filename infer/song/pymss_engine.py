@@ -1,4 +1,4 @@
-"""Separation by pymss (MIT), an optional package with many models. Their weights are downloaded by the user.
+"""Separation with pymss (MIT), an optional package with many models. The user downloads their weights.
 
 Files of the older model types (Demucs, Apollo, VR) are pickles that can execute code; they are refused.
 """
@@ -27,7 +27,7 @@ USUAL_RATE = 44_100  # Hz, where a model's configuration names none
 
 
 class PymssSeparator:
-    """A loaded model."""
+    """A Separator that runs a pymss model."""
 
     def __init__(self, name: str, device: str, models: Path) -> None:
         """Raises ConfigError if pymss is missing or the model unknown or unsafe, MissingFileError without weights."""
@@ -95,7 +95,10 @@ def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
 
 @contextmanager
 def translated_errors(name: str) -> Iterator[None]:
-    """Raises MachineError or CheckpointError for what pymss raises in the body; cancelling and our own errors pass."""
+    """Raises MachineError or CheckpointError in place of pymss's errors in the `with` block.
+
+    Cancelled and RevoiceError pass unchanged.
+    """
     try:
         yield
     except (Cancelled, RevoiceError, MemoryError):

@@ -11,22 +11,22 @@ MODELS = PRETRAINED / "separation"
 
 
 class Separator(Protocol):
-    """Splits audio (C, T) at any rate into two parts of the same shape: what its model extracts, and the rest."""
+    """Splits audio (C, T) at any rate into two parts of the same shape: the stem its model extracts, and the rest."""
 
     def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> tuple[FloatArray, FloatArray]: ...
 
 
 class LoadSeparator(Protocol):
-    """Loads a model by name, for the device of that name.
+    """Loads the model with the given name onto the given device.
 
-    Raises ConfigError or MissingFileError if that is impossible.
+    Raises ConfigError or MissingFileError if it cannot be loaded.
     """
 
     def __call__(self, name: str, device: str) -> Separator: ...
 
 
 def load_separator(name: str, device: str, models: Path = MODELS) -> Separator:
-    """Load a model of pymss from `models`; nothing is downloaded."""
+    """Load a pymss model from `models`; nothing is downloaded."""
     from infer.song.pymss_engine import PymssSeparator
 
     return PymssSeparator(name, device, models)

@@ -26,16 +26,16 @@ class Stems:
 
 
 def join_stems(vocals: FloatArray, instrumental: FloatArray) -> Stems:
-    """Two stems that begin at the same time; the shorter is extended with silence."""
+    """Combine two stems that start at the same time; the shorter one is extended with silence."""
     length = max(vocals.shape[1], instrumental.shape[1])
     return Stems(_extended(vocals, length), _extended(instrumental, length))
 
 
 def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path) -> tuple[FloatArray, FloatArray]:
-    """The stem as it is in the song, and what remains of the song without it: (C, T) each.
+    """Return the stem as it occurs in the song, and the rest of the song, (C, T) each.
 
-    Time and level of the stem, which was read from `path`, are found by correlation. Raises AudioError if it is not in
-    the song.
+    Delay and level of the stem, which was read from `path`, are found by correlation. Raises AudioError if it does not
+    match the song.
     """
     channels = max(len(song), len(stem))
     song, stem = (np.broadcast_to(audio, (channels, audio.shape[1])) for audio in (song, stem))
@@ -53,7 +53,7 @@ def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path)
 
 
 def read_stem(path: Path, sample_rate: int) -> FloatArray:
-    """A stem (C, T) at the song's rate. Raises the same errors as `Recording`."""
+    """Read a stem (C, T) at the song's rate. Raises the same errors as `Recording`."""
     audio, rate = load_stereo(path)
     return resample(audio, rate, sample_rate)
 

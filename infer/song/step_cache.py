@@ -33,7 +33,10 @@ class StepCache:
         self.computed: list[str] = []
 
     def get(self, step: str, inputs: Mapping[str, object], sample_rate: int, make: Callable[[], Made]) -> Made:
-        """The result of a step for these inputs: arrays by their content, everything else by its string form."""
+        """Return the result of a step for these inputs.
+
+        Arrays are keyed by their content, all other inputs by their representation (repr).
+        """
         name = _key(step, inputs, sample_rate)
         found = self._read(name)
         if found is not None:

@@ -23,12 +23,12 @@ class Engine(Protocol):
 
 
 def load_engine(options: SpeechOptions) -> Engine:
-    """The engine of the options. Raises ConfigError if its package is not installed."""
+    """Load the engine chosen in the options. Raises ConfigError if its package is not installed."""
     return Hibari() if options.engine == "hibari" else Edge(options.edge_voice)
 
 
 class Hibari:
-    """hibari-tts (Apache-2.0): English, offline; its model is in the package."""
+    """hibari-tts (Apache-2.0): English, offline; the package contains its model."""
 
     sample_rate = HIBARI_RATE
 

@@ -1,4 +1,7 @@
-"""The options of speech from text, from which command line and page are generated. Imports no torch."""
+"""The options of speech synthesis, from which the command line and the web UI are generated.
+
+Importing this module does not import torch.
+"""
 
 from typing import Literal
 
@@ -10,7 +13,7 @@ MIN_SPEED, MAX_SPEED = 0.5, 2.0
 
 
 class SpeechOptions(ConvertOptions, frozen=True):
-    """Options of speech from text: those of its conversion, and of the engine that reads the text."""
+    """Options of speech synthesis: those of the conversion, and those of the engine that synthesises the text."""
 
     engine: Literal["hibari", "edge"] = Field(
         "hibari",

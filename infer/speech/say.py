@@ -23,10 +23,10 @@ MAX_SECONDS = 3 * 3600.0
 
 
 def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Progress = no_progress) -> FloatArray:
-    """The speech of all lines: (T,) at the engine's rate.
+    """Synthesise all lines: (T,) at the engine's rate.
 
-    A line with a start time begins there. It is spoken faster if there is too little time before the next one, and
-    begins later if the previous line has not ended. Raises ConfigError beyond three hours.
+    A line with a start time begins there. It is spoken faster if the time before the next line is too short, and begins
+    later if the previous line has not ended. Raises ConfigError if the speech exceeds three hours.
     """
     rate, parts = engine.sample_rate, list[tuple[int, FloatArray]]()
     position, late = 0, 0

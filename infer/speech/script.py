@@ -18,7 +18,7 @@ _MARKUP = re.compile(r"<[^<>]{0,100}>|\{\\[^{}]{0,100}\}")
 
 @dataclass(frozen=True)
 class Line:
-    """Text to speak. Without a start time it follows the previous line."""
+    """Text to speak. Without a start time, it follows the previous line."""
 
     text: str
     start: float | None = None  # s
@@ -26,7 +26,7 @@ class Line:
 
 
 def read_script(text: str) -> list[Line]:
-    """The lines of a text, or of SRT subtitles, which are recognised by their times.
+    """Split a text, or SRT subtitles, into lines; subtitles are recognised by their timestamps.
 
     Raises ConfigError if there are no words.
     """
@@ -43,7 +43,11 @@ def read_script(text: str) -> list[Line]:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a UTF-8 file; a very long one is read only up to a size that `read_script` refuses."""
+    """Return the text of a UTF-8 file.
+
+    A file over the size limit is read only far enough for `read_script` to refuse it. Raises ConfigError if it is not
+    UTF-8.
+    """
     with path.open("rb") as file:
         start = file.read(4 * MAX_CHARACTERS + 4)
     try:

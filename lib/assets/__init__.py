@@ -1,4 +1,4 @@
-"""Downloadable weights: names, paths, SHA-256, and the download from the Hugging Face hub.
+"""Downloadable weights: names, paths, SHA-256, and the download from the Hugging Face Hub.
 
 Nothing is downloaded automatically; the user runs `python -m lib.assets download NAME`.
 """
@@ -120,7 +120,11 @@ SETS: dict[str, tuple[str, ...]] = {  # names for several downloads at once
 
 
 def how_to_get(name: str, alternative: str = "") -> Message:
-    """The remedy for a missing file: the command that downloads it, and the folder for an `alternative` file name."""
+    """Return the sentence that tells the user how to get a missing file: the command that downloads it.
+
+    If `alternative` is given, the sentence also names the folder into which an existing file of that name can be
+    copied.
+    """
     command = f"{PROGRAM} download {name}"
     if not alternative:
         return Message('Get it with "{command}".', command=command)
@@ -133,14 +137,14 @@ def how_to_get(name: str, alternative: str = "") -> Message:
 
 
 def known_name(sha256: str) -> str | None:
-    """The name of the published file with this hash; None if there is none."""
+    """Return the name of the published file with this hash; None if there is none."""
     return next((asset.name for asset in MANIFEST if asset.sha256 == sha256), None)
 
 
 def choose(names: Sequence[str]) -> list[Asset]:
-    """The files with these names, in the order of MANIFEST. An unknown name raises ConfigError with all names.
+    """Return the files with these names, in the order of MANIFEST.
 
-    A name of SETS stands for several downloads.
+    A name of SETS stands for several files. Raises ConfigError, listing all names, if a name is unknown.
     """
     names = [part for name in names for part in SETS.get(name, (name,))]
     existing = [*dict.fromkeys(asset.name for asset in MANIFEST), *SETS]
@@ -162,19 +166,19 @@ def choose(names: Sequence[str]) -> list[Asset]:
 
 
 def path_of(asset: Asset, root: Path | None = None) -> Path:
-    """The path of a file below `root` (None: pretrained/)."""
+    """Return the path of a file below `root`, which defaults to pretrained/."""
     return (root or PRETRAINED) / asset.target
 
 
 def missing_megabytes(names: Sequence[str], root: Path | None = None) -> int | None:
-    """The size of the files of some downloads that are missing; None where it is not known."""
+    """Return the total size in MB of those of the named files that are not installed; None if a size is unknown."""
     sizes = [asset.megabytes for asset in choose(names) if not path_of(asset, root).is_file()]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def state_of(asset: Asset, root: Path | None = None) -> str:
-    """ "missing", "genuine" (SHA-256 as published) or "different"."""
+    """Return "missing", "genuine" (SHA-256 as published) or "different"."""
     path = path_of(asset, root)
     if not path.is_file():
         return "missing"
@@ -184,12 +188,11 @@ def state_of(asset: Asset, root: Path | None = None) -> str:
 def download(
     names: Sequence[str], root: Path | None = None, progress: Progress = no_progress, received: Received | None = None
 ) -> list[Path]:
-    """Download the missing ones of the named files, and return the paths of all.
+    """Download those of the named files that are missing, and return the paths of all.
 
-    `received` is called with the bytes received and the size of the file that is being downloaded. A file gets its
-    final name after its hash is verified; the next call resumes an interrupted download. Raises
-    ConfigError for an unknown name, MissingFileError if the download fails, CheckpointError for a file that differs
-    from the published one.
+    `received` is called with the number of bytes received and the size of the current file. A file gets its final name
+    after its hash has been verified; the next call resumes an interrupted download. Raises ConfigError if a name is
+    unknown, MissingFileError if the download fails, and CheckpointError if a file differs from the published one.
     """
     root = root or PRETRAINED
     chosen = choose(names)

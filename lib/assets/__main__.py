@@ -1,4 +1,4 @@
-"""python -m lib.assets list | verify | download NAME...: downloads and verifies weights."""
+"""Downloads and verifies weights: python -m lib.assets list | verify | download NAME..."""
 
 import sys
 from collections.abc import Callable, Sequence

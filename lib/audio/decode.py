@@ -1,4 +1,4 @@
-"""Reading recordings: decode any container block by block to mono float32, and find recordings in folders."""
+"""Decode recordings of any container block by block to mono float32, and find recordings in folders."""
 
 import logging
 import os
@@ -46,16 +46,16 @@ MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
 
 
 def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> FloatArray:
-    """Decode a recording to mono float32 at `sample_rate`: (T,), T = `resampled_length` of its samples.
+    """Decode a recording to mono float32 at `sample_rate`: (T,), where T is `resampled_length` of its samples.
 
-    Raises MissingFileError or AudioError, see `load_audio_native`.
+    Raises MissingFileError or AudioError, see `Recording`.
     """
     audio, native_rate = load_audio_native(path, channel)
     return resample(audio, native_rate, sample_rate)
 
 
 def load_stereo(path: Path) -> tuple[FloatArray, int]:
-    """Decode the first audio stream with its channels: ((C, T) float32, its rate in Hz), C = 1 or 2, T >= 1.
+    """Decode the first audio stream with its channels: ((C, T) float32, its sample rate in Hz), C = 1 or 2, T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.
     """
@@ -64,7 +64,7 @@ def load_stereo(path: Path) -> tuple[FloatArray, int]:
 
 
 def load_audio_native(path: Path, channel: MonoChannel = "mix") -> tuple[FloatArray, int]:
-    """Decode the first audio stream of any container: ((T,) mono float32, its rate in Hz), T >= 1.
+    """Decode the first audio stream of any container: ((T,) mono float32, its sample rate in Hz), T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.
     """
@@ -73,14 +73,17 @@ def load_audio_native(path: Path, channel: MonoChannel = "mix") -> tuple[FloatAr
 
 
 class Recording:
-    """The first audio stream of any container, decoded block by block: mono float32 at its own `sample_rate` in Hz.
+    """The first audio stream of any container, decoded block by block to mono float32 at its own `sample_rate` in Hz.
 
-    Integer samples are scaled to [-1, 1), float samples are left as they are, channels are mixed down (which can
-    exceed 1, see `_mono`) or one is chosen; a mono recording has only one. With "stereo" the blocks are (C, N), C = 1
-    for a mono recording, else 2; surround sound is mixed down to two channels. A truncated recording is used as far as
-    it goes, with a warning in the log. Raises MissingFileError, or AudioError if nothing can be decoded, a sample is
-    not a finite number, or the channels cancel each other when they are mixed; then also while the blocks are read.
-    `samples` counts those read so far.
+    Integer samples are scaled to [-1, 1); float samples are unchanged. Channels are mixed down (the result can exceed
+    1, see `_mono`), or `channel` selects one of them; a mono recording has only one. If `channel` is "stereo", the
+    blocks are (C, N), C = 1 for a mono recording, otherwise 2; surround sound is mixed down to two channels. A
+    truncated recording is decoded as far as possible, with a warning in the log. `samples` is the number of samples
+    read so far.
+
+    Raises MissingFileError if the file does not exist, and AudioError if nothing can be decoded, a sample is not a
+    finite number, or the channels cancel each other out when they are mixed; AudioError is also raised while the blocks
+    are read.
     """
 
     def __init__(self, path: Path, channel: Channel = "mix") -> None:
@@ -146,7 +149,7 @@ def _audio_stream(container: Any, path: Path) -> Any:
 
 
 def unreadable(path: Path, error: Any) -> RevoiceError:
-    """Translate an FFmpeg error: returns MachineError if the file cannot be read, else AudioError."""
+    """Translate an FFmpeg error: returns a MachineError if the disk cannot be read, otherwise an AudioError."""
     return read_failure(error, path) or AudioError(
         "{path} is not a recording or is damaged ({reason}). Replace or remove it.", path=path, reason=error.strerror
     )
@@ -167,7 +170,7 @@ def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
 
 
 def is_audio_file(path: Path) -> bool:
-    """Whether `path` is a file with a decodable audio stream, whatever its name."""
+    """Whether `path` is a file with a decodable audio stream, regardless of its name."""
     import av
 
     try:
@@ -180,9 +183,9 @@ def is_audio_file(path: Path) -> bool:
 
 
 def stated_seconds(path: Path) -> float:
-    """The length of a recording by its header, in seconds, 0 where it states none; nothing is decoded.
+    """Return the length of a recording in seconds according to its header, 0 if it gives none; nothing is decoded.
 
-    Raises MissingFileError, or AudioError if the file has no audio stream.
+    Raises MissingFileError if the file does not exist, and AudioError if it has no audio stream.
     """
     import av
 
@@ -198,14 +201,14 @@ def stated_seconds(path: Path) -> float:
 
 
 def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
-    """The recordings in `folder` and its sub-folders, sorted by path; hidden files and folders are skipped.
+    """List the recordings in `folder` and its sub-folders, sorted by path; hidden files and folders are skipped.
 
     The `results` folder is skipped, too, if it is below `folder`, so that a second run does not convert its own
     results.
 
-    A recording is a file that probes as audio. A file with an audio suffix that does not is listed too, so that loading
-    it reports the reason. Raises MissingFileError for a missing folder, and AudioError if there are no recordings or
-    more than MAX_FILES files.
+    A recording is a file in which FFmpeg finds an audio stream. Other files with an audio suffix are listed, too, so
+    that loading them reports the reason. Raises MissingFileError if the folder does not exist, and AudioError if it
+    contains no recordings or more than MAX_FILES files.
     """
     if not folder.exists():
         raise MissingFileError(folder, "Specify a folder of recordings.")
@@ -225,10 +228,10 @@ def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
 
 
 def list_files(folder: Path, results: Path | None = None) -> list[Path]:
-    """All files in `folder` and its sub-folders, sorted by path; links are followed.
+    """List all files in `folder` and its sub-folders, sorted by path; links are followed.
 
-    Hidden folders and the folder `results` are skipped. Raises AudioError beyond MAX_FILES: the folder is
-    then probably not one of recordings, but a whole disk.
+    Hidden folders and the `results` folder are skipped. Raises AudioError if there are more than MAX_FILES files: the
+    folder is then probably a whole disk and not a folder of recordings.
     """
     found: list[Path] = []
     seen = set() if results is None else {os.path.realpath(results)} - {os.path.realpath(folder)}

@@ -1,8 +1,8 @@
-"""Writing recordings: encode any format and verify what was written.
+"""Encode recordings in any format and verify the written file.
 
-Lengths are exact: a resampled signal has `resampled_length` samples, and every format written here decodes to the
-length that was written (at the codec's rate; see `save_blocks`). Audio is float32 in [-1, 1], mono (T,) or with two
-channels (2, T), a whole array or a sequence of blocks.
+Lengths are exact: a resampled signal has `resampled_length` samples, and each format decodes to the length that was
+written (at the codec's rate; see `save_blocks`). Audio is float32 in [-1, 1], mono (T,) or with two channels (2, T), as
+one array or a sequence of blocks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -62,13 +62,16 @@ def save_audio(path: Path, audio: npt.NDArray[Any], sample_rate: int, *, subtype
 
 
 def array_blocks(audio: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Audio (T,) or (C, T) in blocks of BLOCK samples."""
+    """Yield audio (T,) or (C, T) in blocks of BLOCK samples."""
     for start in range(0, audio.shape[-1], BLOCK):
         yield audio[..., start : start + BLOCK]
 
 
 def source_subtype(path: Path) -> Subtype:
-    """The subtype that keeps the resolution of a recording; 16-bit unless it is WAV, AIFF, FLAC or similar."""
+    """Return the libsndfile subtype for a result with the resolution of `path`: PCM_16, PCM_24 or FLOAT.
+
+    It is PCM_16 if libsndfile cannot read the file.
+    """
     import soundfile
 
     try:
@@ -85,11 +88,13 @@ def save_blocks(
 ) -> None:
     """Write mono blocks (N,) or stereo blocks (2, N) to `path`, atomically, and verify the file by decoding it.
 
-    The suffix of `path` names the format. WAV is 16-bit, 24-bit or 32-bit float, FLAC 16-bit or 24-bit ("FLOAT" too);
-    .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover not into WAV. Formats
-    with fixed rates (Opus: 48 kHz; MP3, AAC: the usual ones) get the next higher one, and decode to
-    `resampled_length` samples there. Values outside [-1, 1] are clipped except in float WAV. Raises ConfigError for
-    an unknown suffix, AudioError for unusable audio, WriteError for a failed write; `path` is left unchanged then.
+    The suffix of `path` determines the format. WAV is 16-bit, 24-bit or 32-bit float; FLAC is 16-bit or 24-bit, also
+    for "FLOAT"; .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover art into all
+    but WAV. Formats with fixed sample rates (Opus: 48 kHz; MP3, AAC: the standard rates) use the next higher rate, and
+    decode to `resampled_length` samples at it. Values outside [-1, 1] are clipped except in float WAV.
+
+    Raises ConfigError if the suffix is unknown, AudioError if the audio cannot be used, and WriteError if the file
+    cannot be written; in each case `path` is left unchanged.
     """
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") not in AUDIO_FORMATS:

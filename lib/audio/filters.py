@@ -1,8 +1,8 @@
-"""Resampling and high-pass, of whole signals or block by block.
+"""Resampling and high-pass filtering, of whole signals or block by block.
 
-The high-pass removes rumble and mains hum below 48 Hz: a Butterworth filter of order 5, as the sum of five first-order
-sections, one per pole, which is accurate in float64 although the poles lie close together. scipy.signal has such
-filters too, but takes longer to import than half a minute of audio takes to convert.
+The high-pass filter removes rumble and mains hum below 48 Hz: a Butterworth filter of order 5, computed as the sum of
+five first-order sections, one per pole, which is accurate in float64 although the poles lie close together.
+scipy.signal has such filters, too, but importing it takes longer than converting half a minute of audio.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,12 +26,12 @@ ROW = 256  # samples that one matrix product filters
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """Number of samples after resampling: samples * to_rate / from_rate, rounded up."""
+    """Return the number of samples after resampling: samples * to_rate / from_rate, rounded up."""
     return -(-samples * to_rate // from_rate)
 
 
 def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArray:
-    """Resample (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always a new array."""
+    """Resample (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always returns a new array."""
     audio = np.asarray(audio, dtype=np.float32)
     if from_rate == to_rate:
         return audio.copy()
@@ -39,7 +39,10 @@ def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArra
 
 
 def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) -> Iterator[FloatArray]:
-    """`resample` for a signal in blocks (N,), or (C, N) of C channels; the output blocks have other lengths."""
+    """Resample a signal in blocks (N,), or (C, N) for C channels, as `resample` does.
+
+    The output blocks differ in length from the input blocks.
+    """
     if from_rate == to_rate:
         yield from blocks
         return
@@ -64,18 +67,19 @@ def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) 
 
 
 def highpass(audio: npt.NDArray[Any]) -> Doubles:
-    """Remove frequencies below 48 Hz from (T,) at 16 kHz without a delay; returns (T,) float64.
+    """Remove frequencies below 48 Hz from (T,) at 16 kHz without delay; returns (T,) float64.
 
-    Zero-phase: the filter runs forwards and backwards over an oddly extended signal. A clip shorter than the usual
-    extension of 18 samples is extended by its own length.
+    Zero-phase: the filter runs forwards and backwards over the signal with an odd extension of 18 samples at both ends.
+    A shorter signal is extended by one sample less than its own length.
     """
     return np.concatenate([np.zeros(0), *highpass_blocks([audio])])
 
 
 def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
-    """`highpass` for a signal in blocks (N,). The output blocks have other lengths, but the same sum.
+    """Filter a signal in blocks (N,) as `highpass` does.
 
-    The backward filter starts half a second after the output block, so that its initial state has decayed.
+    The output blocks differ in length from the input blocks, but have the same total length. The backward filter starts
+    half a second after the output block, so that its initial state has decayed.
     """
     incoming = (np.asarray(block, np.float64) for block in blocks)
     start: Doubles = np.zeros(0)
@@ -104,7 +108,7 @@ def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
 
 
 def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
-    """Remove frequencies below 48 Hz from (T,) in one forward pass, as in training data; (T,) float32."""
+    """Remove frequencies below 48 Hz from (T,) in one forward pass, as for training data; returns (T,) float32."""
     forwards = _Highpass(sample_rate)
     out = np.empty(len(audio), np.float32)
     for start in range(0, len(audio), BLOCK):  # in float64, but an hour of it would take more than a gigabyte

@@ -1,7 +1,7 @@
 """Linear and mel spectrograms for training; differentiable, always in float32.
 
-The constants are those of the 2023 reference, which the published base models were trained with; they are arguments
-because the 2026 reference uses 2e-7 and 2e-6.
+The constants are those of RVC as released in 2023, with which the published base models were trained. They are
+parameters, because its 2026 version uses 2e-7 for `epsilon` and 2e-6 for `floor`.
 """
 
 from functools import lru_cache
@@ -17,10 +17,10 @@ MEL_FLOOR = 1e-5  # mel magnitudes below this are raised to it before the logari
 
 
 def linear_spectrogram(audio: Tensor, n_fft: int, hop_length: int, epsilon: float = MAGNITUDE_EPSILON) -> Tensor:
-    """Magnitude spectrogram of [B, T] audio in [-1, 1]: [B, n_fft // 2 + 1, F], F = T // hop_length.
+    """Compute the magnitude spectrogram of [B, T] audio in [-1, 1]: [B, n_fft // 2 + 1, F], F = T // hop_length.
 
-    The signal is reflected by (n_fft - hop_length) // 2 samples on both sides, so that frames are centred on their
-    hops; F is exact when hop_length divides T. Raises AudioError for a clip too short to reflect.
+    The signal is reflection-padded by (n_fft - hop_length) // 2 samples on both sides, so that frames are centred on
+    their hops; F is exact if hop_length divides T. Raises AudioError if the clip is too short for the padding.
     """
     padding = (n_fft - hop_length) // 2
     if audio.shape[-1] <= padding:
@@ -37,14 +37,17 @@ def linear_spectrogram(audio: Tensor, n_fft: int, hop_length: int, epsilon: floa
 
 
 def mel_from_linear(spec: Tensor, config: AudioConfig, floor: float = MEL_FLOOR) -> Tensor:
-    """Natural logarithm of the mel magnitudes of a linear spectrogram: [B, n_fft // 2 + 1, F] -> [B, n_mels, F]."""
+    """Compute the natural logarithm of the mel magnitudes of a linear spectrogram.
+
+    Takes [B, n_fft // 2 + 1, F], returns [B, n_mels, F].
+    """
     with torch.autocast(spec.device.type, enabled=False):
         mel = torch.matmul(_mel_matrix(config, spec.device), spec.float())
         return torch.log(mel.clamp(min=floor))
 
 
 def log_mel(audio: Tensor, config: AudioConfig, epsilon: float = MAGNITUDE_EPSILON, floor: float = MEL_FLOOR) -> Tensor:
-    """Log-mel spectrogram of [B, T] audio at config.sample_rate: [B, n_mels, T // hop_length]."""
+    """Compute the log-mel spectrogram of [B, T] audio at config.sample_rate: [B, n_mels, T // hop_length]."""
     spec = linear_spectrogram(audio, config.n_fft, config.hop_length, epsilon)
     return mel_from_linear(spec, config, floor)
 

@@ -1,4 +1,4 @@
-"""Tags and cover art of recordings: read them from any container, and prepare them for another one."""
+"""Tags and cover art of recordings: read from any container, and prepared for another one."""
 
 import base64
 import struct
@@ -24,7 +24,7 @@ MIME: dict[str, str] = {"mjpeg": "image/jpeg", "png": "image/png"}
 
 @dataclass(frozen=True)
 class Cover:
-    """A picture as it is stored in a recording."""
+    """Cover art as stored in an audio file."""
 
     codec: Literal["mjpeg", "png"]
     data: bytes
@@ -34,7 +34,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class Tags:
-    """Tags by their names in NAMES, and the cover."""
+    """Tags, keyed by the names in NAMES, and the cover art."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     cover: Cover | None = None
@@ -44,7 +44,7 @@ class Tags:
 
 
 def read_tags(path: Path) -> Tags:
-    """The tags and the first JPEG or PNG cover of a recording; empty where it has none.
+    """Read the tags and the first JPEG or PNG cover art of a recording; empty if it has none.
 
     Raises the same errors as `Recording`.
     """
@@ -76,9 +76,9 @@ def _read_cover(container: Any) -> Cover | None:
 
 
 def add_tags(container: Any, tags: Tags, suffix: str) -> Any:
-    """Put tags into an output container before its packets; returns the packet of the cover to mux first, or None.
+    """Add tags to an output container before its packets; returns the packet with the cover art to mux first, or None.
 
-    WAV has no place for a cover.
+    WAV cannot store cover art.
     """
     container.metadata.update(tags.values)
     cover = tags.cover

@@ -1,4 +1,7 @@
-"""Content encoders: features of the spoken sounds that depend little on the speaker. One file each, imported lazily."""
+"""Content encoders: features of the speech content that depend little on the speaker.
+
+There is one module per encoder, imported when it is loaded.
+"""
 
 import importlib
 from collections.abc import Sequence
@@ -15,10 +18,10 @@ WINDOW_LENGTH = 400  # samples, 25 ms
 
 
 class ContentEncoder(Protocol):
-    """Content features of 16 kHz mono audio: (T,) float32 -> ((T - 80) // 320, width) float32.
+    """Computes content features of 16 kHz mono audio: (T,) float32 -> ((T - 80) // 320, C) float32.
 
-    Every encoder, for every length exactly; 0 frames for audio shorter than one window. Frame i covers the samples
-    [320 i, 320 i + 400).
+    All encoders return exactly this number of frames; 0 frames for audio shorter than one window. Frame i covers the
+    samples [320 i, 320 i + 400).
     """
 
     width: int
@@ -37,12 +40,12 @@ class BatchEncoder(Protocol):
     """A ContentEncoder that computes several clips faster as one batch, with the same features."""
 
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        """The features of each clip."""
+        """Compute the features of each clip."""
         ...
 
 
 def encode_clips(encoder: ContentEncoder, clips: Sequence[FloatArray]) -> list[FloatArray]:
-    """The features of several clips, as one batch where the encoder supports it."""
+    """Compute the features of several clips, as one batch if the encoder supports it."""
     return encoder.batch(clips) if isinstance(encoder, BatchEncoder) else [encoder(clip) for clip in clips]
 
 
@@ -58,7 +61,7 @@ FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.huber
 
 
 def canonical_name(name: str) -> str:
-    """The name of a content encoder here, for any of the names that programs give it."""
+    """Return this program's name of a content encoder, given any of the names that other programs use."""
     if name in SAME_AS_CONTENTVEC:
         return CONTENTVEC
     hyphenated = name.replace("_", "-").lower()
@@ -66,19 +69,19 @@ def canonical_name(name: str) -> str:
 
 
 def content_frames(samples: int) -> int:
-    """Content frames of `samples` samples at 16 kHz: (T - 80) // 320, never negative."""
+    """Return the number of content frames of `samples` samples at 16 kHz: (samples - 80) // 320, never negative."""
     return max((samples - (WINDOW_LENGTH - HOP_LENGTH)) // HOP_LENGTH, 0)
 
 
 def casts_encoder(family: str) -> bool:
-    """Whether the content encoder of a family can compute in another dtype than float32; lite's gains no speed."""
+    """Whether the content encoder of a family can compute in a dtype other than float32; lite's would not be faster."""
     return family != "lite"
 
 
 def find_content_encoder(family: str, name: str | None = None) -> Path:
-    """File or folder of the content encoder that `load_content_encoder` loads, without reading its weights.
+    """Return the file or folder from which `load_content_encoder` loads, without reading the weights.
 
-    Raises MissingFileError if it is not installed; ConfigError or CheckpointError if it does not fit the family.
+    Raises MissingFileError if it is not installed, and ConfigError or CheckpointError if it does not fit the family.
     """
     _check_choice(family, name)
     found: Path = importlib.import_module(FAMILIES[family]).locate(family, name)
@@ -88,10 +91,10 @@ def find_content_encoder(family: str, name: str | None = None) -> Path:
 def load_content_encoder(
     family: str, device: torch.device, name: str | None = None, dtype: torch.dtype = torch.float32
 ) -> ContentEncoder:
-    """The content encoder for models of `family` ("v1", "v2" or "lite"), on `device`.
+    """Load the content encoder for models of `family` ("v1", "v2" or "lite") onto `device`.
 
-    `name` chooses among the HuBERTs, of which v1 and v2 voices usually take ContentVec; lite has one encoder.
-    `dtype` applies to the encoders that `casts_encoder` allows to be cast.
+    `name` selects a HuBERT; v1 and v2 voices usually use ContentVec. lite has only one encoder. `dtype` applies to the
+    encoders that `casts_encoder` reports as castable.
     """
     _check_choice(family, name)
     module = importlib.import_module(FAMILIES[family])

@@ -1,8 +1,8 @@
-"""Reads `hubert_base.pt`, a checkpoint of fairseq, without fairseq and without executing anything in it.
+"""Reads `hubert_base.pt`, a fairseq checkpoint, without fairseq and without executing code from the file.
 
-The file is a pickle that holds, besides tensors, an object of fairseq's `Dictionary` and, if it is old, settings as
-omegaconf objects. torch's weights-only reader builds the classes of an allow list only; the list has an empty stand-in
-for each of these names, and every other one is refused.
+The file is a pickle that contains, besides tensors, an object of fairseq's `Dictionary` class and, if it is old,
+settings as omegaconf objects. torch's weights-only reader instantiates only the classes of an allow list; the list has
+an empty stand-in class for each of these names, and all other classes are refused.
 """
 
 import re
@@ -71,9 +71,9 @@ _MAX_CONVS = 16
 
 
 def hugging_face_name(name: str) -> str | None:
-    """The name of a fairseq HuBERT tensor at Hugging Face; None if it has none there.
+    """Return the Hugging Face name of a fairseq HuBERT tensor; None if it has no counterpart there.
 
-    Raises KeyError if it is unknown.
+    Raises KeyError if the name is unknown.
     """
     if name in _TENSORS:
         return _TENSORS[name]
@@ -91,7 +91,7 @@ def hugging_face_name(name: str) -> str | None:
 def read_fairseq(path: Path) -> HubertWeights:
     """Read a fairseq HuBERT checkpoint, zip or legacy file, fp32 or fp16.
 
-    Raises MissingFileError or CheckpointError.
+    Raises MissingFileError if the file does not exist, and CheckpointError if it is not such a checkpoint.
     """
     with torch.serialization.safe_globals([(_Inert, name) for name in _FOREIGN]):
         content = safe_load(path)

@@ -1,4 +1,4 @@
-"""The content encoders of v1 and v2: ContentVec (`hubert_base`) or another HuBERT, by name."""
+"""The content encoders of v1 and v2: ContentVec (`hubert_base`), or another HuBERT selected by name."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ PROJECTED = {"v1"}
 
 
 class HubertContentEncoder:
-    """A ContentEncoder over Hubert."""
+    """A ContentEncoder that runs a Hubert network."""
 
     def __init__(self, network: Hubert, width: int, name: str) -> None:
         self.width = width
@@ -48,7 +48,7 @@ class HubertContentEncoder:
         return digest.hexdigest()
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Cast the network in place. It stays the same encoder: features differ by rounding only."""
+        """Cast the network in place. `sha256` does not change: features differ only by rounding error."""
         logger.info("content encoder %s (%s) computes in %s", self.name, self.sha256[:12], dtype)
         self.network.cast(dtype)
         unmap(self.network, dtype)
@@ -70,7 +70,7 @@ class HubertContentEncoder:
 
     @torch.inference_mode()
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        """The features of several clips, computed as one batch."""
+        """Compute the features of several clips as one batch."""
         features: list[FloatArray] = [np.zeros((0, self.width), dtype=np.float32)] * len(clips)
         usable = [i for i, clip in enumerate(clips) if clip.ndim == 1 and content_frames(len(clip)) > 0]
         if len(usable) < 2:
@@ -85,9 +85,10 @@ class HubertContentEncoder:
 def load(
     family: str, device: torch.device, name: str = CONTENTVEC, dtype: torch.dtype = torch.float32
 ) -> HubertContentEncoder:
-    """The HuBERT called `name`, for models of `family` ("v1" or "v2"). Raises MissingFileError or CheckpointError.
+    """Load the HuBERT called `name` for models of `family` ("v1" or "v2").
 
-    `dtype` is that of its matrix products and convolutions.
+    `dtype` is that of its matrix products and convolutions. Raises MissingFileError if it is not installed, and
+    CheckpointError if it is damaged or does not fit.
     """
     name = canonical_name(name)
     path = find(name)
@@ -104,7 +105,7 @@ def load(
 def build(weights: HubertWeights, family: str, device: torch.device, name: str, where: Path) -> HubertContentEncoder:
     """Build the network that `family` needs from weights.
 
-    Raises CheckpointError without enough layers or the projection.
+    Raises CheckpointError if the weights lack layers or the projection.
     """
     shape, depth = weights.shape, DEPTH[family]
     if shape.layers < depth:
@@ -137,10 +138,10 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
 
 
 def locate(family: str, name: str | None = None) -> Path:
-    """File or folder of the HuBERT called `name`, None for ContentVec; weights are not read.
+    """Return the file or folder of the HuBERT called `name`, or of ContentVec if `name` is None; weights are not read.
 
-    Raises MissingFileError if there is none, CheckpointError if the folder's config declares fewer layers than `family`
-    needs.
+    Raises MissingFileError if it does not exist, and CheckpointError if the folder's config declares fewer layers than
+    `family` needs.
     """
     path = find(canonical_name(name or CONTENTVEC))
     layers = read_config(path / "config.json").get("num_hidden_layers", DEPTH[family]) if path.is_dir() else None
@@ -161,7 +162,7 @@ def _too_few_layers(path: Path, layers: int, family: str) -> CheckpointError:
 
 
 def find(name: str) -> Path:
-    """File or folder of a content encoder, here or where other programs keep it.
+    """Find the file or folder of a content encoder, in this program's folders or those of other programs.
 
     Raises MissingFileError if there is none.
     """

@@ -1,4 +1,4 @@
-"""HuBERT weights of every source in one form: Hugging Face folders, and the cache of converted files."""
+"""HuBERT weights from every source in one form: Hugging Face folders, and the cache of converted files."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ _UNUSED = re.compile(r"masked_spec_embed|label_embs_concat|lm_head\.|(?!final_pr
 
 @dataclass(frozen=True)
 class HubertWeights:
-    """The tensors of a HuBERT network with Hugging Face's names, and its architecture."""
+    """The tensors of a HuBERT network under their Hugging Face names, and its architecture."""
 
     shape: HubertShape
     tensors: Weights
@@ -40,9 +40,9 @@ class HubertWeights:
 def assemble(
     tensors: Weights, where: Path, *, heads: Any, strides: Any = BASE_STRIDES, pre_norm: bool = False
 ) -> HubertWeights:
-    """Combine tensors with the three facts they do not contain.
+    """Combine tensors with the three settings that cannot be derived from them: heads, strides and pre-norm.
 
-    Raises CheckpointError if they make no HuBERT network.
+    Raises CheckpointError if they do not form a HuBERT network.
     """
     kept = {_plain_name(key): value for key, value in tensors.items() if not _UNUSED.match(key.removeprefix("hubert."))}
     try:
@@ -103,7 +103,8 @@ def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: boo
 def read_directory(folder: Path) -> HubertWeights:
     """Read a Hugging Face folder: config.json and the weights.
 
-    Raises MissingFileError, CheckpointError or MachineError.
+    Raises MissingFileError if a file does not exist, CheckpointError if the folder is not a HuBERT network, and
+    MachineError if the disk cannot be read.
     """
     config = read_config(folder / "config.json")
     expected = {"model_type": "hubert", "hidden_act": "gelu", "feat_extract_activation": "gelu", "layer_norm_eps": 1e-5}
@@ -125,7 +126,7 @@ def read_directory(folder: Path) -> HubertWeights:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a folder's config.json. Raises CheckpointError if they cannot be read."""
+    """Return the settings in a folder's config.json. Raises CheckpointError if they cannot be read."""
     try:
         with machine_errors(reading=path), path.open("rb") as file:
             config = parse_json(file.read(MAX_CONFIG_BYTES))
@@ -139,7 +140,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_cached(path: Path) -> HubertWeights | None:
-    """The weights that `write_cached` saved; None if the file is missing or damaged."""
+    """Return the weights that `write_cached` saved; None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
@@ -152,7 +153,7 @@ def read_cached(path: Path) -> HubertWeights | None:
 
 
 def write_cached(path: Path, weights: HubertWeights) -> None:
-    """Cache converted weights. Where the folder cannot be written, they are converted each time."""
+    """Cache converted weights. If the folder cannot be written, they are converted on each load."""
     shape = weights.shape
     facts = {"heads": shape.heads, "strides": shape.conv_strides, "pre_norm": shape.pre_norm}
     try:

@@ -1,4 +1,4 @@
-"""The content encoder that is part of the project: weights in pretrained/lite/encoder.safetensors."""
+"""The content encoder that is bundled with the project: weights in pretrained/lite/encoder.safetensors."""
 
 import hashlib
 from functools import cached_property
@@ -22,7 +22,7 @@ SCALE = ".scale"  # suffix of the factors of a matrix in int8, one for each row
 
 
 class LiteContentEncoder:
-    """A ContentEncoder over LiteEncoder."""
+    """A ContentEncoder that runs a LiteEncoder network."""
 
     width = WIDTH
     name = "lite"
@@ -51,7 +51,7 @@ class LiteContentEncoder:
 
 
 def quantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices in int8 with one float16 scale for each row, everything else in float16."""
+    """Quantise matrices to int8 with one float16 scale per row; cast all other tensors to float16."""
     stored = {}
     for name, value in weights.items():
         if value.dim() > 1:
@@ -65,7 +65,7 @@ def quantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 weights of `quantized` ones."""
+    """Return the float32 weights of tensors from `quantized`."""
     return {
         name: value.float() * stored[name + SCALE].float().view(-1, *[1] * (value.dim() - 1))
         if value.dtype == torch.int8
@@ -76,14 +76,17 @@ def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def locate(family: str, name: str | None = None, path: Path = WEIGHTS_FILE) -> Path:
-    """The file of the shipped encoder. Raises MissingFileError if it is not there."""
+    """Return the file of the bundled encoder. Raises MissingFileError if it does not exist."""
     if not path.is_file():
         raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
     return path
 
 
 def load(family: str, device: torch.device, path: Path = WEIGHTS_FILE) -> LiteContentEncoder:
-    """The shipped encoder on `device`. Raises MissingFileError or CheckpointError for a damaged or different file."""
+    """Load the bundled encoder onto `device`.
+
+    Raises MissingFileError if the file does not exist, and CheckpointError if it is damaged or not the bundled one.
+    """
     locate(family, path=path)
     network = LiteEncoder()
     try:

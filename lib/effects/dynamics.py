@@ -17,7 +17,7 @@ def _loudest(audio: FloatArray) -> FloatArray:
 
 
 def limit(audio: FloatArray, sample_rate: int, ceiling: float) -> FloatArray:
-    """Keep every sample below `ceiling` dB of full scale. The gain begins to change 5 ms before a peak."""
+    """Keep every sample below `ceiling` dBFS. The gain begins to change 5 ms before a peak."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     peak = np.float32(10 ** (ceiling / 20))
@@ -32,7 +32,7 @@ def limit(audio: FloatArray, sample_rate: int, ceiling: float) -> FloatArray:
 def compress(
     audio: FloatArray, sample_rate: int, threshold: float, ratio: float, attack: float, release: float
 ) -> FloatArray:
-    """Reduce levels above `threshold` dB by `ratio`; attack and release in ms. Levels below it are unchanged."""
+    """Compress levels above `threshold` dB by `ratio`; lower levels are unchanged. Attack and release are in ms."""
     frame = max(round(FRAME * sample_rate), 1)
     loudest = _loudest(audio)
     n_frames = -(-len(loudest) // frame)

@@ -14,12 +14,12 @@ BELOW_NYQUIST = 0.99
 
 
 def highpass(audio: FloatArray, sample_rate: int, frequency: float) -> FloatArray:
-    """Butterworth high-pass of 12 dB per octave."""
+    """Apply a Butterworth high-pass filter with 12 dB per octave."""
     return _butterworth(audio, sample_rate, frequency, "highpass")
 
 
 def lowpass(audio: FloatArray, sample_rate: int, frequency: float) -> FloatArray:
-    """Butterworth low-pass of 12 dB per octave."""
+    """Apply a Butterworth low-pass filter with 12 dB per octave."""
     return _butterworth(audio, sample_rate, frequency, "lowpass")
 
 
@@ -41,7 +41,7 @@ def peak(audio: FloatArray, sample_rate: int, frequency: float, gain: float, q: 
 
 
 def shelf(audio: FloatArray, sample_rate: int, frequency: float, gain: float, *, high: bool) -> FloatArray:
-    """Raise or lower what lies above (`high`) or below `frequency` by `gain` dB."""
+    """Raise or lower the frequencies above (`high`) or below `frequency` by `gain` dB."""
     cosine, alpha = _angle(sample_rate, frequency, np.sqrt(0.5))
     a = 10 ** (gain / 40)
     sign = -1 if high else 1  # the two shelves mirror each other

@@ -1,4 +1,4 @@
-"""Formant shift: the spectral envelope is stretched along frequency, while F0 and its harmonics stay."""
+"""Formant shift: the spectral envelope is stretched along the frequency axis; F0 and harmonics do not change."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ HOPS_PER_WINDOW = 4
 
 
 def shift_formants(audio: FloatArray, sample_rate: int, f0: FloatArray, factor: float) -> FloatArray:
-    """Multiply the formants of (T,) by `factor`; F0 (F,) Hz at 100 frames/s is that of the audio, 0 = unvoiced."""
+    """Multiply the formants of (T,) by `factor`; f0 (F,) in Hz at 100 frames/s, 0 where unvoiced, is the audio's."""
     hop = round(sample_rate / FRAMES_PER_SECOND)
     n_frames = len(audio) // hop + 1
     f0 = fit_length(f0, n_frames)

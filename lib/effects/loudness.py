@@ -1,4 +1,4 @@
-"""Integrated loudness and true peak by EBU R128 (ITU-R BS.1770-4), and a gain to a target loudness."""
+"""Integrated loudness and true peak according to EBU R128 (ITU-R BS.1770-4), and the gain to a target loudness."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ MAX_ROUNDS = 8  # of gain and limiter
 
 
 def integrated_loudness(audio: FloatArray, sample_rate: int) -> float:
-    """Integrated loudness of (T,) or (C, T) in LUFS; -inf for silence. A mono signal counts as one channel."""
+    """Measure the integrated loudness of (T,) or (C, T) in LUFS; -inf for silence.
+
+    A mono signal counts as one channel.
+    """
     from scipy.signal import lfilter
 
     audio = np.atleast_2d(audio)
@@ -61,7 +64,7 @@ def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 
 
 def true_peak(audio: FloatArray, sample_rate: int) -> float:
-    """The inter-sample peak of (T,) or (C, T), in dBTP."""
+    """Measure the true (inter-sample) peak of (T,) or (C, T) in dBTP."""
     peak = 0.0
     for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
@@ -71,7 +74,7 @@ def true_peak(audio: FloatArray, sample_rate: int) -> float:
 def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArray:
     """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
-    Where a gain alone would exceed the peak, a limiter is applied. Raises AudioError for silence.
+    If a gain alone would exceed the peak, a limiter is applied. Raises AudioError if the audio is silent.
     """
     measured = integrated_loudness(audio, sample_rate)
     if not np.isfinite(measured):

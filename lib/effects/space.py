@@ -12,9 +12,9 @@ SEED = 20_230_401
 
 
 def reverb(audio: FloatArray, sample_rate: int, level: float, seconds: float, delay_ms: float) -> FloatArray:
-    """Add the reverberation of decaying noise; each channel of a stereo signal has a response of its own.
+    """Add reverberation with an impulse response of decaying noise, a different one for each channel.
 
-    `level` is that of the reverberation, relative to the input.
+    `level` is the level of the reverberation relative to the input.
     """
     from scipy.signal import butter, oaconvolve, sosfilt
 
@@ -30,7 +30,7 @@ def reverb(audio: FloatArray, sample_rate: int, level: float, seconds: float, de
 
 
 def delay(audio: FloatArray, sample_rate: int, milliseconds: float, feedback: float, level: float) -> FloatArray:
-    """Add echoes, each `feedback` times as loud as the one before; the first has `level`."""
+    """Add echoes, each `feedback` times as loud as the previous one; the first has `level`."""
     result, step = audio.copy(), max(round(milliseconds * sample_rate / 1000), 1)
     gain, at = level, step
     while gain > INAUDIBLE and at < audio.shape[1]:
@@ -40,7 +40,7 @@ def delay(audio: FloatArray, sample_rate: int, milliseconds: float, feedback: fl
 
 
 def chorus(audio: FloatArray, sample_rate: int, depth_ms: float, frequency: float, level: float) -> FloatArray:
-    """Add a copy whose delay varies; on the second channel it varies a quarter of a period later."""
+    """Add a copy with a varying delay; on the second channel the variation is a quarter of a period later."""
     time = np.arange(audio.shape[1])
     result = audio.copy()
     for i, channel in enumerate(audio):

@@ -1,4 +1,4 @@
-"""The written form of a chain of effects: "highpass=80, compressor=-20:3, reverb=0.2", or the name of a preset."""
+"""Parses a chain of effects, such as "highpass=80, compressor=-20:3, reverb=0.2", or the name of a preset."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from lib.errors import ConfigError
 
 
 class Parameter(NamedTuple):
-    """A number of an effect."""
+    """A numeric parameter of an effect."""
 
     name: str
     default: float
@@ -41,13 +41,13 @@ PRESETS: dict[str, str] = {
     "double": "chorus=4:0.6:0.5",
 }
 MAX_EFFECTS = 32
-MAX_ECHOED = 60  # characters of a wrong word that an error repeats
+MAX_ECHOED = 60  # characters of an unknown word that an error repeats
 
 Chain = tuple[tuple[str, tuple[float, ...]], ...]  # effects by name with all their numbers
 
 
 def parse_chain(text: str) -> Chain:
-    """The effects of a chain, in order; presets may be among them. Raises ConfigError for an unknown effect."""
+    """Parse the effects of a chain, in order; it may contain presets. Raises ConfigError if an effect is unknown."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     _check_count(len(words))
     chain = [

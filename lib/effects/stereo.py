@@ -1,4 +1,4 @@
-"""The stereo image of a recording: whether it holds one source, and that source's level and delay on each channel."""
+"""The stereo image of a recording: whether it contains one source, and the source's level and delay on each channel."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ QUIET = 1e-4  # of the mean power; quieter parts have the gains of the whole rec
 
 @dataclass(frozen=True)
 class StereoImage:
-    """One source on two channels. `gains` (2, P) are its levels over time, one for every PAN_SECONDS."""
+    """One source on two channels. `gains` (2, P) are its levels over time, one column per PAN_SECONDS."""
 
     gains: npt.NDArray[np.float64]
     delays: tuple[float, float]  # s; one of them is 0
 
     def apply(self, mono: FloatArray, sample_rate: int) -> FloatArray:
-        """Place (T,) as the source was: (2, T)."""
+        """Apply the stereo image to (T,): (2, T)."""
         at = (np.arange(len(mono)) / (PAN_SECONDS * sample_rate)).astype(np.float32)
         places = np.arange(self.gains.shape[1]) + 0.5
         channels = [
@@ -37,11 +37,11 @@ def _delayed(audio: FloatArray, samples: int) -> FloatArray:
 
 
 def find_image(audio: FloatArray, sample_rate: int) -> tuple[StereoImage, FloatArray] | None:
-    """The image of (2, T) and its source (T,), if both channels hold one source, panned by level or delay.
+    """Return the stereo image of (2, T) and its source (T,), if both channels contain one panned source.
 
-    It is detected if the cross-correlation, normalised by the levels of each third of a second, reaches 0.7 within 2
-    ms: then most of the power is common. None for channels with different contents, such as two speakers, which are to
-    be converted one by one, and for silence.
+    It can be panned by level or delay. It is detected if the cross-correlation, normalised by the levels of each third
+    of a second, reaches 0.7 within 2 ms: most of the power is then common to both channels. Returns None for silence
+    and for channels with different contents, such as two speakers, which have to be converted separately.
     """
     power = np.square(audio, dtype=np.float64).mean(axis=1)
     if not power.any():

@@ -1,4 +1,4 @@
-"""The networks. Every class that a voice model can hold is a VoiceSynthesizer."""
+"""The networks. Every class that a voice model can contain is a VoiceSynthesizer."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 
 
 class VoiceConfig(Protocol):
-    """What a conversion reads of a synthesizer's configuration."""
+    """The values of a synthesizer's configuration that a conversion needs."""
 
     @property
     def sample_rate(self) -> int:
-        """Of the output, in Hz."""
+        """Sample rate of the output in Hz."""
         ...
 
     @property
@@ -22,7 +22,7 @@ class VoiceConfig(Protocol):
 
     @property
     def content_width(self) -> int:
-        """Content features per frame."""
+        """Dimension of the content features."""
         ...
 
     @property
@@ -32,7 +32,7 @@ class VoiceConfig(Protocol):
 
     @property
     def n_speakers(self) -> int:
-        """Rows of the speaker embedding."""
+        """Number of rows of the speaker embedding."""
         ...
 
 
@@ -41,7 +41,7 @@ class VoiceSynthesizer(Protocol):
 
     @property
     def config(self) -> VoiceConfig:
-        """Its configuration."""
+        """The configuration of the network."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class VoiceSynthesizer(Protocol):
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all weights."""
+        """Size of the weights in bytes."""
         ...
 
     def infer(
@@ -65,19 +65,19 @@ class VoiceSynthesizer(Protocol):
         temperature: float = 1.0,
         keep: tuple[int, int] | None = None,
     ) -> "Tensor":
-        """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, T].
+        """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> audio [B, 1, T].
 
-        `generator`, a CPU torch.Generator, makes the noise reproducible, `temperature` scales it (0 = none). `keep` is
-        (first, last + 1) of the frames whose samples are returned; without it all frames are.
+        `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales it (0 = none). `keep` is
+        (first, last + 1) of the frames whose samples are returned; by default all frames are.
         """
         ...
 
     def fold_weight_norm(self) -> "VoiceSynthesizer":
-        """Replace each weight-normed weight by its value, which is faster. Returns self."""
+        """Replace each weight-normed weight by its computed value, which is faster. Returns self."""
         ...
 
     def cast(self, generator: "torch.dtype", prior: "torch.dtype") -> "VoiceSynthesizer":
-        """A copy of this float32 network whose generator computes in one dtype and whose prior and flow in another."""
+        """Return a copy of this float32 network with one dtype for the generator and another for prior and flow."""
         ...
 
     def to(self, device: "torch.device", /) -> "VoiceSynthesizer":

@@ -31,14 +31,14 @@ def skew(band: Tensor) -> Tensor:
 
 
 def unskew(wide: Tensor) -> Tensor:
-    """The inverse reading: [..., Q, Q + 2w] -> [..., Q, 2w + 1], entry (i, r) = wide[i, i + r]."""
+    """Inverse of `skew`: [..., Q, Q + 2w] -> [..., Q, 2w + 1], entry (i, r) = wide[i, i + r]."""
     *rest, rows, columns = wide.shape
     flat = F.pad(wide.reshape(*rest, rows * columns), (0, rows))
     return flat.reshape(*rest, rows, columns + 1)[..., : columns - rows + 1]
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention; the relative tables are shared by all heads."""
+    """Multi-head self-attention; all heads share the relative position tables."""
 
     def __init__(self, channels: int, n_heads: int, p_dropout: float = 0.0) -> None:
         super().__init__()

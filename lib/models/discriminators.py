@@ -1,6 +1,6 @@
-"""Scale and period discriminators of the adversarial training (HiFi-GAN, Kong et al. 2020).
+"""Scale and period discriminators of adversarial training (HiFi-GAN, Kong et al. 2020).
 
-Periods and widths are arguments. Attribute names are RVC's state-dict keys.
+Periods and channel counts are parameters. Attribute names are RVC's state-dict keys.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The two encoders of the synthesizer: content -> prior, spectrogram -> posterior (VITS, Kim et al. 2021, 2.1).
+"""The two encoders of the synthesizer: content -> prior, spectrogram -> posterior (VITS, Kim et al. 2021, section 2.1).
 
 The prior encoder is the text encoder of VITS with content features and pitch bins in place of phonemes. Attribute names
 are RVC's state-dict keys.
@@ -38,7 +38,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two convolutions over time with a ReLU between; an even kernel reaches one frame further ahead."""
+    """Two convolutions over time with a ReLU in between; an even kernel sees one frame more on the right."""
 
     def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
 
 
 class ContentPrior(nn.Module):
-    """Content features and pitch bins -> mean and log-scale of the prior."""
+    """Computes mean and log standard deviation of the prior from content features and pitch bins."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class ContentPrior(nn.Module):
         self.proj = nn.Conv1d(config.hidden_channels, 2 * config.inter_channels, 1)
 
     def forward(self, content: Tensor, pitch_bins: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, F, C], [B, F] or None, [B] -> mean, log-scale [B, Z, F], mask [B, 1, F]."""
+        """Content [B, F, C], bins [B, F] or None, lengths [B] -> mean, log std. deviation [B, Z, F], mask [B, 1, F]."""
         x = self.emb_phone(content)
         if self.emb_pitch is not None:
             x = x + self.emb_pitch(pitch_bins)
@@ -101,7 +101,7 @@ class ContentPrior(nn.Module):
 
 
 class Posterior(nn.Module):
-    """Linear spectrogram -> mean and log-scale of the posterior; needed in training only."""
+    """Computes mean and log standard deviation of the posterior from a linear spectrogram; needed in training only."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Posterior(nn.Module):
         self.proj = nn.Conv1d(width, 2 * config.inter_channels, 1)
 
     def forward(self, spec: Tensor, mask: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, bins, F], mask [B, 1, F], speaker [B, gin, 1] -> mean, log-scale [B, Z, F]."""
+        """Spectrogram [B, bins, F], mask [B, 1, F], speaker [B, gin, 1] -> mean, log standard deviation [B, Z, F]."""
         hidden = self.enc(self.pre(spec) * mask, mask, speaker)
         mean, log_scale = (self.proj(hidden) * mask).chunk(2, dim=1)
         return mean, log_scale

@@ -27,7 +27,7 @@ class Coupling(nn.Module):
         nn.init.zeros_(self.post.bias)
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
-        """[B, Z, F] -> [B, Z, F]; `reverse` undoes the forward direction."""
+        """[B, Z, F] -> [B, Z, F]; `reverse` inverts the forward direction."""
         first, second = x.chunk(2, dim=1)
         dtype = self.pre.weight.dtype
         hidden = self.enc(self.pre(first.to(dtype)) * mask, mask, speaker)
@@ -37,7 +37,7 @@ class Coupling(nn.Module):
 
 
 class Flip(nn.Module):
-    """Reverses the channel order, so that the next coupling changes the other half; its own inverse."""
+    """Reverses the channel order, so that the next coupling changes the other half; it is its own inverse."""
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
         """[B, Z, F] -> [B, Z, F]."""
@@ -45,7 +45,7 @@ class Flip(nn.Module):
 
 
 class Flow(nn.Module):
-    """Couplings (four in every published model), each followed by a flip; without couplings it is the identity."""
+    """Couplings (four in every published model), each followed by a flip; the identity if there are none."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()

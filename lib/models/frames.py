@@ -10,7 +10,10 @@ INITIAL_SCALE = 0.02  # of the last layer's weights: a new block is nearly the i
 
 
 class FrameBlock(nn.Module):
-    """(B, F, C) -> (B, F, C); a frame depends on `dilation * (kernel_size // 2)` frames on either side."""
+    """Residual block (B, F, C) -> (B, F, C).
+
+    A frame depends on `dilation * (kernel_size // 2)` frames on either side.
+    """
 
     def __init__(self, channels: int, kernel_size: int = 7, expansion: int = 2, dilation: int = 1) -> None:
         super().__init__()
@@ -23,9 +26,9 @@ class FrameBlock(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, F, C) -> (B, F, C); `film` is a scale around 0 and a shift, (B, 1, C) each, of the normalised context.
+        """(B, F, C) -> (B, F, C); `film` modulates the normalised output of the depth-wise convolution.
 
-        Perez et al. 2018 (FiLM).
+        It is a pair (B, 1, C) each: the scale minus 1, and the shift (FiLM, Perez et al. 2018).
         """
         context = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
         if film is not None:

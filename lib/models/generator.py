@@ -94,7 +94,7 @@ class ResidualBlock1(nn.Module):
         return x
 
     def quantize(self) -> Int8Block:
-        """The same block in int8."""
+        """Return the same block in int8."""
         return Int8Block(self.convs1, self.convs2)
 
 
@@ -112,12 +112,12 @@ class ResidualBlock2(nn.Module):
         return x
 
     def quantize(self) -> Int8Block:
-        """The same block in int8."""
+        """Return the same block in int8."""
         return Int8Block(self.convs)
 
 
 class Generator(nn.Module):
-    """Latent frames, and F0 if the model uses it -> waveform in (-1, 1)."""
+    """Generates a waveform in (-1, 1) from latent frames, and from F0 if the model uses it."""
 
     def __init__(self, config: SynthesizerConfig) -> None:
         super().__init__()
@@ -146,11 +146,11 @@ class Generator(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype it computes in; int8 if its residual blocks do."""
+        """The dtype of the computation; int8 if the residual blocks compute in int8."""
         return torch.int8 if isinstance(self.resblocks[0], Int8Block) else self.conv_pre.weight.dtype
 
     def cast(self, dtype: torch.dtype) -> "Generator":
-        """A copy in another dtype. For int8 only the residual blocks are copied, everything else is shared."""
+        """Return a copy in another dtype. For int8 only the residual blocks are copied; everything else is shared."""
         if dtype != torch.int8:
             return copy.deepcopy(self).to(dtype)
         other = copy.copy(self)
@@ -198,11 +198,12 @@ class Generator(nn.Module):
         keep: tuple[int, int] | None = None,
         block_frames: int | None = None,
     ) -> Tensor:
-        """The same as `forward`, to rounding, computed block by block with the receptive field around each.
+        """Compute the result of `forward`, up to rounding error, block by block, with the receptive field as context.
 
-        On a CPU this takes much less time and memory: a block fits into the processor's caches. On a GPU long blocks
-        are fast; None: as long as its free memory allows. Where memory runs out, blocks become shorter.
-        `keep` is (first, last + 1) of the frames whose samples are returned; the others are context.
+        On a CPU this takes much less time and memory, because a block fits into the processor's caches. On a GPU long
+        blocks are fast; if `block_frames` is None, they are as long as its free memory allows. If memory runs out,
+        blocks become shorter. `keep` is (first, last + 1) of the frames whose samples are returned; the other frames
+        are context.
         """
         excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
         begin, end = keep or (0, latent.shape[2])
@@ -256,9 +257,10 @@ class Generator(nn.Module):
     def synthesize(
         self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, around: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """Latent [B, Z, F], excitation [B, 1, F * hop] -> [B, 1, T] without the frames `around`, which are context.
+        """Latent [B, Z, F], excitation [B, 1, F * hop] -> audio [B, 1, T].
 
-        The first stage has nearly all of the receptive field; context that later stages do not need is dropped early.
+        The frames `around` are context and are not part of the result. The first stage has nearly all of the receptive
+        field; context that later stages do not need is dropped early.
         """
         x = self.conv_pre(latent) + self.cond(speaker)
         if not torch.is_grad_enabled():
@@ -280,7 +282,7 @@ class Generator(nn.Module):
 
 
 def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
-    """Frames of a block on a GPU: at most half of the free memory, from a small set of lengths."""
+    """Return the block length in frames for a GPU: it fits into half of the free memory, and is one of a few values."""
     return max(BLOCK_FRAMES, min(free_bytes // 2 // bytes_per_frame, MAX_GPU_FRAMES) // BLOCK_FRAMES * BLOCK_FRAMES)
 
 

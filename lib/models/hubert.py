@@ -1,9 +1,10 @@
-"""The HuBERT network (Hsu et al. 2021), as ContentVec and its relatives use it, with Hugging Face's tensor names.
+"""The HuBERT network (Hsu et al. 2021) as used by ContentVec and its relatives, with Hugging Face's tensor names.
 
     samples -> convolutions, 50 frames/s -> projection -> + positions -> transformer layers -> content features
 
-Two kinds exist: "base" normalises the first convolution per channel and normalises after each sublayer; others
-normalise every convolution per frame, or before each sublayer. `HubertShape` says which.
+Two kinds exist. HuBERT base has a group norm (one group per channel) after the first convolution only, and post-norm
+transformer layers; other models have a layer norm after every convolution, or pre-norm transformer layers.
+`HubertShape` describes the kind.
 
 After `cast`, matrix products run in another dtype; norms, softmax and residual connections stay in float32.
 """
@@ -43,19 +44,19 @@ class HubertShape:
 
 
 class ChannelStatistics(nn.GroupNorm):
-    """Normalises every channel over time, with statistics of this input or of a longer one measured before."""
+    """Normalises each channel over time, with the statistics of this input, or of a longer one measured before."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def apply_measured(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T], with mean and variance [B, C, 1] of a longer signal."""
+        """[B, C, T] -> [B, C, T], normalised with mean and variance [B, C, 1] of a longer signal."""
         scale = self.weight[:, None] / (variance + self.eps).sqrt()
         return x * scale + (self.bias[:, None] - mean * scale)
 
 
 class ConvLayer(nn.Module):
-    """Convolution without padding, perhaps a norm, GELU: [B, C, T] -> [B, D, (T - kernel) // stride + 1]."""
+    """Convolution without padding, optional norm, GELU: [B, C, T] -> [B, D, (T - kernel) // stride + 1]."""
 
     def __init__(self, shape: HubertShape, i: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class ConvLayer(nn.Module):
             self.layer_norm = nn.Identity()
 
     def forward(self, x: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """[B, C, T] -> [B, D, T']; `measured`: mean and variance for the norm over time, if the layer has one."""
+        """[B, C, T] -> [B, D, T']; `measured` is the mean and variance for the norm over time, if the layer has one."""
         x = self.conv(x.to(self.conv.weight.dtype))
         if self.norm_frames:
             x = self.layer_norm(x.transpose(1, 2).float()).transpose(1, 2)
@@ -83,10 +84,10 @@ class ConvLayer(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """The convolutions: [B, 1, T] -> [B, D, N] with 50 frames per second.
+    """The convolutions: [B, 1, T] -> [B, D, N] at 50 frames/s.
 
-    A frame depends on its own samples only, so long audio is computed in blocks of frames: the output of the first
-    layers for 40 s takes 800 MB. Mean and variance of the norm over time are measured first.
+    A frame depends only on its own samples, so long audio is computed in blocks of frames: the output of the first
+    layers for 40 s takes 800 MB. Mean and variance for the norm over time are measured first.
     """
 
     def __init__(self, shape: HubertShape) -> None:
@@ -157,10 +158,10 @@ class FeatureProjection(nn.Module):
 
 
 class WeightNormConv(nn.Module):
-    """A grouped convolution whose weight is g * v / |v|, with one norm per tap, over both channel axes.
+    """A grouped convolution with weight g * v / |v|, normalised over both channel axes for each kernel tap.
 
-    Written out, because torch's weight norm imports its compiler when it is built on the meta device. Its parameters
-    are undefined until weights are loaded.
+    It is implemented here because torch's weight norm imports torch's compiler when it is built on the meta device. Its
+    parameters are uninitialised until weights are loaded.
     """
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
@@ -178,7 +179,7 @@ class WeightNormConv(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """Positional embedding by a wide grouped convolution: [B, N, W] -> [B, N, W]."""
+    """Positional embedding with a wide grouped convolution: [B, N, W] -> [B, N, W]."""
 
     def __init__(self, shape: HubertShape) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between them: [B, N, W] -> [B, N, W]."""
+    """Two linear layers with a GELU in between: [B, N, W] -> [B, N, W]."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -266,7 +267,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions and the first `depth` layers: [B, N, W] -> [B, N, W]."""
+    """Positional embedding and the first `depth` layers: [B, N, W] -> [B, N, W]."""
 
     def __init__(self, shape: HubertShape, depth: int) -> None:
         super().__init__()
@@ -277,7 +278,7 @@ class Transformer(nn.Module):
         self.norm_output = shape.pre_norm and depth == shape.layers  # not normalised between layers
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """[B, N, W] -> [B, N, W]; padding, where `valid` [B, 1, 1, N] is false, is 0."""
+        """[B, N, W] -> [B, N, W]; padding frames, where `valid` [B, 1, 1, N] is false, are set to 0."""
         x = x + self.pos_conv_embed(x)
         x = self.layer_norm(x) if self.norm_input else x
         for i, layer in enumerate(self.layers, 1):
@@ -294,7 +295,7 @@ def _release_after_long(network: nn.Module, x: Tensor) -> None:
 
 
 class Hubert(nn.Module):
-    """16 kHz samples to the output of transformer layer `depth`, projected where `project` says so."""
+    """Computes the output of transformer layer `depth` from 16 kHz samples, projected if `project` is set."""
 
     def __init__(self, shape: HubertShape, depth: int, *, project: bool) -> None:
         super().__init__()
@@ -309,9 +310,10 @@ class Hubert(nn.Module):
         return self._project(self.encoder(self.feature_projection(features)))
 
     def batch(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """`forward` for each of several clips (T,): (N, W) each.
+        """Compute `forward` for several clips (T,): (N, W) each.
 
-        The convolutions normalise over a clip and compute one at a time; the transformer computes them as one batch.
+        The convolutions, whose norm needs the statistics of a whole clip, process one clip at a time; the transformer
+        processes all clips as one padded batch.
         """
         features = [self.feature_projection(self.feature_extractor(x[None, None]).transpose(1, 2))[0] for x in clips]
         frames = [len(x) for x in features]

@@ -1,7 +1,7 @@
 """int8 residual blocks of the generator, for processors with fast int8 dot products (VNNI).
 
-Weights have one scale per output channel; inputs are quantized dynamically, with scale and zero point from their
-minimum and maximum (Jacob et al. 2018). Sums are exact; the residual connections stay in float32.
+Weights have one scale per output channel; inputs are quantised dynamically, with scale and zero point from their
+minimum and maximum (Jacob et al. 2018). Accumulation is exact; the residual connections stay in float32.
 """
 
 import math
@@ -17,7 +17,7 @@ USUAL_SAMPLES = 3000  # input length that the memory layout of the weights is op
 
 
 class Quantized(NamedTuple):
-    """A quantized tensor: (values - zero) * scale; values [B, C, d, T] uint8, channels last in memory."""
+    """A quantised tensor: (values - zero) * scale; values [B, C, d, T] uint8, channels last in memory."""
 
     values: Tensor
     scale: float
@@ -25,7 +25,7 @@ class Quantized(NamedTuple):
 
 
 def quantize(x: Tensor) -> Quantized:
-    """Quantize [B, C, d, T] float32, channels last in memory, to 255 steps between its minimum and its maximum."""
+    """Quantise [B, C, d, T] float32, channels last in memory, to 255 steps between its minimum and its maximum."""
     low, high = (float(end) for end in torch.aminmax(x.permute(0, 2, 3, 1).view(-1)))
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255 or 1.0
@@ -39,7 +39,7 @@ def quantize(x: Tensor) -> Quantized:
 
 
 def space_to_batch(x: Quantized, count: int) -> Quantized:
-    """[B, C, 1, T] -> [B, C, count, ceil(T / count)]: row i holds the samples i, i + count, i + 2 * count, ..."""
+    """[B, C, 1, T] -> [B, C, count, ceil(T / count)]: row i contains the samples i, i + count, i + 2 * count, ..."""
     batch, channels, _, samples = x.values.shape
     if count == 1:
         return x
@@ -50,7 +50,7 @@ def space_to_batch(x: Quantized, count: int) -> Quantized:
 
 
 def batch_to_space(x: Tensor, samples: int) -> Tensor:
-    """The inverse of `space_to_batch`, for any dtype: [B, C, count, columns] -> [B, C, 1, samples]."""
+    """Inverse of `space_to_batch`, for any dtype: [B, C, count, columns] -> [B, C, 1, samples]."""
     batch, channels, count, columns = x.shape
     if count == 1:
         return x
@@ -59,7 +59,7 @@ def batch_to_space(x: Tensor, samples: int) -> Tensor:
 
 
 class Int8Conv:
-    """A convolution that keeps the length, with weights quantized to 127 steps on either side of zero."""
+    """A length-preserving convolution, with weights quantised to 127 steps on either side of zero."""
 
     def __init__(self, conv: nn.Conv1d) -> None:
         weight = conv.weight.detach().float().unsqueeze(2)  # [C, C, 1, K]
@@ -98,11 +98,11 @@ class Int8Block(nn.Module):
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the weights."""
+        """Size of the weights in bytes."""
         return sum(conv.n_bytes for conv in (*self.dilated, *self.plain))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, 1, T] with the channels last in memory -> the same shape in float32."""
+        """[B, C, 1, T] with channels last in memory -> the same shape in float32."""
         x = x.to(torch.float32, copy=True)
         for i, dilated in enumerate(self.dilated):
             values = space_to_batch(quantize(F.leaky_relu(x, LRELU_SLOPE)), dilated.dilation)

@@ -33,7 +33,7 @@ class SpectrumDiscriminator(nn.Module):
         self.last = nn.Conv1d(channels, 1, 3, padding=1)
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """[B, 1, T] -> scores and feature maps."""
+        """[B, 1, T] -> DiscriminatorOutput."""
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(
                 audio[:, 0].float(), self.n_fft, self.n_fft // 4, window=self.window, return_complex=True
@@ -56,5 +56,5 @@ class LiteDiscriminator(nn.Module):
         )
 
     def forward(self, audio: Tensor) -> list[DiscriminatorOutput]:
-        """[B, 1, T] -> one output for each resolution."""
+        """[B, 1, T] -> one DiscriminatorOutput per resolution."""
         return [discriminator(audio) for discriminator in self.discriminators]

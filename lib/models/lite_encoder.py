@@ -1,8 +1,8 @@
 """Network of the lite content encoder: Whisper's encoder, then a bottleneck trained to remove speaker information.
 
 The first part is the encoder of Whisper base (Radford et al. 2022), which was trained on 99 languages. The outputs of
-its layers 3 to 6 are normalised over the utterance and projected to a code of 128 features per frame. The last feature
-is the energy of the frame relative to the utterance.
+its layers 3 to 6 are normalised over the utterance and projected to a code of 128 features per frame. The energy of the
+frame relative to the utterance is appended as one more feature.
 """
 
 import math
@@ -98,7 +98,7 @@ class WhisperLayer(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """Log mel -> the outputs of layers 3 to 6."""
+    """Computes the outputs of layers 3 to 6 from a log-mel spectrogram."""
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class WhisperEncoder(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Normalised layers -> code."""
+    """Projects the normalised layer outputs to the code."""
 
     def __init__(self, inputs: int, channels: int = 384, code: int = CODE, blocks: int = 2) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Bottleneck(nn.Module):
 
 
 def normalised_over_time(layers: Tensor) -> Tensor:
-    """(B, N, C): instance normalisation over time, zero mean and unit standard deviation per channel.
+    """Normalise (B, N, C) over time to zero mean and unit standard deviation per channel (instance normalisation).
 
     This removes most information about the speaker and the microphone, which are constant over an utterance.
     """
@@ -149,7 +149,7 @@ def normalised_over_time(layers: Tensor) -> Tensor:
 
 
 def frame_levels(mel: Tensor, frames: int) -> Tensor:
-    """(B, M, N_MELS) mel power -> (B, frames): log energy of content frames relative to the utterance, scaled."""
+    """(B, M, N_MELS) mel power -> (B, frames): scaled log energy of content frames relative to the utterance."""
     power = mel.mean(dim=2)  # [B, M]
     around = F.pad(power[:, None], (1, 1), mode="replicate")
     kernel = torch.tensor([[[0.25, 0.5, 0.25]]], device=mel.device, dtype=mel.dtype)
@@ -159,7 +159,7 @@ def frame_levels(mel: Tensor, frames: int) -> Tensor:
 
 
 class LiteEncoder(nn.Module):
-    """Content features of 16 kHz audio, frame i centred on sample 320 i + 200."""
+    """Computes content features of 16 kHz audio; frame i is centred on sample 320 i + 200."""
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
@@ -191,5 +191,5 @@ class LiteEncoder(nn.Module):
 
 
 def shifted(audio: Tensor) -> Tensor:
-    """(B, T) -> audio from the centre of the first content frame on, followed by silence."""
+    """(B, T) -> audio from the centre of the first content frame onwards, padded with silence."""
     return F.pad(audio[:, OFFSET:], (0, OFFSET + 1200))

@@ -1,9 +1,9 @@
 """The voice network of the lite family: content, F0 and speaker -> mel spectrogram -> waveform.
 
 The prior, a stack of non-causal convolutions, predicts a log-mel spectrogram; it is trained by regression. A
-source-filter vocoder computes the waveform: per frame it multiplies the spectra of a pulse train at F0 and of white
-noise with predicted filters; an inverse STFT overlap-adds their sum. Both run at 100 frames/s, not at the sample rate,
-which makes them fast.
+source-filter vocoder computes the waveform: for each frame it multiplies the spectra of a pulse train at F0 and of
+white noise by predicted filters, and an inverse STFT overlap-adds their sum. Both run at 100 frames/s, not at the
+sample rate, which makes them fast.
 """
 
 import functools
@@ -56,13 +56,13 @@ def mel_filters(config: LiteConfig) -> Tensor:
 
 
 def usable_bands(config: LiteConfig, cutoff: float) -> int:
-    """Mel bands that lie below a frequency in Hz."""
+    """Return the number of mel bands below a frequency in Hz."""
     edges = (mel_filters(config) > 0) * torch.linspace(0.0, config.sample_rate / 2, config.n_fft // 2 + 1)[:, None]
     return int((edges.amax(0) <= cutoff).sum())
 
 
 def band_shares(bank: Tensor) -> Tensor:
-    """(bins, M) mel filters -> (M, bins): weight of a band in the spectral envelope at a bin; columns sum to 1."""
+    """(bins, M) mel filters -> (M, bins): weight of each band in the envelope at each bin; columns sum to 1."""
     total = bank.sum(1, keepdim=True)
     shares = bank / total.clamp(min=1e-8)
     first, last = (int(bin_) for bin_ in (total[:, 0] > 0).nonzero()[[0, -1], 0])
@@ -101,7 +101,7 @@ def pulse_train(f0: Tensor, sample_rate: int, hop_length: int) -> Tensor:
 
 
 class LitePrior(nn.Module):
-    """Content and F0 -> log mel."""
+    """Predicts a log-mel spectrogram from content and F0."""
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class LitePrior(nn.Module):
 
 
 class SpectralVocoder(nn.Module):
-    """Log mel and F0 -> waveform: filters a pulse train and white noise in the STFT domain."""
+    """Synthesises a waveform from log mel and F0: filters a pulse train and white noise in the STFT domain."""
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
@@ -224,9 +224,9 @@ class LiteSynthesizer(nn.Module):
     ) -> LiteOutput:
         """Training: content [B, F, C], F0 [B, F], lengths [B], speaker_id [B].
 
-        Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
-        With `prior_only`, only the prior gets gradients. Otherwise the prior runs without gradients and the vocoder is
-        trained on the mel spectrogram it predicts.
+        Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
+        segments on every device. If `prior_only`, only the prior gets gradients. Otherwise the prior runs without
+        gradients and the vocoder is trained on the mel spectrogram it predicts.
         """
         frames, hop = self.config.segment_frames, self.config.hop_length
         if starts is None:
@@ -242,7 +242,7 @@ class LiteSynthesizer(nn.Module):
         return LiteOutput(mel, self.dec(cut, cut_f0, noise), starts)
 
     def predict_mel(self, content: Tensor, f0: Tensor, speaker_id: Tensor) -> Tensor:
-        """Conversion: content [B, F, C], last the level, F0 [B, F] Hz, speaker_id [B] -> log mel [B, F, M]."""
+        """Conversion: content [B, F, C] (last: the level), F0 [B, F] Hz, speaker_id [B] -> log mel [B, F, M]."""
         code, level = content[..., :-1], content[..., -1:]
         corrected = torch.cat([CODE_GAIN * code, level + LEVEL_SHIFT], 2)
         mel: Tensor = self.enc_p(corrected, f0, self.emb_g(speaker_id))
@@ -264,9 +264,9 @@ class LiteSynthesizer(nn.Module):
         temperature: float = 1.0,
         keep: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Content [B, F, C] at 100 frames/s, speaker_id [B], F0 [B, F] Hz -> [B, 1, F * hop] in float32.
+        """Content [B, F, C] at 100 frames/s, speaker_id [B], F0 [B, F] Hz -> audio [B, 1, F * hop] in float32.
 
-        `generator` makes the noise reproducible, `temperature` scales it (0 = none). `keep` is (first, last + 1) of the
+        `generator` makes the noise reproducible; `temperature` scales it (0 = none). `keep` is (first, last + 1) of the
         frames whose samples are returned. `lengths` and `pitch_bins` belong to the interface of VoiceSynthesizer and
         are not used here.
         """
@@ -282,14 +282,14 @@ class LiteSynthesizer(nn.Module):
         return audio[..., (first - begin) * self.config.hop_length : (last - begin) * self.config.hop_length]
 
     def fold_weight_norm(self) -> "LiteSynthesizer":
-        """Returns self: the network has no weight norm."""
+        """Return self: the network has no weight norm."""
         return self
 
     def cast(self, generator: torch.dtype, prior: torch.dtype) -> "LiteSynthesizer":
-        """Returns self: the network is so small that a narrower dtype saves no time."""
+        """Return self: the network is so small that a narrower dtype saves no time."""
         return self
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all weights."""
+        """Size of the weights in bytes."""
         return sum(weight.nbytes for weight in self.parameters())

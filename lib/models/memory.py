@@ -1,7 +1,7 @@
-"""Return memory to the operating system: what was freed, and mapped weights that are not in use.
+"""Return memory to the operating system: freed memory, and memory-mapped weights that are not in use.
 
-glibc keeps freed memory in the process. Chunks of unequal lengths fragment it, and a long recording would take more and
-more. On other systems nothing happens.
+glibc keeps freed memory in the process. Chunks of different lengths fragment it, so that a long recording would need
+more and more. On other systems these functions do nothing.
 """
 
 import bisect
@@ -54,16 +54,19 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def trim_memory() -> None:
-    """Return free memory to the system. This takes some milliseconds, and so does using the memory again."""
+    """Return freed memory to the system.
+
+    This takes some milliseconds, and allocating the memory again takes about as long.
+    """
     library = _allocator()
     if library is not None:
         library.malloc_trim(0)
 
 
 def release_mapped_weights(network: "nn.Module") -> None:
-    """Remove weights that are mapped from model files from this process's memory, without losing them.
+    """Release the resident pages of weights that are memory-mapped from model files.
 
-    The next use takes them from the system's file cache. Weights that were changed in memory stay.
+    The next use loads them from the system's file cache. Weights that were changed in memory stay.
     """
     library = _allocator()
     if library is None:

@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """Four levels' blocks at the lowest resolution: [B, a, T / 32, M / 32] -> [B, 2 a, T / 32, M / 32]."""
+    """Blocks of four levels at the lowest resolution: [B, a, T / 32, M / 32] -> [B, 2 a, T / 32, M / 32]."""
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Intermediate(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Doubles time and mel and appends the encoder's output of that level: [B, a, T, M] -> [B, a / 2, 2 T, 2 M]."""
+    """Doubles time and mel and appends the encoder's output of the same level: [B, a, T, M] -> [B, a / 2, 2 T, 2 M]."""
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class DecoderLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Back to full resolution: [B, 32 c, T / 32, M / 32] -> [B, c, T, M]."""
+    """Restores the full resolution: [B, 32 c, T / 32, M / 32] -> [B, c, T, M]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _release_after_long(network: nn.Module, x: Tensor) -> None:
 
 
 class UNet(nn.Module):
-    """[B, 1, T, M] -> [B, c, T, M]; T and M are multiples of FRAME_MULTIPLE."""
+    """The whole U-Net: [B, 1, T, M] -> [B, c, T, M]; T and M are multiples of FRAME_MULTIPLE."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -188,10 +188,10 @@ class BiGRU(nn.Module):
 
 
 class Rmvpe(nn.Module):
-    """Salience of each of 360 pitches: log-mel [B, 128, T] -> [B, T, 360] in 0..1.
+    """Computes the salience of 360 pitches: log-mel [B, 128, T] -> [B, T, 360] in 0..1.
 
-    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions may be
-    cast to another dtype; the recurrent layer and what follows are in float32.
+    T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions can be
+    cast to another dtype; the recurrent layer and everything after it stay in float32.
     """
 
     def __init__(self, channels: int = 16, hidden: int = 256) -> None:

@@ -14,10 +14,10 @@ UNVOICED_NOISE = SINE_AMPLITUDE / 3  # and of the noise that stands alone in unv
 
 
 def sine_wave(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
-    """F0 [B, F] in Hz, 0 = unvoiced -> sine [B, F * hop_length] of amplitude 0.1, continuous in phase.
+    """F0 [B, F] in Hz, 0 = unvoiced -> sine [B, F * hop_length] of amplitude 0.1 with continuous phase.
 
     The running sum of f0 / sample_rate includes the current sample. It is kept per frame, in float64 and modulo 1
-    cycle, so that the phase does not drift however long the audio is.
+    cycle, so that the phase does not drift in long audio.
     """
     step = torch.remainder(f0 / sample_rate, 1.0)  # [B, F] cycles per sample
     exact = step.cpu() if step.device.type == "mps" else step  # Apple GPUs have no float64
@@ -29,7 +29,7 @@ def sine_wave(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
 
 
 class SineSource(nn.Module):
-    """F0 -> excitation at the output rate."""
+    """Computes the excitation at the output rate from F0."""
 
     def __init__(self, hop_length: int, sample_rate: int) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ class SineSource(nn.Module):
     def sine(self, f0: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """F0 [B, F] in Hz -> sine and noise [B, F * hop, 1], always float32.
 
-        `temperature` scales the noise. Random numbers are drawn in the reference's order: an unused number
-        per item, then the noise.
+        `temperature` scales the noise. Random numbers are drawn in RVC's order: an unused number per item, then the
+        noise.
         """
         f0 = f0.float()
         voiced = (f0 > 0).float().repeat_interleave(self.hop_length, dim=1)  # [B, T]

@@ -43,7 +43,7 @@ class TrainOutput(NamedTuple):
 
 
 def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int = 1) -> Tensor:
-    """Cut `frames` frames at `starts` [B] out of the last axis of [B, ..., T]."""
+    """Slice `frames` frames from `starts` [B] on from the last axis of [B, ..., T]."""
     width = frames * samples_per_frame
     first = (starts * samples_per_frame).tolist()
     return torch.stack([item[..., begin : begin + width] for item, begin in zip(x, first, strict=True)])
@@ -51,7 +51,7 @@ def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int 
 
 @torch.inference_mode()
 def snr_db(exact: "Synthesizer", cast: "Synthesizer") -> float:
-    """Signal-to-noise ratio in dB of a cast generator against the exact one, for random latents and a rising F0."""
+    """Return the SNR in dB of a cast generator against the float32 one, for random latents and a rising F0."""
     rng = torch.Generator().manual_seed(0)
     latent = torch.randn(1, exact.config.inter_channels, PROBE_FRAMES, generator=rng)
     f0 = torch.linspace(100.0, 400.0, PROBE_FRAMES)[None]
@@ -78,7 +78,7 @@ class Synthesizer(nn.Module):
         self.emb_g = nn.Embedding(config.n_speakers, config.gin_channels)
 
     def speaker(self, speaker_id: Tensor) -> Tensor:
-        """[B] -> conditioning vectors [B, gin, 1]."""
+        """Speaker numbers [B] -> conditioning vectors [B, gin, 1]."""
         return self.emb_g(speaker_id).unsqueeze(2)  # type: ignore[no-any-return]
 
     def forward(
@@ -94,8 +94,9 @@ class Synthesizer(nn.Module):
     ) -> TrainOutput:
         """Training: content [B, F, C], pitch bins and F0 [B, F], lengths [B], spec [B, bins, F], speaker_id [B].
 
-        Segments start at `starts` [B]; None draws them, on the CPU, so that a seed gives the same on every device.
-        Without `spec` the latent comes from the prior, as in a conversion, and the posterior is not used.
+        Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
+        segments on every device. If `spec` is None, the latent comes from the prior, as in a conversion, and the
+        posterior is not used.
         """
         speaker = self.speaker(speaker_id)
         mean_prior, log_scale_prior, mask = self.enc_p(content, pitch_bins, lengths)
@@ -136,10 +137,10 @@ class Synthesizer(nn.Module):
         temperature: float = 1.0,
         keep: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> [B, 1, F * hop].
+        """Content [B, F, C] at 100 frames/s, lengths, speaker_id [B], bins and F0 [B, F] -> audio [B, 1, F * hop].
 
-        `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales every random draw (0 =
-        none). `keep` is (first, last + 1) of the frames whose samples are returned; it does not change them.
+        `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales all random numbers (0 =
+        none). `keep` is (first, last + 1) of the frames whose samples are returned; it does not change the samples.
         """
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)
@@ -163,9 +164,9 @@ class Synthesizer(nn.Module):
         return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
     def cast(self, generator: torch.dtype, prior: torch.dtype) -> "Synthesizer":
-        """A copy whose generator computes in one dtype and whose prior and flow mostly compute in another.
+        """Return a copy whose generator computes in one dtype, and most of whose prior and flow compute in another.
 
-        Attention stays in float32: scores in bfloat16 changed the prior of random weights by 3 %.
+        Attention stays in float32: with random weights, scores in bfloat16 changed the prior by 3%.
         """
         other = copy.copy(self)
         other._modules = dict(self._modules)
@@ -179,12 +180,15 @@ class Synthesizer(nn.Module):
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all weights."""
+        """Size of the weights in bytes."""
         blocks = (block for block in self.dec.resblocks if isinstance(block, Int8Block))
         return sum(weight.nbytes for weight in self.parameters()) + sum(block.n_bytes for block in blocks)
 
     def fold_weight_norm(self) -> "Synthesizer":
-        """Replace each weight-normed weight by its value: the same results to rounding, faster. Returns self."""
+        """Replace each weight-normed weight by its value. Returns self.
+
+        The network becomes faster; its results are the same up to rounding error.
+        """
         for module in list(self.modules()):
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")

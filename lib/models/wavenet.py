@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 class WaveNet(nn.Module):
-    """[B, C, F] -> [B, C, F], conditioned on one vector per item."""
+    """Gated convolutions [B, C, F] -> [B, C, F], conditioned on one vector per item."""
 
     def __init__(self, channels: int, kernel_size: int, n_layers: int, gin_channels: int) -> None:
         super().__init__()

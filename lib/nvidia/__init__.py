@@ -1,4 +1,4 @@
-"""NVIDIA GPUs and drivers: which CUDA build of PyTorch supports them. Imports nothing outside the standard library.
+"""NVIDIA GPUs and drivers, and the CUDA build of PyTorch that supports them. Imports only the standard library.
 
 Sources: PyTorch's support matrix for release 2.11 (compute capabilities of its builds) and NVIDIA's table of minor
 version compatibility (drivers).
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lib.messages import Message
 
 QUERY = ("--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader")
-PATIENCE = 30.0  # seconds for the answer of nvidia-smi
+PATIENCE = 30.0  # seconds to wait for the output of nvidia-smi
 
 
 class Build(NamedTuple):
@@ -32,7 +32,7 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA GPU as nvidia-smi describes it. `capability` is None where an old driver does not report it."""
+    """An NVIDIA GPU as described by nvidia-smi. `capability` is None if an old driver does not report it."""
 
     name: str
     driver: int
@@ -40,7 +40,7 @@ class Card:
 
 
 def find_cards() -> list[Card]:
-    """The NVIDIA GPUs of this machine; empty if no driver responds."""
+    """List the NVIDIA GPUs of this machine; empty if no driver responds."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -54,7 +54,7 @@ def find_cards() -> list[Card]:
 
 
 def parse_cards(text: str) -> list[Card]:
-    """The GPUs of nvidia-smi's answer to QUERY; lines of another form are skipped."""
+    """Parse the output of nvidia-smi for QUERY; lines in another format are skipped."""
     cards = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -65,7 +65,7 @@ def parse_cards(text: str) -> list[Card]:
 
 
 def suitable_build(cards: Sequence[Card]) -> str:
-    """The build for which the best of the cards can be used: "cu130", "cu126" or "cpu"."""
+    """Return the build that supports the best of the cards: "cu130", "cu126" or "cpu"."""
     for build in BUILDS:
         if any(_works(card, build) for card in cards):
             return build.name
@@ -73,7 +73,7 @@ def suitable_build(cards: Sequence[Card]) -> str:
 
 
 def advise(cards: Sequence[Card], build: str) -> list[Message]:
-    """A sentence for each card that a build cannot use, or cannot use at its best, with the remedy."""
+    """Return a sentence with the remedy for each card that a build does not support, or not at full speed."""
     return [advice for card in cards if (advice := _advise(card, build)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""python -m lib.nvidia: prints the build of PyTorch for this machine: cu130, cu126 or cpu. For start scripts."""
+"""Prints the build of PyTorch for this machine (cu130, cu126 or cpu), for the start scripts: python -m lib.nvidia."""
 
 import sys
 
@@ -6,7 +6,7 @@ from lib.nvidia import BUILDS, CPU, advise, find_cards, suitable_build
 
 
 def main() -> int:
-    """Print the name of the build, and on stderr what is wrong with a card or driver."""
+    """Print the name of the build, and problems of cards or drivers on stderr."""
     cards = find_cards()
     build = suitable_build(cards)
     print(build)

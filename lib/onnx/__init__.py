@@ -1,1 +1,1 @@
-"""ONNX files of the networks, for other runtimes and for the page in docs/browser."""
+"""ONNX files of the networks, for other runtimes and for the web page in docs/browser."""

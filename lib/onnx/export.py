@@ -1,4 +1,7 @@
-"""ONNX files of a voice, its content encoder and the pitch network, each compared with PyTorch before it is kept."""
+"""Exports a voice, its content encoder and the pitch network to ONNX.
+
+Each file is checked against PyTorch before it is kept.
+"""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -38,14 +41,14 @@ CHECKED_FRAMES = (7, 130)  # other lengths, at which the file is compared
 
 
 class Exported(NamedTuple):
-    """A file that was written."""
+    """An exported file, and its largest difference from PyTorch."""
 
     path: Path
     difference: float  # the largest difference from PyTorch
 
 
 def voice_graph(network: VoiceSynthesizer) -> Any:
-    """The graph of a voice, whose weight norm is folded."""
+    """Return the graph of a voice, with weight norm folded."""
     if isinstance(network, LiteSynthesizer):
         return LiteVoiceGraph(network)
     assert isinstance(network, Synthesizer)
@@ -53,7 +56,7 @@ def voice_graph(network: VoiceSynthesizer) -> Any:
 
 
 def encoder_graph(encoder: object) -> Any:
-    """The graph of a content encoder."""
+    """Return the graph of a content encoder."""
     if isinstance(encoder, LiteContentEncoder):
         return LiteEncoderGraph(encoder.network)
     assert isinstance(encoder, HubertContentEncoder)
@@ -61,14 +64,15 @@ def encoder_graph(encoder: object) -> Any:
 
 
 def pitch_graph(network: Rmvpe) -> RmvpeGraph:
-    """The graph of RMVPE."""
+    """Return the graph of RMVPE."""
     return RmvpeGraph(network)
 
 
 def export_graph(graph: Any, path: Path, about: Mapping[str, object] | None = None) -> Exported:
-    """Write a graph and its weights in float32, with `about` as metadata, if the file computes what PyTorch does.
+    """Export a graph with its weights in float32 to `path`, with `about` as metadata, and check it against PyTorch.
 
-    Raises ConfigError if the package onnx is missing or the results differ by more than 1e-4.
+    Raises ConfigError if the onnx package is not installed, or if the results differ from PyTorch's by more than 1e-4;
+    the file is then not written.
     """
     check_packages()
     import onnx
@@ -92,7 +96,10 @@ def export_graph(graph: Any, path: Path, about: Mapping[str, object] | None = No
 
 
 def write_graph(graph: Any, path: Path, *, with_weights: bool = True) -> None:
-    """Record a graph with axes of any length. Without weights, they are inputs, named as the parameters are."""
+    """Trace a graph and write it with dynamic axes.
+
+    Without weights, the parameters become inputs of the graph under their names.
+    """
     torch.manual_seed(0)
     names = list(graph.axes)
     dynamic = {name: {axis: f"{name}_length"} for name, axis in graph.axes.items() if axis is not None}
@@ -124,7 +131,7 @@ def _differences(graph: Any, path: Path) -> Iterator[float]:
 
 
 def check_packages() -> None:
-    """Raises ConfigError if a package that an export needs is missing."""
+    """Raises ConfigError if a package required for an export is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -136,10 +143,10 @@ def check_packages() -> None:
 
 
 def export_voice(voice: Path, folder: Path) -> Iterator[Exported | RevoiceError]:
-    """Write NAME.onnx, encoder.onnx and, for a voice with F0, f0.onnx (RMVPE) into the folder, one after the other.
+    """Export NAME.onnx, encoder.onnx and, for a voice with F0, f0.onnx (RMVPE) into the folder, one after the other.
 
-    A network that is not installed is yielded as its MissingFileError. Raises ConfigError as `export_graph` does,
-    CheckpointError for a voice that cannot be read.
+    If a network is not installed, its MissingFileError is yielded in place of a file. Raises ConfigError as
+    `export_graph` does, and CheckpointError if the voice cannot be read.
     """
     check_packages()
     model = read_voice_model(voice)

@@ -1,7 +1,7 @@
-"""The networks in the form that ONNX files have: tensor I/O, any length, noise as an input.
+"""The networks in the form required by ONNX: tensor inputs and outputs, variable length, noise as an input.
 
-ONNX has no complex numbers and its runtimes lack some operators, so short-time spectra are convolutions with cosines
-and sines here. Everything else is the networks themselves.
+ONNX has no complex numbers and its runtimes lack some operators, so short-time spectra are computed as convolutions
+with cosines and sines. Everything else is the PyTorch network itself.
 """
 
 import math
@@ -33,7 +33,10 @@ from lib.pitch.scale import HOP_LENGTH
 
 
 def fourier_basis(n_fft: int, window: Tensor) -> Tensor:
-    """Kernels [2 * bins, 1, n_fft] of a convolution that computes the windowed DFT: real parts, then imaginary ones."""
+    """Return kernels [2 * bins, 1, n_fft] of a convolution that computes the windowed DFT.
+
+    The first half are the real parts, the second half the imaginary ones.
+    """
     bins = n_fft // 2 + 1
     turns = torch.arange(bins)[:, None] * torch.arange(n_fft) % n_fft  # exact in integers
     angles = turns.double() * (2 * math.pi / n_fft)
@@ -58,19 +61,19 @@ class LitePriorGraph(nn.Module):
         self.network = network
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs."""
+        """Return random inputs of `frames` frames."""
         content = torch.randn(1, frames, self.network.config.content_width)
         return content, _melody(frames), torch.tensor([0])
 
     def forward(self, content: Tensor, f0: Tensor, speaker: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the outputs given in the class docstring."""
         return self.network.predict_mel(content, f0, speaker)
 
 
 class LiteVocoderGraph(nn.Module):
     """The vocoder of a lite voice: log mel [1, F, M], F0 [1, F] Hz, noise [1, F * hop] -> audio [1, F * hop].
 
-    Noise is standard normal; zeros give the voice without its noise.
+    The noise is standard normal; zeros synthesise only the harmonics.
     """
 
     axes: ClassVar = {"mel": 1, "f0": 1, "noise": 1}
@@ -84,17 +87,17 @@ class LiteVocoderGraph(nn.Module):
         self.register_buffer("basis", fourier_basis(self.n_fft, network.window), persistent=False)
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs."""
+        """Return random inputs of `frames` frames."""
         mel = MEL_CENTRE + torch.randn(1, frames, self.network.config.n_mels)
         return mel, _melody(frames), torch.randn(1, frames * self.hop)
 
     def exact(self, mel: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
-        """What the program computes."""
+        """Return the output of the original PyTorch network."""
         audio: Tensor = self.network(mel, f0, noise)[:, 0]
         return audio
 
     def forward(self, mel: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the output given in the class docstring."""
         half = self.n_fft // 2
         log_harmonic, log_noise, phase = self.network.filters(mel, f0)
         frames = log_harmonic.shape[2]
@@ -135,27 +138,27 @@ class LiteVoiceGraph(nn.Module):
         self.prior, self.vocoder = LitePriorGraph(network), LiteVocoderGraph(network.dec)
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs, with the noise that `infer` draws for seed 0."""
+        """Return random inputs, with the noise that `infer` draws for seed 0."""
         content, f0, speaker = self.prior.example(frames)
         noise = normal((1, frames * self.vocoder.hop), content, torch.Generator().manual_seed(0))
         return content, f0, speaker, noise
 
     def exact(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
-        """What the program computes for an example."""
+        """Return the output of the original PyTorch network."""
         lengths = torch.tensor([content.shape[1]])
         return self.network.infer(content, lengths, speaker, None, f0, torch.Generator().manual_seed(0))[:, 0]
 
     def forward(self, content: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the output given in the class docstring."""
         audio: Tensor = self.vocoder(self.prior(content, f0, speaker), f0, noise)
         return audio
 
 
 class VoiceGraph(nn.Module):
-    """A v1 or v2 voice: content [1, F, C], pitch bins [1, F], F0 [1, F] Hz, speaker [1], two noises -> audio.
+    """A v1 or v2 voice: content [1, F, C], pitch bins [1, F], F0 [1, F] Hz, speaker [1], two noise inputs -> audio.
 
-    Noise is standard normal: `noise` [1, Z, F] of the latent, `source_noise` [1, F * hop] of the excitation. The audio
-    is [1, F * hop].
+    The noise is standard normal: `noise` [1, Z, F] for the latent, `source_noise` [1, F * hop] for the excitation. The
+    audio is [1, F * hop].
     """
 
     axes: ClassVar = {"content": 1, "pitch_bins": 1, "f0": 1, "speaker": None, "noise": 2, "source_noise": 1}
@@ -166,7 +169,7 @@ class VoiceGraph(nn.Module):
         self.network = network
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs, with the noise that `infer` draws for seed 0."""
+        """Return random inputs, with the noise that `infer` draws for seed 0."""
         config, f0, rng = self.network.config, _melody(frames), torch.Generator().manual_seed(0)
         content, bins = torch.randn(1, frames, config.content_width), (f0 / 5).long().clamp(1, 255)
         noise = normal((1, config.inter_channels, frames), content, rng)
@@ -175,7 +178,7 @@ class VoiceGraph(nn.Module):
         return content, bins, f0, torch.tensor([0]), noise, source_noise
 
     def exact(self, content: Tensor, *rest: Tensor) -> Tensor:
-        """What the program computes for an example."""
+        """Return the output of the original PyTorch network."""
         given = dict(zip(list(self.axes)[1:], rest, strict=True))
         lengths, rng = torch.tensor([content.shape[1]]), torch.Generator().manual_seed(0)
         bins, f0 = given.get("pitch_bins"), given.get("f0")
@@ -184,7 +187,7 @@ class VoiceGraph(nn.Module):
     def forward(
         self, content: Tensor, pitch_bins: Tensor, f0: Tensor, speaker: Tensor, noise: Tensor, source_noise: Tensor
     ) -> Tensor:
-        """See the class."""
+        """Compute the output given in the class docstring."""
         source = self.network.dec.m_source
         assert source is not None
         voiced = (f0 > 0).float()[..., None].expand(-1, -1, source.hop_length).flatten(1)
@@ -212,12 +215,12 @@ class VoiceWithoutF0Graph(VoiceGraph):
     axes: ClassVar = {"content": 1, "speaker": None, "noise": 2}
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs."""
+        """Return random inputs of `frames` frames."""
         content, _, _, speaker, noise, _ = super().example(frames)
         return content, speaker, noise
 
     def forward(self, content: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
-        """See the class."""
+        """Compute the output given in the class docstring."""
         return self._generate(content, None, speaker, noise, None)
 
 
@@ -232,17 +235,17 @@ class EncoderGraph(nn.Module):
         self.network = network
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """Random inputs."""
+        """Return random inputs of `frames` frames."""
         return (0.1 * torch.randn(1, HOP_LENGTH * frames + 401),)
 
     def exact(self, audio: Tensor) -> Tensor:
-        """What the program computes."""
+        """Return the output of the original PyTorch network."""
         exact: Tensor = self.network(audio)
         return exact
 
 
 class LiteEncoderGraph(EncoderGraph):
-    """The lite content encoder, for up to 26 s."""
+    """The lite content encoder, for up to 26 s of audio."""
 
     network: LiteEncoder
     basis: Tensor
@@ -253,7 +256,7 @@ class LiteEncoderGraph(EncoderGraph):
         self.register_buffer("basis", fourier_basis(WINDOW_LENGTH, window), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the output given in the docstring of EncoderGraph."""
         network, half = self.network, WINDOW_LENGTH // 2
         frames = (audio.shape[1] - 80) // 320
         padded = F.pad(shifted(audio)[:, None], (half, half), mode="reflect")
@@ -270,7 +273,7 @@ class HubertGraph(EncoderGraph):
     """A HuBERT content encoder."""
 
     def forward(self, audio: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the output given in the docstring of EncoderGraph."""
         content: Tensor = self.network(audio)
         return content
 
@@ -290,16 +293,16 @@ class RmvpeGraph(nn.Module):
         self.filters = rmvpe.mel_matrix(torch.device("cpu"))
 
     def example(self, frames: int) -> tuple[Tensor, ...]:
-        """A tone in noise."""
+        """Return a tone in noise."""
         time = torch.arange(HOP_LENGTH * frames + 4103) / ANALYSIS_RATE
         return ((0.3 * torch.sin(2 * math.pi * 220 * time) + 0.05 * torch.randn(len(time)))[None],)
 
     def exact(self, audio: Tensor) -> Tensor:
-        """The salience that the program computes."""
+        """Return the salience computed by the original PyTorch network."""
         return rmvpe.salience(self.network, audio[0])[None]
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Compute the outputs given in the class docstring."""
         frames = audio.shape[1] // HOP_LENGTH
         total = (frames + FRAME_MULTIPLE - 1) // FRAME_MULTIPLE * FRAME_MULTIPLE
         padded = F.pad(audio, (rmvpe.N_FFT // 2, 0), mode="reflect")

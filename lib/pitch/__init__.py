@@ -1,4 +1,4 @@
-"""F0 estimation: one protocol, one file per method, one table. Methods are imported when they are loaded."""
+"""F0 estimation: one protocol, one module per method, one table. Methods are imported when they are loaded."""
 
 import importlib
 import importlib.util
@@ -30,7 +30,7 @@ class PitchExtractor(Protocol):
 
 @runtime_checkable
 class BatchPitchExtractor(Protocol):
-    """A PitchExtractor that computes several clips faster as one batch, with the same F0."""
+    """A PitchExtractor that processes several clips faster as one batch, with the same F0."""
 
     def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]": ...
 
@@ -61,7 +61,7 @@ WITH_DTYPE = ("rmvpe",)  # their load() takes a dtype as a third argument
 PITCH_METHODS: tuple[str, ...] = ("auto", *METHODS)  # for choices; "auto" = the best one installed
 AUTO_ORDER = ("rmvpe", "swift", "harvest")  # best first
 HYBRID = re.compile(r"hybrid\[(.*)\]")
-MAX_ECHOED = 60  # characters of a wrong name that an error repeats
+MAX_ECHOED = 60  # characters of an unknown name that an error repeats
 CREPE_HOP_LENGTH = 120  # samples; RVC's default for conversions
 
 MIN_SAMPLES = 4096  # at 16 kHz; shorter clips are padded with silence, because every method needs some periods of 50 Hz
@@ -69,9 +69,9 @@ SILENCE_PEAK = 1e-5  # below it (a third of a 16-bit step) audio counts as silen
 
 
 def split_method(method: str) -> tuple[str, ...]:
-    """The methods that a name stands for: several for "hybrid[pm+harvest]", else the one it names.
+    """Return the methods combined in a name such as "hybrid[pm+harvest]", or the method itself for any other name.
 
-    Raises ConfigError for a name that is not a method.
+    Raises ConfigError if the name is not a method.
     """
     found = HYBRID.fullmatch(method)
     parts = tuple(part.strip() for part in found[1].split("+")) if found else (method,)
@@ -110,7 +110,7 @@ def check_pitch_method(method: str) -> None:
 
 
 def missing_package(method: str, package: str) -> ConfigError:
-    """The error of a pitch method whose package is not installed."""
+    """Return the error for a pitch method whose package is not installed."""
     return ConfigError(
         "The pitch method {method!r} needs the package {package}. Install it (pip install {package}) or choose another "
         "method.",
@@ -137,11 +137,11 @@ def load_pitch_extractor(
     crepe_hop_length: int = CREPE_HOP_LENGTH,
     dtype: "torch.dtype | None" = None,
 ) -> "ExactExtractor":
-    """Load a pitch method: one of PITCH_METHODS, or hybrid[a+b+...] of some of METHODS.
+    """Load a pitch method: one of PITCH_METHODS, or hybrid[a+b+...] with several of METHODS.
 
-    `crepe_hop_length` in samples at 16 kHz applies to mangio-crepe only, `dtype` (None: float32) to rmvpe. "auto"
-    takes the first of AUTO_ORDER that loads, and logs which. Raises ConfigError for an unknown method or a package that
-    is not installed, MissingFileError for weights that are not there.
+    `crepe_hop_length` in samples at 16 kHz applies only to mangio-crepe; `dtype` (None means float32) applies only to
+    rmvpe. "auto" uses the first method of AUTO_ORDER that loads, and logs it. Raises ConfigError if the method is
+    unknown or its package is not installed, and MissingFileError if its weights are not installed.
     """
     parts = split_method(method)
     if len(parts) > 1:
@@ -178,9 +178,10 @@ def _first_of_auto(use: "Callable[[str], T]") -> "T":
 
 
 class ExactExtractor:
-    """Adapts any method to the contract: exact length, float32, zeros for silence, clips of every length.
+    """Adapts any method to the protocol: exact length, float32, zeros for silence, clips of any length.
 
-    `method` is the name of the method that "auto" chose; `cache_key` also names the settings that F0 depends on.
+    `method` is the name of the method, resolved if it was "auto"; `cache_key` also includes the settings on which F0
+    depends.
     """
 
     def __init__(self, method: str, extract: PitchExtractor, cache_key: str = "") -> None:
@@ -193,7 +194,7 @@ class ExactExtractor:
         return self.batch([audio])[0]
 
     def batch(self, clips: "Sequence[FloatArray]") -> "list[FloatArray]":
-        """F0 of several clips, as one batch where the method supports it."""
+        """Estimate the F0 of several clips, as one batch if the method supports it."""
         import numpy as np
 
         from lib.pitch.scale import HOP_LENGTH, fit_length

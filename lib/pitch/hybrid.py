@@ -1,4 +1,4 @@
-"""The method "hybrid[a+b+...]": the median of several methods, voiced where most of them are."""
+"""The "hybrid[a+b+...]" method: the median of several methods, voiced where most of them are."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from lib.typing import FloatArray
 
 
 def combine(extractors: Sequence[PitchExtractor]) -> PitchExtractor:
-    """Make one method of several ExactExtractors, whose curves are aligned in time."""
+    """Combine several ExactExtractors, whose curves are aligned in time, into one method."""
 
     def extract(audio: FloatArray) -> FloatArray:
         return vote(np.stack([extractor(audio) for extractor in extractors]))

@@ -22,7 +22,7 @@ BLOCK = 4096  # frames computed at a time
 
 
 def correct_octaves(audio: Samples, f0: FloatArray) -> FloatArray:
-    """Double F0 (F,) Hz of 16 kHz audio (T,) where only its even harmonics are in the spectrum; F = T // 160."""
+    """Double F0 (F,) in Hz of 16 kHz audio (T,) where the spectrum contains only its even harmonics; F = T // 160."""
     doubled = np.zeros(len(f0), bool)
     examined = np.flatnonzero((f0 >= LOWEST) & (f0 <= HIGHEST))
     half = N_FFT // 2

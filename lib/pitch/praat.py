@@ -1,4 +1,4 @@
-"""The method "pm": Praat's autocorrelation pitch through parselmouth, which only this file imports."""
+"""The "pm" method: Praat's autocorrelation pitch through parselmouth, which only this module imports."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ VOICING_THRESHOLD = 0.6  # of the autocorrelation peak
 
 
 def load(method: str, device: "torch.device") -> PitchExtractor:
-    """Return pm; Praat runs on the CPU whatever the device."""
+    """Return pm; Praat always runs on the CPU."""
     try:
         import parselmouth
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The method "rmvpe": our network with the published weights, which have to be downloaded."""
+"""The "rmvpe" method: our implementation of the network with the published weights, which have to be downloaded."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ MARGIN_FRAMES = 512
 def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) -> "RmvpePitch":
     """Return rmvpe on `device`, its convolutions in `dtype`.
 
-    Raises MissingFileError without its weights, CheckpointError for unusable ones.
+    Raises MissingFileError if its weights are not installed, and CheckpointError if they cannot be used.
     """
     path = find_weights()
     table = _read_table(path)
@@ -75,7 +75,7 @@ def load(method: str, device: torch.device, dtype: torch.dtype = torch.float32) 
 
 
 class RmvpePitch:
-    """F0 by the network, of one clip or of several."""
+    """Estimates F0 with the RMVPE network, for one clip or several."""
 
     def __init__(self, network: Rmvpe, device: torch.device) -> None:
         self.network = network
@@ -85,7 +85,7 @@ class RmvpePitch:
         return self.batch([audio])[0]
 
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        """F0 of several clips; those with equal `network_frames` are computed as one batch."""
+        """Estimate the F0 of several clips; those with equal `network_frames` are processed as one batch."""
         audio = [torch.from_numpy(clip).to(self._device) for clip in clips]
         alike: dict[int, list[int]] = {}
         for i, clip in enumerate(audio):
@@ -129,12 +129,12 @@ def _places() -> Iterator[Path]:
 
 
 def is_installed() -> bool:
-    """Whether a file of weights is installed."""
+    """Whether the weights are installed."""
     return any(path.is_file() for path in _places())
 
 
 def find_weights() -> Path:
-    """Return the file of weights. Raises MissingFileError, which says how to get it."""
+    """Return the weights file. Raises MissingFileError, with the way to get it, if there is none."""
     for path in _places():
         if path.is_file():
             return path
@@ -162,20 +162,20 @@ def _read_table(path: Path) -> Weights:
 
 
 def salience(network: Rmvpe, audio: Tensor) -> Tensor:
-    """Salience of every frame of 16 kHz audio: (T,) -> [T // 160, 360]."""
+    """Compute the salience of each frame of 16 kHz audio: (T,) -> [T // 160, 360]."""
     return salience_of_clips(network, [audio])[0]
 
 
 def network_frames(samples: int) -> int:
-    """Frames of a clip at the input of the network: a multiple of FRAME_MULTIPLE."""
+    """Return the number of frames of a clip at the input of the network, a multiple of FRAME_MULTIPLE."""
     return int(-(-(samples // HOP_LENGTH) // FRAME_MULTIPLE) * FRAME_MULTIPLE)
 
 
 @torch.inference_mode()
 def salience_of_clips(network: Rmvpe, clips: Sequence[Tensor]) -> list[Tensor]:
-    """Salience of every frame of clips with equal `network_frames`: (T,) -> [T // 160, 360] each.
+    """Compute the salience of each frame of clips with equal `network_frames`: (T,) -> [T // 160, 360] each.
 
-    The start is reflected as in training; after the end there is silence up to a multiple of 32 frames.
+    The start is reflection-padded as in training; the end is padded with silence to a multiple of 32 frames.
     """
     total = network_frames(clips[0].shape[0])
     rows = []
@@ -191,7 +191,7 @@ def salience_of_clips(network: Rmvpe, clips: Sequence[Tensor]) -> list[Tensor]:
 
 
 def log_mel(audio: Tensor) -> Tensor:
-    """Natural logarithm of 128 mel magnitudes of (..., T) at 16 kHz: [..., 128, (T - 1024) // 160 + 1].
+    """Compute the natural logarithm of 128 mel magnitudes of (..., T) at 16 kHz: [..., 128, (T - 1024) // 160 + 1].
 
     Frames are not padded: the first covers the first 1024 samples.
     """
@@ -202,7 +202,7 @@ def log_mel(audio: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def mel_matrix(device: torch.device) -> Tensor:
-    """Mel filter bank [128, 513] on the HTK scale with Slaney's area normalisation."""
+    """Return the mel filter bank [128, 513] on the HTK scale with Slaney's area normalisation."""
     from torchaudio.functional import melscale_fbanks
 
     with torch.inference_mode(False), warnings.catch_warnings():
@@ -214,9 +214,9 @@ def mel_matrix(device: torch.device) -> Tensor:
 
 
 def decode(strength: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """F0 from salience: [F, 360] -> (F,) Hz, 0 where no pitch is stronger than `threshold`.
+    """Decode F0 from salience: [F, 360] -> (F,) Hz, 0 where no salience exceeds `threshold`.
 
-    The mean of the pitches around the strongest one, in cents, weighted by their salience.
+    F0 is the mean in cents of the pitches around the strongest one, weighted by their salience.
     """
     device = strength.device
     strongest, centre = strength.max(dim=1)

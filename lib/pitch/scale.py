@@ -1,7 +1,6 @@
-"""F0 curves: frames, bins, shifting, filling, smoothing, splicing; pure functions.
+"""Pure functions on F0 curves: frames, bins, shifting, filling, smoothing, splicing.
 
-An F0 curve is (F,) Hz at 100 frames per second, 0.0 where unvoiced; frame j is at j * 10 ms. No function changes
-its input.
+An F0 curve is (F,) Hz at 100 frames/s, 0.0 where unvoiced; frame j is at j * 10 ms. No function changes its input.
 """
 
 from collections.abc import Iterator
@@ -37,7 +36,10 @@ def hz_to_bins(f0: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
 
 
 def suggested_shift(source_hz: float, voice_hz: float) -> int:
-    """Whole semitones from the median F0 of a recording to that of a voice, within the range of a conversion."""
+    """Return the shift, in whole semitones, from the median F0 of a recording to that of a voice.
+
+    It is limited to the range of a conversion.
+    """
     return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -MAX_SHIFT, MAX_SHIFT))
 
 
@@ -47,9 +49,9 @@ def shift_semitones(f0: npt.NDArray[Float], semitones: float) -> npt.NDArray[Flo
 
 
 def fill_unvoiced(f0: npt.NDArray[Float]) -> npt.NDArray[Float]:
-    """Replace unvoiced frames by linear interpolation between voiced ones, held at the ends; (F,) Hz.
+    """Replace unvoiced frames of (F,) Hz by linear interpolation between voiced ones; the ends are held constant.
 
-    A curve without any voiced frame stays all zeros.
+    A curve without voiced frames stays all zeros.
     """
     voiced = np.flatnonzero(f0 > 0)
     if len(voiced) == 0:
@@ -60,15 +62,15 @@ def fill_unvoiced(f0: npt.NDArray[Float]) -> npt.NDArray[Float]:
 
 
 def fit_length(f0: npt.NDArray[Float], frames: int) -> npt.NDArray[Float]:
-    """Cut (F,) at the end, or extend it with unvoiced frames, to (frames,)."""
+    """Trim (F,) at the end, or extend it with unvoiced frames, to (frames,)."""
     return np.pad(f0[:frames], (0, max(0, frames - len(f0))))
 
 
 def median_filter(f0: npt.NDArray[Float], size: int) -> npt.NDArray[Float]:
-    """Median over `size` neighbouring frames, (F,) Hz; outside the curve counts as unvoiced.
+    """Apply a median filter over `size` neighbouring frames to (F,) Hz; frames outside the curve count as unvoiced.
 
-    This is RVC's `filter_radius`: up to 2 nothing happens, and 3 is the three-point median that the 2023
-    reference applies. An even size counts as the odd one below it.
+    This is RVC's `filter_radius`: values up to 2 have no effect, and 3 is the three-point median of RVC as released in
+    2023. An even size counts as the next smaller odd one.
     """
     half = (size - 1) // 2
     if half < 1 or len(f0) == 0:
@@ -84,9 +86,9 @@ def splice_curve(
 ) -> npt.NDArray[Float]:
     """Replace a part of (F,) Hz by a given curve: points (N,) in seconds from the start, and (N,) Hz.
 
-    Frames between the first and the last point (both included) take the linear interpolation of the points; all others
-    stay. A frame between a voiced point and one of 0 Hz follows the nearer of both, instead of gliding to 0.
-    Raises ConfigError for an unusable table.
+    Frames from the first to the last point are interpolated linearly between the points; all others are unchanged. A
+    frame between a voiced point and one of 0 Hz takes the value of the nearer point, instead of gliding to 0. Raises
+    ConfigError if the points are invalid.
     """
     # Multiplied in the precision of the table: 0.1 s in single precision is exactly 10 frames only before the cast.
     positions = (np.asarray(times) * FRAMES_PER_SECOND).astype(np.float64)
@@ -120,7 +122,7 @@ def _between(
 
 
 class FrameWindow(NamedTuple):
-    """Frames [start, stop) of a long track, of which the part `keep`, counted from start, is used."""
+    """Frames [start, stop) of a long signal, of which the slice `keep`, counted from start, is used."""
 
     start: int
     stop: int
@@ -128,9 +130,9 @@ class FrameWindow(NamedTuple):
 
 
 def frame_windows(frames: int, core: int, margin: int) -> Iterator[FrameWindow]:
-    """Divide `frames` frames into windows that overlap by `margin` frames on either side of `core` frames each.
+    """Divide `frames` frames into windows of `core` frames, each with `margin` frames of context on both sides.
 
-    The parts to keep are all frames in order, each once. What fits into one window is not divided.
+    The parts to keep cover all frames in order, each exactly once. A signal that fits into one window is not divided.
     """
     if frames <= core + 2 * margin:
         yield FrameWindow(0, frames, slice(0, frames))

@@ -1,4 +1,4 @@
-"""The method "swift": the network SwiftF0, whose package bundles its weights."""
+"""The "swift" method: the SwiftF0 network, whose package contains its weights."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ THREADS = 2  # more threads hardly help this small network
 
 
 def load(method: str, device: "torch.device") -> PitchExtractor:
-    """Return swift; the network runs on the CPU whatever the device."""
+    """Return swift; the network always runs on the CPU."""
     try:
         from swift_f0 import SwiftF0
     except ImportError as error:

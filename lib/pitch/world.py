@@ -1,4 +1,4 @@
-"""The methods "harvest" and "dio" of the WORLD vocoder, both refined by StoneMask."""
+"""The "harvest" and "dio" methods of the WORLD vocoder, both refined with StoneMask."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ FRAME_PERIOD = 1000.0 * HOP_LENGTH / ANALYSIS_RATE  # ms
 
 
 def load(method: str, device: "torch.device") -> PitchExtractor:
-    """Return harvest or dio; WORLD runs on the CPU whatever the device."""
+    """Return harvest or dio; WORLD always runs on the CPU."""
     try:
         import pyworld
     except ImportError as error:

@@ -1,8 +1,8 @@
 """Voice archives: NAME.zip with a voice model, its index and a card.
 
-An exported archive has no folders. `card.json` holds the metadata and the SHA-256 of the parts, `README.md` the same
-for people. Archives of other programs can be imported too: one voice model and at most one index, in any folders,
-under any names, as parts are never unpacked under their names.
+An exported archive has no folders. `card.json` contains the metadata and the SHA-256 of the parts, `README.md` the same
+in readable form. Archives of other programs can be imported, too: one voice model and at most one index, in any folder
+and under any name, because parts are never unpacked under their own names.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ CARD_FIELDS = (*ENTRIES, "author", "licence", "epoch", "dataset_length", "creati
 
 @dataclass(frozen=True)
 class Imported:
-    """An imported voice. `skipped` names other model files of the archive: training checkpoints."""
+    """An imported voice. `skipped` lists the other model files of the archive, which are training checkpoints."""
 
     name: str
     voice: Path
@@ -57,7 +57,8 @@ class Imported:
 def export_voice(voice: Path, index: Path | None, output: Path, name: str | None = None) -> Path:
     """Write voice, index and card into one archive, atomically, and return its path.
 
-    Both are read first, so that only what can be imported is exported. `name` None: the stem of the voice's file.
+    Both model files are read first, so that the archive can be imported. `name` defaults to the stem of the voice's
+    file.
     """
     name = check_name(name or voice.stem, "voice")
     model = read_voice_model(voice)
@@ -81,7 +82,7 @@ def export_voice(voice: Path, index: Path | None, output: Path, name: str | None
 
 
 def describe_voice(name: str, voice: VoiceModel) -> dict[str, Any]:
-    """The card of a voice: its metadata."""
+    """Return the card of a voice: its metadata."""
     card: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
@@ -121,7 +122,7 @@ def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> None:
 def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
     """Read an index.
 
-    Raises CheckpointError if it is damaged or does not have the width of the voice's content features.
+    Raises CheckpointError if it is damaged or its dimension differs from that of the voice's content features.
     """
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
@@ -143,8 +144,8 @@ def import_voice(
 ) -> Imported:
     """Import the voice of an archive as `weights/NAME.pth` and its index into `logs/NAME/`.
 
-    All parts are checked before any is installed. Raises ConfigError if the voice exists and `overwrite` is not given,
-    CheckpointError if the archive is unsafe, damaged or without a usable voice, RevoiceError if it cannot be written.
+    All parts are checked before any is installed. Raises ConfigError if the voice exists and `overwrite` is not set,
+    CheckpointError if the archive is unsafe, damaged or has no usable voice, and RevoiceError if it cannot be written.
     """
     with write_errors(weights):
         weights.mkdir(parents=True, exist_ok=True)
@@ -155,9 +156,10 @@ def import_voice(
 
 
 def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
-    """Unpack all voice models and indexes of an archive into `folder`: its card, and the file names with their paths.
+    """Unpack all voice models and indexes of an archive into `folder`.
 
-    Raises MissingFileError, or CheckpointError if the archive is unsafe or damaged.
+    Returns the card, and the file names with their paths. Raises MissingFileError if the archive does not exist, and
+    CheckpointError if it is unsafe or damaged.
     """
     with _opened(archive) as opened:
         entries, card = _entries_and_card(opened, archive)

@@ -20,7 +20,7 @@ HALF_WIDTH = re.compile(r"[\uff61-\uff9f]")  # kana of one byte: most Chinese na
 
 
 def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
-    """The files in an archive.
+    """Return the files in an archive.
 
     Raises CheckpointError if an entry is unsafe or the uncompressed size exceeds the limit.
     """
@@ -72,7 +72,7 @@ def _problem(entry: zipfile.ZipInfo) -> Message | None:
 
 
 def entry_name(entry: zipfile.ZipInfo) -> str:
-    """The file name of an entry, without its folders and without control characters."""
+    """Return the file name of an entry, without its folders and control characters."""
     return re.sub(r"[\x00-\x1f\x7f]", "_", re.split(r"[/\\]", _decoded(entry))[-1])
 
 

@@ -1,4 +1,4 @@
-"""Changes entries of a voice file. Everything else in the file stays as it is: dtypes, posterior, foreign entries."""
+"""Changes entries of a voice file. All other content is preserved: dtypes, posterior, entries of other programs."""
 
 import json
 import logging
@@ -21,10 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def edit_voice_file(source: Path, output: Path, changes: Mapping[str, Any]) -> None:
-    """Write the voice file `source` to `output` with some entries changed, or removed where the value is None.
+    """Write the voice file `source` to `output` with some entries changed, or removed if their new value is None.
 
-    `output` can be `source`, which is replaced when the new file is written and read back. In the other file format
-    only entries with plain values are kept. Raises CheckpointError if `source` is no voice, and WriteError.
+    `output` can be `source`, which is replaced after the new file has been written and read back. In the other file
+    format, only entries with plain values are kept. Raises CheckpointError if `source` is not a voice, and WriteError
+    if `output` cannot be written.
     """
     read_voice_model(source)  # only what can be used is edited
     metadata: dict[str, str] = {}

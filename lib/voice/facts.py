@@ -1,6 +1,7 @@
-"""Human-readable voice metadata: a display name, a language and a reader. Optional entries of its file.
+"""Human-readable metadata of a voice: display name, language and speaker. They are optional entries of its file.
 
-The shipped voices have theirs in `voices.json` beside them, so that a page shows them without opening the files.
+Those of the bundled voices are in a `voices.json` in the same folder, so that they can be shown without opening the
+files.
 """
 
 import functools
@@ -22,7 +23,10 @@ SHIPPED = PRETRAINED / "lite" / "voices" / "voices.json"
 
 @dataclass(frozen=True)
 class VoiceFacts:
-    """Empty where unknown. `language` is a code such as en or pt, or a name; `reader` is free text."""
+    """Display name, language and speaker of a voice; empty if unknown.
+
+    `language` is a code such as en or pt, or a name; `reader`, the speaker, is free text.
+    """
 
     display_name: str = ""
     language: str = ""
@@ -30,15 +34,15 @@ class VoiceFacts:
 
 
 def facts_of(entries: Mapping[str, Any]) -> VoiceFacts:
-    """The facts among the entries of a voice's file; values that are no short texts are left out."""
+    """Return the metadata among the entries of a voice's file; values that are not short strings are ignored."""
     known = {name: entries[name] for name in ENTRIES if isinstance(entries.get(name), str)}
     return VoiceFacts(**{name: " ".join(text.split())[:MAX_FACT] for name, text in known.items()})
 
 
 def read_facts(path: Path, *, open_file: bool = True) -> VoiceFacts:
-    """The facts of a voice; those of a file that cannot be read are empty. Files are read once until they change.
+    """Return the metadata of a voice, empty if its file cannot be read. It is cached until the file changes.
 
-    Without `open_file` only those of shipped voices are known, and no package is imported for it.
+    If `open_file` is false, only the metadata of bundled voices is known, and no package is imported for it.
     """
     if path.parent == SHIPPED.parent:
         return _shipped().get(path.stem, VoiceFacts())
@@ -71,7 +75,7 @@ def _read(path: Path, changed: int, size: int) -> VoiceFacts:
 
 
 def titles_of(facts: Sequence[tuple[str, str]]) -> list[str]:
-    """Titles for voices given as (name, title): a title that several have is followed by the name."""
+    """Return titles for voices given as (name, title); if several have the same title, the name is appended to it."""
     titles = [title or name for name, title in facts]
     return [
         f"{title}: {name}" if titles.count(title) > 1 and title != name else title

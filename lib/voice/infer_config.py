@@ -1,10 +1,10 @@
 """Infers the config, family and kind of a synthesizer from its tensors.
 
-Files also declare these values (`config`, `sr`, `f0`, `version`), often wrongly: in RVC the user fills in a form when
-a voice is extracted. The tensors decide; declared values supply only what no tensor shows.
+Files also declare these values (`config`, `sr`, `f0`, `version`), often incorrectly: in RVC the user fills in a form
+when a voice is extracted. The tensors take precedence; declared values are used only for what the tensors do not show.
 
-ARCHITECTURES lists the networks that a voice can have. Adding one takes an entry there: a test on tensor names, the
-config from tensors, the network from a config, and the entry `config` in both directions.
+ARCHITECTURES lists the networks that a voice can have. Each entry consists of a test on tensor names, the config from
+tensors, the network from a config, and the `config` list in both directions.
 """
 
 import functools
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
 
     @property
     def message(self) -> Message:
-        """Such as "v2 at 40k with F0"."""
+        """Description of the kind, such as "v2 at 40k with F0"."""
         if self.has_f0:
             return Message("{family} at {rate}k with F0", family=self.family, rate=self.sample_rate // 1000)
         return Message("{family} at {rate}k without F0", family=self.family, rate=self.sample_rate // 1000)
@@ -79,7 +79,7 @@ ARCHITECTURES = (
 
 
 def architecture_of(weights: Weights) -> Architecture:
-    """The architecture whose tensors these are."""
+    """Return the architecture to which these tensors belong."""
     return next(architecture for architecture in ARCHITECTURES if architecture.matches(weights))
 
 
@@ -88,19 +88,20 @@ def _architecture_for(config: NetworkConfig) -> Architecture:
 
 
 def build_network(config: NetworkConfig, *, posterior: bool = False) -> Network:
-    """The untrained network of a config, float32."""
+    """Build the untrained network of a config, in float32."""
     return _architecture_for(config).build(config, posterior=posterior)
 
 
 def config_list(config: NetworkConfig) -> list[Any]:
-    """The positional list that a voice model stores as `config`."""
+    """Return the positional list that a voice model stores as `config`."""
     return _architecture_for(config).to_list(config)
 
 
 def derive_config(weights: Weights, declared: Declared, where: str) -> NetworkConfig:
-    """The config of the network that has these weights, with or without posterior.
+    """Derive the config of a network from its weights, with or without posterior.
 
-    `declared` (perhaps empty) supplies what no tensor shows. Raises CheckpointError if they are of no known network.
+    `declared` (possibly empty) supplies what the tensors do not show. Raises CheckpointError if the weights match no
+    known network.
     """
     architecture = architecture_of(weights)
     try:
@@ -158,10 +159,11 @@ def _version_name(version: Any) -> str:
 
 
 def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
-    """The model family. `version` is the entry of that name in the file, None without one; "V2" and 2 mean "v2".
+    """Return the model family. `version` is the entry of that name in the file, or None; "V2" and 2 mean "v2".
 
-    Raises CheckpointError for the version of another architecture. A wrong but known version is logged and ignored;
-    where the entry is no text or number, the tensors decide.
+    The tensors take precedence: a `version` that contradicts them is logged and ignored, and one that is neither a
+    string nor a number is ignored. Raises CheckpointError if `version` is unknown or names an architecture that is not
+    supported.
     """
     if version == "voras_beta":
         raise CheckpointError(
@@ -204,6 +206,6 @@ def _log_differences(declared: Declared, config: NetworkConfig, where: str) -> N
 
 
 def kind_of(weights: Weights, where: str) -> Kind:
-    """The kind of a generator, from its tensors alone. Raises CheckpointError if they are of no known network."""
+    """Return the kind of a generator, from its tensors alone. Raises CheckpointError if they match no known network."""
     config = derive_config(weights, {}, where)
     return Kind(derive_family(config, None, where), config.sample_rate, config.has_f0)

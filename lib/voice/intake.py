@@ -1,7 +1,7 @@
 """Import of loose files: voice models, indexes and archives given together, recognised and paired by their content.
 
-`inspect_files` determines what an import would add, `install` adds it. Nothing is replaced: a voice whose name is taken
-gets another one, and a voice that is installed already is not added twice.
+`inspect_files` determines what an import would add, `install` adds it. Nothing is replaced: if the name of a voice is
+taken, the voice is added under a new name, and a voice that is already installed is not added twice.
 """
 
 import filecmp
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def stem(self) -> str:
-        """The file name without suffix."""
+        """The file name without its suffix."""
         return Path(self.label).stem.strip(" .")
 
 
@@ -54,7 +54,7 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class FoundIndex:
-    """An index; `voice` is the installed voice that it is for, None while it is not known."""
+    """An index; `voice` is the installed voice to which it belongs, or None if unknown."""
 
     part: Part
     width: int  # content features per vector
@@ -64,7 +64,7 @@ class FoundIndex:
 
 @dataclass(frozen=True)
 class FoundVoice:
-    """A voice to add, under a free name. `installed`: the name under which the same file is installed already."""
+    """A voice to add, under an unused name. `installed` is the name under which the same file is already installed."""
 
     name: str
     model: FoundModel
@@ -74,7 +74,7 @@ class FoundVoice:
 
 @dataclass(frozen=True)
 class Inspected:
-    """The contents of the given files. `unused`: file names with the reason why they are not used."""
+    """The contents of the given files. `unused` lists the files that are not used, with the reasons."""
 
     voices: tuple[FoundVoice, ...] = ()
     indexes: tuple[FoundIndex, ...] = ()  # for voices that are installed
@@ -99,10 +99,10 @@ def inspect_files(
 ) -> Inspected:
     """Recognise voice models, indexes and archives, and pair each index with its voice.
 
-    Archives are unpacked below `folder`, a temporary folder of the caller's, from which `install` reads. An index
-    belongs to the voice of its width (features per frame) that its name names; without such a name, to the only voice
-    of its width in the same archive or, failing that, among all files. Files that cannot be used are reported in
-    `unused`. Raises ConfigError for no files or more than MAX_FILES.
+    Archives are unpacked below `folder`, a temporary folder created by the caller, from which `install` reads. An index
+    is paired with the voice that its file name contains, if their feature dimensions are equal; otherwise with the only
+    voice of the same dimension in the same archive or, failing that, among all files. Files that cannot be used are
+    listed in `unused`. Raises ConfigError if there are no files or more than MAX_FILES.
     """
     if not files:
         raise ConfigError("No file was given. Choose a .pth, .safetensors, .index or .zip file.")
@@ -252,7 +252,7 @@ def _plan(
 
 
 def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> str:
-    """`wanted`, or `wanted` with a number if the name is taken or its folder in `logs` has an index.
+    """Return `wanted`, with a number appended if the name is taken or its folder in `logs` contains an index.
 
     Names must differ in more than case, as on Windows and macOS. Raises ConfigError if no name is free.
     """
@@ -305,10 +305,10 @@ def _width_of(voice: Voice) -> int | None:
 
 
 def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHTS, logs: Path = LOGS) -> list[str]:
-    """Add the voices and indexes that `inspect_files` found; returns the names of the voices that were changed.
+    """Add the voices and indexes that `inspect_files` found; return the names of the voices that were changed.
 
-    `name` is for the only voice. Raises ConfigError if it is taken, or there are several voices; RevoiceError if a file
-    cannot be written. A voice that is installed already is not added again, but gets the index that came with it.
+    `name` is a new name if there is only one voice. A voice that is already installed is not added again, but its index
+    is. Raises ConfigError if `name` is taken or there are several voices, and RevoiceError if a file cannot be written.
     """
     voices = [voice for voice in found.voices if voice.installed is None or voice.index]
     if name:

@@ -23,7 +23,7 @@ RECORDED, STANDARD, NAMED, ONLY = range(4)  # ranks of indexes
 RECORD = "revoice.json"  # in the folder of an experiment; names the index of its last training run
 SPEAKER_INDEXES = "speakers"  # folder of an experiment, and entry of its record: an index for each speaker
 MAX_LISTED = 5  # paths in a message
-MAX_ECHOED = 200  # characters of a wrong name that an error repeats
+MAX_ECHOED = 200  # characters of an unknown name that an error repeats
 _EPOCH_AND_STEP = re.compile(r"(_e\d+(_s\d+)?|_\d+e(_\d+s)?)(_best_epoch)?$", re.IGNORECASE)
 _COPY = re.compile(  # what people and programs append besides: of copies, of the best epoch, of kinds
     r"([_ -]*\(\d+\)|[_ -]+(e(pochs?)?[_ -]?\d+|\d+e(pochs?)?|s(teps?)?[_ -]?\d+|\d+s(teps?)?|best([_ -]?epoch)?|v[12]"
@@ -36,12 +36,12 @@ _STANDARD = re.compile(r"added_IVF\d+_Flat(_nprobe_\d+)?_(?P<experiment>.+)_(?P<
 
 
 def voice_roots() -> tuple[Path, ...]:
-    """The folders of voices: the user's, those of other programs in use, and the shipped ones."""
+    """Return the folders that are searched for voices: the user's, those of other programs, the bundled one."""
     return (VOICE_ROOTS[0], *voice_folders(), *VOICE_ROOTS[1:])
 
 
 def index_roots(logs: Path = LOGS) -> tuple[Path, ...]:
-    """The folders searched for indexes, those of the experiments in `logs` first."""
+    """Return the folders that are searched for indexes, those of the experiments in `logs` first."""
     return (logs, *index_folders(), *INDEX_ROOTS[1:])
 
 
@@ -54,9 +54,10 @@ class Voice:
 
 
 def list_voices(roots: Sequence[Path] | None = None) -> list[Voice]:
-    """All voices, sorted by name; if names clash, the earlier root wins. None: `voice_roots`.
+    """List all voices, sorted by name; if names clash, the earlier root takes precedence.
 
-    Checkpoints and base models, which other programs keep beside voices, are left out of all roots but the first.
+    `roots` defaults to `voice_roots`. Checkpoints and base models, which other programs keep next to voices, are
+    omitted from all roots but the first.
     """
     found: dict[str, Voice] = {}
     for number, root in enumerate(voice_roots() if roots is None else roots):
@@ -71,8 +72,8 @@ def list_voices(roots: Sequence[Path] | None = None) -> list[Voice]:
 def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
     """Find a voice by its name, with or without suffix, or by the path of its file.
 
-    Raises ConfigError with the existing voices if there is none; MissingFileError if `name` is the path of a file that
-    does not exist.
+    Raises ConfigError, listing the available voices, if there is none of that name, and MissingFileError if `name` is
+    the path of a file that does not exist.
     """
     voices = list_voices(roots)
     for voice in voices:
@@ -106,12 +107,12 @@ def find_voice(name: str, roots: Sequence[Path] | None = None) -> Voice:
 
 
 def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | None = None) -> Path | None:
-    """Find the index that belongs to a voice model, beside it or under the roots; None if there is none.
+    """Find the index that belongs to a voice model, in its folder or below the roots; None if there is none.
 
-    Order: the index that the record of the experiment names, then names in RVC's form for this experiment, then names
-    that contain that of the experiment or voice, then the only index in the folder of the experiment; within each,
-    those in that folder, then the newest. Empty ("trained") indexes are skipped, with `family` given also those named
-    for another family.
+    In order of preference: the index recorded in the experiment; a name in RVC's form with the name of the experiment;
+    a name that contains the name of the experiment or voice; the only index in the experiment's folder. Among equals,
+    indexes in that folder come first, then newer ones. Empty ("trained") indexes are skipped; if `family` is given, so
+    are those named for another family.
     """
     files = _usable(_index_files(voice.parent, index_roots() if roots is None else roots), family)
     for experiment in _experiments_of(voice.stem):
@@ -132,7 +133,7 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | N
 
 
 def unmatched_indexes(voice: Path, roots: Sequence[Path] | None = None) -> list[Path]:
-    """The indexes in the folders of a voice's experiment, for a voice that `find_index` finds none for."""
+    """Return the indexes in the folders of a voice's experiment, if `find_index` finds none for the voice."""
     roots = index_roots() if roots is None else roots
     names = {name.casefold() for name in _experiments_of(voice.stem)}
     files = _usable(_index_files(voice.parent, roots), None)
@@ -140,7 +141,7 @@ def unmatched_indexes(voice: Path, roots: Sequence[Path] | None = None) -> list[
 
 
 def explain_no_index(voice: Path, roots: Sequence[Path] | None = None) -> Message:
-    """Why `find_index` returned None: which indexes lie in the voice's folder, and how to choose one."""
+    """Explain why `find_index` returned None: list the indexes in the voice's folder, and how to choose one."""
     files = unmatched_indexes(voice, roots)
     if not files:
         return Message("no index was found")
@@ -149,7 +150,7 @@ def explain_no_index(voice: Path, roots: Sequence[Path] | None = None) -> Messag
 
 
 def experiment_of(voice: str) -> str:
-    """The name of a voice, the stem of its file, without the epoch and step that RVC and Applio append."""
+    """Return the name of a voice, the stem of its file, without the epoch and step that RVC and Applio append."""
     return _EPOCH_AND_STEP.sub("", voice) or voice
 
 
@@ -159,7 +160,7 @@ def _experiments_of(voice: str) -> list[str]:
 
 
 def is_experiment(folder: Path) -> bool:
-    """Whether a folder below logs/ is a training run of this program or RVC, not only the folder of an index."""
+    """Whether a folder below logs/ is a training run of this program or RVC, not just a folder with an index."""
     return any((folder / name).exists() for name in (RECORD, "config.json", "0_gt_wavs", "filelist.txt"))
 
 
@@ -179,7 +180,7 @@ def _index_record(folder: Path) -> dict[str, Any]:
 
 
 def speaker_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> dict[int, Path]:
-    """The indexes of the single speakers of a voice, by speaker number; empty if it has one speaker."""
+    """Return the indexes of individual speakers of a voice, keyed by speaker number; empty for a single speaker."""
     for folder in (root / experiment_of(voice.stem) for root in roots):
         named = _index_record(folder).get(SPEAKER_INDEXES)
         numbers = [key for key in named if key.isdecimal()] if isinstance(named, dict) else []
@@ -190,7 +191,7 @@ def speaker_indexes(voice: Path, roots: Sequence[Path] = INDEX_ROOTS) -> dict[in
 
 
 def standard_experiment(index: Path) -> str | None:
-    """The experiment that a name in RVC's form, of a full or an empty index, stands for; None for other names."""
+    """Return the experiment named in an index file name of RVC's form, full or empty; None for other names."""
     match = _STANDARD.match(re.sub("^trained_", "added_", index.stem))
     return match["experiment"] if match else None
 
@@ -202,7 +203,7 @@ def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
 
 
 def rank_index(stem: str, experiment: str, voice: str) -> int | None:
-    """How well the name of an index fits a voice, ignoring case; None if unrelated, as for other experiments."""
+    """Rank how well the name of an index fits a voice, ignoring case; None if it is unrelated."""
     experiment, voice = experiment.casefold(), voice.casefold()
     if match := _STANDARD.match(stem):
         if match["experiment"].casefold() == experiment:
@@ -217,7 +218,7 @@ def rank_index(stem: str, experiment: str, voice: str) -> int | None:
 
 
 def list_indexes(roots: Sequence[Path] | None = None) -> dict[str, Path]:
-    """All usable indexes, by "folder/name"; empty ("trained") ones are skipped."""
+    """List all usable indexes, keyed by "folder/name"; empty ("trained") ones are skipped."""
     roots = (*index_roots(), WEIGHTS) if roots is None else roots
     files = _index_files(roots[0], roots)
     found = {f"{path.parent.name}/{path.stem}": path for path in files if not path.name.startswith("trained_")}
@@ -232,9 +233,9 @@ def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
 
 
 def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
-    """Move a voice of `root` to root/.trash, from where `restore_voice` restores it; returns its new path.
+    """Move a voice of `root` to root/.trash, from where `restore_voice` restores it; return its new path.
 
-    This program never empties the trash. Raises ConfigError for a voice that is not in `root`.
+    This program never empties the trash. Raises ConfigError if the voice is not in `root`.
     """
     voice = next((voice for voice in list_voices([root]) if voice.name == name), None)
     if voice is None:
@@ -251,7 +252,7 @@ def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
 
 
 def restore_voice(root: Path = WEIGHTS) -> str:
-    """Restore the voice of `root` that was deleted last; returns its name. Raises ConfigError if there is none."""
+    """Restore the most recently deleted voice of `root`; return its name. Raises ConfigError if there is none."""
     found = _deleted(root)
     if not found:
         raise ConfigError("No voice was deleted, so there is none to restore.")
@@ -270,6 +271,6 @@ def _deleted(root: Path) -> list[Path]:
 
 
 def list_checkpoints(logs: Path = LOGS) -> list[Path]:
-    """Generator checkpoints of all experiments, the newest first."""
+    """List the generator checkpoints of all experiments, newest first."""
     found = [path for path in logs.glob("*/G_*.pth") if not path.parent.name.startswith(".")]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)

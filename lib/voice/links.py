@@ -1,4 +1,4 @@
-"""Downloads the files of voices from a link: a repository or a file on the Hugging Face hub, or any https link."""
+"""Downloads the files of voices from a link: a repository or a file on the Hugging Face Hub, or any https link."""
 
 import re
 import time
@@ -23,7 +23,7 @@ Kind = Literal["model", "dataset", "space"]
 
 @dataclass(frozen=True)
 class HubPlace:
-    """A repository of the hub, a folder of it (`path` ends with /), or a file of it."""
+    """A repository of the Hub, a folder in it (`path` ends with /), or a file in it."""
 
     repository: str  # owner/name
     kind: Kind = "model"
@@ -32,9 +32,9 @@ class HubPlace:
 
 
 def hub_place(link: str) -> HubPlace | None:
-    """The place on the Hugging Face hub that a link or "owner/name" names; None for another link.
+    """Return the place on the Hugging Face Hub given by a link or "owner/name"; None for any other link.
 
-    The hub is huggingface.co, or the mirror that HF_ENDPOINT names. Raises LinkError for a page of the hub without
+    The Hub is huggingface.co, or the mirror given by HF_ENDPOINT. Raises LinkError if it is a page of the Hub without
     files.
     """
     from huggingface_hub import constants
@@ -68,10 +68,10 @@ def hub_place(link: str) -> HubPlace | None:
 def fetch_voices(
     link: str, folder: Path, progress: Progress = no_progress, *, limits: Limits | None = None, own: bool = True
 ) -> list[Path]:
-    """Download the voice models, indexes and archives of a link into `folder`, which must exist; returns their paths.
+    """Download the voice models, indexes and archives of a link into `folder`, which must exist; return their paths.
 
-    `own`: repositories that the account of this machine may read can be used, else public ones only. Raises LinkError
-    if the link cannot be used, leads to no such file, or to more than `limits` allows.
+    If `own` is set, private repositories that the Hugging Face account of this machine can read are allowed; otherwise
+    only public ones are. Raises LinkError if the link cannot be used, leads to no such file, or exceeds `limits`.
     """
     place = hub_place(link)
     if place is not None:

@@ -15,12 +15,12 @@ _FIELDS = ("sample_rate", "n_fft")
 
 
 def matches(weights: Weights) -> bool:
-    """Whether tensors of these names are of a LiteSynthesizer."""
+    """Whether tensors with these names belong to a LiteSynthesizer."""
     return "enc_p.first.weight" in weights and "dec.first.weight" in weights
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the list `config` in a voice model. Raises CheckpointError if it is no such list."""
+    """Name the values of the `config` list in a voice model. Raises CheckpointError if it is not such a list."""
     if not isinstance(raw, list | tuple) or len(raw) != len(_FIELDS):
         raise CheckpointError(
             "{path}: the entry 'config' is not the list of two values of a lite voice. Get a new copy of the voice.",
@@ -30,15 +30,16 @@ def parse_config_list(raw: Any, where: str) -> Declared:
 
 
 def config_list(config: LiteConfig) -> list[Any]:
-    """The list that a voice model stores as `config`."""
+    """Return the list that a voice model stores as `config`."""
     return [getattr(config, name) for name in _FIELDS]
 
 
 def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
-    """The config of the network that has these weights.
+    """Derive the config of a network from its weights.
 
-    Raises KeyError for a missing tensor, ValidationError, IndexError, TypeError or ValueError for impossible shapes. No
-    tensor shows the sample rate: it is 24 kHz. Raises CheckpointError where another is declared.
+    The tensors do not show the sample rate, which is 24 kHz; raises CheckpointError if another one is declared. Also
+    raises KeyError if a tensor is missing, and ValidationError, IndexError, TypeError or ValueError if shapes are
+    impossible.
     """
     width, inputs = weights["enc_p.first.weight"].shape
     channels, bands, _ = weights["dec.first.weight"].shape

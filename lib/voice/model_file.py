@@ -2,7 +2,7 @@
 
 A `.pth` voice is a dictionary of `weight` (fp16 tensors without the posterior encoder), `config` (a positional list of
 sizes), `info`, `sr`, `f0` and `version`; other programs add entries, which are kept. The config of the network is
-inferred from its tensors; a file's metadata is only compared with it. Reading executes nothing from the file.
+inferred from its tensors; a file's metadata is only compared with it. Reading a file executes no code from it.
 """
 
 import json
@@ -48,7 +48,7 @@ _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
 
 class ContentEncoderId(NamedTuple):
-    """Which content encoder a voice was trained on."""
+    """Identifies the content encoder on which a voice was trained."""
 
     name: str
     sha256: str
@@ -67,12 +67,12 @@ class VoiceModel:
 
     @property
     def rate_name(self) -> str:
-        """The sample rate as RVC spells it: "40k"."""
+        """The sample rate in RVC's notation: "40k"."""
         return f"{self.config.sample_rate // 1000}k"
 
 
 def speaker_names(voice: VoiceModel) -> dict[int, str]:
-    """The speaker names stored in a voice, by speaker number."""
+    """Return the speaker names stored in a voice, keyed by speaker number."""
     stored = voice.extra.get(SPEAKER_NAMES)
     pairs = stored.items() if isinstance(stored, dict) else ()
     known = {
@@ -84,7 +84,7 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
 
 
 def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
-    """Low, median and high F0 in Hz that a voice was trained on; None if its file does not state it."""
+    """Return the 5th, 50th and 95th percentile in Hz of the F0 that a voice was trained on; None if not recorded."""
     stored = voice.extra.get("training_f0")
     numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
     if len(numbers) != 3:
@@ -94,9 +94,9 @@ def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
 
 
 def find_speaker(voice: VoiceModel, speaker: str) -> int:
-    """The number of a speaker given by name or number.
+    """Return the number of a speaker given by name or number.
 
-    Raises ConfigError with the existing speakers if there is none.
+    Raises ConfigError, listing the available speakers, if there is no such speaker.
     """
     names = speaker_names(voice)
     for number, name in names.items():
@@ -113,7 +113,7 @@ def find_speaker(voice: VoiceModel, speaker: str) -> int:
 
 
 def recommended_index_rate(voice: VoiceModel) -> float:
-    """The index rate of a conversion that names none: that of the entry `index_rate`, else that of the family."""
+    """Return the index rate of a conversion that sets none: the voice's entry `index_rate`, or the family's default."""
     stored = voice.extra.get(INDEX_RATE)
     if isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= 1:
         return float(stored)
@@ -124,7 +124,11 @@ def recommended_index_rate(voice: VoiceModel) -> float:
 
 
 def read_voice_model(path: Path) -> VoiceModel:
-    """Read a voice model. Raises MissingFileError or CheckpointError (damaged, unsafe, or no voice of a known kind)."""
+    """Read a voice model.
+
+    Raises MissingFileError if the file does not exist, and CheckpointError if it is damaged, unsafe, or not a voice of
+    a known kind.
+    """
     content = _read_safetensors_voice(path) if path.suffix.lower() == SAFETENSORS else safe_load(path)
     _refuse_other_files(content, path)
     vocoder = content.get("vocoder") or VOCODER
@@ -222,7 +226,7 @@ def _encoder_id(value: Any) -> ContentEncoderId | None:
 
 
 def plain_entries(entries: dict[Any, Any], where: str) -> dict[str, Any]:
-    """The optional entries with plain values, which both file formats can hold. Others are logged and skipped."""
+    """Return the optional entries with plain values, which both file formats can store; log the others."""
     kept = {}
     for key, value in entries.items():
         try:
@@ -247,7 +251,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
-    """A text for an entry of a voice. Raises ConfigError if it is longer than readers of voices accept."""
+    """Return a string for an entry of a voice. Raises ConfigError if it is longer than readers of voices accept."""
     if len(text) > most:
         raise ConfigError(
             "The text of {entry} is too long ({size} characters; {most} are allowed). Shorten it.",
@@ -257,10 +261,11 @@ def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
 
 
 def write_voice_model(path: Path, voice: VoiceModel) -> None:
-    """Write a voice atomically, as `.safetensors` by its suffix, else in RVC's format.
+    """Write a voice atomically, as `.safetensors` if it has that suffix, otherwise in RVC's format.
 
-    RVC's format: fp16, old weight-norm names, the list of 18 values, `sr` as text. Raises CheckpointError if a weight
-    is not finite in fp16, ConfigError if `info` is too long, WriteError.
+    RVC's format has fp16 weights, the old weight-norm names, a list of 18 values, and `sr` as a string. Raises
+    CheckpointError if a weight is not finite in fp16, ConfigError if `info` is too long, and WriteError if the file
+    cannot be written.
     """
     weights = {key: value.half().contiguous() for key, value in voice.weights.items()}
     check_finite(weights, Message("The voice for {path}", path=path))
@@ -286,13 +291,13 @@ def write_voice_model(path: Path, voice: VoiceModel) -> None:
 def extract_voice_model(
     synthesizer: Network, family: Family, info: str, content_encoder: ContentEncoderId | None = None
 ) -> VoiceModel:
-    """The voice model of a synthesizer: its weights without the posterior, copied to the CPU in fp16."""
+    """Return the voice model of a synthesizer: its weights without the posterior, copied to the CPU in fp16."""
     weights = voice_weights(rvc_state_dict(synthesizer))
     return VoiceModel(family, synthesizer.config, weights, info, content_encoder)
 
 
 def voice_weights(weights: dict[str, Tensor]) -> Weights:
-    """A generator's weights without the posterior, copied to the CPU in fp16."""
+    """Return a generator's weights without the posterior, copied to the CPU in fp16."""
     return {
         key: value.to("cpu", torch.float16, copy=True)
         for key, value in weights.items()

@@ -1,7 +1,7 @@
-"""Lets torch's safe reader read numpy scalars, which some programs store among the entries of a voice.
+"""Makes torch's safe reader accept numpy scalars, which some programs store among the entries of a voice.
 
-torch calls the functions below instead of numpy's, so no code of numpy runs on the content of a file. A scalar becomes
-a Python number or text.
+torch calls the functions below instead of numpy's, so that no numpy code runs on the content of a file. A scalar
+becomes a Python number or string.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Uploads a voice with a model card to the user's own account on the Hugging Face hub.
+"""Uploads a voice with a model card to the user's own account on the Hugging Face Hub.
 
-The token is used for this upload and is neither stored nor logged. A new repository is made, private unless asked
-otherwise; one that exists is never changed.
+The token is used for this upload and is neither stored nor logged. A new repository is created, private unless
+requested otherwise; an existing one is never changed.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 @dataclass(frozen=True)
 class Publication:
-    """Where and how a voice is published. `consent`: the person whose voice it is has agreed."""
+    """Where and how a voice is published. `consent` states that the person whose voice it is has agreed."""
 
     repository: str  # owner/name, or the name of a repository of the token's account
     licence: str
@@ -46,10 +46,11 @@ class Publication:
 def publish_voice(
     voice: Path, index: Path | None, publication: Publication, token: str, progress: Progress = no_progress
 ) -> str:
-    """Upload a voice, its index and a card in one commit; returns the address of the new repository.
+    """Upload a voice, its index and a card in one commit; return the URL of the new repository.
 
-    Raises ConfigError for a missing licence, consent or token and for a name that is not allowed; CheckpointError for a
-    damaged file; LinkError if the hub refuses, as where the repository exists or the token may not write.
+    Raises ConfigError if the licence, consent or token is missing or the name is not allowed, CheckpointError if a file
+    is damaged, and LinkError if the Hub refuses the upload, for example because the repository exists or the token may
+    not write.
     """
     _check(publication, token)
     model = read_voice_model(voice)
@@ -100,9 +101,9 @@ def _check(publication: Publication, token: str) -> None:
 
 
 def model_card(repository: str, voice: VoiceModel, publication: Publication, files: list[str]) -> str:
-    """The card (README.md): the hub's metadata, what the voice is, how it is used, and the statement of consent.
+    """Return the model card (README.md): the Hub's metadata, description, use, and the consent statement.
 
-    `repository` is owner/name; `files` are those of the voice in it.
+    `repository` is owner/name; `files` are the files of the voice in it.
     """
     facts = facts_of(voice.extra)
     table = [f"| {label} | {_cell(value)} |" for label, value in _rows(voice, publication, facts).items() if value]

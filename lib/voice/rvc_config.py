@@ -1,7 +1,7 @@
 """The config of RVC's synthesizer: from the names and shapes of its tensors, and as the positional list in files.
 
-The list has 18 values without names, from the bins of the spectrogram to the sample rate. Declared values supply what
-no tensor shows: the dilations, and the rates where several networks have the same shapes.
+The list has 18 unnamed values, from the number of spectrogram bins to the sample rate. Declared values are used only
+for what the tensors do not show: the dilations, and the upsampling rates if several networks have the same shapes.
 """
 
 import functools
@@ -28,9 +28,9 @@ Declared = dict[str, Any]
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the positional list `config` in a voice model.
+    """Name the values of the positional `config` list in a voice model.
 
-    Raises CheckpointError if it is no such list.
+    Raises CheckpointError if it is not such a list.
     """
     if not isinstance(raw, list | tuple) or len(raw) not in CONFIG_LENGTHS:
         raise CheckpointError(
@@ -40,7 +40,7 @@ def parse_config_list(raw: Any, where: str) -> Declared:
 
 
 def config_list(config: SynthesizerConfig) -> list[Any]:
-    """The positional list that a voice model stores as `config`."""
+    """Return the positional list that a voice model stores as `config`."""
     values = config.model_dump(mode="json")
     dropout = 0 if config.p_dropout == 0 else config.p_dropout
     values |= {"segment_frames": SEGMENT_FRAMES, "p_dropout": dropout}
@@ -48,10 +48,10 @@ def config_list(config: SynthesizerConfig) -> list[Any]:
 
 
 def derive(weights: Weights, declared: Declared, where: str) -> SynthesizerConfig:
-    """The config of the network that has these weights, with or without posterior.
+    """Derive the config of a network from its weights, with or without posterior.
 
-    Raises KeyError for a missing tensor, ValidationError for impossible values, IndexError, TypeError, ValueError or
-    ZeroDivisionError for other shapes, CheckpointError where several sample rates are possible.
+    Raises KeyError if a tensor is missing, ValidationError if values are impossible, IndexError, TypeError, ValueError
+    or ZeroDivisionError if shapes are, and CheckpointError if several sample rates are possible.
     """
     found = _layers_without_tensors(declared) | _from_shapes(weights)
     found |= _dilations(found, declared) | _rates(found, declared, where)

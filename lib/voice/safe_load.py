@@ -1,7 +1,7 @@
-"""Reads tensors and plain values from model files without executing anything in them.
+"""Reads tensors and plain values from model files without executing code from them.
 
-Every reader of model files uses it. A `.pth` file is a zip archive (or, before torch 1.6, a plain stream) that holds a
-pickle; only tensors and plain values are read from it. `.safetensors` files hold nothing else.
+All readers of model files use it. A `.pth` file is a zip archive (or, before torch 1.6, a plain stream) that contains a
+pickle; only tensors and plain values are read from it. `.safetensors` files contain nothing else.
 """
 
 import mmap
@@ -45,9 +45,11 @@ _DAMAGED = (
 
 
 def safe_load(path: Path, *, lazily: bool = False) -> Any:
-    """Read a torch file without executing anything in it. Raises MissingFileError, CheckpointError or MachineError.
+    """Read a torch file without executing code from it.
 
-    `lazily` memory-maps the tensors instead of reading them, where the file format allows it.
+    If `lazily` is set, the tensors are memory-mapped instead of read, if the file format allows it. Raises
+    MissingFileError if the file does not exist, CheckpointError if it is damaged or unsafe, and MachineError if the
+    disk cannot be read.
     """
     _check_size(path)
     allow_numpy_scalars()
@@ -83,7 +85,7 @@ def _check_size(path: Path) -> None:
 def check_directory(path: Path, max_parts: int) -> None:
     """Raises CheckpointError if the central directory of a zip archive is too long for `max_parts` entries.
 
-    The check does not read the directory: reading a million entries takes seconds and a gigabyte.
+    The check does not read the directory: reading a million entries takes seconds and a gigabyte of memory.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - ZIP_TAIL_BYTES))
@@ -170,7 +172,7 @@ def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a base model: the entry `model` of a torch file, or a whole .safetensors file."""
+    """Read the tensors of a base model: the entry `model` of a torch file, or a whole .safetensors file."""
     if path.suffix.lower() == SAFETENSORS:
         return with_rvc_keys(read_safetensors(path)[0])
     content = safe_load(path)
@@ -180,7 +182,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def tensor_table(value: Any, path: Path) -> Weights:
-    """Return `value` if it is a table of plain real tensors no larger than its file; else CheckpointError."""
+    """Return `value` if it is a table of plain real tensors no larger than its file.
+
+    Raises CheckpointError if it is not.
+    """
     if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
         raise CheckpointError(
             "{path} holds no table of tensors where a model has one. It is not a voice model.", path=path

@@ -19,7 +19,7 @@ GENERATOR = "generator_sha256"  # in the entry of this project in a discriminato
 
 @dataclass
 class TrainingState:
-    """One network of a run as stored in a `G_*.pth` or `D_*.pth`."""
+    """One network of a run, as stored in a `G_*.pth` or `D_*.pth`."""
 
     weights: Weights
     epoch: int  # the last finished epoch; the key `iteration` in the file
@@ -30,12 +30,12 @@ class TrainingState:
 
     @property
     def voice(self) -> Weights:
-        """The weights of the voice: the averaged ones if there are any."""
+        """The weights for the voice: their exponential moving average (EMA) if there is one."""
         return self.average or self.weights
 
 
 def is_training_state(path: Path) -> bool:
-    """Whether a model file holds a training checkpoint, G or D. Raises CheckpointError if it cannot be read."""
+    """Whether a model file is a training checkpoint, G or D. Raises CheckpointError if it cannot be read."""
     if path.suffix.lower() != VOICE_SUFFIXES[0]:
         return False
     content = safe_load(path, lazily=True)
@@ -43,9 +43,9 @@ def is_training_state(path: Path) -> bool:
 
 
 def read_training_state(path: Path) -> TrainingState:
-    """Read a training checkpoint (or a base model, which has only weights).
+    """Read a training checkpoint, or a base model, which has only weights.
 
-    Raises MissingFileError or CheckpointError.
+    Raises MissingFileError if the file does not exist, and CheckpointError if it is damaged or not a checkpoint.
     """
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
@@ -75,9 +75,9 @@ def read_training_state(path: Path) -> TrainingState:
 
 
 def peek_progress(path: Path) -> tuple[int, int]:
-    """(finished epochs, steps) of a training checkpoint, without reading its tensors.
+    """Return (finished epochs, steps) of a training checkpoint, without reading its tensors.
 
-    Raises CheckpointError if it is none.
+    Raises CheckpointError if the file is not a training checkpoint.
     """
     content = safe_load(path, lazily=True)
     try:
@@ -87,9 +87,9 @@ def peek_progress(path: Path) -> tuple[int, int]:
 
 
 def generator_of(path: Path) -> str | None:
-    """The SHA-256 of the generator's checkpoint that a discriminator's was saved with; None if the file has none.
+    """Return the SHA-256 of the generator checkpoint that was saved together with this discriminator checkpoint.
 
-    Raises CheckpointError or MachineError if the file cannot be read.
+    Returns None if the file does not record it. Raises CheckpointError or MachineError if the file cannot be read.
     """
     content = safe_load(path, lazily=True)
     own = content.get("revoice") if isinstance(content, dict) else None
@@ -110,7 +110,7 @@ def write_training_state(path: Path, state: TrainingState) -> None:
 
 
 def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[str, Any]:
-    """Re-index an optimiser state by parameter name, so that files of every program can be resumed.
+    """Re-index an optimiser state by parameter name, so that files of other programs can be resumed.
 
     In a file, index i means the i-th key of its `model`, whose order differs between programs. Raises CheckpointError
     if the state does not belong to these weights.

@@ -17,28 +17,27 @@ Shapes = dict[str, torch.Size]
 
 
 def rvc_state_dict(module: nn.Module) -> Weights:
-    """The state dict with weight norm spelled `weight_g`/`weight_v`, in the order of `parameters()`."""
+    """Return the state dict with weight norm named `weight_g`/`weight_v`, in the order of `parameters()`."""
     return {rvc_key(key): value.detach() for key, value in module.state_dict().items()}
 
 
 def rvc_key(key: str) -> str:
-    """The key of a parameter in RVC's files: weight norm is `weight_g`, `weight_v`."""
+    """Return the key of a parameter in RVC's files, where weight norm is named `weight_g`, `weight_v`."""
     return key.replace("parametrizations.weight.original0", "weight_g").replace(
         "parametrizations.weight.original1", "weight_v"
     )
 
 
 def with_rvc_keys(weights: Weights) -> Weights:
-    """The weights with RVC's keys, whichever spelling of weight norm a file has."""
+    """Return the weights with RVC's keys, whichever names a file has for weight norm."""
     return {rvc_key(key): value for key, value in weights.items()}
 
 
 def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     """Load weights with RVC's keys strictly into `module`, cast to its dtypes.
 
-    Raises CheckpointError with what differs.
-
-    A module on the meta device gets the tensors themselves, without a copy.
+    A module on the meta device gets the tensors themselves, without a copy. Raises CheckpointError, listing the
+    differences, if the weights do not fit.
     """
     check_shapes(shapes_of(module), weights, where)
     own = module.state_dict()
@@ -50,7 +49,10 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
 
 
 def unmap(network: nn.Module, cast_to: torch.dtype) -> None:
-    """Copy the tensors that were not cast to `cast_to`: one tensor of a memory-mapped file keeps the file mapped."""
+    """Copy the tensors that have a dtype other than `cast_to`, so that they no longer refer to a memory-mapped file.
+
+    Casting has already copied the others; a single tensor that is still mapped keeps the whole file mapped.
+    """
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dtype != cast_to:
             tensor.data = tensor.data.clone()
@@ -78,7 +80,7 @@ def meta_device() -> Iterator[None]:
 
 
 def shapes_of(module: nn.Module) -> Shapes:
-    """The shapes of a module's tensors by RVC's keys; the module may be on the meta device."""
+    """Return the shapes of a module's tensors, keyed by RVC's names; the module may be on the meta device."""
     return {key: value.shape for key, value in rvc_state_dict(module).items()}
 
 
@@ -104,7 +106,7 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
 
 
 def check_finite(weights: Weights, where: str) -> None:
-    """Raises CheckpointError if a tensor holds NaN or infinity."""
+    """Raises CheckpointError if a tensor contains NaN or infinity."""
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(
