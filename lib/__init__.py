@@ -1,5 +1,6 @@
-"""Shared by infer and train. Read in this order: paths, errors, messages, files, json_reader, machine (the basics);
-config, devices; audio/, effects/ (signals); voice/ (model files); pitch/, content/ (analysis); models/ (networks);
-index; onnx/ (export). assets/ and fetch download files, installations finds those of other programs, nvidia/ chooses
-the build of PyTorch.
+"""Modules shared by infer and train.
+
+Read in this order: paths, errors, messages, files, json_reader, machine (the basics); config, devices; audio/, effects/
+(signals); voice/ (model files); pitch/, content/ (analysis); models/ (networks); index; onnx/ (export). assets/ and
+fetch download files, installations finds those of other programs, nvidia/ chooses the build of PyTorch.
 """

@@ -20,7 +20,7 @@ from lib.progress import no_progress
 from lib.voice.infer_config import build_network
 from recipes.pretrain_lite import __main__ as command
 from recipes.pretrain_lite import acoustic, recordings, vocoder
-from recipes.pretrain_lite.acoustic import AcousticTraining, F0Regressor, ReaderCorpus, ReverseGradient, train_acoustic
+from recipes.pretrain_lite.acoustic import AcousticTraining, F0Regressor, ReverseGradient, SpeakerCorpus, train_acoustic
 from recipes.pretrain_lite.export import export
 from recipes.pretrain_lite.features import Features, lite_config, make_features, read_features, whisper_weights
 from recipes.pretrain_lite.options import (
@@ -122,22 +122,22 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # --- recordings -------------------------------------------------------------------------------------------------------
 
 
-def test_no_reader_of_the_test_or_tune_split_is_in_train(tmp_path: Path) -> None:
+def test_no_speaker_of_the_test_or_tune_split_is_in_train(tmp_path: Path) -> None:
     held_back = recordings.TEST | recordings.TUNE
     assert not recordings.TEST & recordings.TUNE
     files = [f"voices/ljspeech/LJ001-{i:04d}.flac" for i in range(1, 33)]
-    files += [f"speech/librispeech-dev-clean-mp3/{reader}/{i}.mp3" for reader in [*held_back, "84"] for i in range(4)]
-    files += [f"speech/librispeech-251/{reader}-1.opus" for reader in ("100", *held_back)]
+    files += [f"speech/librispeech-dev-clean-mp3/{speaker}/{i}.mp3" for speaker in [*held_back, "84"] for i in range(4)]
+    files += [f"speech/librispeech-251/{speaker}-1.opus" for speaker in ("100", *held_back)]
     files += [f"speech/emodb-de/{number:02d}a.opus" for number in (3, 8, 9, 10, 11, 13)]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = training_recordings(tmp_path)
-    assert {item.reader for item in found} == {"lj", "84", "100", "emodb09", "emodb11"}
-    assert [item.path.stem for item in found if item.reader == "lj"] == [f"LJ001-{i:04d}" for i in range(1, 29)]
-    assert [item.path.stem for item in found if item.reader == "84"] == ["0", "1", "2"]
+    assert {item.speaker for item in found} == {"lj", "84", "100", "emodb09", "emodb11"}
+    assert [item.path.stem for item in found if item.speaker == "lj"] == [f"LJ001-{i:04d}" for i in range(1, 29)]
+    assert [item.path.stem for item in found if item.speaker == "84"] == ["0", "1", "2"]
     assert len({item.name for item in found}) == len(found)
-    assert {item.reader: item.cutoff for item in found}["84"] == 6000
+    assert {item.speaker: item.cutoff for item in found}["84"] == 6000
 
 
 def test_missing_recordings_are_named(tmp_path: Path) -> None:
@@ -223,12 +223,12 @@ def test_information_on_f0_is_removed_from_the_code() -> None:
 def test_crops_hide_what_was_not_recorded(made: Path) -> None:
     import random
 
-    corpus = ReaderCorpus(made, small_config())
-    assert corpus.readers == ["lj", "100", "84", "emodb09"]
+    corpus = SpeakerCorpus(made, small_config())
+    assert corpus.speakers == ["lj", "100", "84", "emodb09"]
     crops = corpus.draw(random.Random(0), torch.Generator().manual_seed(0))
-    assert (crops.reader[: acoustic.BATCH // 2] == 0).all(), "half of the crops are of readers with many clips"
-    for row, reader in enumerate(crops.reader.tolist()):
-        known = usable_bands(small_config(), 0.97 * {0: 12_000, 2: 6000}.get(reader, 8000))
+    assert (crops.speaker[: acoustic.BATCH // 2] == 0).all(), "half of the crops are of speakers with many clips"
+    for row, speaker in enumerate(crops.speaker.tolist()):
+        known = usable_bands(small_config(), 0.97 * {0: 12_000, 2: 6000}.get(speaker, 8000))
         assert set(crops.weight[row].sum(1).tolist()) == {0.0, known}
         frames = int(crops.weight[row, :, 0].sum())
         assert 150 <= frames <= 160 and not crops.weight[row, frames:].any() and not crops.f0[row, frames:].any()
@@ -236,7 +236,7 @@ def test_crops_hide_what_was_not_recorded(made: Path) -> None:
 
 @pytest.mark.slow
 def test_resumed_acoustic_training_takes_the_same_next_step(made: Path, tmp_path: Path) -> None:
-    corpus, options = ReaderCorpus(made, small_config()), AcousticOptions(steps=20)
+    corpus, options = SpeakerCorpus(made, small_config()), AcousticOptions(steps=20)
     straight = AcousticTraining(options, corpus)
     for _ in range(2):
         straight.train_step()
@@ -255,7 +255,7 @@ def test_resumed_acoustic_training_takes_the_same_next_step(made: Path, tmp_path
 
 @pytest.mark.slow
 def test_acoustic_training_lowers_the_distance_of_the_spectra(made: Path) -> None:
-    training = AcousticTraining(AcousticOptions(steps=80), ReaderCorpus(made, small_config()))
+    training = AcousticTraining(AcousticOptions(steps=80), SpeakerCorpus(made, small_config()))
     found = [training.train_step()["mel"] for _ in range(60)]
     assert np.mean(found[-10:]) < 0.7 * np.mean(found[:5])
 
@@ -288,7 +288,7 @@ def test_resumed_vocoder_training_continues(made: Path, data: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_vocoder_also_learns_on_predicted_spectra(copied: Path, data: Path) -> None:
-    training = AcousticTraining(AcousticOptions(steps=2), ReaderCorpus(copied, small_config()))
+    training = AcousticTraining(AcousticOptions(steps=2), SpeakerCorpus(copied, small_config()))
     training.save(copied / "acoustic.pt")
     predictor = Predictor(copied, small_config())
     clip = read_features(copied / "features" / "lj__LJ001-0001.npz")
@@ -350,7 +350,7 @@ def test_exported_models_can_be_loaded(data: Path, tmp_path: Path) -> None:
     vectors = trained.weights["speakers"]["weight"]
     assert vectors.shape == (4, 64)
     torch.testing.assert_close(network.emb_g.weight, vectors.mean(0).expand(64, -1), atol=1e-3, rtol=1e-2)
-    again = AcousticTraining(AcousticOptions(base=target, seed=5), ReaderCorpus(folder, lite_config()))
+    again = AcousticTraining(AcousticOptions(base=target, seed=5), SpeakerCorpus(folder, lite_config()))
     torch.testing.assert_close(again.prior.state_dict(), network.enc_p.state_dict())
     torch.testing.assert_close(again.bottleneck.state_dict(), encoder.network.bottleneck.state_dict())
     assert 0.2 < (again.speakers.weight - network.emb_g.weight[:1]).std() < 0.4

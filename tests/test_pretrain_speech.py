@@ -32,5 +32,5 @@ def test_synthetic_speech_has_seven_voices_for_each_language(tmp_path: Path, mon
     monkeypatch.setattr("recipes.pretrain_lite.speech.CLIPS", 9)
     folder = make_speech(SpeechOptions(), tmp_path)
     found = synthetic_recordings(folder)
-    assert len(found) == 9 and len({item.reader for item in found}) == 7
+    assert len(found) == 9 and len({item.speaker for item in found}) == 7
     assert all(len(read_audio(item.path, 16_000)) > 16_000 for item in found)

@@ -1,3 +1,4 @@
-"""Conversions in memory, and song covers. Read in this order: options, convert (stereo, effects, format), stems,
-separation, pymss_engine, mix, cover, step_cache.
+"""Conversions in memory, and song covers.
+
+Read in this order: options, convert (stereo, effects, format), stems, separation, pymss_engine, mix, cover, step_cache.
 """

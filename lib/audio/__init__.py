@@ -1,4 +1,7 @@
-"""Recordings. Read in this order: decode, filters, encode, tags; mel for spectrograms."""
+"""Recordings.
+
+Read in this order: decode, filters, encode, tags; mel for spectrograms.
+"""
 
 from typing import Annotated
 

@@ -1,1 +1,1 @@
-"""The graphs of docs/browser, which runs lite voices in a web browser."""
+"""Exports the ONNX graphs of docs/browser, which runs lite voices in a web browser."""

@@ -1,7 +1,7 @@
-"""Writes the graphs of docs/browser: python -m recipes.browser [--folder FOLDER]
+"""Exports the ONNX graphs of docs/browser: python -m recipes.browser [--folder FOLDER]
 
-They hold no weights: the page reads those of the encoder and of voices from their own files. Export them again when the
-networks of the lite family change.
+They contain no weights: the web page reads the weights of the encoder and of voices from their own files. Export the
+graphs again when the networks of the lite family change.
 """
 
 import shutil
@@ -27,7 +27,7 @@ COMPUTED = "basis"  # a buffer that the page computes; all others are small and 
 
 
 def graphs() -> dict[str, Any]:
-    """The graphs by file name."""
+    """Return the ONNX graphs, keyed by file name."""
     voice = build_network(load_family("lite").synthesizer)
     assert isinstance(voice, LiteSynthesizer)
     made = {
@@ -51,12 +51,15 @@ def _store_buffers(graph: nn.Module) -> None:
 
 
 def given(graph: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a graph without weights takes as inputs, by name."""
+    """Return the tensors that a graph without weights has as inputs, keyed by name."""
     return {name: value.detach() for name, value in graph.named_parameters()}
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Write the graphs, and the network of the pitch method swift (MIT licence), which is such a file already."""
+    """Write the ONNX graphs, and copy the network of the "swift" pitch method (MIT licence).
+
+    That network is published as an ONNX file.
+    """
     for name, graph in graphs().items():
         with replacing(folder / name) as temporary:
             write_graph(graph, temporary, with_weights=False)

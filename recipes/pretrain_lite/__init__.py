@@ -1,3 +1,5 @@
-"""How pretrained/lite/ was trained. Read in this order: options, recordings (the data, split by reader), speech
-(synthetic speech); features; acoustic (bottleneck of the encoder and prior, by regression), predict; vocoder; export.
+"""How pretrained/lite/ was trained.
+
+Read in this order: options, recordings (the data, split by speaker), speech (synthetic speech); features; acoustic
+(bottleneck of the encoder and prior, by regression), predict; vocoder; export.
 """

@@ -1,9 +1,9 @@
-"""Trains the encoder's bottleneck and the prior together, by regression on the mel spectrograms of many readers.
+"""Trains the encoder's bottleneck and the prior together, by regression on the mel spectrograms of many speakers.
 
-The mel spectrogram of a clip is predicted from its code, reader, F0 and level; half of the codes are computed from a
-version of the clip with other formants, pitch, room and noise. Two terms remove speaker information from the code: the
-squared distance between the codes of a clip and of its version, and an adversarial reader classifier with reversed
-gradient (Ganin & Lempitsky 2015).
+The mel spectrogram of a clip is predicted from its code, speaker, F0 and level; half of the codes are computed from a
+version of the clip with modified formants and pitch, and with room and noise added. Two terms remove speaker
+information from the code: the squared distance between the codes of a clip and of its version, and an adversarial
+speaker classifier with a reversed gradient (Ganin & Lempitsky 2015).
 """
 
 import json
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 CROP = 200  # frames of 10 ms
 BATCH = 8
-MANY = 5  # clips; half of a batch is drawn from readers with at least this many
+MANY = 5  # clips; half of a batch is drawn from speakers with at least this many
 VALUE_DROPOUT = 0.1  # of Whisper's outputs
-RATES_FROM_BASE = (0.3, 0.7, 4.0, 1.0, 1.0)  # of bottleneck, prior, readers, both adversaries; times the learning rate
-NEW_READER_DEVIATION = 0.3  # of reader embeddings around their mean, when training starts from a base
+RATES_FROM_BASE = (0.3, 0.7, 4.0, 1.0, 1.0)  # of bottleneck, prior, speakers, both adversaries; times the learning rate
+NEW_SPEAKER_DEVIATION = 0.3  # of speaker embeddings around their mean, when training starts from a base
 WARM_UP = 300  # steps until the classifier has its full weight
 SAVE_EVERY = 200  # steps
 USABLE = 0.97  # share of the cutoff up to which mel bands enter the loss
@@ -44,34 +44,34 @@ MISSING_MEL = -11.5  # log mel outside a clip
 
 
 class Crops(NamedTuple):
-    """A batch; F frames of 10 ms, N = F / 2."""
+    """A batch of crops; F frames of 10 ms, N = F / 2."""
 
     layers: Tensor  # [2, B, N, 2048] of the clip and a version of it
     level: Tensor  # [B, N]
     f0: Tensor  # [B, F]
     mel: Tensor  # [B, F, M]
     weight: Tensor  # [B, F, M] 1 where mel is known
-    reader: Tensor  # [B]
+    speaker: Tensor  # [B]
 
 
 class ReverseGradient(torch.autograd.Function):
-    """The identity whose gradient is negated (Ganin & Lempitsky 2015)."""
+    """The identity in the forward pass; negates the gradient in the backward pass (Ganin & Lempitsky 2015)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """x."""
+        """Return `x` unchanged."""
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """-gradient."""
+        """Negate the gradient."""
         return -gradient
 
 
-class ReaderClassifier(nn.Module):
-    """Code of a crop -> scores of the readers."""
+class SpeakerClassifier(nn.Module):
+    """Classifies the speaker from the code of a crop."""
 
-    def __init__(self, readers: int, channels: int = 256) -> None:
+    def __init__(self, speakers: int, channels: int = 256) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv1d(CODE, channels, 5, padding=2),
@@ -79,10 +79,10 @@ class ReaderClassifier(nn.Module):
             nn.Conv1d(channels, channels, 5, 2, padding=2),
             nn.GELU(),
         )
-        self.out = nn.Linear(2 * channels, readers)
+        self.out = nn.Linear(2 * channels, speakers)
 
     def forward(self, code: Tensor) -> Tensor:
-        """(B, N, CODE) -> (B, readers) scores; the gradient into the code is reversed."""
+        """Code (B, N, CODE) -> logits (B, speakers); the gradient with respect to the code is reversed."""
         reversed_code: Tensor = ReverseGradient.apply(code)  # type: ignore[no-untyped-call]
         x = self.layers(reversed_code.transpose(1, 2))
         scores: Tensor = self.out(torch.cat([x.mean(2), x.std(2)], 1))
@@ -90,14 +90,14 @@ class ReaderClassifier(nn.Module):
 
 
 class F0Regressor(nn.Module):
-    """Code of single frames -> F0, scaled as `scaled_f0` returns it."""
+    """Predicts F0, scaled as by `scaled_f0`, from the code of each frame."""
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(CODE, channels), nn.GELU(), nn.Linear(channels, 1))
 
     def forward(self, code: Tensor, f0: Tensor) -> Tensor:
-        """Code (B, N, CODE), F0 (B, N) Hz -> mean squared error over the voiced frames; its gradient is reversed."""
+        """Code (B, N, CODE), F0 (B, N) Hz -> mean squared error over voiced frames; the code's gradient is reversed."""
         reversed_code: Tensor = ReverseGradient.apply(code)  # type: ignore[no-untyped-call]
         octaves, voiced = scaled_f0(f0).unbind(2)
         error = (self.layers(reversed_code)[..., 0].float() - octaves).square() * voiced
@@ -105,32 +105,32 @@ class F0Regressor(nn.Module):
         return mean
 
 
-class ReaderCorpus:
-    """All features in memory, by reader."""
+class SpeakerCorpus:
+    """All features, held in memory and grouped by speaker."""
 
     def __init__(self, folder: Path, config: LiteConfig) -> None:
         self.config = config
         self.clips: dict[str, list[Features]] = {}
         for path in sorted((folder / "features").glob("*.npz")):
             self.clips.setdefault(path.name.split("__")[0], []).append(read_features(path))
-        self.readers = ["lj", *sorted(self.clips.keys() - {"lj"})]
-        self._many = [reader for reader in self.readers if len(self.clips[reader]) >= MANY]
-        self._few = [reader for reader in self.readers if len(self.clips[reader]) < MANY] or self._many
+        self.speakers = ["lj", *sorted(self.clips.keys() - {"lj"})]
+        self._many = [speaker for speaker in self.speakers if len(self.clips[speaker]) >= MANY]
+        self._few = [speaker for speaker in self.speakers if len(self.clips[speaker]) < MANY] or self._many
         self._bands = {
             c.cutoff: usable_bands(config, USABLE * c.cutoff) for clips in self.clips.values() for c in clips
         }
 
     def draw(self, rng: random.Random, noise: torch.Generator) -> Crops:
-        """A batch of crops, half of them of readers with at least MANY clips."""
-        readers = rng.choices(self._many, k=BATCH // 2) + rng.choices(self._few, k=BATCH - BATCH // 2)
+        """Draw a batch of crops, half of them from speakers with at least MANY clips."""
+        speakers = rng.choices(self._many, k=BATCH // 2) + rng.choices(self._few, k=BATCH - BATCH // 2)
         half, bands = CROP // 2, self.config.n_mels
         crops = Crops(
             torch.zeros(2, BATCH, half, self.clips["lj"][0].layers[0].shape[1]), torch.full((BATCH, half), -3.8),
             torch.zeros(BATCH, CROP), torch.full((BATCH, CROP, bands), MISSING_MEL), torch.zeros(BATCH, CROP, bands),
-            torch.tensor([self.readers.index(reader) for reader in readers]),
+            torch.tensor([self.speakers.index(speaker) for speaker in speakers]),
         )  # fmt: skip
-        for row, reader in enumerate(readers):
-            self._fill(crops, row, rng.choice(self.clips[reader]), rng, noise)
+        for row, speaker in enumerate(speakers):
+            self._fill(crops, row, rng.choice(self.clips[speaker]), rng, noise)
         return crops
 
     def _fill(self, crops: Crops, row: int, clip: Features, rng: random.Random, noise: torch.Generator) -> None:
@@ -149,14 +149,14 @@ class ReaderCorpus:
 class AcousticTraining:
     """Networks, optimiser and progress of training."""
 
-    def __init__(self, options: AcousticOptions, corpus: ReaderCorpus) -> None:
+    def __init__(self, options: AcousticOptions, corpus: SpeakerCorpus) -> None:
         torch.manual_seed(options.seed)
         self.options, self.corpus = options, corpus
         config = corpus.config
         self.bottleneck = Bottleneck(corpus.clips["lj"][0].layers[0].shape[1])
         self.prior = LitePrior(config)
-        self.speakers = nn.Embedding(len(corpus.readers), config.gin_channels)
-        self.classifier = ReaderClassifier(len(corpus.readers))
+        self.speakers = nn.Embedding(len(corpus.speakers), config.gin_channels)
+        self.classifier = SpeakerClassifier(len(corpus.speakers))
         self.f0_regressor = F0Regressor()
         self.networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier, self.f0_regressor])
         rates = [options.learning_rate] * len(self.networks)
@@ -171,7 +171,7 @@ class AcousticTraining:
         self.step = 0
 
     def _load_base(self, folder: Path) -> None:
-        """Start from exported networks; every reader starts as the mean reader with a small difference."""
+        """Start from exported networks; every speaker starts as the mean speaker with a small difference."""
         encoder, generator = dequantized(load_file(folder / WEIGHTS_FILE.name)), load_file(folder / "G.safetensors")
         for network, weights, prefix in (
             (self.bottleneck, encoder, "bottleneck."), (self.prior, generator, "enc_p."),
@@ -179,10 +179,10 @@ class AcousticTraining:
             own = {name.removeprefix(prefix): w.float() for name, w in weights.items() if name.startswith(prefix)}
             network.load_state_dict(own)
         with torch.no_grad():
-            self.speakers.weight.mul_(NEW_READER_DEVIATION).add_(generator["emb_g.weight"].float().mean(0))
+            self.speakers.weight.mul_(NEW_SPEAKER_DEVIATION).add_(generator["emb_g.weight"].float().mean(0))
 
     def train_step(self) -> dict[str, float]:
-        """One step -> losses."""
+        """Run one training step and return the losses."""
         crops, options = self.corpus.draw(self.rng, self.noise), self.options
         kept = torch.rand(1, BATCH, 1, crops.layers.shape[3], generator=self.noise) > VALUE_DROPOUT
         with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
@@ -190,13 +190,13 @@ class AcousticTraining:
             noisy = code + options.noise * torch.randn(code.shape, generator=self.noise)
             augmented = torch.rand(BATCH, 1, 1, generator=self.noise) < 0.5
             content = torch.cat([torch.where(augmented, noisy[1], noisy[0]), crops.level[..., None]], 2)
-            made = self.prior(content.repeat_interleave(2, 1), crops.f0, self.speakers(crops.reader))
+            made = self.prior(content.repeat_interleave(2, 1), crops.f0, self.speakers(crops.speaker))
             scores = self.classifier(code.flatten(0, 1)).float()
         share = min(1.0, self.step / WARM_UP)
         losses = {
             "mel": ((made - crops.mel).abs() * crops.weight).sum() / crops.weight.sum(),
             "invariance": options.invariance * (code[0] - code[1]).square().mean(),
-            "reader": options.adversary * share * F.cross_entropy(scores, crops.reader.repeat(2)),
+            "reader": options.adversary * share * F.cross_entropy(scores, crops.speaker.repeat(2)),
             "f0": options.f0_adversary * share * self.f0_regressor(code[0], crops.f0[:, ::2]),
         }
         self.optimizer.zero_grad()
@@ -212,7 +212,7 @@ class AcousticTraining:
         state = {
             "networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(), "step": self.step, "noise": self.noise.get_state(),
-            "random": list(self.rng.getstate()[1]), "readers": self.corpus.readers,
+            "random": list(self.rng.getstate()[1]), "readers": self.corpus.speakers,
         }  # fmt: skip
         with replacing(path) as temporary:
             torch.save(state, temporary)
@@ -232,11 +232,11 @@ class AcousticTraining:
 
 
 def train_acoustic(options: AcousticOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Train on folder/features -> folder/acoustic.pt; running it again resumes."""
+    """Train on folder/features and write folder/acoustic.pt; another call resumes."""
     torch.set_num_threads(options.threads)
-    corpus = ReaderCorpus(folder, lite_config())
+    corpus = SpeakerCorpus(folder, lite_config())
     seconds = sum(len(clip.mel) for clips in corpus.clips.values() for clip in clips) / 100
-    logger.info("%d readers, %.2f h", len(corpus.readers), seconds / 3600)
+    logger.info("%d speakers, %.2f h", len(corpus.speakers), seconds / 3600)
     training, target = AcousticTraining(options, corpus), folder / "acoustic.pt"
     training.resume(target)
     started, recent = time.monotonic(), dict[str, float]()

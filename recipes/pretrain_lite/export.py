@@ -19,7 +19,7 @@ COMMAND = "python -m recipes.pretrain_lite export"
 
 
 def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAINED / "lite") -> str:
-    """Write the three files; every speaker embedding is the mean over the readers."""
+    """Write the three files; every speaker embedding is the mean over all training speakers."""
     trained = Predictor(folder)
     whisper = {f"whisper.{name}": value for name, value in whisper_weights(options.whisper).items()}
     encoder = whisper | {f"bottleneck.{name}": value for name, value in trained.weights["bottleneck"].items()}
@@ -31,7 +31,7 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
     network.dec.load_state_dict(vocoder["vocoder"])
     with torch.no_grad():
         network.emb_g.weight[:] = trained.weights["speakers"]["weight"].mean(0)
-    metadata = {"readers": str(len(trained.readers)), "vocoder_steps": str(vocoder["step"]), "command": COMMAND}
+    metadata = {"readers": str(len(trained.speakers)), "vocoder_steps": str(vocoder["step"]), "command": COMMAND}
     for letter, weights in (("G", network.state_dict()), ("D", vocoder["discriminator"])):
         _write(target / f"{letter}.safetensors", {name: value.half() for name, value in weights.items()}, metadata)
     return f"{target}: encoder, G and D"

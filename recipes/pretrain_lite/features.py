@@ -1,4 +1,7 @@
-"""Recordings -> Whisper's layers of each clip and of augmented versions, level, F0 and mel; one file per clip."""
+"""Extracts the training features, one file per clip: Whisper layer outputs, level, F0 and mel spectrogram.
+
+The layer outputs are those of the clip and of augmented versions of it.
+"""
 
 import zlib
 from pathlib import Path
@@ -36,7 +39,7 @@ MAX_SECONDS = 29  # of a clip; Whisper was trained on 30 s
 
 
 class Features(NamedTuple):
-    """Inputs and targets of one clip."""
+    """Network inputs and targets of one clip."""
 
     layers: list[npt.NDArray[np.float16]]  # of the clip and its augmented versions, each (N, 2048), normalised
     level: FloatArray  # (N,)
@@ -46,14 +49,14 @@ class Features(NamedTuple):
 
 
 def lite_config() -> LiteConfig:
-    """The sizes of the lite networks."""
+    """Return the configuration of the lite networks."""
     config = load_family("lite").synthesizer
     assert isinstance(config, LiteConfig)
     return config
 
 
 def whisper_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a WhisperEncoder from an `.npz` with the names of CTranslate2."""
+    """Load the weights of a WhisperEncoder from an `.npz` with CTranslate2's names."""
     arrays = np.load(path)
     names = {"norm_1": "self_attention.layer_norm", "norm_2": "ffn.layer_norm"}
     linears = {
@@ -73,7 +76,7 @@ def whisper_weights(path: Path) -> dict[str, Tensor]:
 
 
 def make_features(options: FeatureOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Write folder/features/READER__CLIP.npz for every training recording that has none yet."""
+    """Write folder/features/SPEAKER__CLIP.npz for each training recording that has none yet."""
     torch.set_num_threads(options.threads)
     weights = whisper_weights(options.whisper)
     whisper = WhisperEncoder(len(weights["conv_1.weight"])).eval()
@@ -94,7 +97,7 @@ def make_features(options: FeatureOptions, folder: Path = FOLDER, progress: Prog
 def clip_features(
     recording: Recording, whisper: WhisperEncoder, pitch: ExactExtractor
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of one clip's file."""
+    """Compute the arrays for the file of one clip."""
     config = lite_config()
     audio = read_audio(recording.path, ANALYSIS_RATE)[: ANALYSIS_RATE * MAX_SECONDS]
     own_rate = read_audio(recording.path, config.sample_rate)[: config.sample_rate * MAX_SECONDS]
@@ -114,6 +117,6 @@ def clip_features(
 
 
 def read_features(path: Path) -> Features:
-    """The features of one clip as `make_features` wrote them."""
+    """Read the features of one clip from a file that `make_features` wrote."""
     with np.load(path) as arrays:
         return Features(list(arrays["layers"]), arrays["level"], arrays["f0"], arrays["mel"], int(arrays["cutoff"]))

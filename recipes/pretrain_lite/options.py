@@ -21,11 +21,11 @@ class _WithData(_Options):
 
 
 class SpeechOptions(_Options):
-    """Options of `speech`."""
+    """Options of the `speech` command."""
 
 
 class FeatureOptions(_WithData):
-    """Options of `features`."""
+    """Options of the `features` command."""
 
     whisper: Path
     """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
@@ -38,7 +38,7 @@ class FeatureOptions(_WithData):
 
 
 class AcousticOptions(_Options):
-    """Options of `acoustic`."""
+    """Options of the `acoustic` command."""
 
     base: Path | None = None
     """Folder with encoder.safetensors and G.safetensors to start from; None: random initial weights."""
@@ -53,7 +53,7 @@ class AcousticOptions(_Options):
     """Weight of the distance between the codes of a clip and of its augmented version."""
 
     adversary: float = Field(0.15, ge=0)
-    """Weight of the adversarial reader classifier."""
+    """Weight of the adversarial speaker classifier."""
 
     f0_adversary: float = Field(0.5, ge=0)
     """Weight of the reversed gradient of a network that predicts F0 from single frames of the code."""
@@ -63,7 +63,7 @@ class AcousticOptions(_Options):
 
 
 class VocoderOptions(_WithData):
-    """Options of `vocoder`."""
+    """Options of the `vocoder` command."""
 
     max_minutes: float = Field(60, gt=0)
     """Length of this run; running the command again resumes."""
@@ -76,7 +76,7 @@ class VocoderOptions(_WithData):
 
 
 class ExportOptions(_Options):
-    """Options of `export`."""
+    """Options of the `export` command."""
 
     whisper: Path
     """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""

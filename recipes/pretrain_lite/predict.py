@@ -15,12 +15,12 @@ STATE = "acoustic.pt"
 
 
 class Predictor:
-    """Bottleneck, prior and speaker embedding of folder/acoustic.pt."""
+    """Predicts mel spectrograms with the bottleneck, prior and speaker embedding of folder/acoustic.pt."""
 
     def __init__(self, folder: Path, config: LiteConfig | None = None) -> None:
-        """`config` is that of the prior; None: the family's."""
+        """`config`, that of the prior, defaults to the family's."""
         state = torch.load(folder / STATE, weights_only=True)
-        self.readers: list[str] = state["readers"]
+        self.speakers: list[str] = state["readers"]
         self.weights: dict[str, dict[str, torch.Tensor]] = {}
         for number, name in enumerate(("bottleneck", "prior", "speakers")):
             prefix = f"{number}."
@@ -33,11 +33,11 @@ class Predictor:
         self.prior.load_state_dict(self.weights["prior"])
 
     @torch.inference_mode()
-    def __call__(self, reader: str, clip: Features) -> FloatArray:
-        """(F, M) log mel of the clip in its own reader's voice."""
+    def __call__(self, speaker: str, clip: Features) -> FloatArray:
+        """(F, M) log mel of the clip, predicted for its own speaker."""
         frames = min(2 * len(clip.level), len(clip.f0))
         code = self.bottleneck(torch.from_numpy(clip.layers[0]).float()[None])
         content = torch.cat([code, torch.from_numpy(clip.level)[None, :, None]], 2).repeat_interleave(2, 1)[:, :frames]
-        speaker = self.weights["speakers"]["weight"][self.readers.index(reader)][None]
-        mel: FloatArray = self.prior(content, torch.from_numpy(clip.f0[:frames])[None].float(), speaker)[0].numpy()
+        embedding = self.weights["speakers"]["weight"][self.speakers.index(speaker)][None]
+        mel: FloatArray = self.prior(content, torch.from_numpy(clip.f0[:frames])[None].float(), embedding)[0].numpy()
         return np.asarray(mel)

@@ -1,4 +1,4 @@
-"""The recordings that the lite models are trained on, split by reader into train, tune and test."""
+"""The recordings on which the lite models are trained, split by speaker into train, tune and test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,32 +10,32 @@ import soxr
 from lib.errors import MissingFileError
 from lib.typing import FloatArray
 
-# Readers of LibriSpeech dev-clean. The tune readers are for development; the test readers for final results only.
+# Readers of LibriSpeech dev-clean. The tune speakers are for development; the test speakers for final results only.
 TUNE = frozenset({"422", "1988"})
 TEST = frozenset({"1272", "1462", "2086", "2412"})
 EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})
 LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held back
-DEV_CLEAN_CYCLE = 4  # of each four utterances of a train reader, the last is left out
+DEV_CLEAN_CYCLE = 4  # of each four utterances of a train speaker, the last is left out
 DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: the recordings have no content above
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance of one reader."""
+    """One utterance of one speaker."""
 
-    reader: str
+    speaker: str
     path: Path
     cutoff: int  # Hz, above which the file has no content
     versions: int = 1  # augmented versions of its features
 
     @property
     def name(self) -> str:
-        """Unique name, and stem of the feature file."""
-        return f"{self.reader}__{self.path.stem}"
+        """Unique name, also the stem of the feature file."""
+        return f"{self.speaker}__{self.path.stem}"
 
 
 def training_recordings(data: Path, speech: Path | None = None) -> list[Recording]:
-    """All recordings of the train split under `data`, and what `make_speech` wrote into the folder `speech`.
+    """List all recordings of the train split under `data`, and those that `make_speech` wrote into the folder `speech`.
 
     Raises MissingFileError if a set of recordings is missing.
     """
@@ -50,12 +50,12 @@ def training_recordings(data: Path, speech: Path | None = None) -> list[Recordin
         found.append(Recording(path.stem.split("-")[0], path, SPEECH_CUTOFF))
     for path in _files(data / "speech/emodb-de", "**/*.opus"):
         found.append(Recording(f"emodb{path.stem[:2]}", path, SPEECH_CUTOFF))
-    found = [recording for recording in found if recording.reader not in TUNE | TEST | EMODB_TEST]
+    found = [recording for recording in found if recording.speaker not in TUNE | TEST | EMODB_TEST]
     return found + (synthetic_recordings(speech) if speech else [])
 
 
 def synthetic_recordings(folder: Path) -> list[Recording]:
-    """What `make_speech` wrote into a folder; every language and voice is a reader."""
+    """List the recordings that `make_speech` wrote into a folder; each language and voice counts as a speaker."""
     paths = sorted(folder.glob("*.wav"))
     return [Recording(f"synthetic-{path.stem.rpartition('-')[0]}", path, SPEECH_CUTOFF) for path in paths]
 
@@ -70,7 +70,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_audio(path: Path, sample_rate: int) -> FloatArray:
-    """A recording as (T,) float32 at `sample_rate` Hz; channels are averaged."""
+    """Read a recording as (T,) float32 at `sample_rate` Hz; channels are averaged."""
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono: FloatArray = audio.mean(1)
     return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)

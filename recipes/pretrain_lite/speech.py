@@ -1,4 +1,4 @@
-"""Synthetic speech in ten languages: the program's own translations, spoken by espeak-ng with many voice variants.
+"""Synthetic speech in ten languages: this program's translated messages, spoken by espeak-ng with many voices.
 
 Recordings of people were available in English and German only; these clips cover the phones of the other languages.
 """
@@ -34,7 +34,7 @@ _NOT_WORDS = re.compile(r"\{[^}]*\}|`[^`]*`|--\S+|[A-Za-z_]*[._/][A-Za-z_./]*")
 
 
 def sentences(locale: str) -> list[str]:
-    """The texts of a catalogue that are long enough, without placeholders, options and file names."""
+    """Return the messages of a translation file that are long enough, without placeholders, options and file names."""
     texts: list[str] = []
     for path in (ROOT / "i18n" / f"{locale}.json", ROOT / "i18n" / "messages" / f"{locale}.json"):
         texts += json.loads(path.read_text(encoding="utf-8")).values()

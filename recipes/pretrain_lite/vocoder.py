@@ -1,6 +1,7 @@
-"""Trains one vocoder for all readers: measured (or predicted) mel spectrograms and F0 -> waveform.
+"""Trains one vocoder for all speakers: it synthesises waveforms from mel spectrograms and F0.
 
-For recordings without high frequencies the output is low-pass filtered at their cutoff before the losses are computed.
+The mel spectrograms are computed from recordings or predicted by the prior. For recordings without high frequencies,
+the output is low-pass filtered at their cutoff before the losses are computed.
 """
 
 import json
@@ -57,7 +58,7 @@ class Crops(NamedTuple):
 
 
 class VocoderTraining:
-    """Networks, optimisers and clips."""
+    """Networks, optimisers and clips of the training."""
 
     def __init__(self, options: VocoderOptions, folder: Path, family: FamilyConfig | None = None) -> None:
         """`family` has the sizes of the networks; None: those of configs/lite."""
@@ -88,21 +89,21 @@ class VocoderTraining:
             if path.is_file():
                 audio = read_audio(recording.path, self.config.sample_rate)[: MAX_SECONDS * self.config.sample_rate]
                 features = read_features(path)
-                predicted = None if predictor is None else predictor(recording.reader, features).astype(np.float16)
+                predicted = None if predictor is None else predictor(recording.speaker, features).astype(np.float16)
                 own = features._replace(layers=[])
-                clips.setdefault(recording.reader, []).append(Clip(own, predicted, (audio * 32767).astype(np.int16)))
+                clips.setdefault(recording.speaker, []).append(Clip(own, predicted, (audio * 32767).astype(np.int16)))
         return clips
 
     def draw(self) -> Crops:
-        """A batch of crops of random readers."""
-        hop, readers = self.config.hop_length, sorted(self.clips)
+        """Draw a batch of crops from random speakers."""
+        hop, speakers = self.config.hop_length, sorted(self.clips)
         crops = Crops(
             torch.full((BATCH, CROP, self.config.n_mels), MISSING_MEL), torch.zeros(BATCH, CROP),
             torch.zeros(BATCH, CROP * hop), torch.zeros(BATCH),
         )  # fmt: skip
         for row in range(BATCH):
-            reader = "lj" if self.rng.random() < LJ_SHARE else self.rng.choice(readers)
-            clip = self.rng.choice(self.clips[reader])
+            speaker = "lj" if self.rng.random() < LJ_SHARE else self.rng.choice(speakers)
+            clip = self.rng.choice(self.clips[speaker])
             chosen = clip.predicted is not None and self.rng.random() < self.options.predicted
             mel = clip.predicted if chosen and clip.predicted is not None else clip.features.mel
             total = min(len(mel), len(clip.features.f0), len(clip.audio) // hop)
@@ -116,7 +117,7 @@ class VocoderTraining:
         return crops
 
     def train_step(self, rate: float) -> dict[str, float]:
-        """One step of both networks -> losses."""
+        """Run one training step of both networks and return the losses."""
         self.optimizers[0].param_groups[0]["lr"] = rate
         crops, adversarial = self.draw(), self.step >= REGRESSION_STEPS
         real = crops.audio[:, None]
@@ -177,7 +178,7 @@ class VocoderTraining:
 
 
 def train_vocoder(options: VocoderOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Train for `max_minutes` on folder/features -> folder/vocoder.pt; running it again resumes."""
+    """Train for `max_minutes` on folder/features and write folder/vocoder.pt; another call resumes."""
     torch.set_num_threads(options.threads)
     training, target = VocoderTraining(options, folder), folder / "vocoder.pt"
     training.resume(target)

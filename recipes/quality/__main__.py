@@ -1,8 +1,8 @@
 """Objective measures of a voice: python -m recipes.quality --voice NAME --whisper FOLDER --held-back FILES ...
 
-Prints a table of word errors, speaker similarity, F0 and artefacts: sources, recordings of the voice, other readers,
-noise, and any further sets. Each clip is transposed by whole semitones to the register of the voice and converted with
-several seeds. Needs requirements-quality.txt.
+Prints a table of word errors, speaker similarity, F0 and artefacts, with one row per set of clips: sources, held-out
+recordings of the voice (--held-back), other readers, noisy clips, and any further sets. Each clip is transposed by
+whole semitones to the register of the voice and converted with several seeds. Needs requirements-quality.txt.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from recipes.quality.vocoder import load_vocoder
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m recipes.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--voice", required=True, help="name of a voice or path of its file")
     parser.add_argument("--whisper", type=Path, required=True, help="folder of a Whisper model for CTranslate2")
@@ -69,12 +69,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def expand(paths: list[Path]) -> list[Path]:
-    """Files as they are, folders as the recordings in them."""
+    """Return the given files, and the recordings in the given folders."""
     return [file for path in paths for file in (list_recordings(path) if path.is_dir() else [path])]
 
 
 def read_other_readers(options: argparse.Namespace) -> list[Clip]:
-    """The clips of --data and --readers."""
+    """Return the clips selected by --data and --readers."""
     if options.data is None:
         if options.readers:
             raise ConfigError("--readers needs --data, the folder of LibriSpeech dev-clean.")
@@ -103,7 +103,7 @@ def make_evaluator(options: argparse.Namespace) -> Evaluator:
 
 
 def make_examples(evaluator: Evaluator, sets: dict[str, list[Clip]]) -> list[Example]:
-    """The first clip of every reader of every set, converted with the defaults."""
+    """Convert the first clip of each reader of each set with the default options."""
     examples = []
     for name, clips in sets.items():
         first = dict[str, Clip]()

@@ -1,4 +1,4 @@
-"""The recordings a voice is evaluated on: readers of LibriSpeech, plain folders, and both with noise."""
+"""The recordings on which a voice is evaluated: readers of LibriSpeech, plain folders, and both with added noise."""
 
 import csv
 import re
@@ -35,17 +35,20 @@ class Clip:
     snr_db: float | None = None  # of white noise that is added
 
     def clean(self, sample_rate: int = ANALYSIS_RATE) -> FloatArray:
-        """The recording, (T,) at `sample_rate` Hz. Raises MissingFileError or AudioError."""
+        """Return the recording, (T,) at `sample_rate` Hz.
+
+        Raises MissingFileError if the file does not exist, and AudioError if it cannot be decoded.
+        """
         return load_audio(self.path, sample_rate)
 
     def audio(self) -> FloatArray:
-        """The input of the conversion: the recording with its noise, (T,) at 16 kHz."""
+        """Return the input of the conversion: the recording with its noise, (T,) at 16 kHz."""
         clean = self.clean()
         return clean if self.snr_db is None else add_noise(clean, self.snr_db, zlib.crc32(self.name.encode()))
 
 
 def add_noise(audio: FloatArray, snr_db: float, seed: int) -> FloatArray:
-    """White noise added to (T,) with a mean power `snr_db` below that of the audio."""
+    """Add white noise to (T,), with a mean power `snr_db` below that of the audio."""
     noise = np.random.default_rng(seed).standard_normal(len(audio))
     scale = np.sqrt(np.mean(np.square(audio, dtype=np.float64)) / 10 ** (snr_db / 10))
     noisy: FloatArray = (audio + scale * noise).astype(np.float32)
@@ -53,22 +56,22 @@ def add_noise(audio: FloatArray, snr_db: float, seed: int) -> FloatArray:
 
 
 def noisy(clips: Iterable[Clip], snr_db: float = SNR_DB) -> list[Clip]:
-    """The same clips with white noise."""
+    """Return the same clips with white noise."""
     return [replace(clip, snr_db=snr_db) for clip in clips]
 
 
 def draw(clips: Sequence[Clip], count: int, key: str, seed: int = 0) -> list[Clip]:
-    """Up to `count` of the clips, in their order; the choice depends on `key` and `seed` only."""
+    """Draw up to `count` of the clips, keeping their order; the choice depends only on `key` and `seed`."""
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
     chosen = rng.choice(len(clips), min(count, len(clips)), replace=False)
     return [clips[i] for i in sorted(chosen)]
 
 
 def read_readers(folder: Path, split: str, language: str = "en", seed: int = 0) -> list[Clip]:
-    """Six clips of 7 to 25 words by each reader of a split, "tune" or "test".
+    """Return six clips of 7 to 25 words by each reader of a split, "tune" or "test".
 
-    The folder is laid out as READER/UTTERANCE.mp3, with transcripts.tsv: utterance, reader, sex, text.
-    Raises MissingFileError if it lacks that list, ConfigError if it lacks a reader.
+    The folder is laid out as READER/UTTERANCE.mp3, with transcripts.tsv: utterance, reader, sex, text. Raises
+    MissingFileError if that table is missing, and ConfigError if it has no utterances of a reader.
     """
     table = folder / "transcripts.tsv"
     if not table.is_file():
@@ -88,7 +91,10 @@ def read_readers(folder: Path, split: str, language: str = "en", seed: int = 0) 
 
 
 def read_files(paths: Iterable[Path], language: str = "en", *, is_own: bool = False) -> list[Clip]:
-    """Recordings with the texts of the transcripts.txt beside them, in lines NAME|text or NAME.suffix|text."""
+    """Return recordings with their transcripts, from the transcripts.txt in the folder of each.
+
+    Its lines are NAME|text or NAME.suffix|text.
+    """
     clips, texts = [], dict[Path, dict[str, str]]()
     for path in paths:
         if path.parent not in texts:
@@ -106,14 +112,14 @@ def _transcripts(folder: Path) -> dict[str, str]:
 
 
 def read_folder(folder: Path, language: str = "en", seed: int = 0) -> list[Clip]:
-    """Up to 24 recordings of a plain folder, with the texts of its transcripts.txt if there is one."""
+    """Return up to 24 recordings of a plain folder, with their transcripts if it contains a transcripts.txt."""
     return draw(read_files(list_recordings(folder), language), CLIPS_PER_SET, folder.name, seed)
 
 
 def read_sets(given: Iterable[str], language: str = "en", seed: int = 0) -> dict[str, list[Clip]]:
-    """The sets of options such as NAME=FOLDER or NAME=FOLDER:pt; equal names join.
+    """Read the sets given as NAME=FOLDER or NAME=FOLDER:pt; sets with the same name are merged.
 
-    Raises ConfigError for other forms.
+    Raises ConfigError if an argument has another form.
     """
     sets: dict[str, list[Clip]] = {}
     for text in given:

@@ -1,4 +1,4 @@
-"""Converts sets of clips and measures the results: the lines of the table, from sources to noisy readers."""
+"""Converts sets of clips and measures the results: the rows of the table, from sources to noisy recordings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 @dataclass
 class Evaluator:
-    """A voice and the models that evaluate it; caches embeddings and reference texts of the clips."""
+    """A voice and the models that evaluate it; caches the embeddings and reference transcripts of the clips."""
 
     converter: VoiceConverter
     transcribe: Transcriber
@@ -40,22 +40,25 @@ class Evaluator:
     _embeddings: dict[Path, FloatArray] = field(default_factory=dict)
 
     def shift(self, clip: Clip, audio: FloatArray) -> int:
-        """Whole semitones from the median F0 of (T,) at 16 kHz to that of the voice; 0 for its own recordings."""
+        """Return the shift in whole semitones from the median F0 of (T,) at 16 kHz to that of the voice.
+
+        It is 0 for the voice's own recordings.
+        """
         median = 0.0 if clip.is_own else median_f0(audio, self.pitch)
         return suggested_shift(median, self.voice_f0) if median > 0 else 0
 
     def convert(self, clip: Clip, options: ConvertOptions, seed: int) -> tuple[FloatArray, int]:
-        """A conversion of a clip, (T,) at the converter's rate, and its transposition in semitones."""
+        """Convert a clip; return (T,) at the converter's rate, and the transposition in semitones."""
         audio = clip.audio()
         shift = self.shift(clip, audio)
         return self.converter.convert(audio, options.model_copy(update={"pitch_shift": shift, "seed": seed})), shift
 
     def converted(self, name: str, clips: Sequence[Clip], options: ConvertOptions) -> Line:
-        """The line of a set of clips, each converted `repeats` times."""
+        """Return the row of a set of clips, each converted `repeats` times."""
         return self._made(name, clips, lambda clip, seed: self.convert(clip, options, seed))
 
     def vocoded(self, name: str, clips: Sequence[Clip]) -> Line:
-        """The line of a set of clips resynthesised by the vocoder from their own mel spectrograms and F0."""
+        """Return the row of a set of clips resynthesised by the vocoder from their own mel spectrograms and F0."""
         vocoder = self.vocoder
         assert vocoder is not None
         return self._made(name, clips, lambda clip, seed: (vocoder(clip, seed), 0))
@@ -73,7 +76,7 @@ class Evaluator:
         return Line(name, figures)
 
     def unconverted(self, name: str, clips: Sequence[Clip]) -> Line:
-        """The line of a set of unconverted clips: words, similarity to the voice, pauses, clipping and DC."""
+        """Return the row of a set of unconverted clips: words, similarity to the voice, pauses, clipping and DC."""
         figures = []
         for clip in clips:
             audio, source = clip.audio(), clip.clean()
@@ -84,7 +87,10 @@ class Evaluator:
         return Line(name, figures)
 
     def measure(self, clip: Clip, output: FloatArray, shift: int, *, clipped: int) -> Figures:
-        """The figures of an output (T,) at 16 kHz, transposed by `shift` semitones from a clip without its noise."""
+        """Measure the output (T,) at 16 kHz of a conversion of `clip` by `shift` semitones.
+
+        The reference is the clip without its added noise. `clipped` is the number of clipped samples.
+        """
         source, embedding = clip.clean(), self.embed(output)
         f0 = compare(source, output, self.pitch, pitch_shift=shift)
         return Figures(
@@ -134,7 +140,7 @@ def measure_all(
     sets: Mapping[str, Sequence[Clip]],
     options: ConvertOptions | None = None,
 ) -> Iterator[Line]:
-    """The lines of the table, one by one; a line without clips is left out. `options` are the defaults."""
+    """Yield the rows of the table one by one; a row without clips is omitted. `options` are the default options."""
     options = options or ConvertOptions()
     if readers:
         yield evaluator.unconverted("other readers, unconverted", readers)
@@ -159,11 +165,11 @@ def measure_all(
 
 
 def count_clipped(audio: FloatArray) -> int:
-    """Number of samples at full scale."""
+    """Return the number of samples at full scale."""
     return int((np.abs(audio) >= FULL_SCALE).sum())
 
 
 def median_f0(audio: FloatArray, pitch: Callable[[FloatArray], FloatArray]) -> float:
-    """Median F0 in Hz of the voiced frames of (T,) at 16 kHz; 0 without any."""
+    """Return the median F0 in Hz of the voiced frames of (T,) at 16 kHz; 0 if there are none."""
     f0 = pitch(audio)
     return float(np.median(f0[f0 > 0])) if np.any(f0 > 0) else 0.0

@@ -1,4 +1,4 @@
-"""Figures of single conversions, their means, and 95 % bootstrap confidence intervals over clips."""
+"""Metrics of individual conversions, their means, and 95% bootstrap confidence intervals over clips."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +17,7 @@ RESAMPLES, CONFIDENCE = 2000, 0.95
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one conversion, or the means over several conversions of one clip; NaN where there is none."""
+    """The metrics of one conversion, or their means over several conversions of one clip; NaN if not available."""
 
     word_errors: float  # number of wrong words
     to_voice: float  # mean cosine of speaker embeddings, to held-back recordings of the voice
@@ -32,7 +32,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class ClipFigures:
-    """The figures of one clip; `words` is the length of its reference text, 0 if it has none."""
+    """The metrics of one clip; `words` is the length of its reference transcript, 0 if it has none."""
 
     name: str
     words: int
@@ -41,7 +41,7 @@ class ClipFigures:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its 95 % confidence interval; all NaN where no clip has the figure."""
+    """A metric and its 95% confidence interval; all NaN if no clip has the metric."""
 
     value: float
     low: float
@@ -50,18 +50,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: a set of clips, converted in one way or not at all."""
+    """One row of the table: a set of clips, converted in one way or not at all."""
 
     name: str
     clips: Sequence[ClipFigures]
 
     @property
     def words(self) -> int:
-        """Number of words of all reference texts."""
+        """Number of words in all reference transcripts."""
         return sum(clip.words for clip in self.clips)
 
     def intervals(self) -> dict[str, Interval]:
-        """Every figure by its name; `word_error_rate` takes the place of the number of wrong words."""
+        """Return each metric, keyed by name; `word_error_rate` replaces the number of word errors."""
         names = [field.name for field in fields(Figures)]
         table = np.array([list(asdict(clip.figures).values()) for clip in self.clips])  # [clips, figures]
         words = np.array([clip.words for clip in self.clips], np.float64)
@@ -71,7 +71,7 @@ class Line:
 
 
 def mean_figures(repeats: Sequence[Figures]) -> Figures:
-    """The mean of every figure over those conversions that have it."""
+    """Return the mean of each metric over the conversions for which it is available."""
     table = np.array([list(asdict(figures).values()) for figures in repeats])  # [repeats, figures]
     return Figures(
         *(float(column[~np.isnan(column)].mean()) if any(column == column) else np.nan for column in table.T)
@@ -79,7 +79,7 @@ def mean_figures(repeats: Sequence[Figures]) -> Figures:
 
 
 def bootstrap(values: Doubles, weights: Doubles, seed: int = 0) -> Interval:
-    """sum(values) / sum(weights) over clips (N,), and the bootstrap interval of that ratio.
+    """Return sum(values) / sum(weights) over clips (N,), and the bootstrap confidence interval of that ratio.
 
     Clips whose value is NaN or whose weight is 0 are left out.
     """
@@ -94,9 +94,10 @@ def bootstrap(values: Doubles, weights: Doubles, seed: int = 0) -> Interval:
 
 
 def pause_level(source: FloatArray, output: FloatArray) -> float:
-    """Level of the output in dB in the source's pauses, relative to the rest; NaN without pauses.
+    """Return the level of the output in the source's pauses relative to the other frames, in dB.
 
-    Both are (T,) at 16 kHz; the longer one is cut.
+    Both signals are (T,) at 16 kHz; the longer one is trimmed. NaN if the source has no pauses or consists only of
+    them.
     """
     frames = min(len(source), len(output)) // FRAME
     power, level = (np.mean(audio[: frames * FRAME].reshape(-1, FRAME) ** 2, axis=1) for audio in (source, output))

@@ -1,4 +1,4 @@
-"""The table of results as text, JSON and an HTML page with players."""
+"""Formats the table of results as plain text, JSON, and an HTML page with audio players."""
 
 import html
 import json
@@ -48,7 +48,7 @@ _STYLE = (
 
 @dataclass(frozen=True)
 class Example:
-    """A clip before and after conversion, for the players; `name` becomes part of file names."""
+    """A clip before and after conversion, for the audio players; `name` is used in file names."""
 
     name: str
     title: str
@@ -58,7 +58,7 @@ class Example:
 
 
 def format_interval(figure: Interval, decimals: int) -> str:
-    """Such as ".171 [.120 .224]"; "-" for NaN."""
+    """Format an interval as ".171 [.120 .224]"; "-" for NaN."""
     if math.isnan(figure.value):
         return "-"
     numbers = (f"{number:.{decimals}f}" for number in (figure.value, figure.low, figure.high))
@@ -67,20 +67,20 @@ def format_interval(figure: Interval, decimals: int) -> str:
 
 
 def cells(line: Line) -> list[str]:
-    """The figures of a line as text, in the order of HEADINGS."""
+    """Format the metrics of a row, in the order of HEADINGS."""
     intervals = line.intervals()
     shown = [format_interval(intervals[name], decimals) for name, (_, decimals, _) in COLUMNS.items()]
     return [line.name, str(len(line.clips)), str(line.words) if line.words else "-", *shown]
 
 
 def text_row(values: Sequence[str]) -> str:
-    """A row of the table on the terminal."""
+    """Format a row of the table for the terminal."""
     first, *others = zip(values, _WIDTHS, strict=True)
     return "  ".join([f"{first[0]:<{first[1]}}", *(f"{value:>{width}}" for value, width in others)])
 
 
 def to_json(lines: Sequence[Line], settings: dict[str, Any]) -> str:
-    """Settings, and every line with its intervals and the figures of its clips; null for NaN."""
+    """Convert the settings, and each row with its intervals and the metrics of its clips, to JSON; null for NaN."""
     rows = [
         {
             "name": line.name,
@@ -109,7 +109,7 @@ def write_page(
     settings: dict[str, Any],
     pitch: PitchExtractor | None = None,
 ) -> None:
-    """Write index.html, figures.json and the players' files; with `pitch` also spectrograms with F0.
+    """Write index.html, figures.json and the audio files; with `pitch` also spectrograms with F0.
 
     Raises ConfigError if the files exceed 5 MB.
     """

@@ -19,7 +19,7 @@ WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.*")
 
 
 class Transcriber(Protocol):
-    """Speech recognition."""
+    """Transcribes speech."""
 
     def __call__(self, audio: FloatArray, language: str) -> str:
         """Text of (T,) at 16 kHz in a language such as "en"."""
@@ -27,7 +27,7 @@ class Transcriber(Protocol):
 
 
 def whisper_log_mel(audio: Tensor) -> Tensor:
-    """Whisper's input: (T,) at 16 kHz, at most 30 s -> log-mel spectrogram (80, 3000), padded with silence."""
+    """Whisper's input features: (T,) at 16 kHz, at most 30 s -> log-mel spectrogram (80, 3000), padded with silence."""
     from torchaudio.functional import melscale_fbanks
 
     padded = torch.nn.functional.pad(audio.float(), (0, WINDOW_SECONDS * ANALYSIS_RATE - len(audio)))
@@ -39,7 +39,7 @@ def whisper_log_mel(audio: Tensor) -> Tensor:
 
 
 class Whisper:
-    """A Whisper model in the format of CTranslate2, in int8 on the CPU, with a beam of 5."""
+    """A Whisper model in CTranslate2's format, in int8 on the CPU, with a beam size of 5."""
 
     def __init__(self, folder: Path) -> None:
         """Raises MissingFileError for an incomplete folder and ConfigError for a missing package."""
@@ -78,7 +78,7 @@ class Whisper:
 
 
 def load_speaker_encoder() -> SpeakerEncoder:
-    """resemblyzer. Raises ConfigError if the package is missing."""
+    """Load resemblyzer. Raises ConfigError if the package is not installed."""
     try:
         return Resemblyzer()
     except ImportError as error:

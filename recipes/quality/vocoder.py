@@ -1,4 +1,4 @@
-"""Resynthesis with the vocoder of a lite voice, from mel spectrogram and F0 of a recording."""
+"""Resynthesis with the vocoder of a lite voice, from the mel spectrogram and F0 of a recording."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from recipes.quality.clips import Clip
 
 
 class LiteVocoder:
-    """Analysis and synthesis of clips: log mel and F0 of the recording itself, and noise by seed."""
+    """Analyses and resynthesises clips from their own log mel and F0; the noise depends on the seed."""
 
     def __init__(self, synthesizer: LiteSynthesizer, pitch: PitchExtractor) -> None:
         self._synthesizer = synthesizer
@@ -32,6 +32,6 @@ class LiteVocoder:
 
 
 def load_vocoder(path: Path, pitch: PitchExtractor) -> LiteVocoder | None:
-    """The vocoder of a voice model; None if the voice is not of the lite family."""
+    """Load the vocoder of a voice model; None if the voice is not of the lite family."""
     synthesizer = load_synthesizer(read_voice_model(path), str(path))
     return LiteVocoder(synthesizer, pitch) if isinstance(synthesizer, LiteSynthesizer) else None

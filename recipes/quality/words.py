@@ -1,4 +1,4 @@
-"""Words of a text, and the number of errors between two texts."""
+"""Splits transcripts into words, and counts the errors between two transcripts."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ _UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff])")
 
 
 def split_words(text: str, language: str = "en") -> list[str]:
-    """The words of a text in lower case without punctuation; `language` is a code of Whisper such as en or pt.
+    """Return the words of a transcript in lower case without punctuation.
 
-    English keeps the letters a to z and apostrophes; digits are dropped.
+    `language` is a Whisper language code such as en or pt. In English, only the letters a to z and apostrophes are
+    kept, so digits are dropped.
     """
     text = text.lower().replace("-", " ")
     if language == "en":
@@ -20,7 +21,7 @@ def split_words(text: str, language: str = "en") -> list[str]:
 
 
 def count_errors(reference: Sequence[str], transcript: Sequence[str]) -> int:
-    """Smallest number of substitutions, insertions and deletions that turn one list of words into the other."""
+    """Return the smallest number of substitutions, insertions and deletions between two lists of words."""
     row = list(range(len(transcript) + 1))
     for i, wanted in enumerate(reference, start=1):
         diagonal, row[0] = row[0], i

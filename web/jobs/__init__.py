@@ -1,3 +1,4 @@
-"""Jobs of the page. Read in this order: requests, registry (queues, job files), uploads, reports, runners, songs,
-worker (process).
+"""Jobs of the web UI.
+
+Read in this order: requests, registry (queues, job files), uploads, reports, runners, songs, worker (process).
 """
