@@ -1,4 +1,4 @@
-"""python -m train run alice --data recordings/: from recordings to a voice, in one command or stage by stage."""
+"""Trains a voice from recordings, in one command or stage by stage: python -m train run alice --data recordings/"""
 
 import contextlib
 import io

@@ -1,7 +1,7 @@
 """Audio augmentation: simulated speakers, rooms, noise and bandwidth that leave the phones unchanged.
 
-Spectra are split into envelope and fine structure by their cepstrum, so that formants and pitch move independently
-of each other. Every function takes its randomness from a generator and returns a new tensor.
+Spectra are split into envelope and fine structure with the cepstrum, so that formants and pitch change independently of
+each other. Every function draws its random numbers from a generator and returns a new tensor.
 """
 
 import math
@@ -23,22 +23,22 @@ _REVERB_SECONDS = (0.08, 0.5)  # until the sound has decayed by 60 dB
 
 
 def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """(count,) numbers between `low` and `high`."""
+    """Draw (count,) numbers uniformly between `low` and `high`."""
     return low + (high - low) * torch.rand(count, generator=rng)
 
 
 def log_uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """(count,) numbers whose logarithm is uniform between those of `low` and `high`."""
+    """Draw (count,) numbers whose logarithm is uniform between those of `low` and `high`."""
     return uniform(count, math.log(low), math.log(high), rng).exp()
 
 
 def chance(count: int, share: float, rng: torch.Generator) -> Tensor:
-    """(count,) booleans, true with probability `share`."""
+    """Draw (count,) booleans that are true with probability `share`."""
     return torch.rand(count, generator=rng) < share
 
 
 def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.45) -> Tensor:
-    """(B, T) audio, some of it in a room: convolved with decaying noise of a random length and strength."""
+    """Add reverberation to some items of (B, T) audio: decaying noise of random length and strength."""
     count, samples = audio.shape
     length = int(_REVERB_SECONDS[1] * SAMPLE_RATE)
     times = torch.arange(length) / SAMPLE_RATE
@@ -52,22 +52,22 @@ def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.45) -> Ten
 
 
 def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
-    """(B, T) audio, some of it overdriven as by a full microphone input."""
+    """Clip some items of (B, T) audio softly, like an overdriven microphone preamplifier."""
     count = len(audio)
     drive = log_uniform(count, 2.0, 8.0, rng)[:, None]
     return torch.where(chance(count, share, rng)[:, None], torch.tanh(drive * audio) / drive, audio)
 
 
 def random_curves(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
-    """(count, frames) smooth random curves around 0, each with its own standard deviation up to `strength`."""
+    """Draw (count, frames) smooth random curves around 0, each with its own standard deviation up to `strength`."""
     heights = torch.randn(count, 1, knots, generator=rng) * uniform(count, 0.0, strength, rng)[:, None, None]
     return F.interpolate(heights, size=frames, mode="linear", align_corners=True)[:, 0]
 
 
 def warp_frequency(spectrum: Tensor, factor: Tensor) -> Tensor:
-    """(B, M, BINS) spectrum with its frequency axis stretched by `factor`, (B, M) or (B, 1), towards higher bins.
+    """Stretch the frequency axis of (B, M, BINS) spectra towards higher bins by `factor`, (B, M) or (B, 1).
 
-    The last 15 % are bent so that the ends meet.
+    The top 15% of the axis are stretched by another factor, so that the highest bin stays in place.
     """
     bins = torch.arange(BINS, dtype=torch.float32)
     factor = factor[:, :, None]  # [B, M or 1, 1]
@@ -82,7 +82,7 @@ def warp_frequency(spectrum: Tensor, factor: Tensor) -> Tensor:
 
 
 def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, M, BINS) power with another simulated speaker: formants, F0 contour, breathiness, colour and stress."""
+    """Simulate another speaker for (B, M, BINS) power: formants, F0 contour, breathiness, timbre and stress."""
     count, frames, _ = power.shape
     log_power = torch.log(power + _SPECTRUM_FLOOR)
     cepstrum = torch.fft.irfft(log_power, N_FFT)
@@ -100,7 +100,7 @@ def revoice(power: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.7) -> Tensor:
-    """(B, M, N_MELS) mel power with coloured noise, or with another item of the batch as background speech."""
+    """Add coloured noise, or another item of the batch as background speech, to (B, M, N_MELS) mel power."""
     count, frames, bands = mel.shape
     level = mel.mean(dim=(1, 2), keepdim=True)
     knots = torch.randn(count, 1, 4, generator=rng) * 1.5
@@ -114,7 +114,7 @@ def add_noise(mel: Tensor, rng: torch.Generator, share: float = 0.7) -> Tensor:
 
 
 def limit_band(mel: Tensor, rng: torch.Generator, share: float = 0.3) -> Tensor:
-    """(B, M, N_MELS) mel power, some of it without its highest or lowest bands, as after MP3 or a telephone."""
+    """Remove the highest or lowest bands of some items of (B, M, N_MELS) mel power, as MP3 or a telephone does."""
     count, _, bands = mel.shape
     band = torch.arange(bands)
     top = torch.where(chance(count, share, rng), uniform(count, 0.68 * bands, bands, rng), torch.tensor(float(bands)))

@@ -1,6 +1,6 @@
-"""Base models: finds the weights that training starts from, and checks that they match their file names.
+"""Base models: finds the weights from which training starts, and checks that they match their file names.
 
-The folders of RVC programs (`pretrained`, `pretrained_v2`, also below `assets`) are searched too.
+The folders of RVC programs (`pretrained`, `pretrained_v2`, also below `assets`) are searched, too.
 """
 
 import logging
@@ -30,7 +30,7 @@ MAX_FILES = 16  # in such a folder
 
 
 class BaseModels(NamedTuple):
-    """The weights that training starts from."""
+    """The weights from which training starts."""
 
     generator: Weights
     discriminator: Weights
@@ -38,7 +38,7 @@ class BaseModels(NamedTuple):
 
 
 def base_folders(family: str, root: Path = ROOT) -> list[Path]:
-    """The folders searched for base models of a family, the project's own first."""
+    """Return the folders that are searched for base models of a family, this project's own first."""
     own = root / "pretrained" / family
     if family not in CLASSICAL_FOLDERS:
         return [own]
@@ -52,7 +52,10 @@ def base_folders(family: str, root: Path = ROOT) -> list[Path]:
 
 
 def base_names(config: FamilyConfig) -> tuple[str, str]:
-    """The file names of generator and discriminator, without suffix: f0G40k and f0D40k, for lite G and D."""
+    """Return the file names of generator and discriminator without suffix: f0G40k and f0D40k, for example.
+
+    For the lite family they are G and D.
+    """
     if config.family == "lite":
         return "G", "D"
     f0, rate = "f0" if config.synthesizer.has_f0 else "", f"{config.audio.sample_rate // 1000}k"
@@ -60,16 +63,17 @@ def base_names(config: FamilyConfig) -> tuple[str, str]:
 
 
 def has_base(config: FamilyConfig, root: Path = ROOT) -> bool:
-    """Whether a folder has files named as the base models of a family; they are not read."""
+    """Whether a folder contains files with the names of the family's base models; they are not read."""
     names = base_names(config)
     return any(all(_file(folder, name) for name in names) for folder in base_folders(config.family, root))
 
 
 def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: Path = ROOT) -> BaseModels | None:
-    """The base models that the options name, else those of the family, strictly checked; None if there are none.
+    """Return the base models given in the options, otherwise those of the family; None if there are none.
 
-    Raises ConfigError for half a pair, MissingFileError for a file or folder that is not there, CheckpointError for one
-    that does not fit the training run: another family, sample rate, use of F0 or content encoder.
+    They are strictly checked. Raises ConfigError if only one of the two is given, MissingFileError if a file or folder
+    does not exist, and CheckpointError if one does not fit the training run because its family, sample rate, F0 use or
+    content encoder is another.
     """
     generator, discriminator = options.base_generator, options.base_discriminator
     if (generator is None) != (discriminator is None):
@@ -107,11 +111,9 @@ def _named_files(folder: Path) -> tuple[Path, Path]:
 
 
 def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
-    """Generator and discriminator among given files, identified by their tensors.
+    """Return the generator and the discriminator among the given files, which are identified by their tensors.
 
-    Raises ConfigError unless there is one of each.
-
-    Raises CheckpointError for a file that is not a model file.
+    Raises ConfigError unless there is exactly one of each, and CheckpointError if a file is not a model file.
     """
     generators, discriminators = _by_kind(paths[:MAX_FILES])
     if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
@@ -159,9 +161,9 @@ def _check_encoder(path: Path, wanted: str) -> None:
 
 
 def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
-    """The base models of a family, strictly checked; None if there are none.
+    """Return the base models of a family, strictly checked; None if there are none.
 
-    Raises MissingFileError if only one of the two is there; CheckpointError if a file does not match its name.
+    Raises MissingFileError if only one of the two exists, and CheckpointError if a file does not match its name.
     """
     if config.family == "lite" and not config.synthesizer.has_f0:
         return None
@@ -184,7 +186,10 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
 
 
 def without_base(config: FamilyConfig, *, wanted: bool = True) -> Message:
-    """The warning for training from scratch; `wanted`: base models were to be used but are not installed."""
+    """Return the warning for training from scratch.
+
+    `wanted` means that base models were requested but are not installed.
+    """
     name = f"{config.family}-{config.audio.sample_rate // 1000}k{'' if config.synthesizer.has_f0 else '-nof0'}"
     if not wanted or config.family == "lite":
         return Message(

@@ -1,4 +1,7 @@
-"""The best epoch of a training run by its held-out recordings: measured at every save, and exported."""
+"""Finds the best epoch of a training run: measures the voice on the held-out recordings at every save.
+
+The voice of the best epoch is exported.
+"""
 
 import logging
 from pathlib import Path
@@ -17,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class BestEpoch:
-    """Measures the voice of a run on its held-out recordings and keeps the best one so far. For the main process."""
+    """Measures the voice of a run on its held-out recordings and keeps the best one; runs in the main process only."""
 
     def __init__(self, experiment: Experiment, held_out: HeldOut, step: int) -> None:
         """`step` is where the run begins; later evaluations are discarded, because that part of the run is repeated."""
@@ -28,7 +31,7 @@ class BestEpoch:
 
     @property
     def voice(self) -> Path | None:
-        """The voice of the best epoch so far."""
+        """Path of the best epoch's voice so far; None if there is none."""
         name = self.experiment.stage(RECORD).get("voice")
         path = self.experiment.voice.with_name(name) if name else None
         return path if path is not None and path.is_file() else None

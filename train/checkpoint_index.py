@@ -1,8 +1,8 @@
 """`checkpoints.json` of an experiment: which G_*.pth and D_*.pth are intact and belong together.
 
-It is written after both files of a pair, with their sizes and checksums, and a checksum of its own. A kill, a full disk
-or a damaged file is thus detected, and the previous pair is used. Pairs that it does not list are from RVC or earlier
-versions and are found by their names and contents.
+It is written after both files of a pair, with their sizes and checksums, and a checksum of its own. If a file is
+damaged, the disk is full or the process is killed, this is detected, and the previous pair is used. Pairs that it does
+not list are from RVC or earlier versions and are found by their names and contents.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 class FileFacts(NamedTuple):
-    """What a file is compared with before it is used."""
+    """Size and SHA-256 that a checkpoint file must have."""
 
     size: int  # bytes
     sha256: str
@@ -32,7 +32,7 @@ class FileFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """A generator's and a discriminator's checkpoint of one save."""
+    """The generator and discriminator checkpoints of one save."""
 
     generator: Path
     discriminator: Path
@@ -68,7 +68,7 @@ class Pair:
 
 @dataclass
 class CheckpointIndex:
-    """The content of `checkpoints.json`. Only the main process changes it, with the experiment locked."""
+    """The content of `checkpoints.json`. Only the main process changes it, while the experiment is locked."""
 
     folder: Path
     pairs: dict[str, Pair] = field(default_factory=dict)  # by number
@@ -78,11 +78,14 @@ class CheckpointIndex:
     record: dict[str, Any] = field(default_factory=dict)  # the stages' record at the last save
 
     def files_of(self, number: str) -> tuple[Path, Path]:
-        """The paths of a pair's files."""
+        """Return the paths of a pair's files."""
         return self.folder / f"G_{number}.pth", self.folder / f"D_{number}.pth"
 
     def write(self) -> None:
-        """Write the file atomically, after the names of the checkpoints. Raises WriteError if it cannot be written."""
+        """Write the file atomically, after flushing the checkpoints' folder entries to disk.
+
+        Raises WriteError if it cannot be written.
+        """
         sync_folder(self.folder)
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -95,13 +98,13 @@ class CheckpointIndex:
         write_json(self.folder / INDEX_NAME, content | {"checksum": _checksum(content)})
 
     def begin(self, number: str) -> None:
-        """Announce a pair before its files are written."""
+        """Record which pair is going to be written, before its files are."""
         self.pairs.pop(number, None)
         self.writing = number
         self.write()
 
     def add(self, number: str, epoch: int, step: int, *, delete: list[str], record: Mapping[str, Any]) -> None:
-        """List a pair whose files have been written, and announce which older pairs will be deleted."""
+        """List a pair whose files have been written, and record which older pairs are going to be deleted."""
         generator, discriminator = self.files_of(number)
         facts = tuple(FileFacts(path.stat().st_size, sha256_of(path)) for path in (generator, discriminator))
         self.pairs[number] = Pair(generator, discriminator, epoch, step, facts)  # type: ignore[arg-type]
@@ -112,7 +115,7 @@ class CheckpointIndex:
         self.write()
 
     def abandon(self) -> None:
-        """Delete the partly written files of the announced pair."""
+        """Delete the partly written files of the pair recorded by `begin`."""
         if self.writing is not None:
             for path in self.files_of(self.writing):
                 path.unlink(missing_ok=True)
@@ -120,7 +123,7 @@ class CheckpointIndex:
             self.write()
 
     def finish(self, exported: int) -> None:
-        """Delete the older pairs, once the voice of the newest one is in weights/."""
+        """Delete the older pairs recorded by `add`. Call it when the voice of the newest pair is in weights/."""
         for number in self.deleting:
             for path in self.files_of(number):
                 path.unlink(missing_ok=True)
@@ -128,7 +131,10 @@ class CheckpointIndex:
         self.write()
 
     def recover(self) -> None:
-        """Finish or undo what a kill interrupted. A completely written pair is listed."""
+        """Complete or undo a save that was interrupted when the process was killed.
+
+        A completely written pair is listed; the files of a partly written one are deleted.
+        """
         if self.writing is None and not self.deleting:
             return
         from lib.voice.training_state import generator_of, peek_progress
@@ -154,7 +160,10 @@ class CheckpointIndex:
 
 
 def read_index(folder: Path) -> CheckpointIndex:
-    """The index of an experiment's folder; an empty one if there is none, or, with a warning, if it is damaged."""
+    """Read the index in an experiment's folder.
+
+    It is empty if there is none, or if it is damaged, which is logged as a warning.
+    """
     path = folder / INDEX_NAME
     if not path.is_file():
         return CheckpointIndex(folder)
@@ -181,10 +190,10 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def find_pairs(index: CheckpointIndex) -> tuple[list[Pair], list[CheckpointError]]:
-    """All pairs that seem intact, those with the most progress first, and the problems of the other files.
+    """Return all pairs that seem intact, those with the most progress first, and the problems of the other files.
 
-    Sizes are compared with the index, checksums are not: `Pair.verify` does that. Files that are being written or
-    deleted do not count.
+    Sizes are compared with the index, but not checksums: `Pair.verify` does that. Files that are being written or
+    deleted are ignored.
     """
     from lib.voice.training_state import peek_progress
 

@@ -1,4 +1,7 @@
-"""The files of a training run: G/D checkpoints, the exported voice, validation samples; main process only."""
+"""The files of a training run: G/D checkpoints, the exported voice, validation samples.
+
+Only the main process writes them.
+"""
 
 import contextlib
 import logging
@@ -55,7 +58,7 @@ def load_base(state: TrainState, generator: Weights | None, discriminator: Weigh
 def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
     """Write both training states with the same progress and random state; the D file records the G file's SHA-256.
 
-    Every process calls this, because each has a random state of its own; the main process writes.
+    All processes have to call this, because the random states of all are collected; only the main process writes.
     """
     own = {**vars(state.progress), "from_base": state.from_base, **_random_states(state)}
     if not state.accelerator.is_main_process:
@@ -77,10 +80,10 @@ def save_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
 
 
 def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None":
-    """Continue from the newest intact pair of checkpoints; None if nothing was saved.
+    """Resume from the newest intact pair of checkpoints; None if nothing was saved.
 
     Other pairs are reported in a warning and stay unchanged. All processes use the same pair. Raises CheckpointError if
-    there are checkpoints but no intact pair: training never starts from the base models instead.
+    there are checkpoints but no intact pair: training never starts again from the base models instead.
     """
     pairs, others = find_pairs(read_index(experiment.folder))
     if not pairs and not any(map(experiment.was_saved, others)):
@@ -112,14 +115,14 @@ def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None"
 
 
 class Resumed(NamedTuple):
-    """The pair from which training continues, and the numbers of newer ones that are damaged."""
+    """The pair from which training resumes, and the numbers of newer pairs that are damaged."""
 
     pair: Pair
     unusable: tuple[str, ...]
 
 
 def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
-    """Continue from a pair of training states. Raises CheckpointError if they do not belong together or do not fit."""
+    """Resume from a pair of training states. Raises CheckpointError if they do not belong together or do not fit."""
     paths = (generator, discriminator)
     stored = [read_training_state(path) for path in paths]
     own, other = (_own_entry(item, path) for item, path in zip(stored, paths, strict=True))
@@ -213,10 +216,11 @@ def _restore_random_state(state: TrainState, own: dict[str, Any]) -> None:
 
 
 class CheckpointManager:
-    """Saves the state of a run into its experiment, exports the voice, and deletes old checkpoints of our own.
+    """Saves the state of a run into its experiment, exports the voice, and deletes this program's older checkpoints.
 
-    In this order, each step atomic: the pair is announced in `checkpoints.json`; G; D; the pair is listed; the record;
-    the voice; older pairs are deleted. After a kill `Experiment.recover` and the next save continue from any of them.
+    The steps of a save are atomic and have this order: record in `checkpoints.json` that the pair is being written;
+    write G; write D; list the pair; update the record of stages; export the voice; delete older pairs. If the process
+    is killed in between, `Experiment.recover` and the next save continue from there.
     """
 
     def __init__(
@@ -239,9 +243,9 @@ class CheckpointManager:
         self._saved_step = -1
 
     def save(self, state: TrainState, dataset: ClipDataset) -> None:
-        """Write the pair of checkpoints, the voice and a sample, if there was a step since the last call.
+        """Write the pair of checkpoints, the voice and a sample, unless there was no step since the last call.
 
-        Right after resuming, only what a kill prevented is written.
+        Right after resuming, only the files missing because the process was killed are written.
         """
         step, folder = state.progress.step, self.experiment.folder
         if step in (0, self._saved_step):

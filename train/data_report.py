@@ -1,4 +1,4 @@
-"""Checks recordings before training: length, silence, loudness, clipping, duplicates, F0, and advice.
+"""Checks recordings before training: length, silence, loudness, clipping, duplicates, F0; and gives advice.
 
 The limits are the usual advice for RVC voices: 10 to 50 minutes of clean speech or singing by one person, at an even
 level, without other voices.
@@ -54,7 +54,7 @@ ADVICE = {  # by the ids of `DataReport.advice`
 
 @dataclass(frozen=True)
 class RecordingReport:
-    """One recording."""
+    """Results of one recording."""
 
     name: str
     seconds: float
@@ -67,13 +67,13 @@ class RecordingReport:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether its pauses are loud; unknown, and so False, for a recording without pauses."""
+        """Whether its pauses are noisy; unknown, and so False, for a recording without pauses."""
         return NO_PAUSE_DB < self.loudness - self.noise < MIN_SNR_DB
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """All recordings together."""
+    """Results of all recordings."""
 
     recordings: tuple[RecordingReport, ...]
     failures: tuple[str, ...] = ()  # messages about recordings that could not be read
@@ -82,17 +82,17 @@ class DataReport:
 
     @property
     def minutes(self) -> float:
-        """Minutes in total."""
+        """Total length in minutes."""
         return sum(item.seconds for item in self.recordings) / 60
 
     @property
     def speaking_minutes(self) -> float:
-        """Minutes that are not silent."""
+        """Length without silence in minutes."""
         return sum(item.seconds * (1 - item.silent) for item in self.recordings) / 60
 
     @property
     def duplicates(self) -> list[str]:
-        """Names of recordings with exactly the samples of an earlier one."""
+        """Names of recordings with exactly the same samples as an earlier one."""
         seen: set[str] = set()
         return [item.name for item in self.recordings if item.digest in seen or seen.add(item.digest)]  # type: ignore[func-returns-value]
 
@@ -102,7 +102,7 @@ class DataReport:
         return 2 * sum(item.is_noisy for item in self.recordings) > len(self.recordings)
 
     def advice(self) -> list[str]:
-        """Keys of ADVICE that apply, the most important first; empty if there is no problem."""
+        """Keys of ADVICE that apply, most important first; empty if there is no problem."""
         items = self.recordings
         loudness = [item.loudness for item in items if np.isfinite(item.loudness)]
         minutes = self.speaking_minutes
@@ -199,7 +199,7 @@ def _noise_level(level: FloatArray) -> float:
 
 
 def describe(report: DataReport) -> list[str]:
-    """The report in lines: figures, then advice."""
+    """Format the report as lines: measurements, then advice."""
     lines = [
         f"{len(report.recordings)} recordings, {report.minutes:.1f} min, {report.speaking_minutes:.1f} min not silent",
         f"sample rates: {sample_rates(report)}",
@@ -213,6 +213,6 @@ def describe(report: DataReport) -> list[str]:
 
 
 def sample_rates(report: DataReport) -> str:
-    """The number of recordings per sample rate, such as "22050 Hz: 32"."""
+    """Count the recordings per sample rate, as in "22050 Hz: 32"."""
     counts = Counter(item.sample_rate for item in report.recordings)
     return ", ".join(f"{rate} Hz: {count}" for rate, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""Training clips -> batches: dataset, collation, length-bucketed sampler and loader.
+"""Loads training clips as batches: dataset, collation, length-bucketed sampler and loader.
 
 Unlike in RVC, lengths are read from the files instead of estimated, no clip is discarded, and the batch size is per
 device (Accelerate distributes the batches).
@@ -44,7 +44,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Clips padded with zeros to the longest."""
+    """Clips, zero-padded to the longest."""
 
     content: Tensor  # [B, F, C]
     pitch_bins: Tensor  # [B, F]     1..255, 0 in the padding
@@ -55,12 +55,12 @@ class Batch(NamedTuple):
     speaker_id: Tensor  # [B]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     @classmethod
     def random(cls, config: FamilyConfig, clips: int, frames: int) -> "Batch":
-        """Clips of noise with an F0 of 200 Hz, on the CPU, for measurements of speed."""
+        """Return a batch of noise clips with an F0 of 200 Hz, on the CPU, for speed measurements."""
         audio = torch.randn(clips, frames * config.audio.hop_length).mul(0.1)
         return cls(
             content=torch.randn(clips, frames, config.synthesizer.content_width),
@@ -89,14 +89,20 @@ def _reading(clip: Clip) -> Iterator[None]:
 
 
 def read_content(clip: Clip) -> npt.NDArray[np.float32]:
-    """Content features of a clip, (N, C) at 50 frames/s. Raises AudioError if the file is damaged, or MachineError."""
+    """Read the content features of a clip, (N, C) at 50 frames/s.
+
+    Raises AudioError if the file is damaged, and MachineError if the disk cannot be read.
+    """
     with _reading(clip):
         content: npt.NDArray[np.float32] = np.load(clip.content)
         return content
 
 
 class ClipDataset(Dataset[Item]):
-    """Reads clips from disk; longer ones are cropped at an offset drawn from (seed, epoch, clip)."""
+    """Reads clips from disk; long ones are cropped at an offset drawn from (seed, epoch, clip).
+
+    A crop has `config.max_frames` frames.
+    """
 
     def __init__(self, clips: Sequence[Clip], config: FamilyConfig, seed: int) -> None:
         self.config = config
@@ -129,7 +135,7 @@ class ClipDataset(Dataset[Item]):
         return min(counts)
 
     def lengths(self) -> list[int]:
-        """Frames of every item after cropping."""
+        """Return the frames of each item after cropping."""
         return [min(frames, self.config.max_frames) for frames in self.frames]
 
     def __len__(self) -> int:
@@ -160,7 +166,7 @@ class ClipDataset(Dataset[Item]):
 
 
 def collate(items: Sequence[Item], config: FamilyConfig) -> Batch:
-    """Pad with zeros to the longest item, at least one segment and long enough for a spectrum."""
+    """Zero-pad items to the longest, but to at least one segment and the length needed for a spectrum."""
     audio_config = config.audio
     hop, n_fft = audio_config.hop_length, audio_config.n_fft
     frames = max(*(len(item.f0) for item in items), config.synthesizer.segment_frames, n_fft // hop + 1)
@@ -187,10 +193,10 @@ def collate(items: Sequence[Item], config: FamilyConfig) -> Batch:
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Batches of clips of similar length, in an order drawn from the epoch number.
+    """Yields batches of clips of similar length, in an order drawn from the epoch number.
 
     Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length b belongs to
-    the bucket (b_k, b_k+1]; lengths outside the boundaries join the first or last bucket.
+    the bucket (b_k, b_k+1]; lengths outside the boundaries are put into the first or last bucket.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:
@@ -221,7 +227,7 @@ class BucketSampler(Sampler[list[int]]):
 class TrainBatches:
     """The batches of a training run, epoch by epoch; an epoch can be resumed at any batch.
 
-    The batch size of `dataset.config` is per process.
+    The batch size in `dataset.config` is per process.
     """
 
     def __init__(self, dataset: ClipDataset, accelerator: "Accelerator", workers: int | None = None) -> None:
@@ -244,7 +250,7 @@ class TrainBatches:
         return len(self.sampler)
 
     def of_epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0) after the first `skip`, on the training device."""
+        """Yield the batches of an epoch (counted from 0) after the first `skip`, on the training device."""
         self.sampler.epoch = self.dataset.epoch = epoch + 1  # RVC counts epochs from 1
         self.sampler.skip = skip
         state = torch.get_rng_state()

@@ -1,8 +1,8 @@
-"""Several processes of one training or extraction run: connect them, agree on decisions, report the loss of one.
+"""Connects the processes of one training or extraction run, and reports a process that has died.
 
 A launcher (`python -m torch.distributed.run`, `accelerate launch`) starts the same command several times; Accelerate
-connects the processes. A decision that a process takes alone (Ctrl-C, a clock, a file) goes through `any_process`
-before it takes effect, so that no process waits for one that has left. Only the main process writes files.
+connects the processes. A decision made by one process (Ctrl-C, a time limit, a file) is shared with `any_process`
+before it takes effect, so that no process waits for one that has ended. Only the main process writes files.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _LOST = re.compile(
 
 
 def connect(*, cpu: bool) -> "PartialState":
-    """Connect this process to those that a launcher started with it. Raises ConfigError if that fails."""
+    """Connect this process to the others that the launcher started. Raises ConfigError if that fails."""
     from accelerate.state import PartialState
 
     # Concerns weight-normed convolutions with one input channel; at most a matter of speed, logged by every process.
@@ -50,8 +50,8 @@ def connect(*, cpu: bool) -> "PartialState":
 def disconnect() -> None:
     """Disconnect from the other processes; does nothing if there are none.
 
-    Networks wrapped for several processes are collected first: they hold threads of the connection, and such a thread
-    aborts the process if it outlives the interpreter.
+    Networks wrapped for several processes are garbage-collected first: they hold threads of the connection, and such a
+    thread aborts the process if it outlives the interpreter.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()
@@ -59,7 +59,7 @@ def disconnect() -> None:
 
 
 def check_launcher(environment: Mapping[str, str]) -> None:
-    """Raises ConfigError if `accelerate launch --cpu` was told to start several processes: it starts only one.
+    """Raises ConfigError if `accelerate launch --cpu` was asked for several processes: it starts only one.
 
     It then sets the address of the main process, but no rank.
     """
@@ -71,12 +71,15 @@ def check_launcher(environment: Mapping[str, str]) -> None:
 
 
 def describe_process(state: "PartialState | Accelerator") -> Message:
-    """Which process this is, as in "process 1 of 2"."""
+    """Return the number of this process, as in "process 1 of 2"."""
     return Message("process {number} of {count}", number=state.process_index + 1, count=state.num_processes)
 
 
 def any_process(*conditions: bool) -> tuple[bool, ...]:
-    """For each condition, whether it holds in any process: the same in all. Blocks until every process has called."""
+    """Return, for each condition, whether it holds in any process.
+
+    The result is the same in all processes. Blocks until every process has called it.
+    """
     from accelerate.state import PartialState
     from accelerate.utils import reduce
 
@@ -85,7 +88,7 @@ def any_process(*conditions: bool) -> tuple[bool, ...]:
 
 
 def minimum(number: int) -> int:
-    """The smallest of the processes' numbers."""
+    """Return the smallest of all processes' numbers."""
     from accelerate.state import PartialState
     from accelerate.utils import reduce
 
@@ -94,7 +97,10 @@ def minimum(number: int) -> int:
 
 @contextlib.contextmanager
 def explaining_lost_processes(remedy: Message) -> Iterator[None]:
-    """Turn the errors of a lost process in the body into a ProcessLostError that ends with `remedy`."""
+    """Turn errors in the `with` block that are caused by a process that has died into a ProcessLostError.
+
+    Its message ends with `remedy`.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -109,10 +115,10 @@ def explaining_lost_processes(remedy: Message) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferring_signals(shown: Progress) -> Iterator[Progress]:
-    """A Progress for one of several processes: it raises Cancelled after SIGINT or SIGTERM, however many arrive.
+    """Yield a Progress for one of several processes; it raises Cancelled after SIGINT or SIGTERM, however many arrive.
 
-    Ctrl-C sends a signal from the terminal and another from the launcher; a process that raised at once would leave
-    the others waiting for it.
+    On Ctrl-C, the terminal and the launcher each send a signal; if one process stopped at once, the others would wait
+    for it.
     """
     received: list[int] = []
     before = {

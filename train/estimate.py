@@ -44,7 +44,7 @@ class Estimate:
 def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float, logs: Path = LOGS) -> Estimate:
     """Estimate the training of a voice on `seconds` of recordings.
 
-    Raises ConfigError for a device that does not exist.
+    Raises ConfigError if the device does not exist.
     """
     clips = clips_of(seconds, options)
     batch_size = options.batch_size or default_batch_size(config, choose_device(options.device).device, clips)
@@ -58,9 +58,9 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
 
 
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, *, noisy: bool = False) -> int:
-    """Number of epochs on `seconds` of recordings that trains a good voice of the family.
+    """Return the number of epochs on `seconds` of recordings that trains a good voice of the family.
 
-    For v1 and v2 at most NOISY_EPOCHS if the recordings are noisy, because longer training learns the noise.
+    For noisy recordings it is at most NOISY_EPOCHS for v1 and v2, because longer training learns the noise.
     """
     clips = clips_of(seconds, options)
     steps = math.ceil(clips / (options.batch_size or config.train.batch_size))
@@ -71,7 +71,7 @@ def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, 
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:
-    """Last steps per second of the newest run of the family with that batch size; None if there is none."""
+    """Return the last steps per second of the newest run of the family with that batch size; None if there is none."""
     paths = [path for path in logs.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         experiment = Experiment(path.parent.name, logs)
@@ -105,7 +105,7 @@ def _disk(config: FamilyConfig, options: RunOptions, seconds: float, minutes: fl
 
 
 def count_parameters(config: FamilyConfig) -> tuple[int, int]:
-    """Parameters of a voice, and of the networks that only training needs: posterior encoder and discriminator."""
+    """Count the parameters of a voice, and those that only training needs: posterior encoder and discriminator."""
     from lib.voice.infer_config import build_network
     from lib.voice.weights import meta_device
     from train.networks import build_networks
@@ -117,12 +117,15 @@ def count_parameters(config: FamilyConfig) -> tuple[int, int]:
 
 
 def clips_of(seconds: float, options: PrepareOptions) -> int:
-    """The training clips that `seconds` of recordings yield, with the silent ones."""
+    """Return the number of training clips cut from `seconds` of recordings, including the added mute clips."""
     return math.ceil(seconds / options.slice_seconds) + MUTE_CLIPS
 
 
 def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int) -> int:
-    """Clips per step when training on `clips` clips: on a GPU what memory and data allow; elsewhere the family's."""
+    """Return the clips per step when training on `clips` clips.
+
+    On a GPU it depends on free memory and the number of clips (see `batch_for`); elsewhere it is the family's default.
+    """
     if device.type != "cuda":
         return config.train.batch_size
     import torch
@@ -131,8 +134,9 @@ def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int)
 
 
 def batch_for(memory: float, clips: int, usual: int) -> int:
-    """Clips per step for a GPU with `memory` bytes free: half the gigabytes, but no fewer steps than 10 per epoch.
+    """Return the clips per step for a GPU with `memory` bytes free: one per 2 GB.
 
-    A small data set takes at most the family's usual batch: fewer, larger steps per epoch would train the voice less.
+    It is limited so that an epoch has at least 10 steps, but `usual`, the family's default, is always allowed. Larger
+    batches for a small data set would mean fewer steps, and the voice would be trained less.
     """
     return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH, max(usual, clips // MIN_STEPS_PER_EPOCH))

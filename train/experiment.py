@@ -1,7 +1,7 @@
-"""An experiment on disk: every path below `logs/<name>/`, its clips and checkpoints, and the record of its stages.
+"""An experiment on disk: all paths below `logs/<name>/`, its clips and checkpoints, and the record of its stages.
 
-The folder names are RVC's, so that other programs can resume experiments made here, and vice versa. `revoice.json` is
-not known to them: it records the fingerprint of each stage's inputs.
+The folder names are RVC's, so that other programs can resume experiments created here, and vice versa. `revoice.json`,
+which they ignore, records the fingerprint of each stage's inputs.
 """
 
 import glob
@@ -31,7 +31,7 @@ SAMPLES_FOLDER = "samples"  # validation samples, written with the checkpoints
 
 
 def list_clips(folder: Path) -> list[Path]:
-    """The WAV files of a folder by name, without the temporary files of a killed run."""
+    """List the WAV files in a folder by name, without temporary files of a killed process."""
     return sorted(path for path in folder.glob("*.wav") if not path.name.startswith("."))
 
 
@@ -54,7 +54,7 @@ def _kind(config: FamilyConfig) -> tuple[Any, ...]:
 
 
 def check_speaker(config: FamilyConfig, speaker_id: int) -> None:
-    """Raises ConfigError if networks of the family have no such row of the speaker embedding."""
+    """Raises ConfigError if the speaker embedding of the family has no row `speaker_id`."""
     count = config.synthesizer.n_speakers
     if speaker_id >= count:
         raise ConfigError(
@@ -85,13 +85,16 @@ class Experiment:
         self._state_file = self.folder / "revoice.json"
 
     def content_folder(self, width: int) -> Path:
-        """The folder of content features of a width: 3_feature256, 3_feature768, or of lite 3_feature129."""
+        """The folder of content features of a dimension: 3_feature256, 3_feature768, or 3_feature129 for lite."""
         return self.folder / f"3_feature{width}"
 
     # --- configuration -------------------------------------------------------------------------------------------
 
     def config(self) -> FamilyConfig:
-        """The configuration this experiment was created with. Raises MissingFileError if it was not created yet."""
+        """Read the configuration with which this experiment was created.
+
+        Raises MissingFileError if it has not been created.
+        """
         if not self.config_file.is_file():
             raise MissingFileError(
                 self.config_file,
@@ -112,9 +115,9 @@ class Experiment:
             return None
 
     def create(self, config: FamilyConfig) -> None:
-        """Write the configuration; raises ConfigError if the experiment exists with another kind of voice.
+        """Write the configuration. Raises ConfigError if the experiment exists with another kind of voice.
 
-        Once there is a checkpoint, the network sizes stay, even if those of the family have changed since.
+        Once there is a checkpoint, the network sizes are kept, even if those of the family have changed since.
         """
         if self.config_file.is_file():
             old = self.check_kind(config)
@@ -123,9 +126,9 @@ class Experiment:
         write_json(self.config_file, config.to_json())
 
     def check_kind(self, config: FamilyConfig) -> FamilyConfig:
-        """The configuration of the experiment, or `config` for a new one.
+        """Return the configuration of the experiment, or `config` if it is new.
 
-        Raises ConfigError if it is of another kind.
+        Raises ConfigError if the experiment is of another kind.
         """
         if not self.config_file.is_file():
             return config
@@ -140,7 +143,7 @@ class Experiment:
         return old
 
     def check_voice_is_ours(self) -> None:
-        """Raises ConfigError if a voice exists under this name that the experiment did not make."""
+        """Raises ConfigError if a voice of this name exists that was not trained in this experiment."""
         if self.voice.exists() and not self.stage("fit").get("voice"):
             raise ConfigError(
                 "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment "
@@ -178,12 +181,12 @@ class Experiment:
         return state
 
     def stage(self, name: str) -> dict[str, Any]:
-        """The record of a stage: at least `made_from` (a fingerprint) once it is done, else {}."""
+        """Return the record of a stage: at least `made_from` (a fingerprint) once it is done, otherwise {}."""
         record: dict[str, Any] = self._state().get(name, {})
         return record
 
     def record(self) -> dict[str, Any]:
-        """The records of all stages."""
+        """Return the records of all stages."""
         return self._state()
 
     def update_record(self, entries: Mapping[str, Any], discard: Sequence[str] = ()) -> None:
@@ -194,8 +197,8 @@ class Experiment:
     def mark_owned(self, folders: Sequence[Path], *, clear: bool = False) -> None:
         """Record that this program writes the folders, before it writes into them.
 
-        `clear` deletes what an earlier run of the stage left in them. Raises ConfigError if a folder has files and is
-        not recorded as ours: another program wrote them, and they stay.
+        If `clear` is set, files left by an earlier run of the stage are deleted. Raises ConfigError if a folder
+        contains files and is not recorded: another program has written them, and they are kept.
         """
         state = self._state()
         ours = set(state.get("made", []))
@@ -213,13 +216,13 @@ class Experiment:
                 shutil.rmtree(folder)
 
     def is_owned(self, folder: Path) -> bool:
-        """Whether `mark_owned` recorded the folder."""
+        """Whether `mark_owned` has recorded the folder."""
         return folder.name in self._state().get("made", [])
 
     # --- clips ---------------------------------------------------------------------------------------------------
 
     def clips(self, *, speaker_id: int = 0) -> list[Clip]:
-        """Every clip that has all its files, by name. Raises ConfigError if there is none."""
+        """Return all clips that have all their files, sorted by name. Raises ConfigError if there are none."""
         network = self.config().synthesizer
         content = self.content_folder(network.content_width)
         found = []
@@ -238,9 +241,9 @@ class Experiment:
         return found
 
     def write_file_list(self, clips: Sequence[Clip]) -> None:
-        """Write RVC's `filelist.txt` for other programs; we read the folders themselves.
+        """Write RVC's `filelist.txt` for other programs; this program reads the folders themselves.
 
-        That format cannot express a path that contains `|`; such clips are skipped.
+        The format does not support paths that contain `|`; such clips are skipped.
         """
         lines = []
         for clip in clips:
@@ -253,9 +256,9 @@ class Experiment:
     # --- checkpoints and indices -----------------------------------------------------------------------------------
 
     def checkpoint_pairs(self) -> list[tuple[Path, Path]]:
-        """The pairs of checkpoints (G, D) that seem intact, the one with the most progress first.
+        """Return the pairs of checkpoints (G, D) that seem intact, the one with the most progress first.
 
-        Raises CheckpointError if there are checkpoints, but no intact pair.
+        Raises CheckpointError if there are checkpoints but no intact pair.
         """
         pairs, problems = find_pairs(read_index(self.folder))
         if not pairs and (lost := [problem for problem in problems if self.was_saved(problem)]):
@@ -263,9 +266,10 @@ class Experiment:
         return [pair.files for pair in pairs]
 
     def was_saved(self, problem: CheckpointError) -> bool:
-        """Whether a lone or damaged checkpoint can be all that is left of a pair.
+        """Whether the lone or damaged checkpoint behind `problem` may be the rest of a completed save.
 
-        It cannot if no save was ever finished and the file is ours: an earlier version left it when it was killed.
+        It is not if no save has been completed and this program wrote the file: it is then left from a run of an
+        earlier version that was killed while saving.
         """
         from lib.voice.safe_load import safe_load
 
@@ -277,13 +281,16 @@ class Experiment:
             return True
 
     def newest_pair(self) -> tuple[Path, Path] | None:
-        """The pair with the most progress; None if nothing was saved. Raises CheckpointError if no pair is intact."""
+        """Return the pair with the most progress; None if nothing was saved.
+
+        Raises CheckpointError if no pair is intact.
+        """
         return next(iter(self.checkpoint_pairs()), None)
 
     def recover(self) -> None:
-        """Finish or undo what a killed process interrupted, and remove its temporary files.
+        """Complete or undo what a killed process has interrupted, and remove its temporary files.
 
-        For the process that has locked the experiment, before it writes.
+        The process that has locked the experiment calls this before it writes.
         """
         if not self.folder.is_dir():
             return
@@ -294,7 +301,7 @@ class Experiment:
             remove_leftovers(folder, all_unused=True)
 
     def products(self) -> list[Path]:
-        """The files and folders that the stages have written so far, the voice last."""
+        """Return the files and folders that the stages have written so far, the voice last."""
         width = self.config().synthesizer.content_width
         found = [self.gt_wavs, self.wavs_16k, self.pitch_bins, self.f0, self.content_folder(width), self.augmented]
         found += [self.config_file]
@@ -332,5 +339,5 @@ def _numbers(index: CheckpointIndex) -> list[int]:
 
 
 def list_samples(folder: Path) -> list[Path]:
-    """The samples of an experiment's folder, the newest last."""
+    """List the samples in an experiment's folder, newest last."""
     return sorted((folder / SAMPLES_FOLDER).glob("step_*.flac"))

@@ -1,4 +1,4 @@
-"""Clips -> F0 and content features, one `.npy` file each, in the folders and formats of RVC."""
+"""Extracts F0 and content features of clips, one `.npy` file each, in RVC's folders and formats."""
 
 import contextlib
 import logging
@@ -46,7 +46,7 @@ BYTES_PER_WORKER = 1e9  # what RMVPE and HuBERT take for CPU_SECONDS, roughly
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """The result of the stage extract."""
+    """The result of the extract stage."""
 
     clips: int
     unvoiced: tuple[str, ...]  # names of clips without a single voiced frame
@@ -62,10 +62,10 @@ def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
 
 
 def extract(experiment: Experiment, options: ExtractOptions, progress: Progress = no_progress) -> ExtractReport:
-    """Compute the features of every clip that lacks them; several processes share the clips.
+    """Compute the features of all clips that have none; several processes share the clips.
 
-    Features made with other settings, another encoder or other clips are replaced. Raises ConfigError when there are
-    no clips, AudioError for a clip that cannot be read or whose features are not finite.
+    Features computed with other settings, with another encoder or from other clips are replaced. Raises ConfigError if
+    there are no clips, and AudioError if a clip cannot be read or its features are not finite.
     """
     config = experiment.config()
     names = _clip_names(experiment)
@@ -219,7 +219,7 @@ def _extract_missing(
 
 
 def cpu_workers(threads: int, memory: float) -> int:
-    """Batches computed at once on a CPU: one per thread, limited by the free memory in bytes."""
+    """Return the number of batches computed at once on a CPU: one per thread, limited by the free memory in bytes."""
     return max(1, min(threads, int(memory / BYTES_PER_WORKER)))
 
 
@@ -235,7 +235,7 @@ def _check_cancelled(progress: Progress, done: int, total: int) -> None:
 
 
 def batches_by_length(folder: Path, names: Sequence[str], seconds: float) -> list[list[str]]:
-    """Group clips by length, the longest first, with at most `seconds` of audio per batch; each clip occurs once."""
+    """Group clips by length, longest first, with at most `seconds` of audio per batch; each clip occurs once."""
     lengths = {name: _seconds(folder / name) for name in names}
     batches: list[list[str]] = []
     for name in sorted(names, key=lambda name: (-lengths[name], name)):
@@ -266,10 +266,10 @@ def _report(experiment: Experiment, names: list[str], method: str | None, *, ski
 
 
 def mute_clip(logs: Path, config: FamilyConfig, encoder: ContentEncoder, speaker_id: int) -> Clip:
-    """RVC's silent clip in `logs/mute`; training on it keeps pauses quiet. `make_mute_clip` writes it.
+    """Return RVC's silent clip in `logs/mute`; training on it keeps pauses quiet. `make_mute_clip` writes it.
 
-    Folder names follow the feature width; encoders other than ContentVec have their own, because features of equal
-    width can differ.
+    Folder names include the feature dimension; encoders other than ContentVec have their own folders, because features
+    of equal dimension can differ.
     """
     folder, rate = logs / "mute", config.audio.sample_rate
     content_name = f"3_feature{encoder.width}" if encoder.name == CONTENTVEC else f"3_feature_{encoder.name}"

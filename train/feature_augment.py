@@ -1,7 +1,7 @@
 """Feature augmentation for the lite family: content features of a clip with simulated changes of speaker and room.
 
-The features keep some information about the speaker. A small voice trained only on the features of its own speaker
-depends on it and fails for other speakers; one trained on augmented features does not.
+The features contain some information about the speaker. A small voice trained only on the features of its own speaker
+relies on it and fails for other speakers; one trained on augmented features does not.
 """
 
 import math
@@ -26,7 +26,7 @@ FLOOR_SHARE = 0.5  # share of the versions whose level has a noise floor
 def augment_features(
     encoder: LiteContentEncoder, audio: npt.NDArray[np.float32], count: int, name: str
 ) -> npt.NDArray[np.float16]:
-    """(T,) at 16 kHz -> (count, (T - 80) // 320, width) features, seeded by the clip's name."""
+    """(T,) at 16 kHz -> (count, (T - 80) // 320, C) augmented features; the clip's name is the seed."""
     frames = content_frames(len(audio))
     if frames == 0:
         return np.zeros((count, 0, encoder.width), np.float16)
@@ -45,7 +45,7 @@ def augment_features(
 
 
 def with_noise_floor(level: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, N) levels as `frame_levels` returns them -> the same, sometimes above a floor of noise."""
+    """Raise the levels (B, N), as returned by `frame_levels`, to a noise floor in a random share of calls."""
     if float(torch.rand(1, generator=rng)) >= FLOOR_SHARE:
         return level
     floor = float(uniform(1, *NOISE_FLOOR, rng))
@@ -56,7 +56,7 @@ def with_noise_floor(level: Tensor, rng: torch.Generator) -> Tensor:
 def choose_features(
     original: npt.NDArray[np.float32], augmented: npt.NDArray[np.float16] | None, rng: np.random.Generator
 ) -> npt.NDArray[np.floating]:
-    """The original features (N, C) of a clip, or one of its augmented versions (K, N, C)."""
+    """Choose the original features (N, C) of a clip or one of its augmented versions (K, N, C) at random."""
     if augmented is None:
         return original
     chosen = int(rng.integers(len(augmented) + ORIGINALS))

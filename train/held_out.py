@@ -1,4 +1,4 @@
-"""Held-out recordings: which are excluded from training, and how well the voice reconstructs them."""
+"""Held-out recordings: which ones are excluded from training, and how well the voice reconstructs them."""
 
 import hashlib
 import logging
@@ -36,10 +36,11 @@ Parts = Mapping[str, int]  # file of a recording -> number of its first clip tha
 
 
 def choose_parts(table: Table) -> dict[str, int]:
-    """The recordings to hold out, by speaker: 5 % of the length and together at least 20 s, at most a third.
+    """Choose the recordings to hold out: per file name, the number of the first held-out clip.
 
-    The order is that of a hash of the file names, so that more data changes little. With a single recording, its end
-    is held out. Empty if nothing can be held out.
+    For each speaker they are 5% of the material, and together at least 20 s, but at most a third of it. The recordings
+    are chosen by a hash of their file names, so that adding data changes the choice little. If a speaker has only one
+    recording, its end is held out. Empty if nothing can be held out.
     """
     parts: dict[str, int] = {}
     speakers = sorted({item.speaker for item in table.recordings if item.clips})
@@ -69,9 +70,9 @@ def _end_of_longest(own: Sequence[Source], wanted: float) -> dict[str, int]:
 
 
 def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int]:
-    """What a run holds out. A run that has begun keeps its choice, as far as the recordings still exist.
+    """Return what a run holds out. A run that has started keeps its choice, as far as the recordings still exist.
 
-    Raises ConfigError if recordings are to be held out and there are none that the voice was not trained on.
+    Raises ConfigError if recordings are to be held out but all have been used for training or are too short.
     """
     table, begun = read_table(experiment), any(experiment.folder.glob("G_*.pth"))
     if options.held_out == "off":
@@ -113,9 +114,9 @@ class ChosenClips(NamedTuple):
 
 
 def choose_clips(experiment: Experiment, options: FitOptions) -> ChosenClips:
-    """The clips of an experiment with their speakers, to train on and held out.
+    """Return the clips of an experiment with their speakers, divided into training and held-out clips.
 
-    Raises ConfigError as in `held_out_parts`.
+    Raises ConfigError as `held_out_parts` does.
     """
     clips, table = experiment.clips(speaker_id=options.speaker_id), read_table(experiment)
     parts = held_out_parts(experiment, options)
@@ -126,7 +127,10 @@ def choose_clips(experiment: Experiment, options: FitOptions) -> ChosenClips:
 
 
 def split_clips(table: Table, clips: Sequence[Clip], parts: Parts) -> tuple[list[Clip], list[Clip]]:
-    """The clips to train on, and those held out; the clip before a held-out end overlaps it and is in neither."""
+    """Return the clips to train on, and those held out.
+
+    If the end of a recording is held out, the clip before it is in neither list, because it overlaps the end.
+    """
     training, held_out = [], []
     for clip in clips:
         first = parts.get(table.recordings[table.recording_of(clip.name)].file)
@@ -148,7 +152,7 @@ class _Analysis(NamedTuple):
 
 @dataclass
 class HeldOut:
-    """The held-out clips of a run, of at most a minute, and what is measured on them."""
+    """Evaluates a voice on the held-out clips of a run, at most a minute of them."""
 
     dataset: ClipDataset
     pitch: ExactExtractor | None
@@ -191,10 +195,10 @@ class HeldOut:
 
 
 def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArray) -> float:
-    """Mean cosine between converted clips and recordings of their speakers, whose numbers are `speakers` (N,).
+    """Return the mean cosine similarity between converted clips and recordings of their speakers.
 
-    `real` and `made` are unit embeddings (N, E). A clip is not compared with its own recording, unless its speaker has
-    no other.
+    `real` and `made` are unit embeddings (N, E), `speakers` (N,) the speaker numbers. A clip is not compared with its
+    own recording, unless its speaker has no other.
     """
     same = np.equal.outer(speakers, speakers)
     others = same & ~np.eye(len(speakers), dtype=bool)
@@ -203,7 +207,7 @@ def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArr
 
 
 def make_held_out(clips: Sequence[Clip], config: FamilyConfig) -> HeldOut:
-    """The evaluation of a run on its held-out clips."""
+    """Build the evaluation of a run on its held-out clips."""
     rng = np.random.default_rng(0)
     order = [clips[i] for i in rng.permutation(len(clips))]  # of all recordings and speakers
     dataset = ClipDataset([replace(clip, augmented=None) for clip in order], config, seed=0)
@@ -233,7 +237,7 @@ def _speaker_encoder() -> SpeakerEncoder | None:
 
 
 def to_event(found: Evaluation) -> dict[str, Any]:
-    """The facts of an event of stage "held_out"."""
+    """Return the fields of a "held_out" event."""
     facts = found._asdict()
     del facts["step"]
     return {key: None if value is None else round(value, 5) for key, value in facts.items()}

@@ -1,6 +1,6 @@
 """Evaluations of a training run on its held-out recordings: the best epoch, and whether the voice is overtrained.
 
-Importing this imports no torch.
+Importing this module does not import torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def read_history(events: Iterable[Mapping[str, Any]], last_step: int | None = None) -> list[Evaluation]:
-    """The evaluations in events of stage "held_out" up to a step, by step; if a step has two, the later one."""
+    """Return the evaluations in "held_out" events up to a step, sorted by step; if a step has two, the later one."""
     found: dict[int, Evaluation] = {}
     for event in events:
         step, mel = event.get("done"), event.get("mel")
@@ -41,7 +41,7 @@ def _number(value: object) -> float | None:
 
 
 def best_of(history: Sequence[Evaluation]) -> Evaluation | None:
-    """The evaluation with the smallest mel distance."""
+    """Return the evaluation with the smallest mel distance."""
     return min(history, key=lambda item: item.mel, default=None)
 
 
@@ -55,7 +55,7 @@ def is_overtrained(history: Sequence[Evaluation]) -> bool:
 
 
 def describe_best(history: Sequence[Evaluation], voice: Path | None = None) -> Message | None:
-    """One sentence on the best epoch, with the voice of that epoch; None without evaluations."""
+    """Describe the best epoch and its voice in one sentence; None if there are no evaluations."""
     best = best_of(history)
     if best is None:
         return None

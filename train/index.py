@@ -1,4 +1,4 @@
-"""The stage index: the two index files of an experiment, from the content features of all clips."""
+"""The index stage: builds the two index files of an experiment from the content features of all clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TOTAL_FEATURES = "total_fea.npy"  # as RVC names it
 
 @dataclass(frozen=True)
 class IndexReport:
-    """The index that was built, or that exists already."""
+    """The index that was built, or that already exists."""
 
     path: Path
     vectors: int
@@ -64,7 +64,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
 
 
 def write_total_features(paths: Sequence[Path], target: Path) -> None:
-    """Write arrays (N, C) of content features into one float32 file of NumPy, row by row, in little memory."""
+    """Write arrays (N, C) of content features into one float32 `.npy` file, row by row, to save memory."""
     widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
     rows = sum(len(np.load(path, mmap_mode="r")) for path in paths)
     with replacing(target) as temporary:

@@ -1,4 +1,4 @@
-"""Losses of the lite family: spectra at several resolutions, hinge losses of the discriminators."""
+"""Losses of the lite family: multi-resolution spectral loss, and hinge losses of the discriminators."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,10 @@ MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 
 
 def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
-    """Mean distance of the STFT magnitudes of two [B, T] (Yamamoto et al. 2020), below the `cutoffs` [B] in Hz."""
+    """Return the mean distance of the STFT magnitudes of two [B, T], below the `cutoffs` [B] in Hz.
+
+    This is the multi-resolution STFT loss of Yamamoto et al. (2020).
+    """
     losses = []
     for n_fft in RESOLUTIONS:
         window = torch.hann_window(n_fft, device=generated.device)
@@ -41,7 +44,7 @@ def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None
 
 
 def bandwidth(audio: Tensor, sample_rate: int) -> float:
-    """The bandwidth in Hz of recordings [B, T]: the highest frequency with content in any of them.
+    """Return the bandwidth in Hz of recordings [B, T]: the highest frequency with content in any of them.
 
     MP3 encoders and low sample rates remove everything above a cutoff.
     """
@@ -58,7 +61,7 @@ def bandwidth(audio: Tensor, sample_rate: int) -> float:
 
 
 def band_limited(audio: Tensor, cutoffs: Tensor, sample_rate: int) -> Tensor:
-    """[B, T] low-pass filtered at the cutoff [B] in Hz of each item."""
+    """Low-pass filter [B, T] at the cutoff [B] in Hz of each item."""
     hertz = torch.fft.rfftfreq(audio.shape[1], 1 / sample_rate, device=audio.device)
     gains = torch.sigmoid((cutoffs[:, None] - hertz) / EDGE)
     gains = torch.where(cutoffs[:, None] >= FULL_BAND, torch.ones_like(gains), gains)
@@ -67,7 +70,7 @@ def band_limited(audio: Tensor, cutoffs: Tensor, sample_rate: int) -> Tensor:
 
 
 def discriminator_hinge(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Hinge loss of the discriminators, mean over them (Lim & Ye 2017)."""
+    """Hinge loss of the discriminators, averaged over them (Lim & Ye 2017)."""
     parts = [
         F.relu(1 - a.score.float()).mean() + F.relu(1 + b.score.float()).mean()
         for a, b in zip(real, generated, strict=True)
@@ -76,7 +79,7 @@ def discriminator_hinge(real: Sequence[DiscriminatorOutput], generated: Sequence
 
 
 def generator_hinge(generated: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Hinge loss of the generator, mean over the discriminators."""
+    """Hinge loss of the generator, averaged over the discriminators."""
     return torch.stack([-output.score.float().mean() for output in generated]).mean()
 
 

@@ -1,6 +1,6 @@
-"""Objective of the lite family: first the prior by regression; then it is frozen and the vocoder is trained.
+"""Objective of the lite family: the prior is trained first, by regression, then frozen to train the vocoder.
 
-The prior predicts the log mel spectrogram of whole crops. The vocoder is trained on these predictions with spectral,
+The prior predicts the log-mel spectrogram of whole crops. The vocoder is trained on these predictions with spectral,
 adversarial and feature-matching losses on segments.
 """
 
@@ -33,7 +33,7 @@ class LiteObjective:
         self.from_base = False
 
     def uses_discriminator(self, step: int) -> bool:
-        """The first `prior_steps` steps are regression of the prior alone."""
+        """Whether a step trains the vocoder; the first `prior_steps` steps train only the prior, by regression."""
         return step >= self.settings.prior_steps
 
     def forward(
@@ -50,10 +50,10 @@ class LiteObjective:
         return output
 
     def learning_rate_factor(self, step: int) -> float:
-        """The factor for a step.
+        """Return the factor of the learning rate for a step.
 
-        When starting from a base model, it is high for the speaker embedding, with a warm-up and a linear fall; then
-        low for the vocoder. Otherwise it is 1.
+        When training starts from a base model, it is high for the speaker embedding, with a warm-up and a linear decay,
+        and then low for the vocoder. Otherwise it is 1.
         """
         if not self.from_base:
             return 1.0
@@ -62,16 +62,16 @@ class LiteObjective:
         return ADAPTATION_RATE * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - step / self.settings.prior_steps)
 
     def start_from_base(self, generator: nn.Module) -> None:
-        """Keep the prior as it is: only its speaker embedding is adapted.
+        """Freeze the prior of a base model, so that only its speaker embedding is adapted.
 
-        A prior that is trained on a few minutes becomes unintelligible for other speakers: it learns the few sequences
-        of codes in its training data.
+        A prior that is trained on a few minutes overfits to the sequences of codes in its training data, and other
+        speakers become unintelligible.
         """
         self.from_base = True
         generator.enc_p.requires_grad_(False)
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
-        """After the last regression step, copy the averaged weights into the prior, which is frozen from then on."""
+        """After the last regression step, copy the EMA weights into the prior, which is frozen from then on."""
         if step == self.settings.prior_steps and averaged is not None:
             for name in ("enc_p", "emb_g"):
                 getattr(generator, name).load_state_dict(getattr(averaged, name).state_dict())
@@ -84,7 +84,7 @@ class LiteObjective:
     def generator_losses(
         self, discriminate: Discriminate | None, batch: Batch, output: LiteOutput, frames: Tensor
     ) -> Losses:
-        """Distance of the mel spectrograms; in adversarial steps also the losses of the vocoder."""
+        """Mel spectrogram distance of the prior; in adversarial steps, the losses of the vocoder as well."""
         losses = {"mel": self._mel_distance(batch, output) / frames}
         if discriminate is None:
             return losses

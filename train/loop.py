@@ -52,10 +52,12 @@ def fit(
 ) -> FitReport:
     """Train until `options.epochs` are done in total, time is up, or the run is stopped; always leaves a checkpoint.
 
-    Resumes from the newest checkpoint if there is one; does nothing if all epochs are done. `clips` None trains on
-    the experiment's own. Raises Cancelled after saving when stopped; ConfigError, CheckpointError, AudioError or
-    MissingFileError before anything is changed; ConfigError when the losses are no longer finite; and
-    ProcessLostError. What was saved before an error stays.
+    Resumes from the newest checkpoint if there is one; does nothing if all epochs are done. If `clips` is None, the
+    experiment's own clips are used.
+
+    Raises ConfigError, CheckpointError, AudioError or MissingFileError before anything is changed if training cannot
+    start; Cancelled, after saving, if the run is stopped; ConfigError if the losses are no longer finite; and
+    ProcessLostError if another process has died. Everything saved before an error is kept.
     """
     if (done := _finished(experiment, options)) is not None:
         return done
@@ -72,7 +74,10 @@ def fit(
 
 
 def train(training: Training, progress: Progress = no_progress) -> None:
-    """Train until all epochs are done or time is up, and save. Raises Cancelled without saving when stopped."""
+    """Train until all epochs are done or time is up, and save.
+
+    Raises Cancelled, without saving, if the run is stopped.
+    """
     state, options, batches = training.state, training.options, training.batches
     done, seconds_before, is_main = state.progress, state.progress.seconds, state.accelerator.is_main_process
     if is_main:

@@ -15,7 +15,7 @@ from lib.models.discriminators import DiscriminatorOutput
 def discriminator_parts(
     real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Per sub-discriminator: mean (1 - D(real))^2 and mean D(generated)^2."""
+    """Return, per sub-discriminator, mean (1 - D(real))^2 and mean D(generated)^2."""
     return (
         [(1 - output.score.float()).square().mean() for output in real],
         [output.score.float().square().mean() for output in generated],
@@ -40,14 +40,17 @@ def feature_loss(real: Sequence[DiscriminatorOutput], generated: Sequence[Discri
 def kl_loss(
     latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
 ) -> Tensor:
-    """KL divergence of posterior from prior, all [B, Z, F], mask [B, 1, F]; summed over channels, mean over frames."""
+    """KL divergence of the posterior from the prior, all [B, Z, F], mask [B, 1, F].
+
+    It is summed over channels and averaged over frames.
+    """
     return kl_sum(latent_prior, log_scale_posterior, mean_prior, log_scale_prior, mask) / mask.float().sum()
 
 
 def kl_sum(
     latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
 ) -> Tensor:
-    """The sum that `kl_loss` divides by the number of frames; sums over parts of a batch are additive."""
+    """The sum that `kl_loss` divides by the number of frames; the sums of parts of a batch are additive."""
     kl = log_scale_prior.float() - log_scale_posterior.float() - 0.5
     kl = kl + 0.5 * (latent_prior.float() - mean_prior.float()).square() * torch.exp(-2.0 * log_scale_prior.float())
     return (kl * mask.float()).sum()

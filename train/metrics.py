@@ -34,7 +34,7 @@ class MetricLogger(Protocol):
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the experiment's own folder as in RVC."""
+    """Writes scalars for TensorBoard into the experiment's own folder, as RVC does."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -50,7 +50,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def log_sample(self, step: int, name: str, sample: Path) -> None:
-        """Write a sound file, and the picture of that name with the suffix .png, if there is one."""
+        """Write an audio file, and the image of the same name with the suffix .png, if it exists."""
         import soundfile
 
         audio, rate = soundfile.read(sample, dtype="float32")
@@ -60,7 +60,7 @@ class TensorBoard:
                 self._writer.add_image(f"{name}/mel", read_picture(picture), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is still buffered; a failure is only logged, so that it cannot hide an error of training."""
+        """Write buffered values; a failure is only logged, so that it cannot hide a training error."""
         try:
             self._writer.close()
         except OSError as error:
@@ -94,7 +94,7 @@ class Events:
             file.write((("\n" if torn else "") + json.dumps(event) + "\n").encode())
 
     def read(self, stage: str) -> list[dict[str, Any]]:
-        """All events of a stage so far; torn and damaged lines are skipped."""
+        """Return all events of a stage so far; incomplete and damaged lines are skipped."""
         events: list[dict[str, Any]] = []
         if self._path.is_file():
             with self._path.open("rb") as file:
@@ -122,19 +122,19 @@ class RunMetrics:
 
     @property
     def speed(self) -> float:
-        """Steps per second of this run, 0 while unknown."""
+        """Steps per second of this run; 0 if unknown."""
         if self._warm is None or self._last_step == self._warm[1]:
             return 0.0
         return (self._last_step - self._warm[1]) / (time.monotonic() - self._warm[0])
 
     @property
     def shown_mel_loss(self) -> float | None:
-        """Mean of the mel loss over the steps before, None before the first."""
+        """Mean of the mel loss over the last SHOWN_STEPS steps; None before the first step."""
         return _mean(list(self._mel)[-SHOWN_STEPS:])
 
     @property
     def logged_mel_loss(self) -> float | None:
-        """Mean of the mel loss over a log interval, None before the first step."""
+        """Mean of the mel loss over the last log interval; None before the first step."""
         return _mean(list(self._mel)[-self._log_interval :])
 
     def add(self, step: int, epoch: int, losses: Mapping[str, float], learning_rate: float) -> None:
@@ -158,13 +158,13 @@ class RunMetrics:
         self.events.write("fit", step, 0, epoch=epoch, losses=named, steps_per_second=round(self.speed, 3))
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write buffered values."""
         if self.logger is not None:
             self.logger.close()
 
 
 def read_picture(path: Path) -> FloatArray:
-    """The pixels of a picture: (H, W, 3) in [0, 1]."""
+    """Read the pixels of an image: (H, W, 3) in [0, 1]."""
     from matplotlib.image import imread
 
     pixels: FloatArray = imread(path)[..., :3]
@@ -176,7 +176,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw mel, adversarial and KL losses over the steps of `events` (stage "fit") as a PNG."""
+    """Plot the mel, adversarial and KL losses in "fit" events against steps, as a PNG."""
     from matplotlib.figure import Figure  # no pyplot: it would keep a global state
 
     figure = Figure(figsize=(9, 6), layout="constrained")

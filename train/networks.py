@@ -1,4 +1,4 @@
-"""Builds the networks of a model family, with fresh weights, and its training objective."""
+"""Builds the networks of a model family, with new weights, and its training objective."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,14 +33,15 @@ def build_networks(config: FamilyConfig) -> Networks:
 
 
 def make_objective(config: FamilyConfig) -> Objective:
-    """The objective of a family."""
+    """Return the objective of a family."""
     return LiteObjective(config) if isinstance(config.synthesizer, LiteConfig) else VitsObjective(config)
 
 
 def checkpoint_gradients(network: nn.Module) -> None:
-    """Compute the activations of all residual blocks again in the backward pass instead of keeping them.
+    """Recompute the activations of all residual blocks in the backward pass instead of storing them.
 
-    Gradient checkpointing (Chen et al. 2016): about a third more time and much less memory, with equal gradients.
+    This is gradient checkpointing (Chen et al. 2016): about a third more time and much less memory, with the same
+    gradients.
     """
     for block in network.modules():
         if isinstance(block, ResidualBlock1 | ResidualBlock2 | FrameBlock):

@@ -1,8 +1,8 @@
 """The training objective of each family: forward pass of the generator and losses of both networks.
 
 `train_step` contains no losses: it calls the objective of the family, sums the losses, and updates the networks. A new
-kind of network adds a class, and a line in `train.networks.make_objective`. v1 and v2 use the losses of VITS (Kim et
-al. 2021).
+kind of network needs a class here and an entry in `train.networks.make_objective`. v1 and v2 use the losses of VITS
+(Kim et al. 2021).
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Objective(Protocol):
     """The losses of one model family.
 
     A step calls `forward` and `discriminator_losses`, updates the discriminator, calls `generator_losses`, and updates
-    the generator; where memory is short, for one micro-batch after the other. What `forward` returns is passed to the
-    other two unchanged; nothing else reads it.
+    the generator; if memory is short, it does so for one micro-batch after another. The result of `forward` is passed
+    to the two loss functions unchanged; nothing else reads it.
     """
 
     has_phases: bool  # whether some steps compute gradients for a part of the generator only
@@ -38,19 +38,23 @@ class Objective(Protocol):
         ...
 
     def learning_rate_factor(self, step: int) -> float:
-        """Multiplies the generator's learning rate in a step, counted from 0."""
+        """Factor of the generator's learning rate in a step, counted from 0."""
         ...
 
     def start_from_base(self, generator: nn.Module) -> None:
-        """Called when the generator has a base model's weights, or is resumed from a run that began with them."""
+        """Called if the generator has a base model's weights, or is resumed from a run that started with them."""
         ...
 
     def forward(self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int) -> Any:
-        """Run the generator. `starts` [B] are the segments' first frames, drawn if None; `temperature` 0: no noise."""
+        """Run the generator on the batch.
+
+        `starts` [B] are the first frames of the segments; if None, they are drawn at random. A `temperature` of 0
+        removes the noise.
+        """
         ...
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
-        """Called after each step; `averaged` has the averaged weights, if any; `step` counts the steps done."""
+        """Called after each step; `averaged` has the EMA weights, if any; `step` is the number of finished steps."""
         ...
 
     def discriminator_losses(self, discriminate: Discriminate, batch: Batch, output: Any) -> Losses:
@@ -60,14 +64,15 @@ class Objective(Protocol):
     def generator_losses(self, discriminate: Discriminate | None, batch: Batch, output: Any, frames: Tensor) -> Losses:
         """Losses of the generator; `discriminate` is None in a step that is not adversarial.
 
-        `frames` is the divisor of a mean over all frames: the frames of the whole batch times the share of this part.
+        `frames` is the divisor for means over frames. In a micro-batch it is not its own number of frames, but its
+        share of the whole batch's, so that the losses of the micro-batches add up to those of the batch.
         """
         ...
 
 
 @dataclass(frozen=True)
 class SpectrumConstants:
-    """Constants that keep roots and logarithms of spectra finite; the published base models were trained with these."""
+    """Constants that keep roots and logarithms of spectra finite; the published base models were trained with them."""
 
     epsilon: float = mel.MAGNITUDE_EPSILON
     floor: float = mel.MEL_FLOOR
@@ -83,18 +88,18 @@ class VitsObjective:
         self.spectrum = spectrum or SpectrumConstants()
 
     def uses_discriminator(self, step: int) -> bool:
-        """Every step is adversarial."""
+        """Return True: every step is adversarial."""
         return True
 
     def learning_rate_factor(self, step: int) -> float:
-        """Every step has the same learning rate."""
+        """Return 1: every step has the same learning rate."""
         return 1.0
 
     def start_from_base(self, generator: nn.Module) -> None:
-        """Nothing to do: all weights are trained."""
+        """Do nothing: all weights are trained."""
 
     def finish_step(self, generator: nn.Module, averaged: nn.Module | None, step: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def forward(
         self, generator: nn.Module, batch: Batch, starts: Tensor | None, temperature: float, step: int

@@ -1,4 +1,7 @@
-"""The options of the training stages: one frozen model per stage. Importing this imports no torch."""
+"""The options of the training stages: one immutable Pydantic model per stage.
+
+Importing this module does not import torch.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,8 @@
-"""The stages of training, in order, and whether a stage is done. Importing this imports no torch.
+"""The stages of training, in order, and whether a stage is done.
 
-A stage is done when the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
-invalidates the stages after it, except training, which continues with the new clips.
+A stage is done if the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
+invalidates the later stages, except training, which continues with the new clips. Importing this module does not import
+torch.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ SHARED_STAGES = ("extract", "fit")  # several processes can share their work
 
 
 def fingerprint(*inputs: Any) -> str:
-    """A short hash of JSON-able values: equal inputs give equal text."""
+    """Return a short hash of JSON-serialisable values: equal inputs give the same string."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -39,9 +40,9 @@ def record(experiment: Experiment, stage: str, **facts: Any) -> None:
 
 
 def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Path] | None:
-    """Epochs, steps and newest generator checkpoint of an experiment whose epochs are all done, else None.
+    """Return epochs, steps and newest generator checkpoint of an experiment whose epochs are all done; otherwise None.
 
-    Its voice must have been exported, too. Raises CheckpointError if there are checkpoints, but no intact pair.
+    Its voice must also have been exported. Raises CheckpointError if there are checkpoints but no intact pair.
     """
     if not (experiment.checkpoint_pairs() and experiment.voice.is_file()):
         return None
@@ -53,5 +54,5 @@ def finished_training(experiment: Experiment, epochs: int) -> tuple[int, int, Pa
 
 
 def clips_have_changed(experiment: Experiment) -> bool:
-    """Whether the features were extracted again after the newest checkpoint of the run."""
+    """Whether features have been extracted again after the newest checkpoint of the run."""
     return bool(experiment.stage("fit").get("made_from") != experiment.stage("extract").get("made_from"))

@@ -1,6 +1,6 @@
-"""Checks before training: device, precision, encoder, base models, disk, memory and data, all problems at once.
+"""Checks before training: device, precision, encoder, base models, disk, memory and data; reports all problems at once.
 
-`preflight` runs in about a second, reads no recording and changes nothing. The stages check again what they use.
+`preflight` runs in about a second, reads no recording and changes nothing. The stages repeat the checks they need.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ MAX_PROBED = 300  # recordings whose headers are read; the length of more is ext
 
 
 class VoiceKind(NamedTuple):
-    """What is fixed when an experiment is created; `sample_rate` None is the family's default."""
+    """The properties fixed when an experiment is created; `sample_rate` None means the family's default."""
 
     family: Family = "lite"
     sample_rate: str | None = None
@@ -49,7 +49,7 @@ class Preflight:
     problems: tuple[RevoiceError, ...]
 
     def raise_problems(self) -> None:
-        """Raise the only problem, or one ConfigError that lists all; nothing if there is none."""
+        """Raise the only problem, or one ConfigError that lists all of them; do nothing if there are none."""
         if len(self.problems) == 1:
             raise self.problems[0]
         if self.problems:
@@ -69,10 +69,10 @@ def preflight(
     options: RunOptions,
     stages: Sequence[str] = tuple(STAGES),
 ) -> Preflight:
-    """Check everything that some stages of training need.
+    """Check everything that the given stages of training need.
 
-    `data` None trains on the clips that exist; `kind` None is that of the experiment. Problems are collected, not
-    raised.
+    If `data` is None, the existing clips are used; `kind` defaults to that of the experiment. Problems are collected,
+    not raised.
     """
     checks = _Checks(experiment, kind, data, options, stages)
     for check in (

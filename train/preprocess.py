@@ -1,6 +1,6 @@
-"""Recordings to training clips: decode, high-pass, cut at pauses, normalise, write at two rates.
+"""Cuts recordings into training clips: decode, high-pass filter, cut at pauses, normalise, write at two sample rates.
 
-One core does this some two hundred times faster than real time, so there are no worker processes.
+One core does this about two hundred times faster than real time, so there are no worker processes.
 """
 
 import logging
@@ -39,7 +39,7 @@ SILENCE_PEAK = 10.0 ** (SliceRule().threshold_db / 20.0)  # a clip that never re
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """The result of the stage prepare."""
+    """The result of the prepare stage."""
 
     recordings: int  # files that gave at least one clip
     clips: int
@@ -80,11 +80,11 @@ def prepare(
 ) -> PrepareReport:
     """Cut the recordings of a folder and its sub-folders, or one recording, into clips.
 
-    Clips are float32 WAV named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
-    `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end, after
-    `before_commit` was called; until then, or if the work is stopped, the existing files stay. A recording that
-    cannot be used is named in the report and does not stop the others. Raises MissingFileError or AudioError if there
-    is nothing to do or nothing could be used.
+    Clips are float32 WAV files named <recording>_<clip>.wav, counted from 0: in `gt_folder` at `sample_rate`, in
+    `folder_16k` under the same name at 16 kHz. Both folders are replaced as a whole at the end, after a call to
+    `before_commit`; until then, or if the work is stopped, the existing files are kept. A recording that cannot be used
+    is listed in the report and does not stop the others. Raises MissingFileError if the input does not exist, and
+    AudioError if there are no recordings or none can be used.
     """
     plan = plan_recordings(data, options.speakers, gt_folder.parent)
     recordings, tally = plan.recordings, _Tally(failures=list(plan.left_out))
@@ -105,7 +105,7 @@ def prepare(
 def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
     """Cut a slice of `length` samples into overlapping ranges [start, end) of `seconds`.
 
-    The last range takes what is left, which is up to 0.3 s more.
+    The last range contains the rest, which is up to 0.3 s longer.
     """
     clips: list[tuple[int, int]] = []
     start = 0
@@ -116,7 +116,7 @@ def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, 
 
 
 def normalise(clip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Three quarters of a clip (T,) normalised to a peak of 0.9, plus a quarter of the clip; its peak must not be 0."""
+    """Return 0.75 times the clip (T,) normalised to a peak of 0.9, plus 0.25 times the clip; its peak must not be 0."""
     wide = clip.astype(np.float64)
     out: npt.NDArray[np.float32] = (wide / np.abs(wide).max() * TARGET_PEAK + ORIGINAL_SHARE * wide).astype(np.float32)
     return out
@@ -204,7 +204,10 @@ def prepare_stage(
     options: PrepareOptions,
     progress: Progress = no_progress,
 ) -> PrepareReport | None:
-    """Cut the recordings in `data` into clips; returns None if that is done with the same recordings and options."""
+    """Cut the recordings in `data` into clips.
+
+    Returns None if this has already been done with the same recordings and options.
+    """
     if experiment.config_file.is_file():
         experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
     chosen = [value for value in (options.channel, options.speakers) if value not in ("mix", "one")]

@@ -1,4 +1,4 @@
-"""Reads `revoice.json`, the record of an experiment's stages, and checks every value that the stages use."""
+"""Reads `revoice.json`, the record of an experiment's stages, and checks all values that the stages use."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +46,7 @@ class _Record(BaseModel, extra="allow"):
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of an experiment as it was written; {} if there is none. Raises ConfigError if it is damaged."""
+    """Read the record of an experiment as it was written; {} if there is none. Raises ConfigError if it is damaged."""
     if not path.is_file():
         return {}
     record = read_json_table(path)

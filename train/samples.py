@@ -18,7 +18,7 @@ MAX_SAMPLES = 20  # files; the oldest are deleted
 
 
 def convert_clip(network: Network, dataset: ClipDataset, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A clip of the dataset, and its reconstruction by the network from its features: [1, T] each, on the CPU.
+    """Return a clip of the dataset, and its reconstruction by the network: [1, T] each, on the CPU.
 
     The random state of training does not change.
     """
@@ -36,9 +36,9 @@ def convert_clip(network: Network, dataset: ClipDataset, number: int, device: to
 
 
 def write_sample(network: Network, dataset: ClipDataset, folder: Path, step: int, device: torch.device) -> Path:
-    """Convert the dataset's first clip into folder/samples/step_NNNNNNN.flac and return the file.
+    """Reconstruct the dataset's first clip into folder/samples/step_NNNNNNN.flac and return the file.
 
-    A .png of that name shows the mel spectrograms of the clip and, below it, of the sample.
+    A .png of the same name shows the mel spectrograms of the clip (above) and of the sample (below).
     """
     real, sample = convert_clip(network, dataset, 0, device)
     path = folder / SAMPLES_FOLDER / f"step_{step:07d}.flac"

@@ -30,7 +30,7 @@ LATEST_NUMBER = 2333333  # in file names of RVC: "the latest", not a count
 
 @dataclass
 class Training:
-    """One run of `fit`: the state it changes, its batches, and where results go."""
+    """One run of `fit`: the state it changes, its batches, and the files it writes."""
 
     experiment: Experiment
     options: FitOptions
@@ -43,7 +43,10 @@ class Training:
     last_save: float = field(default_factory=time.monotonic)
 
     def save(self) -> None:
-        """Write checkpoints, voice and sample if there was a step since the last call; every process calls this."""
+        """Write checkpoints, voice and sample, unless there was no step since the last call.
+
+        All processes call this.
+        """
         self.last_save = time.monotonic()
         dataset = self.best.held_out.dataset if self.best else self.batches.dataset
         self.checkpoints.save(self.state, dataset)
@@ -54,8 +57,8 @@ class Training:
 def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | None = None) -> Training:
     """Load everything for a run, and resume from the newest checkpoint if there is one.
 
-    `clips` None takes the experiment's own. Raises ConfigError, CheckpointError, AudioError or MissingFileError if
-    training cannot start; checkpoints and voice are unchanged then.
+    If `clips` is None, the experiment's own clips are used. Raises ConfigError, CheckpointError, AudioError or
+    MissingFileError if training cannot start; checkpoints and voice are then unchanged.
     """
     config = experiment.config()
     check_speaker(config, options.speaker_id)

@@ -1,7 +1,7 @@
-"""Cuts a recording at its pauses: silence detection to sample ranges; pure.
+"""Cuts a recording at its pauses: turns silence into sample ranges (pure functions).
 
-A pause is a run of frames whose RMS lies below the threshold. A short pause is cut at its quietest frame and nothing
-is lost; for a longer pause, up to `max_silence_ms` stay on either side and the middle is dropped:
+A pause is a run of frames whose RMS lies below the threshold. A short pause is cut at its quietest frame and nothing is
+lost; of a longer pause, up to `max_silence_ms` are kept on either side and the middle is dropped:
 
     sound ──────┐                                   ┌────── sound
                 │  kept  │     dropped     │  kept  │
@@ -57,9 +57,9 @@ Cut = tuple[int, int]  # frames [start, end) to drop; start == end drops nothing
 
 
 def slice_audio(audio: npt.NDArray[Any], sample_rate: int, rule: SliceRule | None = None) -> list[tuple[int, int]]:
-    """Return the sample ranges [start, end) of (T,) mono audio that hold sound, in order and disjoint.
+    """Return the sample ranges [start, end) of (T,) mono audio that contain sound, in order and disjoint.
 
-    No pause means one range, silence throughout may mean none.
+    Audio without pauses gives one range; silence may give none.
     """
     frames = _Frames.of(rule or SliceRule(), sample_rate)
     if len(audio) <= frames.min_length:  # a clip of some milliseconds; RVC compares samples with frames here
@@ -75,7 +75,7 @@ def slice_audio(audio: npt.NDArray[Any], sample_rate: int, rule: SliceRule | Non
 
 
 def frame_rms(audio: npt.NDArray[Any], window: int, hop: int) -> npt.NDArray[np.float64]:
-    """RMS of (T,) in windows centred on every hop-th sample, silence outside: (T // hop + 1,) for an even window."""
+    """RMS of (T,) in windows centred on every hop-th sample, zero-padded: (T // hop + 1,) for an even window."""
     padded = np.pad(np.asarray(audio), window // 2)
     count = (len(padded) - window) // hop + 1
     power = np.empty(count)

@@ -1,7 +1,7 @@
 """Assigns recordings to speakers (one for all, or one per sub-folder), and reads and writes the table of recordings.
 
-The table, `recordings.json` in the folder of an experiment, lists the recordings in the order of the numbers that
-their clips' names begin with.
+The table, `recordings.json` in the folder of an experiment, lists the recordings in order: the names of a recording's
+clips begin with its number in this list.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Plan:
-    """The recordings to prepare, by speaker."""
+    """The recordings to prepare, grouped by speaker."""
 
     recordings: tuple[tuple[Path, int], ...]  # with the numbers of their speakers
     names: Mapping[int, str] = field(default_factory=dict)  # empty if all are of one speaker
@@ -73,17 +73,17 @@ class Table:
     names: Mapping[int, str]  # of the speakers; empty if all recordings are of one
 
     def recording_of(self, clip: str) -> int:
-        """The number of the recording that a clip of this name was cut from."""
+        """Return the number of the recording from which a clip of this name was cut."""
         return int(clip.partition("_")[0])
 
     def with_speakers(self, clips: Iterable[Clip]) -> list[Clip]:
-        """The clips with the numbers of their speakers, if there are several."""
+        """Return the clips with their speaker numbers, if there are several speakers."""
         if not self.names:
             return list(clips)
         return [replace(clip, speaker_id=self.recordings[self.recording_of(clip.name)].speaker) for clip in clips]
 
     def speakers(self) -> list[Speaker]:
-        """The speakers that have clips, by number; none if all recordings are of one."""
+        """Return the speakers that have clips, sorted by number; an empty list if there is only one speaker."""
         found = []
         recordings: dict[int, list[Source]] = {}
         for item in self.recordings:
@@ -97,7 +97,10 @@ class Table:
         return [replace(item, repeat=min(round(longest / item.seconds), MAX_REPEAT)) for item in found]
 
     def balanced(self, clips: Iterable[Clip]) -> list[Clip]:
-        """The clips, those of speakers with less material several times; as they are if all are of one speaker."""
+        """Repeat the clips of speakers with less material, so that all speakers are trained equally.
+
+        If there is only one speaker, the clips are returned unchanged.
+        """
         repeats = {speaker.number: speaker.repeat for speaker in self.speakers()}
         return [clip for clip in clips for _ in range(repeats.get(clip.speaker_id, 1) if self.names else 1)]
 
@@ -105,8 +108,8 @@ class Table:
 def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> Plan:
     """List the recordings in `data`, a folder with its sub-folders or one file, with their speakers.
 
-    `speakers` is the option: "one", or "folders" for one speaker per sub-folder, whose name is that of the speaker; a
-    numeric name is the speaker number. The folder `results` is skipped. Raises MissingFileError, AudioError or
+    `speakers` is the option: "one", or "folders" for one speaker per sub-folder, whose name is the speaker's name; a
+    numeric name is the speaker number. The `results` folder is skipped. Raises MissingFileError, AudioError or
     ConfigError if there is nothing to prepare.
     """
     if speakers == "one":
@@ -147,9 +150,10 @@ def _outside(data: Path) -> list[tuple[Path, Message]]:
 
 
 def number_speakers(names: Sequence[str]) -> dict[str, int]:
-    """The number of each speaker: that of its name if it is one, else the lowest that is free, in order of the names.
+    """Assign a number to each speaker name.
 
-    Raises ConfigError if two names map to the same number.
+    A numeric name is the number itself; the other names get the lowest unused numbers, in order. Raises ConfigError if
+    two names stand for the same number.
     """
     taken: dict[int, str] = {}
     for name in names:
@@ -174,7 +178,10 @@ def write_table(experiment: Experiment, table: Table) -> None:
 
 
 def read_table(experiment: Experiment) -> Table | None:
-    """The table of an experiment; None if its clips were prepared without one. Raises ConfigError if it is damaged."""
+    """Read the table of an experiment; None if its clips were prepared without one.
+
+    Raises ConfigError if it is damaged.
+    """
     path = experiment.folder / TABLE
     if not path.is_file():
         return None

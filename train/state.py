@@ -1,4 +1,4 @@
-"""The training state: networks, optimisers, averaged weights, progress; and how it is built.
+"""The training state: networks, optimisers, exponential moving average (EMA) of the weights, and progress.
 
 The Accelerator determines device, precision and processes.
 """
@@ -40,7 +40,7 @@ class TrainProgress:
     seconds: float = 0.0  # training time in total
 
     def finish_batch(self, batches_per_epoch: int) -> None:
-        """Count one batch, and an epoch if it was the last one of it."""
+        """Count a finished batch; after the last batch of an epoch, count the epoch and start again at batch 0."""
         self.batch += 1
         if self.batch == batches_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
@@ -48,7 +48,7 @@ class TrainProgress:
 
 @dataclass
 class TrainState:
-    """What a step reads and changes. Build it with `make_state`."""
+    """Everything that a training step reads and changes. Build it with `make_state`."""
 
     config: FamilyConfig
     accelerator: Accelerator
@@ -65,29 +65,29 @@ class TrainState:
     checkpoints_gradients: bool = False  # whether activations are computed again instead of kept
 
     def checkpoint_gradients(self) -> None:
-        """From now on, keep fewer activations."""
+        """Turn on gradient checkpointing, so that fewer activations are stored."""
         if not self.checkpoints_gradients:
             checkpoint_gradients(self.plain_generator)
             self.checkpoints_gradients = True
 
     def start_from_base(self) -> None:
-        """Train only what the objective trains of a base model."""
+        """Train only the weights of a base model that the objective adapts."""
         self.from_base = True
         self.objective.start_from_base(self.plain_generator)
 
     @property
     def plain_generator(self) -> Network:
-        """The generator without the wrapper of Accelerate."""
+        """The generator without Accelerate's wrapper."""
         return self.accelerator.unwrap_model(self.generator)  # type: ignore[no-any-return]
 
     @property
     def plain_discriminator(self) -> Discriminator | LiteDiscriminator:
-        """The discriminator without the wrapper of Accelerate."""
+        """The discriminator without Accelerate's wrapper."""
         return self.accelerator.unwrap_model(self.discriminator)  # type: ignore[no-any-return]
 
     @property
     def voice(self) -> Network:
-        """The generator that is exported: with averaged weights where the family uses them."""
+        """The generator to export: with EMA weights if the family uses them."""
         return self.averaged or self.plain_generator
 
 
@@ -99,7 +99,7 @@ def make_state(
 ) -> TrainState:
     """Build the networks with random initial weights, and their optimisers, on the device of the Accelerator.
 
-    `learning_rate` and `objective` None: those of the family.
+    `learning_rate` and `objective` default to those of the family.
     """
     objective = objective or make_objective(config)
     learning_rate = learning_rate or config.train.learning_rate
@@ -121,7 +121,7 @@ def make_state(
 
 
 def begin_epoch(state: TrainState) -> None:
-    """Set both optimisers' learning rate, decayed by `lr_decay` per finished epoch."""
+    """Set the learning rate of both optimisers, decayed by `lr_decay` per finished epoch."""
     rate = state.learning_rate * state.config.train.lr_decay**state.progress.epoch
     for optimizer in (state.optimizer_g, state.optimizer_d):
         for group in optimizer.param_groups:
@@ -129,16 +129,16 @@ def begin_epoch(state: TrainState) -> None:
 
 
 def set_learning_rate(state: TrainState) -> None:
-    """Set the generator's learning rate of the next step: that of the epoch times the objective's factor."""
+    """Set the generator's learning rate for the next step: that of the epoch times the objective's factor."""
     factor = state.objective.learning_rate_factor(state.progress.step)
     for own, other in zip(state.optimizer_g.param_groups, state.optimizer_d.param_groups, strict=True):
         own["lr"] = factor * other["lr"]
 
 
 def update_average(state: TrainState) -> None:
-    """Average the generator's weights: averaged += share * (current - averaged); the first step copies them.
+    """Update the EMA of the generator's weights: averaged += share * (current - averaged); the first step copies them.
 
-    share = max(1 - config.average, 4 / (step + 3)). Does nothing for families without averaged weights.
+    share = max(1 - config.average, 4 / (step + 3)). Does nothing for families without EMA weights.
     """
     if state.averaged is not None:
         share = max(1 - state.config.average, AVERAGED_PART / (state.progress.step - 1 + AVERAGED_PART))
@@ -161,7 +161,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["
 
 
 def make_accelerator(precision: Precision, device: torch.device) -> Accelerator:
-    """The Accelerator of this process: on the CPU if `device` is the CPU, else on the current GPU."""
+    """Return the Accelerator of this process: on the CPU if `device` is the CPU, otherwise on the current GPU."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if PartialState._shared_state and PartialState().num_processes == 1:

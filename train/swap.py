@@ -1,4 +1,4 @@
-"""Replaces several folders atomically: after a kill, either all of them have been replaced, or none."""
+"""Replaces several folders atomically: if the process is killed, either all of them have been replaced, or none."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,8 @@ def replacing_folders(
 ) -> Iterator[list[Path]]:
     """Yield an empty folder for each of `names`; on success they are moved into `parent`, on failure deleted.
 
-    `before_commit` is called when all are complete, before the first is replaced. Raises WriteError if that fails.
+    `before_commit` is called when all are complete, before the first is replaced. Raises WriteError if the folders
+    cannot be created or moved.
     """
     fresh = parent / FRESH
     is_new = not parent.exists()
@@ -37,7 +38,7 @@ def replacing_folders(
 
 
 def finish_swap(parent: Path) -> bool:
-    """Finish an interrupted `replacing_folders`; returns whether the new folders were complete."""
+    """Complete an interrupted `replacing_folders`; returns whether the new folders were complete."""
     ready, old = parent / READY, parent / OLD
     shutil.rmtree(parent / FRESH, ignore_errors=True)
     if not ready.is_dir():

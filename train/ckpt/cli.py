@@ -1,6 +1,6 @@
 """The commands of `python -m train ckpt`: their options and their output.
 
-Importing this module does not import torch, so that --help is instant. Options without a default are positional.
+Importing this module does not import torch, so that --help is fast. Options without a default are positional.
 """
 
 from collections.abc import Iterator
@@ -133,7 +133,7 @@ TOOLS: dict[str, Any] = {
 
 
 def use(tool: Tool) -> Iterator[str]:
-    """Run a command; yields the lines to print. Raises RevoiceError."""
+    """Run a command; yield the lines to print. Raises RevoiceError if it fails."""
     if isinstance(tool, Info):
         yield from _info(tool)
     elif isinstance(tool, Extract):

@@ -45,7 +45,7 @@ OWN_METADATA = (
 
 
 def new_voice(name: str, *, overwrite: bool = False, suffix: str = ".pth", weights: Path = WEIGHTS) -> Path:
-    """The path of a new voice. Raises ConfigError if the name is not allowed or the voice exists."""
+    """Return the path of a new voice. Raises ConfigError if the name is not allowed or the voice exists."""
     path = inside(weights, check_name(name, "voice", is_argument=True) + suffix, "voice")
     taken = [found for other in VOICE_SUFFIXES if (found := path.with_name(name + other)).exists()]
     if taken and not overwrite:
@@ -64,7 +64,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def voice_path(name: str) -> Path:
-    """The path of a voice given by name or path."""
+    """Return the path of a voice given by name or path."""
     return find_voice(name).path
 
 
@@ -72,7 +72,10 @@ def voice_path(name: str) -> Path:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The properties of a voice model or training checkpoint, by label. Raises RevoiceError if it is neither."""
+    """Return the properties of a voice model or training checkpoint, keyed by label.
+
+    Raises RevoiceError if the file is neither.
+    """
     if path.suffix.lower() != SAFETENSORS and not _is_voice(safe_load(path, lazily=True)):
         return _describe_state(path, read_training_state(path))
     return _describe_voice(path, read_voice_model(path))
@@ -134,7 +137,10 @@ def _describe_state(path: Path, state: TrainingState) -> dict[str, Any]:
 
 
 def newest_generator(folder: Path) -> Path:
-    """The generator checkpoint with the most steps in an experiment's folder. Raises ConfigError if there is none."""
+    """Return the generator checkpoint with the most steps in an experiment's folder.
+
+    Raises ConfigError if there is none.
+    """
     pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
     if not pairs:
         raise ConfigError(
@@ -144,11 +150,11 @@ def newest_generator(folder: Path) -> Path:
 
 
 def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None = None) -> VoiceModel:
-    """The voice model of a generator's training checkpoint (or of a bare table of its tensors), in fp16.
+    """Extract the voice model from a generator's training checkpoint (or a bare table of its tensors), in fp16.
 
     Everything is inferred from the tensors. `sample_rate` in Hz is only needed for networks without F0 and without
-    posterior, whose tensors do not show it. Raises CheckpointError if the file holds no generator, or one of another
-    rate.
+    posterior, whose tensors do not show it. Raises CheckpointError if the file contains no generator, or one with
+    another sample rate.
     """
     weights, epoch = _generator(checkpoint)
     where = str(checkpoint)
@@ -186,8 +192,8 @@ def _generator(path: Path) -> tuple[Weights, int | None]:
 def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str | None = None) -> VoiceModel:
     """Blend two voices tensor by tensor: alpha of the first, 1 - alpha of the second, in float32, stored in fp16.
 
-    The speaker tables are cut to the smaller one. Weight-norm pairs are blended separately, as in RVC.
-    Raises ConfigError for an alpha outside 0 to 1, CheckpointError if the voices are not of the same kind.
+    The speaker embeddings are trimmed to the smaller table. Weight-norm pairs are blended separately, as in RVC. Raises
+    ConfigError if alpha is not between 0 and 1, and CheckpointError if the voices are of different kinds.
     """
     if not 0 <= alpha <= 1:
         raise ConfigError("The share of the first voice cannot be {alpha}; it must be from 0 to 1.", alpha=alpha)
@@ -261,10 +267,10 @@ def edit(
     licence: str | None = None,
     speakers: str | None = None,
 ) -> VoiceModel:
-    """The voice with changed texts; None keeps a text, an empty one removes it.
+    """Return the voice with changed strings; None keeps an entry, an empty string removes it.
 
-    `speakers` are names separated by commas, from speaker 0 on. Raises ConfigError if the voice has fewer, or if a text
-    is longer than it may be (MAX_TEXT, MAX_SPEAKER_NAME).
+    `speakers` are names separated by commas, from speaker 0 on. Raises ConfigError if the voice has fewer speakers, or
+    if a string exceeds its limit (MAX_TEXT, MAX_SPEAKER_NAME).
     """
     changes = edited_entries(voice, info, author, licence, speakers)
     info = changes.pop("info", voice.info)
@@ -280,7 +286,7 @@ def edited_entries(
     speakers: str | None = None,
     facts: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What `edit` changes: entries of the voice's file with their new values, None for an entry to remove."""
+    """Return the entries of the voice's file that `edit` changes, with their new values; None removes an entry."""
     changes: dict[str, Any] = {} if info is None else {"info": checked_text("info", info)}
     if speakers is not None:
         names = [name.strip() for name in speakers.split(",")]
@@ -302,9 +308,9 @@ def edited_entries(
 
 
 def edit_target(path: Path, output: Path | None) -> Path:
-    """Where an edited voice is written: `output`, else in place; shipped voices: a copy in weights/.
+    """Return the path to which an edited voice is written: `output`, otherwise the voice's own file.
 
-    Raises ConfigError if that copy or `output` exists already.
+    An edited copy of a bundled voice is written to weights/. Raises ConfigError if that copy or `output` exists.
     """
     if output is not None:
         if output.exists():
@@ -319,7 +325,7 @@ def edit_target(path: Path, output: Path | None) -> Path:
 def convert(source: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
     """Write a voice in the other file format (.pth, .safetensors), or to `output`, and return its path.
 
-    Read back and compared before this returns. Raises ConfigError if the output exists or has another suffix.
+    The new file is read back and compared. Raises ConfigError if the output exists or has another suffix.
     """
     voice = read_voice_model(source)
     other = VOICE_SUFFIXES[source.suffix.lower() == VOICE_SUFFIXES[0]]
