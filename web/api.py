@@ -1,7 +1,7 @@
-"""The API description of the endpoints: names of results, and defaults that differ from those of the page's controls.
+"""The API description of the endpoints: names of results, and defaults that differ from those of the web UI's controls.
 
-Gradio describes endpoints by the components of the page. Results get names here; parameters whose value depends on the
-voice or on other parameters are optional and None.
+Gradio describes endpoints by the components of the web UI. Results get names here; parameters whose value depends on
+the voice or on other parameters are optional and None.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ OPTIONAL_OF = {"train": frozenset({"sample_rate"})}  # None: the usual one of th
 
 
 def describe_api(app: gr.Blocks) -> None:
-    """Add these names and defaults to the page's API description."""
+    """Add these names and defaults to the API description of the web UI."""
     described = app.get_api_info
 
     def get_api_info(*arguments: Any, **keywords: Any) -> Any:

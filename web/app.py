@@ -1,4 +1,4 @@
-"""build_app(services) -> the page; serve() -> the page on an address."""
+"""Builds the web UI with `build_app(services)` and serves it at an address with `serve()`."""
 
 import importlib.util
 import ipaddress
@@ -75,7 +75,7 @@ READABLE = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page is served. Without a login, anyone who can reach it can use it."""
+    """Where the web UI is served. Without a login, anyone who can reach it can use it."""
 
     host: str
     port: int = FIRST_PORT
@@ -90,7 +90,7 @@ class Address:
 
 
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
-    """Build the page; it accesses files and voices only through `services`."""
+    """Build the web UI; it accesses files and voices only through `services`."""
     t = t or PageTexts()
     with gr.Blocks(title=t("app.title"), analytics_enabled=False) as app:
         gr.Markdown(f"# {t('app.title')}\n{t('app.subtitle')}")
@@ -146,7 +146,7 @@ def _without_start_timeout() -> Iterator[None]:
 
 @_without_start_timeout()
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
-    """Start serving in the background, with the files below `folders`; returns the addresses (local, public)."""
+    """Start serving in the background, including the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
         raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     check_address(address)
@@ -194,7 +194,7 @@ def _app_arguments(address: Address) -> dict[str, Any]:
 
 
 def check_address(address: Address) -> None:
-    """Raises ConfigError for a certificate or a root path that cannot be used."""
+    """Raises ConfigError if a certificate or the root path cannot be used."""
     if not ROOT_PATH.fullmatch(address.root_path):
         raise ConfigError("The root path {path!r} is not valid. Use a path like /voices.", path=address.root_path)
     if address.key and not address.certificate:
@@ -214,7 +214,7 @@ def check_address(address: Address) -> None:
 
 
 def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders: Sequence[Path] = ()) -> list[str]:
-    """`serve` on the requested port, or on the first free one, retrying if another program takes that."""
+    """Call `serve` on the requested port, or on the first free one, trying again if another program takes it first."""
     for attempt in range(PORT_ATTEMPTS):
         try:
             return serve(app, replace(address, port=find_port(address.host, port)), folders)
@@ -227,9 +227,9 @@ def serve_somewhere(app: gr.Blocks, address: Address, port: int | None, folders:
 
 
 def open_in_browser(address: str, environment: Mapping[str, str]) -> bool:
-    """Open the page in the user's browser, in the background; returns whether this machine has a desktop for it.
+    """Open the web UI in the user's browser, in the background; returns whether this machine has a desktop for it.
 
-    `environment`: the environment variables of the program.
+    `environment` contains the environment variables of this process.
     """
     if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & environment.keys():
         return False  # a text browser would take over the terminal
@@ -238,7 +238,7 @@ def open_in_browser(address: str, environment: Mapping[str, str]) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Whether `host` can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -248,7 +248,10 @@ def is_loopback(host: str) -> bool:
 
 
 def find_port(host: str, wanted: int | None) -> int:
-    """Return `wanted` if it can be used, or for None the first usable port from 7865. Raises ConfigError."""
+    """Return `wanted` if it is free; if it is None, return the first free port from 7865 on.
+
+    Raises ConfigError if no port is free.
+    """
     ports = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if wanted is None else [wanted]
     problem = ""
     for port in ports:

@@ -1,4 +1,4 @@
-"""Writes the bug report: a ZIP with versions, devices and the last log lines, without private paths and names."""
+"""Writes the bug report: a ZIP file with versions, devices and the last log lines, without private paths and names."""
 
 import logging
 from collections import deque
@@ -16,7 +16,7 @@ REPORTED_VALUES = ("options", "format", "index_rates", "stage", *VOICE_SETTINGS)
 
 
 class LogTail(logging.Handler):
-    """Keeps the last lines of the log; the program adds it to the root logger when it starts."""
+    """Keeps the last lines of the log; it is added to the root logger when the server starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class LogTail(logging.Handler):
 
 
 def log_lines() -> list[str]:
-    """The lines that a LogTail of the root logger has kept; none if the program added none."""
+    """Return the lines kept by the root logger's LogTail; an empty list if the root logger has none."""
     tails = [handler for handler in logging.getLogger().handlers if isinstance(handler, LogTail)]
     return list(tails[0].lines) if tails else []
 
 
 def describe_job(job: JobView) -> list[str]:
-    """The options and the outcome of a job, without the names of recordings."""
+    """List the options and the outcome of a job, without the names of recordings."""
     request = job.request.model_dump(mode="json") if job.request else {}
     options = {name: value for name, value in request.items() if name in REPORTED_VALUES}
     lines = [f"--- {job.kind}: {job.state}, {job.done} of {job.total} {job.what}", f"{options}"]
@@ -43,7 +43,7 @@ def describe_job(job: JobView) -> list[str]:
 
 
 def write_bug_report(jobs: Sequence[JobView], folder: Path) -> Path:
-    """Write the ZIP into `folder` and return its path; `jobs`: the newest first."""
+    """Write the ZIP file into `folder` and return its path; `jobs` are sorted newest first."""
     parts = {
         "program.txt": describe_program(),
         "log.txt": log_lines() or ["(no log was kept)"],

@@ -1,6 +1,6 @@
 """Deletes uploads and results in Gradio's cache after a day, measured by a monotonic clock.
 
-Gradio itself compares the dates of files with the system clock: when that is set forward, all uploads are too old.
+Gradio itself compares file dates with the system clock; if the clock is set forward, all uploads seem too old.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ ROUND_SECONDS = 3600.0
 
 
 class CacheCleaner:
-    """Records for how long each cached file of a page has been unchanged."""
+    """Records how long each cached file has been unchanged."""
 
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
         """`app` is a gr.Blocks, which lists the files it has made in `temp_file_sets`."""
@@ -24,7 +24,7 @@ class CacheCleaner:
         self._seen: dict[str, tuple[int, float]] = {}  # time of the last change, and when it was first seen
 
     def start(self) -> None:
-        """Clean once an hour until the program ends."""
+        """Clean once an hour until the process ends."""
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -33,7 +33,7 @@ class CacheCleaner:
             self.clean()
 
     def clean(self) -> None:
-        """Delete the files that are old enough, and drop the records of deleted ones."""
+        """Delete the files that are old enough, and drop the records of deleted files."""
         kept = {path for block in list(self._app.blocks.values()) for path in getattr(block, "keep_in_cache", ())}
         seen: dict[str, tuple[int, float]] = {}
         for files in self._app.temp_file_sets:

@@ -1,6 +1,6 @@
 """Limits per client: failed logins, uploads, events in Gradio's queue, open requests, and free disk space.
 
-A client is an address. Clients on this machine have no limits but those of the login and the disk.
+A client is an IP address. Clients on this machine are limited only by the login and the disk.
 """
 
 import ipaddress
@@ -31,7 +31,7 @@ Refusal = tuple[int, str]  # status and reason
 
 
 def client_of(address: str | None) -> str:
-    """The client at an address: THIS_MACHINE, an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the client at an address: THIS_MACHINE, an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         found = ipaddress.ip_address(address or "127.0.0.1")
     except ValueError:
@@ -44,7 +44,7 @@ def client_of(address: str | None) -> str:
 
 
 def check_disk(folder: Path, coming: int = 0) -> Refusal | None:
-    """Refuse if `coming` bytes would leave less than MIN_FREE on the disk of a folder."""
+    """Return a refusal if `coming` bytes would leave less than MIN_FREE on the disk of a folder; otherwise None."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if shutil.disk_usage(folder).free - coming < MIN_FREE:
@@ -59,9 +59,9 @@ class _Failures:
 
 
 class LoginLimits:
-    """Locks a client out after failed logins; each further failure doubles the wait.
+    """Locks a client out after failed logins; each further failure doubles the waiting time.
 
-    An attempt counts as failed from its start, so that many at a time do not count as one.
+    An attempt is counted as a failure when it starts, so that parallel attempts cannot evade the limit.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,7 +69,7 @@ class LoginLimits:
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait(self, client: str) -> float:
-        """Seconds until a client may try again; 0 if it may now."""
+        """Return the seconds until a client may try again; 0 if it may do so now."""
         return max(self._wait(client, FREE_LOGINS), self._wait(EVERYBODY, FREE_LOGINS_IN_ALL))
 
     def begin(self, client: str) -> None:
@@ -98,7 +98,7 @@ class LoginLimits:
 
 
 class ClientLimits:
-    """Counts what each client uses. Called on the event loop only."""
+    """Counts what each client uses. Called only on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.logins = LoginLimits(clock)
@@ -108,14 +108,14 @@ class ClientLimits:
         self._uploaded: OrderedDict[str, deque[tuple[float, int]]] = OrderedDict()
 
     def login(self, client: str) -> Refusal | None:
-        """Count a login that begins, unless the client is locked out."""
+        """Count the start of a login, unless the client is locked out; return a refusal if it is."""
         if wait := self.logins.wait(client):
             return 429, f"Too many failed logins. Try again in {math.ceil(wait)} seconds."
         self.logins.begin(client)
         return None
 
     def enter(self, client: str, *, uploads: bool) -> Refusal | None:
-        """Count a request that begins; `leave` must follow if it is not refused."""
+        """Count the start of a request; `leave` must follow if it is not refused."""
         if client != THIS_MACHINE:
             if self._open[client] >= MAX_OPEN:
                 return 429, "Too many requests at a time."
@@ -126,14 +126,14 @@ class ClientLimits:
         return None
 
     def leave(self, client: str, *, uploads: bool) -> None:
-        """Count a request that has ended."""
+        """Count the end of a request."""
         for counter, step in ((self._open, 1), (self._uploading, int(uploads))):
             counter[client] -= step
             if counter[client] <= 0:
                 del counter[client]
 
     def receive(self, client: str, size: int, folder: Path) -> Refusal | None:
-        """Count bytes of an upload that arrive; size 0 checks only."""
+        """Count the received bytes of an upload; a size of 0 only checks the limit."""
         if refusal := check_disk(folder, size):
             return refusal
         if client == THIS_MACHINE:
@@ -153,12 +153,12 @@ class ClientLimits:
 
 
 def events_of(client: str, queue: Any) -> int:
-    """How many events of a client run or wait in Gradio's queue."""
+    """Return the number of a client's events that are running or waiting in Gradio's queue."""
     waiting = [event for part in queue.event_queue_per_concurrency_id.values() for event in part.queue]
     running = [event for job in queue.active_jobs if job is not None for event in job]
     return sum(client_of(event.request.client and event.request.client.host) == client for event in waiting + running)
 
 
 def client_of_request(request: Any) -> str:
-    """The client that sent a gr.Request."""
+    """Return the client that sent a gr.Request."""
     return client_of(getattr(getattr(request, "client", None), "host", None))

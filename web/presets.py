@@ -1,4 +1,4 @@
-"""Named presets of conversion options, as JSON files on the server."""
+"""Named presets of conversion options, stored as JSON files on the server."""
 
 from pathlib import Path
 
@@ -21,26 +21,29 @@ class Presets:
         self._folder = folder
 
     def names(self) -> list[str]:
-        """All presets by name."""
+        """Return the names of all presets, sorted."""
         return sorted(path.stem for path in self._folder.glob("*.json") if not path.name.startswith("."))
 
     def path(self, name: str) -> Path:
-        """The file of a preset, which may not exist."""
+        """Return the file of a preset, whether or not it exists."""
         return inside(self._folder, f"{check_name(name, 'preset')}.json", "preset")
 
     def save(self, name: str, options: ConvertOptions) -> None:
-        """Save options under a name; an older preset of that name is replaced."""
+        """Save options under a name, replacing any preset of that name."""
         write_json(self.path(name), options.model_dump(mode="json", exclude={"device"}))
 
     def load(self, name: str) -> ConvertOptions:
-        """The options of a preset. Raises MissingFileError or ConfigError."""
+        """Load the options of a preset.
+
+        Raises MissingFileError if it does not exist, and ConfigError if it is invalid.
+        """
         path = self.path(name)
         if not path.is_file():
             raise MissingFileError(path, "Choose a preset from the list.")
         return read_preset(path)
 
     def import_file(self, path: Path) -> str:
-        """Add a preset file from outside under its own name, which must be free; returns the name."""
+        """Import an external preset file under its own name, which must be unused; return the name."""
         options = read_preset(path)
         if self.path(path.stem).exists():
             raise ConfigError("A preset named {name} already exists. Rename the file.", name=path.stem)
@@ -48,7 +51,7 @@ class Presets:
         return path.stem
 
     def remembered(self, voice: str) -> ConvertOptions | None:
-        """The options that an earlier version saved as used last with a voice; None if there are none to be read.
+        """Return the options last used with a voice, as saved by an earlier version; None if there are no valid ones.
 
         They are now kept in the browser (web/tabs/remembered.py).
         """
@@ -60,7 +63,7 @@ class Presets:
 
 
 def read_preset(path: Path) -> ConvertOptions:
-    """Read a preset; raises ConfigError if it is not one. Options it does not name have their defaults."""
+    """Read a preset; options that it does not contain have their defaults. Raises ConfigError if it is not a preset."""
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError("{file} is too large for a preset. Choose another file.", file=path.name)
     try:

@@ -1,8 +1,8 @@
-"""ASGI middleware that decides which requests reach Gradio: who sends them, how large, how many, who is logged in.
+"""ASGI middleware that decides which requests reach Gradio, by sender, size, number and login.
 
-Without a login the page listens on this machine only, and a website that is open in the same browser must not use it.
-So the header Host must name this machine (against DNS rebinding), and a request that changes something must come from
-the page itself, or from a program that is not a browser.
+Without a login, only this machine can reach the web UI, and a website open in the same browser must not be able to use
+it. Therefore the Host header must name this machine (against DNS rebinding), and a request that changes something must
+come from the web UI itself, or from a program that is not a browser.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class RefusedBodyError(Exception):
 
 
 class RequestChecks:
-    """Refuses requests before Gradio reads them, and adds security headers to every answer."""
+    """Refuses requests before Gradio reads them, and adds security headers to all responses."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None = None, limits: ClientLimits | None = None) -> None:
         """`hosts`: names by which the server may be called; None: any, for a page with a login."""
@@ -139,7 +139,7 @@ def _check_size(size: int, total: int) -> Refusal | None:
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request below the prefix under which a proxy offers the page, as Starlette's router uses it."""
+    """Return the path of a request below the prefix that a proxy adds, as Starlette's router uses it."""
     path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(prefix) :] if prefix and f"{path}/".startswith(f"{prefix}/") else path
 
@@ -149,7 +149,7 @@ def _upload_folder(scope: Scope) -> Path:
 
 
 def host_name(host: str) -> str:
-    """The name or address in a header Host, without its port: "127.0.0.1:7865" or "[::1]:7865"."""
+    """Return the name or address in a Host header, without its port: "127.0.0.1:7865" or "[::1]:7865"."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
@@ -248,7 +248,7 @@ class _Checked:
 
 
 async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """The answer to an invalid request: what is wrong, without repeating the request."""
+    """Return the response to an invalid request: what is invalid, without repeating the request."""
     assert isinstance(error, RequestValidationError)
     problems = [
         {"type": problem["type"], "loc": [str(part)[:MAX_ECHOED] for part in problem["loc"]], "msg": problem["msg"]}

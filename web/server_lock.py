@@ -1,4 +1,4 @@
-"""One server per folder: a second one would treat the running jobs of the first as interrupted."""
+"""Allows one server per folder: a second one would treat the running jobs of the first as interrupted."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ MAX_SHOWN = 200  # characters of an address
 
 
 class ServerLock:
-    """The lock of a folder, held while its server runs, and the addresses at which that server is reached."""
+    """The lock of a folder, held while its server runs, and the addresses at which the server can be reached."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -22,7 +22,7 @@ class ServerLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock. ConfigError with the address of the server that holds it already."""
+        """Hold the lock. Raises ConfigError, with the address of the other server, if another server holds it."""
         with folder_lock(self._folder, ".server.lock", self._in_use):
             try:
                 self._addresses.unlink(missing_ok=True)  # of a server that was killed
@@ -31,7 +31,7 @@ class ServerLock:
                 self._addresses.unlink(missing_ok=True)
 
     def announce(self, addresses: Sequence[str]) -> None:
-        """Write the addresses of the page, for the message of a second server."""
+        """Write the addresses of the server to the lock file, for the error message of a second server."""
         write_json(self._addresses, {"addresses": list(addresses)})
 
     def _in_use(self) -> ConfigError:

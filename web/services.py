@@ -40,7 +40,7 @@ JOBS, PRESETS = ".jobs", ".presets"  # below the folder of logs
 
 @dataclass(frozen=True)
 class VoiceCard:
-    """An entry of the voice list, made without opening the voice's file."""
+    """An entry of the voice list, created without opening the voice's file."""
 
     name: str
     indexed: bool
@@ -50,12 +50,12 @@ class VoiceCard:
 
 @dataclass(frozen=True)
 class Services:
-    """The functions behind the page; voices are referred to by name.
+    """The functions behind the web UI; voices are referred to by name.
 
-    `inspect_files` lists the contents of files, unpacking archives below a temporary folder; `add_files` adds them, the
-    only voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files of a
-    link into a folder; None: the page takes no links. `local`: only the user of this machine can open the page, and
-    may name any of its folders.
+    `inspect_files` lists the contents of files, unpacking archives below a temporary folder; `add_files` adds them, a
+    single voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files of a
+    link into a folder; if it is None, links are not allowed. `local` means that only the user of this machine can reach
+    the web UI, and may use any of its folders.
     """
 
     device: str
@@ -91,10 +91,10 @@ def make_services(
     links: bool | None = None,
     runners: Mapping[Kind, Runner] | None = None,
 ) -> Services:
-    """Connect the page to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
+    """Connect the web UI to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
 
-    `roots` None: `lib.voice.library.voice_roots`. `links`: whether users may give links to download from; None: if the
-    page is `local`. Raises ConfigError for an unusable device.
+    `roots` defaults to `lib.voice.library.voice_roots`. `links` is whether users may give links to download; it
+    defaults to `local`. Raises ConfigError if the device cannot be used.
     """
     home = (roots or voice_roots())[0]
     inspect, add, fetch_link = _intake(home, roots, logs, local=local)
@@ -161,7 +161,7 @@ def _intake(
 
 
 def converting_runners(roots: Sequence[Path] | None = None) -> dict[Kind, Runner]:
-    """The runners of all kinds of jobs, for the voices of `roots`; loaded voices stay in memory."""
+    """Return the runners of all job kinds, for the voices of `roots`; loaded voices stay in memory."""
     voices = _VoiceCache()
 
     def load(chosen: str, index: str, device: str) -> "VoiceConverter":
@@ -180,7 +180,7 @@ def converting_runners(roots: Sequence[Path] | None = None) -> dict[Kind, Runner
 
 
 def in_subprocess(worker: Worker) -> dict[Kind, Runner]:
-    """Runners that convert in the worker process; every training job starts its own processes."""
+    """Return runners that convert in the worker process; every training job starts its own processes."""
     return {"train": train, **{kind: worker.runner(kind) for kind in QUEUES[0]}}
 
 
@@ -191,40 +191,40 @@ def _card(voice: Voice) -> VoiceCard:
 
 
 def publish(voice: Path, publication: "Publication", token: str) -> str:
-    """Upload a voice and its index to the account of the token; returns the address."""
+    """Upload a voice and its index to the account of the token; return the URL."""
     from lib.voice.publish import publish_voice
 
     return publish_voice(voice, find_index(voice), publication, token)
 
 
 def facts_of_voices(roots: Sequence[Path] | None = None, *, open_files: bool = False) -> dict[str, VoiceFacts]:
-    """The facts of every voice by its name; `open_files` reads voice files, too."""
+    """Return the metadata of every voice, keyed by its name; `open_files` reads voice files, too."""
     return {voice.name: read_facts(voice.path, open_file=open_files) for voice in list_voices(roots)}
 
 
 def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, float, float] | None:
-    """Low, median and high F0 in Hz that a voice was trained on; None if its file does not record it."""
+    """Return the 5th, 50th and 95th percentile in Hz of the F0 that a voice was trained on; None if not recorded."""
     from lib.voice.model_file import read_voice_model, training_range
 
     return training_range(read_voice_model(find_voice(name, roots).path))
 
 
 def family_of(name: str, roots: Sequence[Path] | None = None) -> str:
-    """The family of a voice."""
+    """Return the family of a voice."""
     from lib.voice.model_file import read_voice_model
 
     return read_voice_model(find_voice(name, roots).path).family
 
 
 def index_rate(name: str, roots: Sequence[Path] | None = None) -> float:
-    """The recommended index rate of a voice, or the default of its family."""
+    """Return the recommended index rate of a voice, or the default of its family."""
     from lib.voice.model_file import read_voice_model, recommended_index_rate
 
     return recommended_index_rate(read_voice_model(find_voice(name, roots).path))
 
 
 def names_of_speakers(name: str, roots: Sequence[Path] | None = None) -> dict[int, str]:
-    """The speaker names of a voice by speaker number, those that its file contains."""
+    """Return the speaker names that a voice's file contains, keyed by speaker number."""
     from lib.voice.model_file import read_voice_model, speaker_names
 
     return speaker_names(read_voice_model(find_voice(name, roots).path))

@@ -1,4 +1,4 @@
-"""Builds options models from values of a form or a job file, with one error that names the wrong values."""
+"""Builds options models from values of a form or a job file, with one error that lists the invalid values."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,7 +13,10 @@ MAX_ECHOED = 100  # characters of a wrong value that a message repeats
 
 
 def checked(model: type[Options], values: Mapping[str, object]) -> Options:
-    """Build options from values by name; an empty text is None where None is allowed. Raises ConfigError."""
+    """Build options from values keyed by field name; an empty string becomes None if the field allows it.
+
+    Raises ConfigError, listing the invalid values, if there are any.
+    """
     fields = model.model_fields
     empty = [name for name, value in values.items() if value == "" and name in fields and fields[name].default is None]
     try:
@@ -24,7 +27,7 @@ def checked(model: type[Options], values: Mapping[str, object]) -> Options:
 
 
 def describe_problems(error: ValidationError) -> str:
-    """The first wrong values by the names of their fields, with the rule each breaks."""
+    """Describe the first invalid values, with the names of their fields and the rules they break."""
     problems = []
     for problem in error.errors()[:MAX_PROBLEMS]:
         field, value = " ".join(map(str, problem["loc"])), str(problem["input"])

@@ -1,1 +1,4 @@
-"""The page in many languages. Read in this order: translator, messages, placeholders, middleware; catalogue checks."""
+"""Translation of the web UI.
+
+Read in this order: translator, messages, placeholders, middleware. catalogue checks the translations.
+"""

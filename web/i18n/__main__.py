@@ -1,4 +1,4 @@
-"""python -m web.i18n check|missing|obsolete: compares i18n/messages/ with the templates in the program.
+"""Compares i18n/messages/ with the templates in the source code: python -m web.i18n check|missing|obsolete.
 
 `missing` prints the templates that a language lacks as JSON, ready to be translated and merged into i18n/messages/.
 """

@@ -1,4 +1,4 @@
-"""Compares the catalogues with the templates in the program: what is missing, what is obsolete."""
+"""Compares the catalogues with the templates in the source code: which are missing, and which are obsolete."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ def _nodes() -> Iterator[ast.AST]:
 
 @cache
 def templates() -> frozenset[str]:
-    """The templates of all errors and messages that the program makes."""
+    """Return the templates of all errors and messages in the source code."""
     return frozenset(found for node in _nodes() if isinstance(node, ast.Call) and (found := _template(node)))
 
 
@@ -43,33 +43,33 @@ def _template(call: ast.Call) -> str | None:
 
 @cache
 def constants() -> frozenset[str]:
-    """Every text in the program; names of facts, for example, are looked up in the catalogues as they are."""
+    """Return all string constants in the source code; some, such as labels of metadata, are translated as they are."""
     texts = {node.value for node in _nodes() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {node.arg for node in _nodes() if isinstance(node, ast.keyword) and node.arg}
     return frozenset(texts | {text.replace("_", " ") for text in texts | names})
 
 
 def read(locale: str) -> dict[str, str]:
-    """The catalogue of a language; empty if it has none yet."""
+    """Read the catalogue of a language; empty if it has none yet."""
     path = CATALOGUES / f"{locale}.json"
     texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return texts
 
 
 def missing(locale: str) -> list[str]:
-    """Templates that a language does not translate yet, sorted."""
+    """Return the templates that a language does not translate yet, sorted."""
     return sorted(template for template in templates() - read(locale).keys() if _has_words(template))
 
 
 def obsolete(locale: str) -> list[str]:
-    """Entries of a language that the program does not use any more, sorted."""
+    """Return the entries of a language that the source code no longer uses, sorted."""
     return sorted(read(locale).keys() - templates() - constants())
 
 
 def fields(template: str) -> list[tuple[str, str, str]]:
-    """The placeholders of a template: name, format and conversion, sorted.
+    """Return the placeholders of a template: name, format and conversion, sorted.
 
-    Raises ValueError if it is no valid template.
+    Raises ValueError if the template is invalid.
     """
     parsed = string.Formatter().parse(template)
     return sorted((name, spec or "", conversion or "") for _, name, spec, conversion in parsed if name is not None)

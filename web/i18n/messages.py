@@ -1,4 +1,4 @@
-"""Translates errors, progress and facts that lib, infer and train report, from their templates.
+"""Translates the errors, progress messages and metadata reported by lib, infer and train.
 
 A catalogue per language, i18n/messages/LANGUAGE.json, maps each English template to its translation, as gettext does.
 Untranslated messages stay in English.
@@ -19,7 +19,7 @@ PREFIX = "message:"  # of the keys of templates among the texts of a language
 
 @cache
 def catalogue(locale: str) -> Mapping[str, str]:
-    """The translations of a language by their English templates; empty for English and for a new language."""
+    """Return the translations of a language, keyed by English template; empty for English and for a new language."""
     path = CATALOGUES / f"{locale}.json"
     texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if locale != MASTER and path.is_file() else {}
     return texts
@@ -27,26 +27,29 @@ def catalogue(locale: str) -> Mapping[str, str]:
 
 @cache
 def known_templates() -> frozenset[str]:
-    """The templates that at least one language translates."""
+    """Return the templates that at least one language translates."""
     return frozenset(template for locale in LANGUAGES for template in catalogue(locale))
 
 
 @cache
 def key_of(template: str) -> str:
-    """The key of a template among the texts of a language."""
+    """Return the key of a template among the texts of a language."""
     return PREFIX + hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
 @cache
 def page_texts(locale: str) -> Mapping[str, str]:
-    """All texts of a language by their keys: those of the page and those of the catalogue."""
+    """Return all texts of a language, keyed as placeholders are: those of the web UI and those of the catalogue."""
     translations = catalogue(locale)
     messages = {key_of(template): translations.get(template, template) for template in known_templates()}
     return {**texts_of(locale), **messages}
 
 
 def translated(t: Translator, text: str) -> str:
-    """A message in the language of `t`; a text without a template is looked up as it is, and stays if unknown."""
+    """Translate a message with `t`.
+
+    A plain string is looked up as it is, and returned unchanged if it is unknown.
+    """
     template = text.template if isinstance(text, Message) else text
     if template not in known_templates():
         if isinstance(text, Message) and any(isinstance(value, Message) for value in text.values.values()):

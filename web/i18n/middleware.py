@@ -1,7 +1,7 @@
-"""ASGI middleware that translates the placeholders in every answer into the language of the user.
+"""ASGI middleware that replaces the placeholders in all responses by text in the user's language.
 
-Pages, results of handlers, messages and progress pass through it. Changing the language sets a cookie and reloads the
-page; jobs on the server keep running.
+HTML pages, results of handlers, messages and progress pass through it. Changing the language sets a cookie and reloads
+the web UI; jobs on the server keep running.
 """
 
 import json
@@ -21,7 +21,7 @@ LARGE = 65_536  # bytes of an answer that is translated outside of the event loo
 
 
 class TranslateMiddleware:
-    """Replaces placeholders in answers, and inserts the chosen language and theme into pages."""
+    """Replaces placeholders in responses, and inserts the chosen language and theme into HTML pages."""
 
     def __init__(self, app: ASGIApp, default: str | None = None) -> None:
         self._app = app
@@ -97,9 +97,10 @@ ATTRIBUTES = (
 
 
 def page_script(locale: str) -> str:
-    """The first script of a page. Gradio's own texts follow `navigator.language`, and its theme a query parameter.
+    """Return the first script of the HTML page.
 
-    The heading of its messages is always "Error", whatever title is set, so a style replaces it.
+    Gradio's own texts follow `navigator.language`, and its theme a query parameter. The heading of its messages is
+    always "Error", whatever title is set, so a style replaces it.
     """
     tag = locale.replace("_", "-")
     failed = json.dumps(texts_of(locale)["error.title"], ensure_ascii=False)
@@ -118,6 +119,6 @@ def page_script(locale: str) -> str:
 
 
 def choose_script() -> str:
-    """A JavaScript function that stores the language it is given and shows the page in it."""
+    """Return a JavaScript function that stores a language and reloads the web UI in it."""
     attributes = "path=/;max-age=31536000;SameSite=Lax"
     return f"(name)=>{{document.cookie='{COOKIE}='+name+';{attributes}';location.reload();}}"

@@ -1,9 +1,10 @@
-"""Placeholders for the texts of the page; the middleware replaces them by text in the user's language.
+"""Placeholders for the texts of the web UI; the middleware replaces them by text in the user's language.
 
-Gradio builds a page once for all users. So `PageTexts` returns, instead of a text, a placeholder that holds the id of
-the text and its values, and `translate` inserts the text of one language. A placeholder is made of delimiters that
-contain a random token of this process: text from outside can never be one. They are ASCII, so JSON and HTML leave them
-alone, except for the backslash in the first one: JSON doubles it, so their number shows the depth of nesting.
+Gradio builds the web UI once for all users. Therefore `PageTexts` returns, instead of a text, a placeholder with the
+text's key and values, and `translate` inserts the text in one language. The delimiters of a placeholder contain a
+random token of this process, so that external input cannot imitate one. They are ASCII, so JSON and HTML leave them
+unchanged, except for the backslash in the first delimiter: each level of JSON doubles it, so the number of backslashes
+tells `translate` how many levels of escaping the inserted text needs.
 """
 
 import html
@@ -24,7 +25,7 @@ MAX_NESTED = 8  # placeholders within placeholders; deeper ones are dropped
 
 
 class PageTexts(Translator):
-    """A Translator that returns placeholders, so that each user gets the page in the language of their choice."""
+    """A Translator that returns placeholders, so that each user gets the web UI in their own language."""
 
     def __init__(self, default: str | None = None) -> None:
         super().__init__(default or MASTER)
@@ -45,20 +46,23 @@ class PageTexts(Translator):
         )
 
     def bounded(self, text: str) -> str:
-        """A text from outside, shortened if it is long; with placeholders, whose values are short, later."""
+        """Limit the length of external text.
+
+        Text with placeholders has a higher limit, because the values in them have been limited already.
+        """
         return shorten(text, MAX_WITH_PLACEHOLDERS) if _TOKEN in text else shorten(text)
 
     def message(self, key: str, template: str, words: str, fields: Mapping[str, str]) -> str:
-        """The placeholder of a message of the program."""
+        """Return the placeholder of a Message."""
         return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{value}" for name, value in fields.items()) + END
 
     def for_request(self, request: Any) -> Translator:
-        """A translator into the language of a gr.Request, for texts that do not go to the browser as text."""
+        """Return a translator into the language of a gr.Request, for texts that do not pass through the middleware."""
         return Translator(request_language(request.headers, self.default))
 
 
 def request_language(headers: Mapping[str, str], default: str | None) -> str:
-    """The language of a request, from its cookie or what its browser accepts."""
+    """Return the language of a request, from its cookie or its Accept-Language header."""
     return choose_language(cookie_language(headers.get("cookie", "")), headers.get("accept-language", ""), default)
 
 
@@ -89,9 +93,9 @@ class _Open:
 
 
 def translate(text: str, texts: Mapping[str, str] | None = None, *, in_html: bool = False) -> str:
-    """Replace every placeholder in plain text, JSON or HTML that holds JSON, in one pass; without `texts` in English.
+    """Replace all placeholders in plain text, JSON, or HTML that contains JSON, in one pass.
 
-    `in_html` escapes words for HTML where they do not stand in JSON.
+    `texts` defaults to English. If `in_html` is set, inserted text outside JSON is escaped for HTML.
     """
     texts = texts_of(MASTER) if texts is None else texts
     output: list[str] = []

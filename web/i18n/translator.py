@@ -1,4 +1,4 @@
-"""Translator: text keys to texts of one language; the list of languages, and the choice of one for a request."""
+"""Translator: returns the text of a key in one language; also the list of languages and the choice for a request."""
 
 import json
 import re
@@ -31,7 +31,7 @@ LANGUAGES: Mapping[str, str] = {  # by their own names, in the order of the choi
 
 
 class Translator:
-    """The texts of one language, by id; placeholders such as {seconds} are filled from keyword arguments."""
+    """The texts of one language, by key; placeholders such as {seconds} are filled from keyword arguments."""
 
     def __init__(self, locale: str = MASTER) -> None:
         self.locale = locale
@@ -42,35 +42,38 @@ class Translator:
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:
-        """A text with its fields filled in; without fields the text as it is."""
+        """Fill in the fields of a text; without fields it is returned as it is."""
         return fill_fields(text, fields) if fields else text
 
     def bounded(self, text: str) -> str:
-        """A text from outside, shortened if it is long."""
+        """Limit the length of external text."""
         return shorten(text)
 
     def message(self, key: str, template: str, words: str, fields: Mapping[str, str]) -> str:
-        """A message of the program, of which `words` is the translation; used by `web.i18n.messages`."""
+        """Return a Message in this language; `words` is the translation of its `template`.
+
+        It is called by `web.i18n.messages`.
+        """
         return self.fill(words, fields)
 
     def for_request(self, request: Any) -> "Translator":
-        """The translator for texts made while answering a request (a gr.Request): this one, which has one language."""
+        """Return the translator for texts created while handling a gr.Request: this one, which has one language."""
         return self
 
 
 def shorten(text: str, limit: int = MAX_VALUE) -> str:
-    """A text that may repeat what a request or a file contains, of at most `limit` characters."""
+    """Limit text from a request or a file to `limit` characters."""
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def field_name(name: str, spec: str | None, conversion: str | None) -> str:
-    """The name of a field with its format: "size" or "size!:.1f"."""
+    """Return the name of a field with its format: "size" or "size!:.1f"."""
     return f"{name}!{conversion or ''}:{spec}" if spec or conversion else name
 
 
 @lru_cache(4096)
 def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
-    """A text as pairs of literal text and the name of the field that follows them, if one does."""
+    """Split a text into pairs of literal text and the name of the field that follows it, or None."""
     return tuple(
         (words, None if name is None else field_name(name, spec, conversion))
         for words, name, spec, conversion in Formatter().parse(text)
@@ -78,13 +81,13 @@ def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def fill_fields(text: str, fields: Mapping[str, str]) -> str:
-    """A text with its fields filled in; they are formatted already."""
+    """Fill in the fields of a text with values that have already been formatted."""
     return "".join(words + (fields.get(name, "") if name else "") for words, name in text_parts(text))
 
 
 @cache
 def texts_of(locale: str) -> Mapping[str, str]:
-    """All texts of a language, falling back to English."""
+    """Return all texts of a language, with English ones for those that are missing."""
     texts: dict[str, str] = {}
     for name in dict.fromkeys((MASTER, locale)):
         texts |= json.loads((LOCALES / f"{name}.json").read_text(encoding="utf-8"))
@@ -92,9 +95,9 @@ def texts_of(locale: str) -> Mapping[str, str]:
 
 
 def check_language(name: str | None) -> str | None:
-    """Return the language that a user named ("ja", "pt-br", "zh"), or None for none.
+    """Return the language given by the user ("ja", "pt-br", "zh"), or None if none is given.
 
-    Raises ConfigError with all languages.
+    Raises ConfigError, listing all languages, if it is unknown.
     """
     if name is None:
         return None
@@ -106,7 +109,7 @@ def check_language(name: str | None) -> str | None:
 
 
 def cookie_language(header: str) -> str | None:
-    """The language chosen on the page, from the header Cookie ("a=1; revoice-language=ja"), if there is one."""
+    """Return the language chosen in the web UI from a Cookie header ("a=1; revoice-language=ja"), if there is one."""
     for pair in header.split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE and value in LANGUAGES:
@@ -115,9 +118,9 @@ def cookie_language(header: str) -> str | None:
 
 
 def choose_language(chosen: str | None, accepted: str, default: str | None) -> str:
-    """The language to answer in: chosen on the page, else the server's default, else the browser's first known one.
+    """Return the language of a response: `chosen` in the web UI, else the server's default, else the browser's.
 
-    `accepted` is the header Accept-Language ("de-CH,de;q=0.9,en;q=0.8").
+    `accepted` is the Accept-Language header ("de-CH,de;q=0.9,en;q=0.8"), of which the first supported language is used.
     """
     if chosen in LANGUAGES:
         return str(chosen)

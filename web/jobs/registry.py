@@ -1,8 +1,8 @@
-"""The jobs of the server that wait, run or have ended. They do not depend on an open page and survive a restart.
+"""The server's jobs: queued, running and finished. They do not depend on an open browser window and survive a restart.
 
 There are two queues, each of which runs one job at a time: conversions, and training (in subprocesses, see runners.py).
-Every job has a folder with `job.json`, written on each change of state; jobs that a killed server left running or
-waiting are "interrupted" at the next start and can be resumed.
+Every job has a folder with `job.json`, written on each change of state; jobs that were running or queued when the
+server was killed are "interrupted" at the next start and can be resumed.
 """
 
 import json
@@ -71,24 +71,24 @@ class JobView:
 
     @property
     def active(self) -> bool:
-        """Whether the job runs or will run without further action."""
+        """Whether the job is running or queued."""
         return self.state in ("waiting", "running")
 
     @property
     def resumable(self) -> bool:
-        """Whether `resume` may put it back in its queue."""
+        """Whether the job can be queued again with `resume`."""
         return self.request is not None and self.state in ("interrupted", "failed", "cancelled")
 
     @property
     def seconds_left(self) -> float | None:
-        """The estimated remaining time; None before the job has made progress."""
+        """Estimated remaining time in seconds; None before the job has made progress."""
         if self.state != "running" or self.started is None or not 0 < self.done <= self.total:
             return None
         return max(0.0, (_now() - self.started) / self.done * (self.total - self.done))
 
 
 def unexpected(error: Exception) -> Message:
-    """The message for a failure of the machine, or for a bug; the log has the details."""
+    """Return the message for a system failure or a bug; the log has the details."""
     if known := machine_error(error):
         return known.message
     return Message(
@@ -107,7 +107,7 @@ class JobContext:
         self._add_line = add_line
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """A `lib.progress.Progress`; raises Cancelled once the job was cancelled."""
+        """A `lib.progress.Progress`; raises Cancelled once the job has been cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
         self._change(done=done, total=total, what=what)
@@ -117,7 +117,7 @@ class JobContext:
         self._add_line(line)
 
     def publish(self, **details: Any) -> None:
-        """Publish JSON-able values to the page."""
+        """Publish JSON-serialisable values to the web UI."""
         self._change(details=details)
 
 
@@ -126,7 +126,7 @@ _JOB_FILE = TypeAdapter(JobView)  # validates; its values would not keep the tem
 
 
 class JobRegistry:
-    """All jobs of a server. Safe to call from any thread."""
+    """All jobs of a server. Thread-safe."""
 
     def __init__(self, folder: Path, runners: Mapping[Kind, Runner]) -> None:
         self._folder = folder
@@ -157,11 +157,10 @@ class JobRegistry:
             self._write(job.id)
 
     def submit(self, title: str, request: Request, client: str = THIS_MACHINE) -> str:
-        """Put a job in its queue and return its id.
+        """Copy the uploads of a request into a new job's folder, add the job to its queue and return its id.
 
-        Raises ConfigError if too many wait already, of all or of this client.
-
-        The uploads of the request are copied into the job's folder, because the server deletes uploads when it ends.
+        They are copied because the server deletes uploads when it ends. Raises ConfigError if the queue already has too
+        many jobs, in total or of this client, or if the copies exceed a limit.
         """
         kind = kind_of(request)
         job_id = secrets.token_hex(8)
@@ -181,20 +180,20 @@ class JobRegistry:
         return job_id
 
     def get(self, job_id: str) -> JobView:
-        """The job as it is now. Raises ConfigError for an unknown id."""
+        """Return the current state of a job. Raises ConfigError if the id is unknown."""
         with self._changed:
             if job_id not in self._jobs:
                 raise ConfigError("There is no job {job!r}. It may have been deleted.", job=job_id[:MAX_LINE])
             return self._jobs[job_id]
 
     def jobs(self, *kinds: Kind) -> list[JobView]:
-        """Jobs of these kinds, or all; the newest first."""
+        """Return the jobs of these kinds, or all jobs, newest first."""
         with self._changed:
             found = [job for job in self._jobs.values() if not kinds or job.kind in kinds]
         return sorted(found, key=lambda job: (job.number, job.created), reverse=True)
 
     def cancel(self, job_id: str) -> None:
-        """Remove a waiting job from its queue, or ask a running one to end."""
+        """Remove a queued job from its queue, or request a running one to stop."""
         with self._changed:
             job = self.get(job_id)
             if job.state == "waiting":
@@ -205,7 +204,7 @@ class JobRegistry:
                 self._set(job_id, stopping=True)
 
     def resume(self, job_id: str) -> str:
-        """Put an interrupted, failed or cancelled job back in its queue, with the files it has made. Returns its id."""
+        """Queue an interrupted, failed or cancelled job again, keeping the files it has written; return its id."""
         with self._changed:
             job = self.get(job_id)
             if not job.resumable:
@@ -219,7 +218,7 @@ class JobRegistry:
         return job_id
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that has ended, with the files in its folder."""
+        """Delete a finished job and the files in its folder."""
         with self._changed:
             if self.get(job_id).active:
                 raise ConfigError("A queued or running job cannot be deleted. Cancel it first.")
@@ -228,13 +227,13 @@ class JobRegistry:
             shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
     def wait(self, job_id: str, seconds: float | None = None) -> JobView:
-        """Wait until the job has ended, or for `seconds` at most; returns its state at that time."""
+        """Wait until the job has ended, at most `seconds`; return its state."""
         with self._changed:
             self._changed.wait_for(lambda: not self.get(job_id).active, seconds)
             return self.get(job_id)
 
     def close(self, seconds: float = 60.0) -> None:
-        """Cancel running jobs and wait for their end; waiting jobs become "interrupted"."""
+        """Cancel running jobs and wait until they have ended; queued jobs become "interrupted"."""
         with self._changed:
             self._closing = True
             for context in self._contexts.values():

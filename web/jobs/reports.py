@@ -2,7 +2,7 @@
 
     {"done", "total", "what"}   progress; "what" may be a message
     {"log"}                     a line of the job's log
-    {"details"}                 values that the runner publishes to the page
+    {"details"}                 values that the runner publishes to the web UI
     {"record"}                  an entry of the log of the process: [logger, level, text]
     {"files"}                   last, after a success: the files that were written
     {"error"}                   last, after a failure: {"type", "template", "values"}
@@ -22,12 +22,12 @@ from web.jobs.registry import JobContext
 
 
 def read_report(value: Any) -> dict[str, Any]:
-    """A report from parsed JSON; anything else is a line of the log."""
+    """Return a report from parsed JSON; anything else becomes a line of the log."""
     return {key: from_json(item) for key, item in value.items()} if isinstance(value, dict) else {"log": str(value)}
 
 
 def handle_report(report: Mapping[str, Any], context: JobContext) -> None:
-    """Pass progress, log lines and details on to the job; does nothing with last reports."""
+    """Pass progress, log lines and details on to the job; other reports are ignored."""
     if {"done", "total", "what"} <= report.keys():
         with contextlib.suppress(Cancelled):  # the process itself is asked to stop
             context.progress(int(report["done"]), int(report["total"]), _text(report["what"]))

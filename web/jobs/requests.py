@@ -1,4 +1,4 @@
-"""Typed requests of jobs: passed from the page to a runner and stored in job files, validated in both cases.
+"""Typed job requests: passed from the web UI to a runner and stored in job files, validated in both cases.
 
 Job files of earlier versions are upgraded when they are read.
 """
@@ -30,7 +30,7 @@ class JobRequest(BaseModel, frozen=True, extra="forbid"):
     """Base class of all requests."""
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with every uploaded file replaced by `copy(file)`."""
+        """Return the request with every uploaded file replaced by `copy(file)`."""
         return self
 
 
@@ -43,7 +43,7 @@ class ConversionRequest(JobRequest, frozen=True):
 
 
 class ConvertRequest(ConversionRequest, frozen=True):
-    """Convert one recording, with the F0 of `f0_file` if there is one; `f0_curve`: also write the target F0."""
+    """Convert one recording, with the F0 of `f0_file` if given; `f0_curve` also writes the target F0."""
 
     recording: Path
     f0_file: Path | None = None
@@ -51,7 +51,7 @@ class ConvertRequest(ConversionRequest, frozen=True):
     format: AudioFormat = "wav"
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with recording and F0 file replaced by `copy(file)`."""
+        """Return the request with recording and F0 file replaced by `copy(file)`."""
         f0_file = copy(self.f0_file) if self.f0_file else None
         return self.model_copy(update={"recording": copy(self.recording), "f0_file": f0_file})
 
@@ -63,24 +63,24 @@ class CompareRequest(ConversionRequest, frozen=True):
     index_rates: tuple[IndexRate, ...]
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with the recording replaced by `copy(recording)`."""
+        """Return the request with the recording replaced by `copy(recording)`."""
         return self.model_copy(update={"recording": copy(self.recording)})
 
 
 class BatchRequest(ConversionRequest, frozen=True):
-    """Convert uploaded recordings, and recordings by their paths on this machine (`inputs`)."""
+    """Convert uploaded recordings, and recordings given by their paths on this machine (`inputs`)."""
 
     uploads: tuple[Path, ...] = ()
     inputs: tuple[Path, ...] = ()
     format: AudioFormat = "wav"
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with every upload replaced by `copy(upload)`."""
+        """Return the request with every upload replaced by `copy(upload)`."""
         return self.model_copy(update={"uploads": tuple(copy(path) for path in self.uploads)})
 
 
 class CoverRequest(ConversionRequest, frozen=True):
-    """Make a cover of a song, of the song and one stem, or of both stems."""
+    """Create a cover from a song, from the song and one stem, or from both stems."""
 
     options: CoverOptions = CoverOptions()
     song: Path | None = None
@@ -89,13 +89,13 @@ class CoverRequest(ConversionRequest, frozen=True):
     format: AudioFormat = "wav"
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with song and stems replaced by `copy(file)`."""
+        """Return the request with song and stems replaced by `copy(file)`."""
         files = {"song": self.song, "vocals": self.vocals, "instrumental": self.instrumental}
         return self.model_copy(update={name: copy(path) for name, path in files.items() if path})
 
 
 class SayRequest(ConversionRequest, frozen=True):
-    """Synthesise a text, or the text or subtitles of a file."""
+    """Synthesise a text, or a file with text or subtitles."""
 
     options: SpeechOptions = SpeechOptions()
     text: str = ""
@@ -103,14 +103,14 @@ class SayRequest(ConversionRequest, frozen=True):
     format: AudioFormat = "wav"
 
     def with_uploads(self, copy: Callable[[Path], Path]) -> Self:
-        """The request with the file replaced by `copy(file)`."""
+        """Return the request with the file replaced by `copy(file)`."""
         return self.model_copy(update={"file": copy(self.file)}) if self.file else self
 
 
 class TrainRequest(JobRequest, frozen=True):
-    """Train a voice, or run one stage of its training; without `data` the existing clips are used.
+    """Train a voice, or run one stage of its training; if `data` is None, the existing clips are used.
 
-    None stands for the default of the command line.
+    Other fields that are None have the default of the command line.
     """
 
     name: Annotated[str, AfterValidator(lambda name: check_name(name, "voice", is_argument=True))]
@@ -130,12 +130,12 @@ REQUESTS: dict[Kind, type[Request]] = {
 
 
 def kind_of(request: Request) -> Kind:
-    """The kind of job of a request."""
+    """Return the job kind of a request."""
     return next(kind for kind, model in REQUESTS.items() if type(request) is model)
 
 
 def read_request(kind: Kind, values: object) -> Request:
-    """The request of a job file or of a message to the worker. Raises ConfigError for values that are not allowed."""
+    """Read the request of a job file or of a message to the worker. Raises ConfigError if a value is not allowed."""
     if not isinstance(values, Mapping):
         values = {"request": values}
     request: Request = checked(REQUESTS[kind], _upgraded(kind, values))

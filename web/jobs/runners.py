@@ -55,7 +55,7 @@ Load = Callable[[str, str, str], "VoiceConverter"]
 
 
 def make_runners(load: Load) -> dict[Kind, Runner]:
-    """The runners of all kinds of jobs; `load` loads voices."""
+    """Return the runners of all job kinds; `load` loads voices."""
 
     def convert(request: ConvertRequest, context: JobContext) -> Sequence[Path]:
         from infer.batch import Job
@@ -105,9 +105,9 @@ def _convert(voice: "VoiceConverter", job: "Job", options: ConvertOptions, conte
 
 
 def result_name(request: ConversionRequest, index_rate: float, stem: str = "", seconds: float | None = None) -> str:
-    """A name that distinguishes conversions of one recording: song_alice_+12_i0.75_3m05s_20261231-235959.
+    """Return a name that distinguishes conversions of one recording: song_alice_+12_i0.75_3m05s_20261231-235959.
 
-    `seconds`: the length of the recording, where it is known.
+    `seconds` is the length of the recording, if known.
     """
     settings = [f"{request.options.pitch_shift:+.4g}", f"i{index_rate:.2g}"]
     if seconds is not None:
@@ -117,7 +117,7 @@ def result_name(request: ConversionRequest, index_rate: float, stem: str = "", s
 
 
 def shorten(text: str) -> str:
-    """As much of a text as fits into NAME_BYTES in UTF-8."""
+    """Shorten a string to at most NAME_BYTES bytes of UTF-8."""
     return text.encode(errors="ignore")[:NAME_BYTES].decode(errors="ignore")
 
 
@@ -152,9 +152,9 @@ def compare_rates(voice: "VoiceConverter", request: CompareRequest, context: Job
 
 
 def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobContext) -> list[Path]:
-    """Convert every recording of a request into the job's folder and write a ZIP of all results.
+    """Convert all recordings of a request into the job's folder and write a ZIP file of all results.
 
-    A resumed job skips recordings whose results exist: results are written atomically.
+    A resumed job skips recordings whose results exist, because results are written atomically.
     """
     from infer.batch import Job, convert_files
 
@@ -186,7 +186,7 @@ def convert_batch(voice: "VoiceConverter", request: BatchRequest, context: JobCo
 
 
 def names_in_archive(paths: Sequence[Path], suffix: str) -> list[str]:
-    """The recordings' own names with another suffix; equal ones are numbered: a.wav, a_2.wav."""
+    """Return the recordings' own names with another suffix; equal names are numbered: a.wav, a_2.wav."""
     names: list[str] = []
     taken: set[str] = set()  # without case, which some systems ignore
     numbers: Counter[str] = Counter()
@@ -205,7 +205,7 @@ def names_in_archive(paths: Sequence[Path], suffix: str) -> list[str]:
 
 
 def train_command(request: TrainRequest) -> list[str]:
-    """The arguments of `python` that run a training job in one process."""
+    """Return the arguments of `python` that run a training job in one process."""
     begins = request.stage in FROM_RECORDINGS
     words = ["-m", "train", request.stage, request.name]
     if begins and request.data:
@@ -231,7 +231,7 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def chosen_gpus(device: str | None) -> list[int]:
-    """The numbers of the GPUs that train together on that device: ALL_GPUS or several, as "0-1-2"; else none."""
+    """Return the numbers of the GPUs if `device` stands for several ("0-1-2", or ALL_GPUS); otherwise an empty list."""
     if device == ALL_GPUS:
         return [int(name.removeprefix("cuda:")) for name, _ in list_devices() if name.startswith("cuda:")]
     numbers = gpu_numbers(device or "")
@@ -239,7 +239,7 @@ def chosen_gpus(device: str | None) -> list[int]:
 
 
 def train_commands(request: TrainRequest, gpus: Sequence[int]) -> list[list[str]]:
-    """The arguments of `python` of every command of a training job; on several GPUs each stage is a command.
+    """Return the arguments of `python` for each command of a training job; on several GPUs each stage is one command.
 
     Stages that can share their work are then started once per GPU.
     """

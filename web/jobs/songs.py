@@ -1,4 +1,4 @@
-"""Runs jobs of covers and of speech from text, in the process that holds the voices."""
+"""Runs cover and speech jobs in the process that has loaded the voices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_cover(voice: "VoiceConverter", request: CoverRequest, name: str, context: JobContext) -> Sequence[Path]:
-    """Make a cover named `name` in the job's folder; returns it and its stems."""
+    """Create a cover called `name` in the job's folder; return it and its stems."""
     from infer.song.cover import CoverMaker, Sources
 
     files = (request.song, request.vocals, request.instrumental)
@@ -38,7 +38,7 @@ def make_cover(voice: "VoiceConverter", request: CoverRequest, name: str, contex
 
 
 def say_text(voice: "VoiceConverter", request: SayRequest, name: str, context: JobContext) -> Sequence[Path]:
-    """Synthesise the text or the subtitles of a request; returns the recording."""
+    """Synthesise the text or the subtitles of a request; return the recording."""
     from infer.speech.engines import load_engine
     from infer.speech.say import speak
     from infer.speech.script import read_script, read_text_file

@@ -1,4 +1,4 @@
-"""Copies the uploads of a job into its folder, within limits of the disk and of the client."""
+"""Copies the uploads of a job into its folder, within the limits of the disk and the client."""
 
 import itertools
 import shutil
@@ -14,15 +14,15 @@ MAX_CLIENT_BYTES = 20 << 30  # that the jobs of a client on another machine may 
 
 
 def size_of(folders: Sequence[Path]) -> int:
-    """Bytes of all files below some folders."""
+    """Return the total size in bytes of all files in some folders."""
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
 def with_copies(request: Request, folder: Path, allowed: int | None) -> Request:
-    """The request with its uploads copied into the job's folder, at most `allowed` bytes of them.
+    """Return the request with its uploads copied into the job's folder, at most `allowed` bytes in total.
 
-    Raises ConfigError if they are more or the disk would be almost full, WriteError if they cannot be written; then
-    nothing is left of the folder.
+    Raises MissingFileError if an upload does not exist, ConfigError if the uploads exceed `allowed` or would nearly
+    fill the disk, and WriteError if they cannot be written; the folder is then removed.
     """
     numbers = itertools.count()
     left = allowed

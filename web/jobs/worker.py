@@ -1,7 +1,7 @@
 """The worker process: runs conversions and keeps their voices in memory.
 
-A long call into a library (harvest over two minutes, a large voice on a CPU) cannot be interrupted. A cancelled
-conversion that does not stop is therefore killed with its process. A crash or a lack of memory fails only the job.
+A long call into a library (harvest over two minutes, a large voice on a CPU) cannot be interrupted. If a cancelled
+conversion does not stop, its process is therefore killed. A crash or running out of memory fails only the job.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ Runners = Mapping[Kind, Runner]
 
 
 class Worker:
-    """Starts the process and sends it one job at a time; starts it again after it has ended."""
+    """Starts the worker process, sends it one job at a time, and restarts it if it has ended."""
 
     def __init__(self, make_runners: Callable[[], Runners], imports: Sequence[str] = ()) -> None:
         """`make_runners` is a module-level function; the process calls it and runs jobs with the result.
@@ -52,7 +52,7 @@ class Worker:
         self._number = 0  # of the job
 
     def runner(self, kind: Kind) -> Runner:
-        """The runner of a JobRegistry for jobs of a kind."""
+        """Return the runner of a JobRegistry for jobs of a kind."""
         return partial(self._run, kind)
 
     def start(self) -> Connection:
@@ -200,7 +200,7 @@ class _Forward(logging.Handler):
 
 
 def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
-    """Run jobs until the server has ended; the main function of the process."""
+    """Run jobs until the server has ended. This is the main function of the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C, and this process ends after it
     loop = _WorkerLoop(pipe)
     logging.basicConfig(level=logging.INFO, handlers=[_Forward(loop)], format="%(message)s")

@@ -1,1 +1,1 @@
-"""The manual, docs/LANGUAGE/*.md: its page of options is generated, and the server shows all of it."""
+"""The manual, docs/LANGUAGE/*.md: generates its page of options, and serves all its pages."""

@@ -1,4 +1,4 @@
-"""python -m web.manual: writes docs/LANGUAGE/options.md anew, after a change of an option or of its texts."""
+"""Generates docs/LANGUAGE/options.md again, after a change of an option or of its texts: python -m web.manual."""
 
 from web.manual.options import write_option_pages
 

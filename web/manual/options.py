@@ -39,7 +39,7 @@ COMMANDS = (
 
 
 def option_page(language: str, earlier: str = "") -> str:
-    """The page of options in a language, as Markdown; paragraphs written by hand are taken from `earlier`."""
+    """Return the page of options in a language, as Markdown; handwritten paragraphs are taken from `earlier`."""
     t, kept, done = Translator(language), by_hand(earlier), set[str]()
     parts = [f"# {page_title(t, 'options')}", navigation(language, "options")]
     for command in COMMANDS:
@@ -53,14 +53,14 @@ def option_page(language: str, earlier: str = "") -> str:
 
 
 def by_hand(page: str) -> Mapping[str, str]:
-    """The paragraphs of a page that were written by hand, by the option that they explain."""
+    """Return the handwritten paragraphs of a page, keyed by the option they explain."""
     sections = re.split(r'^### <a id="(\w+)"></a>.*$|^## .*$', page, flags=re.MULTILINE)[1:]
     pairs = zip(sections[::2], sections[1::2], strict=True)
     return {name: text.partition(BY_HAND)[2].strip() for name, text in pairs if name and BY_HAND in text}
 
 
 def navigation(language: str, page: str) -> str:
-    """Two lines of links that every page of a manual begins with: the other languages, the other pages."""
+    """Return the two lines of links with which every page of a manual begins: other languages, other pages."""
     others = [f"[{LANGUAGES[name]}](../{name}/{page}.md)" for name in MANUALS if name != language]
     t = Translator(language)
     pages = [f"[{page_title(t, name)}]({name}.md)" for name in PAGES if name != page]
@@ -114,7 +114,7 @@ def _number(value: object) -> str:
 
 
 def write_option_pages() -> None:
-    """Write the page of options of every manual anew."""
+    """Generate the page of options of every manual again."""
     from lib.files import write_text
 
     for language in MANUALS:

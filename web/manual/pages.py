@@ -1,7 +1,7 @@
-"""Shows the documents in docs/ as pages below /manual/, and redirects to the manual in the language of the user.
+"""Serves the documents in docs/ as HTML pages below /manual/, and redirects to the user's language.
 
-/manual/options          redirects to the page in the user's language, or in English
-/manual/ja/options.md    docs/ja/options.md as HTML; no other file than a document of docs/ can be read
+/manual/options          redirects to the page in the user's language, or in English /manual/ja/options.md
+docs/ja/options.md as HTML; only documents of docs/ can be read
 """
 
 import html
@@ -34,12 +34,12 @@ td, th {border: 1px solid #8888; padding: .25em .6em; text-align: start}
 
 
 def page_title(t: Translator, page: str) -> str:
-    """The title of a page of the manual."""
+    """Return the title of a page of the manual."""
     return t(f"manual.{page.replace('-', '_')}")
 
 
 def manual_routes(default: str | None) -> Sequence[Route]:
-    """The routes of the manual; `default` is the language if the browser requests no supported language."""
+    """Return the routes of the manual; `default` is the language if the browser requests no supported language."""
 
     def show(request: Request) -> Response:  # no coroutine: Starlette runs it in a thread
         path = request.path_params["path"]
@@ -55,12 +55,12 @@ def manual_routes(default: str | None) -> Sequence[Route]:
 
 
 def documents() -> frozenset[str]:
-    """The paths of the documents below docs/ that can be shown."""
+    """Return the paths of the documents below docs/ that can be served."""
     return frozenset(path.relative_to(DOCS).as_posix() for path in (*DOCS.glob("*.md"), *DOCS.glob("*/*.md")))
 
 
 def render(path: str, text: str, known: Collection[str]) -> str:
-    """A document as HTML. Links to other files than those of `known` become plain text."""
+    """Render a document as HTML. Links to files other than those of `known` become plain text."""
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     tokens = parser.parse(text)
     title = next((token.content for token in tokens if token.type == "inline"), "")

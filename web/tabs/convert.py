@@ -39,7 +39,7 @@ _ALL = frozenset(ConvertOptions.model_fields)
 
 
 def build_convert_tab(t: Translator, services: Services) -> None:
-    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    """Lay out the tab and connect its events, inside the current Blocks."""
     tab = _ConvertTab(t, services)
     with gr.Row():
         with gr.Column():

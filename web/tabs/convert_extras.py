@@ -31,14 +31,14 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build_example(t: Translator, services: Services, recording: Any) -> None:
-    """The name of the recording, a button that fills in the shipped clip, and one that leads to the Cover tab."""
+    """Lay out the name of the recording, a button for the bundled example, and one that opens the Cover tab."""
     name = gr.Markdown(t("convert.music"), elem_id="recording-name")
     with gr.Row():
         button = gr.Button(t("convert.example"), size="sm", visible=EXAMPLE.is_file(), elem_id="example")
         cover = gr.Button(t("convert.to_cover"), size="sm", elem_id="to-cover")
 
     def example() -> str:
-        """A copy of the shipped clip where Gradio may read it, wherever the program was started."""
+        """Return a copy of the bundled example recording, in a folder from which Gradio may serve it."""
         with handle_errors(t):
             copy = services.folder / "example.flac"
             if not copy.is_file():
@@ -54,7 +54,7 @@ def build_example(t: Translator, services: Services, recording: Any) -> None:
 
 
 def build_pitch_shift(t: Translator, services: Services, inputs: Sequence[Any], shift: Any) -> None:
-    """Buttons beside the pitch shift: an octave up or down, and a suggestion from recording and voice with its reason.
+    """Lay out the buttons next to the pitch shift: octave up, octave down, and a suggestion with its reason.
 
     `inputs` are the components of voice and recording.
     """
@@ -80,7 +80,7 @@ def build_pitch_shift(t: Translator, services: Services, inputs: Sequence[Any], 
         return best, gr.update(visible=True), text, use, whole
 
     def suggest_pitch_shift(voice: str | None, recording: str | None) -> float:
-        """The pitch shift in semitones that brings a recording to the range the voice was trained in."""
+        """Suggest the pitch shift in semitones that brings a recording to the range in which the voice was trained."""
         with handle_errors(t):
             return suggested_shift(*measure_pitch(t, services, voice, recording))
 
@@ -92,7 +92,10 @@ def build_pitch_shift(t: Translator, services: Services, inputs: Sequence[Any], 
 
 
 def measure_pitch(t: Translator, services: Services, voice: str | None, recording: str | None) -> tuple[float, float]:
-    """Median F0 in Hz of a recording and of a voice's training data. Raises ConfigError if one of them is unknown."""
+    """Return the median F0 in Hz of a recording and of a voice's training data.
+
+    Raises ConfigError if one of them is unknown.
+    """
     name = listed_voice(t, services, voice)
     if not recording:
         raise ConfigError(t("convert.no_audio"))
@@ -109,7 +112,7 @@ def measure_pitch(t: Translator, services: Services, voice: str | None, recordin
 
 
 def build_presets(t: Translator, services: Services, form: Form[ConvertOptions]) -> None:
-    """Save, load, export and import presets."""
+    """Lay out the controls that save, load, export and import presets."""
     presets = services.presets
     with gr.Row():
         chosen = gr.Dropdown(
@@ -128,14 +131,14 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions])
         return gr.update(choices=presets.names(), value=values["name"].strip())
 
     def load_preset(name: str | None) -> list[Any]:
-        """The options of a preset, and its file."""
+        """Return the options of a preset, and its file."""
         with handle_errors(t):
             if not name:
                 return [gr.skip()] * (len(form.names) + 1)
             return [*values_of(presets.load(name), form.names), str(presets.path(name))]
 
     def import_preset(file: str) -> Any:
-        """Add a preset from a file, under the name of the file."""
+        """Import a preset file under its own name."""
         with handle_errors(t):
             name = presets.import_file(Path(file))
             return gr.update(choices=presets.names(), value=name), None

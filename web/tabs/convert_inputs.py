@@ -1,4 +1,4 @@
-"""Shared by all conversions of the page: checked values of the form, waiting for a job, the report as text."""
+"""Functions shared by all conversions of the web UI: checks of form values, waiting for a job, the report as text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ POLL_SECONDS = 0.2
 
 
 def chosen_options(services: Services, form: Form[Options], values: Mapping[str, Any]) -> Options:
-    """The options of a request; the default device is that of the page.
+    """Return the options of a request; the default device is that of the server.
 
-    Raises ConfigError for values that are not allowed.
+    Raises ConfigError if a value is not allowed.
     """
     device = values.get("device") or services.device
     chosen = {name: values[name] for name in form.names} | {"device": device}
@@ -34,7 +34,7 @@ def chosen_options(services: Services, form: Form[Options], values: Mapping[str,
 
 
 def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
-    """The name of a voice, if there is one of that name. Raises ConfigError otherwise."""
+    """Return `name` if there is a voice of that name. Raises ConfigError if there is not."""
     if not voice:
         raise ConfigError(t("convert.no_voice"))
     if voice not in services.list_voices():
@@ -43,7 +43,7 @@ def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
 
 
 def voice_and_recording(t: Translator, services: Services, values: Mapping[str, Any]) -> tuple[str, Path]:
-    """The voice and the recording of a request. Raises ConfigError if one of them is missing."""
+    """Return the voice and the recording of a request. Raises ConfigError if one of them is missing."""
     voice = listed_voice(t, services, values["voice"])
     if not values["recording"]:
         raise ConfigError(t("convert.no_audio"))
@@ -51,9 +51,9 @@ def voice_and_recording(t: Translator, services: Services, values: Mapping[str, 
 
 
 def listed_index(t: Translator, services: Services, name: str | None) -> str:
-    """The name of an index, if there is one of that name; auto and none are names, too.
+    """Return `name` if there is an index of that name, or if it is auto or none.
 
-    Raises ConfigError otherwise.
+    Raises ConfigError if it is anything else.
     """
     if name and name not in OWN_INDEX and name not in services.list_indexes():
         raise ConfigError(t("convert.unknown_index", name=name))
@@ -63,7 +63,10 @@ def listed_index(t: Translator, services: Services, name: str | None) -> str:
 def wait_for(
     t: Translator, services: Services, job_id: str, request: gr.Request, bar: gr.Progress, pressed: CancelButton
 ) -> JobView:
-    """Wait for a job while moving the page's bar; the cancel button cancels it. The error of a failed job is raised."""
+    """Wait for a job and update the progress bar; the cancel button cancels the job.
+
+    Raises the error of the job if it fails.
+    """
     report = pressed.progress(request, bar)
     while True:
         job = services.registry.wait(job_id, POLL_SECONDS)

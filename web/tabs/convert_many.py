@@ -25,7 +25,7 @@ COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
 
 
 def build_compare(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
-    """One recording with three index rates; `inputs` are the components of voice and recording."""
+    """Lay out the conversion of one recording with three index rates; `inputs` are voice and recording."""
     pressed = CancelButton(t)
     with gr.Column(min_width=160):
         run = gr.Button(t("convert.compare_run"), elem_id="compare")
@@ -55,7 +55,7 @@ def build_compare(t: Translator, services: Services, form: Form[ConvertOptions],
 
 
 def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
-    """Batch conversion: a table of the results, and a ZIP of all.
+    """Lay out the batch conversion: a table of the results, and a ZIP file with all of them.
 
     `inputs` are the components of voice, format, index and device.
     """
@@ -73,7 +73,7 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
     archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
 
     def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Convert many recordings; returns a table with the result of each, and a ZIP of all results."""
+        """Convert many recordings; returns a table with the result of each, and a ZIP file of all results."""
         work = _batch_request(t, services, form, values)
         count = len(work.uploads) + len(work.inputs)
         title = Message("{count} recordings → {voice}", count=count, voice=work.voice)

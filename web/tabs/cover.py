@@ -31,7 +31,7 @@ REFRESH_SECONDS = 5
 
 
 def build_cover_tab(t: Translator, services: Services) -> None:
-    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    """Lay out the tab and connect its events, inside the current Blocks."""
     voice = gr.Dropdown(
         label=t("convert.voice"),
         choices=voice_choices(t, services, open_files=False),

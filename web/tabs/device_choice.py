@@ -1,4 +1,4 @@
-"""A device list that is filled when the page opens."""
+"""A device list that is filled when the web UI opens."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from web.services import Services
 
 
 def device_choice(t: Translator, services: Services, elem_id: str, *, together: bool = False) -> Any:
-    """A drop-down of this machine's devices; `together` offers all GPUs at once, too."""
+    """Lay out a drop-down list of this machine's devices; `together` adds an entry for all GPUs at once."""
     chosen = gr.Dropdown(
         label=t("train.device"), choices=[services.device], value=services.device, allow_custom_value=True,
         elem_id=elem_id,
     )  # fmt: skip
 
     def refresh() -> Any:
-        """Listing devices takes seconds, so the page does not wait for it."""
+        """List the devices. This takes seconds, so it runs after the web UI has opened."""
         devices = list_devices()
         several = [name for name, _ in devices if name.startswith("cuda:")]
         if together and len(several) > 1:

@@ -18,12 +18,10 @@ MAX_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 
 
 class Form(Generic[Options]):
-    """The components of an options model; ranges and defaults are the model's.
+    """The components of an options model, with the model's ranges and defaults.
 
-    The constructor adds them to the current Blocks.
-
-    Fields named in `skip` get no component; `parse` gets their values. `shown` are the first values of fields whose
-    default is None but that are shown as numbers.
+    The constructor adds them to the current Blocks. Fields listed in `skip` get no component; their values are passed
+    to `parse`. `shown` gives initial values for fields that have a component for a number but whose default is None.
     """
 
     def __init__(
@@ -46,7 +44,10 @@ class Form(Generic[Options]):
         return both
 
     def parse(self, values: Sequence[object], **fixed: object) -> Options:
-        """Build the options from the components' values, in order. Raises ConfigError naming every wrong field."""
+        """Build the options from the components' values, in order.
+
+        Raises ConfigError, listing the invalid fields, if there are any.
+        """
         return checked(self.model, dict(zip(self.names, values, strict=True)) | fixed)
 
 
@@ -80,7 +81,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
 
 
 def manual_link(t: Translator, option: str) -> str:
-    """A link, as Markdown, to the paragraph of the manual about an option; Gradio opens it in a new tab."""
+    """Return a Markdown link to the manual's paragraph about an option; Gradio opens it in a new tab."""
     return f"[{t('manual.title')}](manual/options#{option})"
 
 
@@ -104,7 +105,7 @@ def _let_sliders_accept_none() -> None:
 
 
 def without_none(kind: Any) -> Any:
-    """Return the type of a field that may also be None: of `int | None` it is int."""
+    """Return the type of an optional field: `int` for `int | None`."""
     kept = [part for part in get_args(kind) if part is not NoneType] if isinstance(kind, UnionType) else []
     return kept[0] if len(kept) == 1 else kind
 

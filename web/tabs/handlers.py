@@ -1,4 +1,4 @@
-"""Error messages and cancellation for the handlers of the page."""
+"""Error messages and cancellation for the handlers of the web UI."""
 
 import html
 import inspect
@@ -27,9 +27,9 @@ ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
 
 @contextmanager
 def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
-    """Show a RevoiceError or a failure of the machine as a message on the page.
+    """Show a RevoiceError or a system failure as a message in the web UI.
 
-    Any other exception is logged and shown as a generic message. `names_only`: paths are shown as file names.
+    Any other exception is logged and shown as a generic message. `names_only` shows paths as file names.
     """
     try:
         yield
@@ -73,14 +73,14 @@ def _without_folders(message: Message) -> Message:
 
 
 def show_success(t: Translator, text: str) -> None:
-    """Show a short message (HTML) on the page; does nothing for requests of programs."""
+    """Show a short message (HTML) in the web UI; does nothing for API requests."""
     gr.Success(text, title=t("message.done"))
 
 
 class CancelButton:
-    """The sessions of the page that have pressed the cancel button.
+    """A cancel button, and the browser sessions in which it has been pressed.
 
-    Gradio always lets a running function finish, so the function's Progress checks this.
+    Gradio always lets a running function finish; the function's Progress checks the sessions.
     """
 
     def __init__(self, t: Translator) -> None:
@@ -88,16 +88,17 @@ class CancelButton:
         self._pressed: set[str] = set()  # adding to and removing from a set is atomic, so threads need no lock
 
     def lay_out(self, elem_id: str) -> gr.Button:
-        """Make the button; it is disabled until a job runs."""
+        """Create the button; it is disabled until a job runs."""
         return gr.Button(self._t("convert.cancel"), scale=1, interactive=False, elem_id=elem_id)
 
     def wire(
         self, button: gr.Button, run: gr.Button, begin: Any = None, inputs: Sequence[Any] = (),
         outputs: Sequence[Any] = (),
     ) -> Any:  # fmt: skip
-        """Enable the button when `run` is pressed; returns that event, which the job and then `end` follow.
+        """Connect `button`, which is enabled when `run` is pressed; return the event of that press.
 
-        `begin` is called then, too, with the values of `inputs`; it returns those of `outputs`.
+        The caller chains the job to this event, and then `end`. `begin` is also called at the press, with the values of
+        `inputs`; it returns those of `outputs`.
         """
 
         def start(request: gr.Request, *values: Any) -> list[Any]:
@@ -107,25 +108,28 @@ class CancelButton:
         return run.click(start, list(inputs), [button, *outputs], **_AT_ONCE)
 
     def end(self, event: Any, button: gr.Button) -> None:
-        """Disable the button after an event, successful or not."""
+        """Disable the button after an event, whether it succeeded or not."""
         event.then(self.idle, outputs=button, **_AT_ONCE)
 
     def press(self, request: gr.Request) -> Any:
-        """End the session's running or waiting job at its next progress report; the button shows this at once."""
+        """Record that the button was pressed, and show this on it.
+
+        The session's job, running or queued, stops at its next progress report.
+        """
         self._pressed.add(request.session_hash)
         return gr.update(value=self._t("jobs.stopping"), interactive=False)
 
     def reset(self, request: gr.Request) -> Any:
-        """Forget an earlier press; called before a new job is queued."""
+        """Clear an earlier press, before a new job is queued, and enable the button."""
         self._pressed.discard(request.session_hash)
         return gr.update(value=self._t("convert.cancel"), interactive=True)
 
     def idle(self) -> Any:
-        """The button when nothing runs."""
+        """Return the update that disables the button when no job is running."""
         return gr.update(value=self._t("convert.cancel"), interactive=False)
 
     def progress(self, request: gr.Request, bar: gr.Progress) -> Progress:
-        """Return a Progress that moves the page's bar and raises Cancelled once the button was pressed."""
+        """Return a Progress that updates Gradio's bar and raises Cancelled once the button has been pressed."""
 
         def report(done: int, total: int, what: str) -> None:
             if request.session_hash in self._pressed:
@@ -136,11 +140,11 @@ class CancelButton:
 
 
 def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, *, required: int = 0) -> Any:
-    """Make a handler of a function of (request, bar, values by name); its API has the parameters `names`.
+    """Turn a function of (request, bar, values by name) into a handler; its API has the parameters `names`.
 
-    Gradio names the parameters of an endpoint as the handler's signature does. The first `required` of them have to be
-    given; the others are optional: if omitted, they have the value of the page's control, or None.
-    `cancelled` is returned after Cancelled.
+    Gradio takes the parameter names of an endpoint from the handler's signature. The first `required` of them must be
+    given; if one of the others is omitted, it has the value of the control in the web UI, or None. If the handler is
+    cancelled, it returns `cancelled`.
     """
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature(

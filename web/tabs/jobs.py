@@ -1,6 +1,6 @@
-"""The job list: queued, running, interrupted and ended jobs, with buttons to cancel, resume and delete them.
+"""The job list: queued, running, interrupted and finished jobs, with buttons to cancel, resume and delete them.
 
-It reads the registry only, so a reloaded page and a second browser show the same.
+It reads only the registry, so a reloaded page and a second browser show the same list.
 """
 
 import html
@@ -29,10 +29,10 @@ def job_panel(
     t: Translator, services: Services, kinds: Sequence[Kind], name: str, *, stop: str = "",
     results: bool = True,
 ) -> None:  # fmt: skip
-    """Lay out the list of jobs of these kinds; `name` distinguishes the panels of a page.
+    """Lay out the list of jobs of these kinds; `name` distinguishes several panels.
 
-    `stop` is the text of the button that ends a job, by default "Cancel". Without `results` the files of finished jobs
-    are shown elsewhere, and so are all finished jobs but the newest.
+    `stop` is the text of the button that cancels a job, by default "Cancel". If `results` is false, the files of
+    finished jobs are shown elsewhere, and only the newest finished job is listed.
     """
     _JobPanel(t, services, kinds, stop or t("jobs.cancel"), results).lay_out(name)
 
@@ -129,23 +129,23 @@ class _JobPanel:
 
 
 class JobApi:
-    """The endpoints of the API that list jobs, cancel them and resume them."""
+    """The API endpoints that list, cancel and resume jobs."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
         self._registry = services.registry
 
     def add(self) -> None:
-        """Add the endpoints to the Blocks that is being built."""
+        """Add the endpoints to the current Blocks."""
         for action in (self.list_jobs, self.job_status, self.cancel_job, self.resume_job, self.forget_job):
             gr.api(action, api_name=action.__name__)
 
     def list_jobs(self) -> list[dict[str, Any]]:
-        """All jobs, the newest first: id, kind, title, state, done, total, what, error."""
+        """List all jobs, newest first: id, kind, title, state, done, total, what, error."""
         return [self._to_dict(job) for job in self._registry.jobs()]
 
     def job_status(self, job_id: str) -> dict[str, Any]:
-        """One job by its id, with the last lines of its log."""
+        """Return one job by its id, with the last lines of its log."""
         with handle_errors(self._t):
             job = self._registry.get(job_id)
             return self._to_dict(job) | {"log": list(job.log), "results": [Path(path).name for path in job.results]}
@@ -157,12 +157,12 @@ class JobApi:
             return self.job_status(job_id)
 
     def resume_job(self, job_id: str) -> dict[str, Any]:
-        """Put an interrupted, failed or cancelled job back in its queue."""
+        """Queue an interrupted, failed or cancelled job again."""
         with handle_errors(self._t):
             return self.job_status(self._registry.resume(job_id))
 
     def forget_job(self, job_id: str) -> None:
-        """Remove a job that has ended from the list, with the files it made."""
+        """Delete a finished job and the files it has written."""
         with handle_errors(self._t):
             self._registry.delete(job_id)
 

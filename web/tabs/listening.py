@@ -26,7 +26,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build_listening(t: Translator, services: Services, results: ResultPanel) -> None:
-    """Lay out both players and wire them."""
+    """Lay out both players and connect their events."""
     other = gr.Dropdown(
         label=t("listen.other"),
         choices=[(t("listen.source"), SOURCE)],

@@ -1,4 +1,4 @@
-"""Files that a conversion or training needs and that are not installed, with one button that downloads them."""
+"""Lists files that a conversion or training needs and that are not installed, with a button that downloads them."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -22,7 +22,10 @@ Needs = tuple[list[str], list[RevoiceError]]  # names of downloads, and what els
 
 
 class NeedsPanel:
-    """The list and its button, hidden while nothing is missing. The constructor adds it to the current Blocks."""
+    """The list and its download button, hidden if nothing is missing.
+
+    The constructor adds them to the current Blocks.
+    """
 
     def __init__(self, t: Translator, name: str) -> None:
         self._t = t
@@ -32,7 +35,7 @@ class NeedsPanel:
         self.names = gr.State([])
 
     def wire(self, find: Callable[..., Needs], inputs: Sequence[Any], triggers: Sequence[Any]) -> None:
-        """Show what `find` returns for the values of `inputs`, when the page opens and after each of `triggers`."""
+        """Show what `find` returns for the values of `inputs`, when the web UI opens and after each of `triggers`."""
 
         def show(*values: Any) -> tuple[Any, ...]:
             try:
@@ -60,7 +63,7 @@ class NeedsPanel:
         ).then(show, list(inputs), shown, **_QUIET)  # fmt: skip
 
     def download(self, names: list[str], bar: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        """Download what is missing; returns the message about it."""
+        """Download the missing files; return the message about them."""
         with handle_errors(self._t):
             return download_with_progress(self._t, names, bar)
 
@@ -70,7 +73,7 @@ class NeedsPanel:
 
 
 def download_with_progress(t: Translator, names: Sequence[str], bar: gr.Progress) -> str:
-    """Download files by name while moving a progress bar; returns the message that names them."""
+    """Download files by name, with a progress bar; return the message that lists them."""
     now: list[Any] = [0, 1, ""]  # files done, number of files, current step
 
     def progress(done: int, total: int, what: str) -> None:
@@ -87,12 +90,18 @@ def download_with_progress(t: Translator, names: Sequence[str], bar: gr.Progress
 
 
 def needs_of_conversion(family: str, pitch_method: str, device: str) -> Needs:
-    """The downloads that a conversion with a voice of a family needs and that are missing, and a wrong device."""
+    """Return what a conversion with a voice of a family lacks: names of missing downloads, and problems.
+
+    A device that is not available is a problem.
+    """
     return _encoder(family) + _pitch(pitch_method), _device(device)
 
 
 def needs_of_training(family: str, sample_rate: str, pitch: bool, options: RunOptions) -> Needs:
-    """The same for training from recordings; base models are included if the options use them."""
+    """Return what training from recordings lacks: names of missing downloads, and problems.
+
+    Base models are included if the options use them.
+    """
     from train.base_models import has_base
 
     config = load_family(family, sample_rate, has_f0=pitch)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The options that were last used with each voice, kept in the browser and shown as such."""
+"""The options last used with each voice, stored in the browser, with a note in the web UI that they are used."""
 
 import contextlib
 import html
@@ -21,9 +21,9 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class Remembered:
-    """A note that the options are those used last, and a button that returns to the defaults.
+    """A note that the options are those last used, and a button that restores the defaults.
 
-    The constructor adds it to the current Blocks.
+    The constructor adds them to the current Blocks.
     """
 
     def __init__(self, t: Translator, services: Services) -> None:
@@ -35,7 +35,7 @@ class Remembered:
             self.reset = gr.Button(t("presets.defaults"), size="sm", scale=0, min_width=160, elem_id="defaults")
 
     def wire(self, voice: Any, form: Form[ConvertOptions]) -> list[Any]:
-        """Fill the form when the page opens and when a voice is chosen; returns the events that do it."""
+        """Fill the form when the web UI opens and when a voice is chosen; return the events that do this."""
 
         def recall(name: str | None, memory: object) -> list[Any]:
             options = last_options(self._services, name, memory)
@@ -61,7 +61,10 @@ class Remembered:
         ]
 
     def keep(self, form: Form[ConvertOptions], memory: object, voice: str | None, values: Sequence[Any]) -> Any:
-        """The browser's memory with the options that a conversion begins with; unchanged if they are not valid."""
+        """Add the options of a conversion that starts to the browser's storage; invalid options change nothing.
+
+        `memory` is the stored value; returns the new one.
+        """
         if voice not in self._services.list_voices():
             return gr.skip()
         try:
@@ -75,10 +78,10 @@ class Remembered:
 
 
 def last_options(services: Services, voice: str | None, memory: object) -> ConvertOptions | None:
-    """The options last used with a voice in this browser; None if there are none or they are not valid.
+    """Return the options last used with a voice in this browser; None if there are no valid ones.
 
-    On a page for this machine only, options kept on the server by an earlier version are used until the browser has
-    some.
+    If only this machine can reach the web UI, options stored on the server by an earlier version are used until the
+    browser has some.
     """
     if not voice:
         return None
@@ -91,7 +94,7 @@ def last_options(services: Services, voice: str | None, memory: object) -> Conve
 
 
 def values_of(options: ConvertOptions, names: Sequence[str]) -> list[Any]:
-    """The values of the components of these options; without an index rate its slider stays as it is."""
+    """Return the values of the components for these options; without an index rate, its slider does not change."""
     values = {name: getattr(options, name) for name in names}
     return [gr.skip() if name == "index_rate" and value is None else value for name, value in values.items()]
 
@@ -99,7 +102,7 @@ def values_of(options: ConvertOptions, names: Sequence[str]) -> list[Any]:
 def values_for(
     services: Services, voice: str | None, names: Sequence[str], options: ConvertOptions | None
 ) -> list[Any]:
-    """The values of the components once a voice is chosen: `options`, if any, and the voice's recommended index rate.
+    """Return the values of the components for a chosen voice: `options`, if any, and its recommended index rate.
 
     An index rate among the options takes precedence over the recommended one.
     """

@@ -1,4 +1,4 @@
-"""The results of conversions: a list of all that are kept, and player, report, picture and files of the chosen one."""
+"""The results of conversions: a list of all that are kept, and player, report, plot and files of the selected one."""
 
 import tempfile
 import time
@@ -25,7 +25,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class ResultPanel:
-    """The list of finished conversions and what is shown of the chosen one.
+    """The list of finished conversions and the details of the selected one.
 
     The constructor adds it to the current Blocks.
     """
@@ -61,7 +61,7 @@ class ResultPanel:
             self.keep = gr.Button(t("results.keep"), size="sm", elem_id="results-keep")
 
     def wire(self, recording: Any) -> None:
-        """Connect everything; `recording` is the component for the recording to convert."""
+        """Connect all events; `recording` is the component for the recording to convert."""
         t, chosen = self._t, [self.player, self.file, self.report, self.picture, self.files]
         outputs = [self.entries, self.list, self.chosen, self.row, *chosen]
         before = [self.entries, self.chosen]
@@ -80,22 +80,22 @@ class ResultPanel:
         self.confirm.click(self._delete_all, before, [self.asked, *outputs], queue=False, **_QUIET)
 
     def begin(self) -> list[Any]:
-        """Values of `begin_outputs` while a conversion runs: nothing of an earlier one."""
+        """Return the values of `begin_outputs` at the start of a conversion, which clear the previous result."""
         return [gr.update(value=None, label=self._t("convert.result")), "", *_HIDDEN, None, None]
 
     def begin_outputs(self) -> list[Any]:
-        """The components of `begin`."""
+        """Return the components that `begin` updates."""
         return [self.player, self.report, self.picture, self.file, self.list, self.chosen]
 
     def follow(self, event: Any) -> None:
-        """After a conversion of this page: choose its entry, if it has made one."""
+        """After `event`, a conversion in this browser session, select its entry if it has a result."""
         outputs = [self.entries, self.list, self.chosen, self.row, self.player, self.file, self.picture, self.files]
         event.then(self._newest, [self.player], outputs, queue=False, **_QUIET)
 
     # --- handlers ---------------------------------------------------------------------------------------------------
 
     def refresh(self, before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
-        """Update the list from the jobs; if the selection is gone, or none was ever shown, show the newest."""
+        """Update the list from the jobs; if the selection is gone, or none was ever shown, select the newest."""
         jobs = self._jobs()
         entries = [(describe(self._t, job), job.id) for job in jobs]
         if entries == [tuple(entry) for entry in before]:
@@ -106,7 +106,7 @@ class ResultPanel:
         return (*self._listed(entries, value), *((gr.skip(),) * 5 if stays else self._show(value)))
 
     def draw_spectrograms(self, recording: str | None, result: str | None) -> Any:
-        """A picture of two recordings: spectrograms up to 8 kHz, and F0."""
+        """Plot two recordings: spectrograms up to 8 kHz, and F0."""
         with handle_errors(self._t):
             if not recording or not result:
                 raise ConfigError(self._t("convert.no_picture"))
@@ -201,13 +201,13 @@ _HIDDEN = (gr.update(value=None, visible=False), gr.update(choices=[], value=Non
 
 
 def sounds_of(job: JobView) -> list[Path]:
-    """The recordings among the files that a job made and that are still there."""
+    """Return those audio files of a job that still exist."""
     paths = [Path(path) for path in job.results]
     return [path for path in paths if path.suffix.lower().removeprefix(".") in AUDIO_FORMATS and path.is_file()]
 
 
 def source_of(job: JobView, sound: Path) -> Path | None:
-    """The recording that a result was made from; None if it is gone."""
+    """Return the recording from which a result was converted; None if it no longer exists."""
     request, source = job.request, None
     if isinstance(request, ConvertRequest | CompareRequest):
         source = request.recording
@@ -218,7 +218,7 @@ def source_of(job: JobView, sound: Path) -> Path | None:
 
 
 def describe(t: Translator, job: JobView) -> str:
-    """A result in one line: recording and voice, transposition, index rate, length, time."""
+    """Describe a result in one line: recording and voice, transposition, index rate, length, time."""
     parts, report = [translated(t, job.title)], job.details.get("report", {})
     if isinstance(job.request, ConversionRequest):
         options = job.request.options
@@ -234,7 +234,7 @@ def describe(t: Translator, job: JobView) -> str:
 
 
 def draw_pair(path: Path, recording: Path, result: Path) -> Path:
-    """Draw the spectrograms and F0 curves of the first 30 seconds of a recording and a result; returns `path`."""
+    """Plot the spectrograms and F0 curves of the first 30 seconds of a recording and a result; return `path`."""
     import torch
 
     from infer.report import draw

@@ -1,4 +1,4 @@
-"""Settings and help: language, theme, manual, devices and their speed, weights to download, a bug report, questions."""
+"""Settings and help: language, theme, manual, devices and their speed, downloads of weights, bug report, questions."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build_settings_tab(t: Translator, services: Services) -> None:
-    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    """Lay out the tab and connect its events, inside the current Blocks."""
     with gr.Row(), gr.Column():
         _build_looks(t)
     gr.Markdown(" · ".join(f"[{page_title(t, page)}](manual/{page})" for page in PAGES), elem_id="manual")

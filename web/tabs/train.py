@@ -52,7 +52,7 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 def build_train_tab(t: Translator, services: Services) -> None:
-    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    """Lay out the tab and connect its events, inside the current Blocks."""
     tab = _TrainTab(t, services)
     with gr.Row():
         with gr.Column():
@@ -287,7 +287,7 @@ def _recordings(t: Translator, services: Services, name: str, files: list[str] |
 
 
 def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
-    """Copy recordings into a folder, each atomically; existing files are not touched, so their times stay."""
+    """Copy recordings into a folder, each atomically; existing files are not rewritten, so they keep their dates."""
     for path in paths:
         target, number = folder / path.name, 1
         while target.exists() and not filecmp.cmp(path, target, shallow=False):
@@ -364,7 +364,7 @@ def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:
 
 
 def losses(events: list[dict[str, Any]]) -> pd.DataFrame:
-    """The loss curves of the events of a run, as a table of step, loss and name."""
+    """Return the loss curves in the events of a run, as a table of step, loss and name."""
     rows = [
         (event["done"], event["losses"].get(f"loss/g/{key}"), key)
         for event in events[:: max(1, len(events) // SHOWN_POINTS)]

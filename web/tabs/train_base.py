@@ -1,4 +1,4 @@
-"""Base models dropped on the page: recognised by their tensors, and kept in the folder of the run."""
+"""Base models uploaded in the web UI: identified by their tensors, and kept in the folder of the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ Pair = tuple[Path, Path]  # generator and discriminator
 
 
 def dropped_base(files: Sequence[str] | None) -> Pair | None:
-    """Generator and discriminator among dropped files; None if there are none.
+    """Return the generator and the discriminator among uploaded files; None if there are no files.
 
-    Raises ConfigError unless there is one of each.
+    Raises ConfigError unless there is exactly one of each.
     """
     if not files:
         return None
@@ -24,7 +24,7 @@ def dropped_base(files: Sequence[str] | None) -> Pair | None:
 
 
 def with_base(work: TrainRequest, base: Pair | None) -> TrainRequest:
-    """The request, to start from these files; as it is without any."""
+    """Return the request with `base` as its base models; if `base` is None, the request is unchanged."""
     if base is None:
         return work
     chosen = {"base": True, "base_generator": base[0], "base_discriminator": base[1]}
@@ -34,7 +34,7 @@ def with_base(work: TrainRequest, base: Pair | None) -> TrainRequest:
 def keep_base(base: Pair | None, folder: Path) -> Pair | None:
     """Copy an uploaded generator and discriminator to folder/base/G.pth and D.pth, and return these paths.
 
-    The page's own copies are deleted after some time.
+    Gradio deletes its own copies after some time.
     """
     if base is None:
         return None

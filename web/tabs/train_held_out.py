@@ -1,4 +1,4 @@
-"""The curves of a run on its held-out recordings, and the sentence about its best epoch."""
+"""The metrics of a run on its held-out recordings as curves, and a sentence about its best epoch."""
 
 import glob
 import html
@@ -21,7 +21,10 @@ BEST = "*_best_epoch.pth"  # voices of best epochs, below the folder of voices
 
 
 class HeldOutPanel:
-    """Plots and a sentence; hidden for runs without held-out recordings. Laid out where it is made."""
+    """Plots and a sentence; hidden for runs without held-out recordings.
+
+    The constructor adds them to the current Blocks.
+    """
 
     def __init__(self, t: Translator) -> None:
         self._t = t
@@ -39,17 +42,20 @@ class HeldOutPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that `update` returns values for."""
+        """The components that `update` updates."""
         return [self.column, *self.plots, self.text]
 
     def show(self, chosen: str | None) -> tuple[Any, ...]:
-        """`update` for an experiment of this installation; nothing changes without one."""
+        """Return the updates for a chosen experiment of this installation; nothing changes if none is chosen."""
         if not chosen:
             return (gr.skip(),) * len(self.outputs)
         return self.update(LOGS / check_name(chosen, "experiment"), WEIGHTS)
 
     def update(self, folder: Path, voices: Path) -> tuple[Any, ...]:
-        """Visibility, curves and sentence for the experiment in a folder, whose voices are in another."""
+        """Return the updates for the experiment in `folder`: visibility, curves and sentence.
+
+        The voice of its best epoch is searched in `voices`.
+        """
         history = read_history(Events(folder / "events.jsonl").read(STAGE))
         found = sorted(voices.glob(f"{glob.escape(folder.name)}_e{BEST}"), key=lambda path: path.stat().st_mtime)
         sentence = describe_best(history, found[-1] if found else None)

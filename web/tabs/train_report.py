@@ -23,7 +23,10 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class DataReportPanel:
-    """The button that checks recordings, its report and two plots. The constructor adds it to the current Blocks."""
+    """The button that checks recordings, its report and two plots.
+
+    The constructor adds them to the current Blocks.
+    """
 
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t
@@ -48,7 +51,7 @@ class DataReportPanel:
         self.seconds = gr.State(0.0)  # of the recordings, without silence
 
     def wire(self, files: Any, folder: Any) -> None:
-        """Connect the button."""
+        """Connect the event of the button."""
         self.button.click(
             self.check_recordings, [files, folder], [self.text, self.found, self.seconds], api_name="check_recordings"
         ).then(self._draw, [self.found], [self.pictures, self.melody, self.levels], **_QUIET)
@@ -87,7 +90,7 @@ class DataReportPanel:
 
 
 def describe(t: Translator, report: DataReport) -> str:
-    """A data report as Markdown: figures, advice, and unreadable files."""
+    """Format a data report as Markdown: measurements, advice, and unreadable files."""
     items = report.recordings
     lines = [
         t(
@@ -115,7 +118,7 @@ def describe(t: Translator, report: DataReport) -> str:
 
 
 def describe_estimate(t: Translator, found: Estimate) -> str:
-    """The estimate of a training run as Markdown."""
+    """Format the estimate of a training run as Markdown."""
     if found.minutes is None:
         time = t("forecast.unknown")
     else:

@@ -1,4 +1,4 @@
-"""Suggested epochs and sample rate for checked recordings, with the reason; applied only at the press of a button."""
+"""Suggests epochs and sample rate for checked recordings, with the reason; a button applies them."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 
 class SuggestionPanel:
-    """The proposal and its button. Nothing changes before the button is pressed.
+    """The suggestion and the button that applies it. Nothing changes before the button is pressed.
 
-    The constructor adds it to the current Blocks.
+    The constructor adds them to the current Blocks.
     """
 
     def __init__(self, t: Translator) -> None:
@@ -28,7 +28,7 @@ class SuggestionPanel:
         self.proposed = gr.State((None, None))  # epochs, sample rate
 
     def wire(self, family: Any, rate: Any, epochs: Any, found: Any, seconds: Any) -> None:
-        """Propose whenever the recordings have been checked or another family is chosen."""
+        """Show a suggestion whenever recordings have been checked or another family is chosen."""
         gr.on(
             [family.change, found.change], self.propose, [family, found, seconds],
             [self.row, self.text, self.proposed], **_QUIET,
@@ -36,7 +36,7 @@ class SuggestionPanel:
         self.use.click(lambda proposed: list(proposed), self.proposed, [epochs, rate], **_QUIET)
 
     def propose(self, family: Family, found: DataReport | None, seconds: float) -> tuple[Any, str, tuple[int, str]]:
-        """Whether to show a proposal, its text, and epochs and sample rate."""
+        """Return whether to show a suggestion, its text, and the suggested epochs and sample rate."""
         config = load_family(family)
         rate = fitting_rate(family, found)
         if not seconds:
@@ -55,7 +55,7 @@ class SuggestionPanel:
 
 
 def fitting_rate(family: Family, found: DataReport | None) -> str:
-    """The highest sample rate of a family that most of the recordings reach; its lowest where none is reached."""
+    """Return the highest sample rate of a family that most recordings reach, or its lowest if they reach none."""
     rates = sorted(FAMILIES[family], key=_hertz)
     if found is None or not found.recordings:
         return FAMILIES[family][0]

@@ -1,4 +1,4 @@
-"""Folders of RVC, Applio and their forks that are used in place: add one, see its contents, remove it."""
+"""Folders of RVC, Applio and their forks that are used in place: add one, show its contents, remove it."""
 
 import html
 from pathlib import Path
@@ -14,7 +14,7 @@ from web.tabs.handlers import handle_errors, show_success
 
 
 def build_folders(t: Translator, services: Services) -> None:
-    """Lay out the field and the list; only the user of this machine sees them."""
+    """Lay out the field and the list; they are shown only if the web UI is local to this machine."""
     with gr.Accordion(t("voices.folders"), open=False, visible=services.local, elem_id="folders"):
         gr.Markdown(t("voices.folders_info"))
         folder = gr.Textbox(label=t("voices.folder"), elem_id="folder")

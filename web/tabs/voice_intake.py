@@ -1,4 +1,4 @@
-"""Adds voices on the page: a drop zone for files of any program, a table of their contents, and a button."""
+"""Adds voices in the web UI: a drop zone for files of any program, a table of their contents, and a button."""
 
 import html
 import shutil
@@ -26,7 +26,7 @@ WIDTHS = ["40%", "60%"]  # of the table of what was found
 
 
 def build_intake(t: Translator, services: Services, message: Any) -> None:
-    """Lay out the drop zone, the table of what the files hold, and the button, and wire them."""
+    """Lay out the drop zone, the table of the files' contents, and the button, and connect their events."""
     intake = _Intake(t, services)
     files = gr.Files(
         label=t("convert.import_file"), file_types=SUFFIXES, type="filepath", height=190, elem_id="import"

@@ -1,4 +1,4 @@
-"""Voices in lists, by friendly names: LJ Speech (English, woman)."""
+"""Display names of voices for lists, such as "LJ Speech (English, woman)"."""
 
 from lib.voice.facts import VoiceFacts, titles_of
 from web.i18n.translator import LANGUAGES, Translator
@@ -9,7 +9,10 @@ _OWN_NAMES = {locale.partition("_")[0]: name.partition(" (")[0] for locale, name
 
 
 def voice_choices(t: Translator, services: Services, *, open_files: bool = True) -> list[tuple[str, str]]:
-    """Title and name of every voice, for a drop-down. Without `open_files` only shipped voices have titles."""
+    """Return title and name of every voice, for a drop-down list.
+
+    Without `open_files` only bundled voices have titles.
+    """
     facts = services.voice_facts(open_files)
     names = services.list_voices()
     titles = titles_of([(name, title_of(t, facts.get(name, VoiceFacts()))) for name in names])
@@ -17,7 +20,7 @@ def voice_choices(t: Translator, services: Services, *, open_files: bool = True)
 
 
 def title_of(t: Translator, facts: VoiceFacts) -> str:
-    """A title from a display name and what else is known; empty without a display name."""
+    """Return a title from the display name and other metadata; empty if there is no display name."""
     if not facts.display_name:
         return ""
     known = [describe_language(facts.language), describe_reader(t, facts.reader)]
@@ -26,10 +29,10 @@ def title_of(t: Translator, facts: VoiceFacts) -> str:
 
 
 def describe_language(language: str) -> str:
-    """A language by its own name, if it is one of the page's; otherwise as it is written."""
+    """Return a language's own name if the web UI supports it; otherwise return it as written."""
     return _OWN_NAMES.get(language.lower().replace("_", "-").partition("-")[0], language)
 
 
 def describe_reader(t: Translator, reader: str) -> str:
-    """A reader in the user's language, if it is one of READERS; otherwise as it is written."""
+    """Return the description of a speaker in the user's language if it is one of READERS; otherwise as written."""
     return t(f"voices.{reader.lower()}") if reader.lower() in READERS else reader

@@ -1,4 +1,4 @@
-"""Uploads a voice to the user's own account on the Hugging Face hub. The token is used once and is not kept."""
+"""Uploads a voice to the user's own account on the Hugging Face Hub. The token is used once and is not kept."""
 
 import html
 from typing import Any
@@ -15,7 +15,7 @@ LICENCES = ("cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "mit", "openrail")  # others
 
 
 def build_publish(t: Translator, services: Services, voice: Any, message: Any) -> None:
-    """Lay out the section and wire it; `message` shows what was done."""
+    """Lay out the section and connect its events; `message` shows the result."""
     if services.publish is None:
         return
     with gr.Accordion(t("publish.title"), open=False, elem_id="publish"):

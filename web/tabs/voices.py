@@ -23,7 +23,7 @@ OPEN: dict[str, Any] = {"allow_custom_value": True}  # else the API would accept
 
 
 def build_voices_tab(t: Translator, services: Services) -> None:
-    """Lay out the tab and wire it, inside the Blocks that is being built."""
+    """Lay out the tab and connect its events, inside the current Blocks."""
     tools = _Tools(t, services)
     cards = gr.HTML(_cards(t, services, open_files=False), elem_id="voice-cards")
     with gr.Row():
