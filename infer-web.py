@@ -107,7 +107,7 @@ class Page(NamedTuple):
 
 
 def _choose_login(arguments: argparse.Namespace, *, is_loopback: bool) -> tuple[str, str] | None:
-    """User and password; None for a page that only this machine can open, unless a password is set."""
+    """Return user and password; None if only this machine can reach the web UI, unless a password is set."""
     required = {"COLAB_RELEASE_TAG", "REVOICE_PASSWORD"} & os.environ.keys()
     if is_loopback and not arguments.share and not required:
         return None

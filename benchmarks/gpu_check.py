@@ -153,7 +153,7 @@ def agreement(bench: Bench) -> Iterator[Row]:
 
 
 def _infer(network: Any, inputs: tuple[Any, ...]) -> Any:
-    """A conversion's samples with seed 7."""
+    """Return the samples of a conversion with seed 7."""
     import torch
 
     return network.infer(*inputs, torch.Generator().manual_seed(7))
@@ -182,7 +182,7 @@ def steps(bench: Bench) -> Iterator[Row]:
 
 
 def _launches(bench: Bench, work: Callable[[], Any]) -> str:
-    """Kernels of one call and the share of its time that they take; on a CPU the operators."""
+    """Count the kernels of one call and their share of its time; on a CPU, the operators."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
 
     on_gpu = bench.where.type == "cuda"
@@ -298,7 +298,7 @@ def conversion(bench: Bench) -> Iterator[Row]:
 
 
 def _use_random_networks(bench: Bench) -> None:
-    """Let this process find a HuBERT and an RMVPE of random weights."""
+    """Make this process load a HuBERT and an RMVPE with random weights."""
     from benchmarks.random_models import use_random_networks, write_analysis_networks
 
     folder = bench.folder / "networks"
@@ -309,7 +309,7 @@ def _use_random_networks(bench: Bench) -> None:
 
 
 def _prepared(bench: Bench, family: Literal["lite", "v2"], name: str, clips: int) -> "Experiment":
-    """An experiment with clips of synthetic recordings and their features."""
+    """Return an experiment with clips of synthetic recordings and their features."""
     import numpy as np
     import soundfile
 

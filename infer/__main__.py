@@ -128,7 +128,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _compare(outcomes: "Sequence[Outcome]", arguments: Arguments) -> None:
-    """Print the metrics of every result and write its picture."""
+    """Print the metrics of every result and write its plot."""
     from infer.report import compare_files
     from lib.devices import choose_device
     from lib.pitch import load_pitch_extractor

@@ -315,7 +315,7 @@ def _outcome(job: Job, outcome: Outcome | Future[Outcome]) -> Outcome:
 
 
 def _failed(job: Job, error: Exception) -> Outcome:
-    """The outcome of a job that failed: an error of ours, or of the machine. Any other error is raised again."""
+    """Return the outcome of a job that failed with a RevoiceError or a system failure; raise any other error again."""
     known = error if isinstance(error, RevoiceError) else machine_error(error)
     if known is None:
         raise error

@@ -24,7 +24,7 @@ class CastSynthesizer:
     def __init__(
         self, synthesizer: VoiceSynthesizer, device: torch.device, reload: Callable[[], VoiceSynthesizer] | None = None
     ) -> None:
-        """`synthesizer` is in float32; `reload` reads it again, so that no float32 copy is kept beside a cast one."""
+        """`synthesizer` is in float32; `reload` loads it again, so that no float32 copy is kept next to a cast one."""
         self._current = synthesizer.to(device)
         self._device = device
         self._dtypes = FLOAT32  # of the generator, and of prior and flow

@@ -98,10 +98,11 @@ class VoiceConverter:
         limits: ChunkLimits | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """Raises CheckpointError if synthesizer, encoder and index differ in the number of content features.
+        """Raises CheckpointError if synthesizer, encoder and index differ in the dimension of content features.
 
-        `device` None is the CPU. `cache` holds pitch methods, and F0 and features of recent recordings; converters may
-        share it. `limits` determine where long audio is cut; `temperature` scales the synthesizer's noise (0 = none).
+        `device` defaults to the CPU. `cache` holds pitch methods, and F0 and features of recent recordings; several
+        converters can share it. `limits` determine where long audio is cut; `temperature` scales the synthesizer's
+        noise (0 = none).
         """
         config = parts.synthesizer.config
         _check_parts(parts)
@@ -141,7 +142,7 @@ class VoiceConverter:
         return index.name if index and self.index_rate(options) > 0 else None
 
     def _index_for(self, options: ConvertOptions) -> FeatureIndex | None:
-        """The index of the speaker, else that of the voice; None for no retrieval."""
+        """Return the index of the speaker, otherwise that of the voice; None if there is no retrieval."""
         return self.index and (self._speaker_index(options.speaker_id) or self.index)
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
@@ -364,7 +365,7 @@ class _Finished:
 
 
 def _check_parts(parts: VoiceParts) -> None:
-    """Raises CheckpointError if the synthesizer does not have 100 frames/s or the content features differ in number."""
+    """Raises CheckpointError if the synthesizer does not have 100 frames/s or the feature dimensions differ."""
     config = parts.synthesizer.config
     if config.hop_length * FRAMES_PER_SECOND != config.sample_rate:
         raise CheckpointError(

@@ -44,7 +44,7 @@ class DiskBuffer:
         return self._length
 
     def __getitem__(self, part: slice, /) -> FloatArray:
-        """A slice without step, as a new array."""
+        """Return a slice without step, as a new array."""
         start, stop, _ = part.indices(self._length)
         self._file.seek(SAMPLE_BYTES * start)
         return np.frombuffer(bytearray(self._file.read(SAMPLE_BYTES * max(stop - start, 0))), np.float32)

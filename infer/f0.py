@@ -70,7 +70,7 @@ def make_target_f0(
 
 
 def _tuned(f0: FloatArray, options: ConvertOptions) -> FloatArray:
-    """F0 (F,) Hz, already transposed, pulled toward the notes of the key in the options."""
+    """Pull F0 (F,) in Hz, already transposed, towards the notes of the key in the options."""
     tonic = None if options.key == "auto" else options.key
     key = find_key(f0, tonic, None if options.scale == "auto" else options.scale)
     return f0 if key is None else autotune(f0, key, options.autotune)

@@ -194,9 +194,9 @@ _UNUSED = {
 def _network_values(
     data: dict[str, Any], train: dict[str, Any], model: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values of a NetworkConfig, taken out of `model` and `own`.
+    """Take the values of a NetworkConfig out of `model` and `own`.
 
-    Raises TypeError, ValueError or ZeroDivisionError.
+    Raises TypeError, ValueError or ZeroDivisionError if they are invalid.
     """
     n_fft, hop_length = int(data.get("filter_length", 0)), int(data.get("hop_length", 1))
     network = {
@@ -214,7 +214,7 @@ def _network_values(
 
 
 def _read_sections(value: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """Copies of the four objects of a `config.json`, without unused keys.
+    """Return copies of the four objects of a `config.json`, without unused keys.
 
     Raises ConfigError if one of them is missing.
     """

@@ -135,7 +135,7 @@ class _CheckedConnection(http.client.HTTPConnection):
         self._clock = clock
 
     def connect(self) -> None:
-        """Resolve the host, refuse it if one of its addresses is not allowed, and connect to the first that answers."""
+        """Resolve the host, check all its addresses, and connect to the first that responds."""
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         for address in addresses:
@@ -161,7 +161,7 @@ class _CheckedConnection(http.client.HTTPConnection):
 
 @contextlib.contextmanager
 def _opened(link: str, limits: Limits, clock: _Deadline) -> Iterator[tuple[http.client.HTTPResponse, str]]:
-    """The answer of the server, after redirects, and the name of the file. The connection is closed at the end."""
+    """Yield the response of the server, after redirects, and the name of the file; close the connection at the end."""
     address = link.strip()
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(address)
@@ -183,7 +183,7 @@ def _opened(link: str, limits: Limits, clock: _Deadline) -> Iterator[tuple[http.
 
 
 def _checked(link: str) -> SplitResult:
-    """The parts of a link. Raises LinkError unless it is an https link with a host and without a login."""
+    """Return the parts of a link. Raises LinkError unless it is an https link with a host and without a login."""
     try:
         parts = urlsplit(link)
         usable = bool(parts.hostname) and parts.port != 0 and parts.username is None
@@ -244,7 +244,7 @@ def _unreachable(link: str, error: Exception) -> LinkError:
 
 
 def _name(headers: Headers, *links: str) -> str:
-    """A file name from the header Content-Disposition or from one of the links, which cannot leave a folder."""
+    """Return a file name from the Content-Disposition header or from one of the links, without any folder."""
     stated = headers.get_filename()
     names = [stated, *(unquote(PurePosixPath(urlsplit(link).path).name) for link in links)]
     candidates = [_NOT_IN_NAMES.sub("_", name).strip(" .") for name in names if name]
@@ -254,7 +254,7 @@ def _name(headers: Headers, *links: str) -> str:
 
 
 def _blocks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
-    """The body of an answer. Raises LinkError where the connection fails, which is no failure to write."""
+    """Yield the body of a response. Raises LinkError if the connection fails, which is not a failure to write."""
     try:
         while block := response.read1(BLOCK_BYTES):
             yield block
@@ -263,7 +263,7 @@ def _blocks(response: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
 
 
 def _save(response: http.client.HTTPResponse, path: Path, limits: Limits, progress: Progress, clock: _Deadline) -> Path:
-    """Write the body of an answer; raises LinkError if it is larger than allowed or ends early."""
+    """Write the body of a response. Raises LinkError if it is larger than allowed or ends early."""
     total, received, shown = response.length or 0, 0, 0.0
     what = Message("downloading {file}", file=path.name)
     with replacing(path) as temporary, temporary.open("wb") as file:

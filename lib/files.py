@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _temporary_file(path: Path) -> tuple[int | None, Path]:
-    """A new file beside `path`, open and locked, so that no other process takes it for a leftover.
+    """Create a file in the same folder as `path`, open and locked, so that no other process removes it as a leftover.
 
     On Windows, where a file that is open cannot be replaced, it is closed, and the handle is None.
     """
@@ -113,7 +113,7 @@ def remove_leftovers(folder: Path, *, all_unused: bool = False) -> None:
 
 @contextmanager
 def _unused(path: Path) -> Iterator[bool]:
-    """Whether no process has `path` locked; no other can lock it during the body."""
+    """Whether no process has `path` locked; no other process can lock it during the `with` block."""
     if fcntl is None:
         yield False
         return
@@ -168,7 +168,7 @@ _IO_ERROR = re.compile(r"I/O error: (.+?) \(os error")
 
 
 def _is_of_another_file(error: OSError, path: Path) -> bool:
-    """Whether the system names a file that is neither `path` nor beside, above or below it."""
+    """Whether the error is about a file unrelated to `path`: not in its folder, and not a folder above it."""
     if not isinstance(error.filename, str | os.PathLike) or error.filename2 is not None:
         return False
     named = Path(error.filename)

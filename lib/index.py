@@ -193,7 +193,10 @@ def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int
 
 
 def _checked(block: FloatArray, width: int | None) -> FloatArray:
-    """Return the block (N, C) as contiguous float32; raises CheckpointError for another width or values not finite."""
+    """Return the block (N, C) as contiguous float32.
+
+    Raises CheckpointError if it has another dimension or values that are not finite.
+    """
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise CheckpointError(
             "Content features of shape {shape} do not fit the others ({width} features per frame). Extract the "

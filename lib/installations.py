@@ -35,7 +35,7 @@ def installations(listed: Path = LIST) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a line names a folder; False also for what cannot be the name of one."""
+    """Whether a line is the path of a folder; False also for what cannot be a path."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -90,7 +90,7 @@ def _too_deep() -> ValueError:
 
 
 def _check_depth(value: Any) -> None:
-    """Raises ValueError if lists and tables are nested too deep. Works level by level and needs no stack."""
+    """Raises ValueError if arrays and objects are nested too deeply. Works level by level and needs no stack."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-MAX_VALUE = 700  # characters of a text among the values; a longer one is cut
+MAX_VALUE = 700  # characters of a string among the values; a longer one is cut off
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:

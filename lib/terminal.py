@@ -41,7 +41,7 @@ def parse_arguments(parse: Callable[[], Parsed], program: str) -> Parsed:
 
 
 def _usage_error(exit_error: SystemExit, output: str) -> str:
-    """One sentence for a mistake in the options, from the parser's exit and the text that it printed."""
+    """Return one sentence for a usage error, from the parser's exit and its output."""
     cause: BaseException | None = exit_error
     while cause is not None and not isinstance(cause, ValidationError):
         cause = cause.__cause__ or cause.__context__
@@ -49,7 +49,7 @@ def _usage_error(exit_error: SystemExit, output: str) -> str:
 
 
 def _describe(error: ValidationError) -> str:
-    """pydantic's problems with options, in one sentence."""
+    """Describe Pydantic's problems with options in one sentence."""
     problems = []
     for problem in error.errors():
         name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
@@ -76,7 +76,7 @@ def _sort_choices(match: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Record the first Ctrl-C or SIGTERM, so that the current step can finish. The next Ctrl-C ends it at once."""
+    """Record the first Ctrl-C or SIGTERM, so that the current step can finish. The next one stops it at once."""
     pressed: list[bool] = []
 
     def handle(number: int, frame: types.FrameType | None) -> None:
@@ -100,7 +100,7 @@ def _interrupts(show: Callable[[str], None]) -> Iterator[list[bool]]:
 
 @contextlib.contextmanager
 def _interrupts_at_once() -> Iterator[list[bool]]:
-    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that incomplete files are removed."""
+    """Make SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that incomplete files are removed."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield []

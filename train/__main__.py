@@ -133,7 +133,7 @@ def _main(words: list[str]) -> int:
 
 
 def _start(words: list[str], for_program: bool) -> int:
-    """Run the command that the words name, in this process or as one of several."""
+    """Run the command in the arguments, in this process or as one of several."""
     command = _parse(words, COMMANDS, PROGRAM)
     if isinstance(command, Check):
         return _check(command.data)
@@ -152,7 +152,7 @@ def _is_main_process() -> bool:
 
 
 def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
-    """Turn the command line into a checked command; print a mistake as one sentence, and exit."""
+    """Parse and check the command line; print a usage error as one sentence, and exit."""
     markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
     return parse_arguments(
         lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers), program
@@ -169,12 +169,14 @@ def _use(words: list[str]) -> int:
 
 
 def _run(command: Command, for_program: bool) -> int:
-    """Run one command with the experiment locked, and print what it made."""
+    """Run one command with the experiment locked, and print what it has written."""
     from train.experiment import Experiment
 
     experiment = Experiment(command.name)
     if isinstance(command, Prepare | Run) and command.data is not None:
-        _check_data(command.data)  # before torch is imported and a folder is created: a wrong path is an error at once
+        _check_data(
+            command.data
+        )  # before torch is imported and a folder is created: an invalid path is an error at once
     elif not experiment.folder.is_dir():
         _raise_missing(experiment)
     shown = reporting(logging.INFO) if for_program else terminal("loading", logging.INFO)
@@ -202,7 +204,7 @@ def _check_all(command: Command, experiment: "Experiment") -> None:
 
 
 def _run_stages(command: Command, experiment: "Experiment", progress: Progress, for_program: bool) -> None:
-    """Run the stages of a command, and print what each made and which files exist, also after Ctrl-C."""
+    """Run the stages of a command, and print the results of each and which files exist, also after Ctrl-C."""
     began = time.monotonic()
     try:
         for sentence in _stages(command, experiment, progress):
@@ -287,7 +289,7 @@ def _print_files(experiment: "Experiment", for_program: bool) -> None:
 
 
 def _stages(command: Command, experiment: "Experiment", progress: Progress) -> Iterator[str]:
-    """Run the stages of a command in order; yields one sentence after each."""
+    """Run the stages of a command in order; yield one sentence after each."""
     stages: dict[str, Callable[[Any, Experiment, Progress], str]] = {
         "prepare": _prepare, "extract": _extract, "index": _index, "fit": _fit,
     }  # fmt: skip
@@ -309,7 +311,7 @@ def _stages_of(command: Command) -> list[str]:
 
 
 def _saved(stage: str, experiment: "Experiment") -> Message:
-    """What a stage had saved when it failed to write a file."""
+    """Return what a stage had saved when it failed to write a file."""
     if stage == "prepare":
         return Message("The clips of {name} are unchanged.", name=experiment.name)
     if stage == "extract":

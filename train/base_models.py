@@ -126,13 +126,13 @@ def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
 
 
 def _by_kind(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The files that hold no discriminator, and those that do."""
+    """Return the files without a discriminator, and those with one."""
     discriminators = [path for path in paths if _is_discriminator(path)]
     return [path for path in paths if path not in discriminators], discriminators
 
 
 def _is_discriminator(path: Path) -> bool:
-    """Whether a file holds a discriminator, by the names of its tensors."""
+    """Whether a file contains a discriminator, according to the names of its tensors."""
     tensors = _stored(path).get("model")
     return isinstance(tensors, dict) and any(str(key).startswith("discriminators.") for key in tensors)
 
@@ -147,7 +147,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _check_encoder(path: Path, wanted: str) -> None:
-    """Raises CheckpointError if the file states another content encoder."""
+    """Raises CheckpointError if the file names another content encoder."""
     if not path.is_file():
         raise MissingFileError(path, "Specify the file of a base model.")
     declared = _stored(path).get("embedder_model")

@@ -23,7 +23,7 @@ class BestEpoch:
     """Measures the voice of a run on its held-out recordings and keeps the best one; runs in the main process only."""
 
     def __init__(self, experiment: Experiment, held_out: HeldOut, step: int) -> None:
-        """`step` is where the run begins; later evaluations are discarded, because that part of the run is repeated."""
+        """`step` is the first step of the run; later evaluations are discarded, because it repeats their steps."""
         self.experiment = experiment
         self.held_out = held_out
         self.history = read_history(Events(experiment.events).read(STAGE), step)
@@ -67,7 +67,7 @@ class BestEpoch:
 
 
 def _log(metrics: MetricLogger, found: Evaluation, folder: Path) -> None:
-    """Log the figures, and the sample of this step with its mel spectrograms."""
+    """Log the metrics, and the sample of this step with its mel spectrograms."""
     facts = {name: value for name, value in to_event(found).items() if name != "epoch" and value is not None}
     metrics.log(found.step, {f"{STAGE}/{name}": value for name, value in facts.items()})
     samples = list_samples(folder)

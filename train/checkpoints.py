@@ -162,9 +162,9 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
 
 
 def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
-    """What `save_pair` added to a training state; empty in files of other programs.
+    """Return what `save_pair` added to a training state; empty in files of other programs.
 
-    Raises CheckpointError if damaged.
+    Raises CheckpointError if it is damaged.
     """
     own = stored.extra.get("revoice")
     if own is None:
@@ -271,7 +271,7 @@ class CheckpointManager:
             logger.warning("no validation sample was written: %s", error)
 
     def _save_pair(self, state: TrainState, index: CheckpointIndex) -> None:
-        """Write both files; if that fails, nothing of them stays."""
+        """Write both files; if that fails, neither of them is kept."""
         step, is_main = state.progress.step, state.accelerator.is_main_process
         if is_main:
             index.begin(str(step))
@@ -284,7 +284,7 @@ class CheckpointManager:
     def _record_of(self, state: TrainState, index: CheckpointIndex) -> tuple[dict[str, Any], list[str]]:
         """The record of the stage after a save, and the numbers of the pairs that it replaces."""
         step, unusable = state.progress.step, self._resumed.unusable if self._resumed else ()
-        # A kill can happen between index and record, so either can list a pair that the other lacks.
+        # The process can be killed between index and record, so either can list a pair that the other lacks.
         own = {*self.experiment.stage("fit").get("checkpoints", []), *map(int, index.pairs)}
         known = sorted(number for number in own - {step} if str(number) not in unusable)
         kept = [*known, step][-self.options.keep_checkpoints :]

@@ -146,7 +146,7 @@ def check_recordings(paths: Sequence[Path], progress: Progress = no_progress) ->
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The names of the recordings; their paths below the common folder where sub-folders hold equal names."""
+    """Return the names of the recordings, or their paths below the common folder if sub-folders contain equal names."""
     names = [path.name for path in paths]
     if len({*names}) == len(names) or len({*paths}) == 1:
         return names

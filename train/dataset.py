@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
 @contextmanager
 def _reading(clip: Clip) -> Iterator[None]:
-    """Raises AudioError if a file of a clip is damaged, MachineError if the machine has failed to read it."""
+    """Raises AudioError if a file of a clip is damaged, and MachineError if the disk cannot be read."""
     try:
         yield
     except (OSError, ValueError, IndexError, EOFError, soundfile.LibsndfileError) as error:
@@ -246,7 +246,7 @@ class TrainBatches:
         self._loader = accelerator.prepare(loader)
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Number of batches per epoch."""
         return len(self.sampler)
 
     def of_epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
@@ -263,5 +263,5 @@ class TrainBatches:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ignore Ctrl-C in loader processes: the main process handles it, and the end of a loader would raise an error."""
+    """Ignore Ctrl-C in loader processes: the main process handles it, and a loader that ends would raise an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

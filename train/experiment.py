@@ -108,7 +108,7 @@ class Experiment:
         return load_family("v2" if self.content_folder(768).is_dir() else "v1", has_f0=self.pitch_bins.is_dir())
 
     def _own_config(self) -> FamilyConfig | None:
-        """The configuration if this program has written it."""
+        """Return the configuration if this program has written it."""
         try:
             return read_config(self.config_file)
         except (MissingFileError, ConfigError):
@@ -164,7 +164,7 @@ class Experiment:
             return self._rebuilt_state()
 
     def _rebuilt_state(self) -> dict[str, Any]:
-        """The record as the files show it: that of the last save, without fingerprints, so that the stages run again.
+        """Rebuild the record from the files: that of the last save, without fingerprints, so that the stages run again.
 
         Folders count as ours if the configuration is, because it is written only once they were found empty or ours.
         """

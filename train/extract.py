@@ -125,9 +125,9 @@ def _precision(
 def _networks(
     config: FamilyConfig, options: ExtractOptions, device: torch.device, precision: Precision
 ) -> tuple[ContentEncoder, ExactExtractor | None]:
-    """The content encoder, and the pitch method for a voice with F0.
+    """Return the content encoder, and the pitch method for a voice with F0.
 
-    Raises ConfigError for an encoder that does not fit.
+    Raises ConfigError if the encoder does not fit.
     """
     encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:
@@ -155,7 +155,7 @@ class _Clips:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders that features are written to."""
+        """The folders to which features are written."""
         experiment = self.experiment
         content = experiment.content_folder(self.encoder.width)
         return [content, experiment.augmented, experiment.pitch_bins, experiment.f0]
@@ -224,7 +224,7 @@ def cpu_workers(threads: int, memory: float) -> int:
 
 
 def _check_cancelled(progress: Progress, done: int, total: int) -> None:
-    """Report the progress; raise Cancelled in every process if one of them was asked to stop."""
+    """Report the progress; raise Cancelled in every process if one of them has been asked to stop."""
     stop = False
     try:
         progress(done, total, Message("F0 and content"))

@@ -143,7 +143,7 @@ def split_clips(table: Table, clips: Sequence[Clip], parts: Parts) -> tuple[list
 
 
 class _Analysis(NamedTuple):
-    """What is compared of a clip."""
+    """The analysis of a clip for the comparison."""
 
     mel: FloatArray  # log mel (bands, F)
     f0: FloatArray  # (N,) Hz; empty without a pitch method

@@ -81,7 +81,7 @@ def write_total_features(paths: Sequence[Path], target: Path) -> None:
 def _index_speakers(
     experiment: Experiment, clips: Sequence[Clip], speakers: Sequence[Speaker], options: IndexOptions
 ) -> dict[str, str]:
-    """Build an index for each speaker; returns their paths below the experiment's folder, by speaker number."""
+    """Build an index for each speaker; return their paths below the experiment's folder, keyed by speaker number."""
     paths = {}
     for speaker in speakers:
         own = (read_content(clip) for clip in clips if clip.speaker_id == speaker.number)

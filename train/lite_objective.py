@@ -112,7 +112,7 @@ class LiteObjective:
         return found if found < lite_losses.FULL_BAND else self.network.sample_rate / 2
 
     def _compared(self, batch: Batch, output: LiteOutput) -> tuple[Tensor, Tensor]:
-        """The recordings of the segments, and the generated ones limited to the band of the recordings."""
+        """Return the recordings of the segments, and the generated ones limited to the bandwidth of the recordings."""
         assert output.audio is not None
         cutoffs = torch.full((len(output.audio),), self._bandwidth(batch), device=output.audio.device)
         limited = lite_losses.band_limited(output.audio[:, 0].float(), cutoffs, self.network.sample_rate)

@@ -126,7 +126,7 @@ def _save_is_due(training: Training) -> bool:
 
 
 def _check_stop(training: Training, progress: Progress) -> None:
-    """Report the progress; raise Cancelled in every process if one of them is asked to stop."""
+    """Report the progress; raise Cancelled in every process if one of them has been asked to stop."""
     stop_file = training.experiment.stop_file
     stop = training.state.accelerator.is_main_process and stop_file.exists()
     if stop:
@@ -160,7 +160,7 @@ def _check_finite(training: Training, losses: dict[str, float]) -> None:
 
 
 def _describe(training: Training) -> tuple[int, int, str]:
-    """The arguments of the Progress: (seconds, limit, text) if time is limited, else (steps, total, text)."""
+    """Return the Progress arguments: (seconds, limit, text) if time is limited, otherwise (steps, total, text)."""
     done, mel, options = training.state.progress, training.metrics.shown_mel_loss, training.options
     epoch, step, speed = done.epoch + 1, done.step, f"{training.metrics.speed:.2f}"
     if mel is None:

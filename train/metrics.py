@@ -68,7 +68,7 @@ class TensorBoard:
 
 
 class _Event(BaseModel, extra="allow"):
-    """The fields of an event that readers use."""
+    """The fields of an event that other modules use."""
 
     stage: str
     done: Annotated[int, Field(ge=0)]

@@ -109,11 +109,11 @@ class _Checks:
 
     @property
     def fits(self) -> bool:
-        """Whether the voice is trained, not only prepared."""
+        """Whether the voice is to be trained, not only prepared."""
         return "fit" in self.stages
 
     def config(self) -> None:
-        """The family of the voice, and whether the experiment has another."""
+        """Read the family's configuration, and check that the experiment has the same one."""
         prepares = self.recordings is not None and "prepare" in self.stages
         if prepares:
             kind = self.kind or VoiceKind()
@@ -130,7 +130,7 @@ class _Checks:
         check_speaker(self.family, self.options.speaker_id)
 
     def folders(self) -> None:
-        """Whether the folders of the experiment and of the voices can be written."""
+        """Check that the folders of the experiment and of the voices can be written."""
         wanted = [self.experiment.folder, *([self.experiment.voice.parent] if self.fits else [])]
         for folder in dict.fromkeys(
             next(place for place in (path, *path.parents) if place.is_dir()) for path in wanted
@@ -139,7 +139,7 @@ class _Checks:
                 file.write(b"\0")
 
     def device(self) -> None:
-        """Device and precision."""
+        """Choose device and precision."""
         if not {"extract", "fit"} & set(self.stages):
             return
         device = choose_device(self.options.device)
@@ -149,7 +149,7 @@ class _Checks:
         self.facts.append(Message("precision: {dtype}", dtype=str(precision.analysis).removeprefix("torch.")))
 
     def data(self) -> None:
-        """Length of the recordings or clips, by their headers."""
+        """Add up the length of the recordings or clips, according to their headers."""
         if self.recordings is None or "prepare" not in self.stages:
             self.seconds = float(self.experiment.stage("prepare").get("seconds", 0.0))
             return
@@ -175,7 +175,7 @@ class _Checks:
             )  # fmt: skip
 
     def encoder(self) -> None:
-        """Whether the content encoder is installed and of the family's width."""
+        """Check that the content encoder is installed and has the family's feature dimension."""
         if self.family is None or "extract" not in self.stages:
             return
         from lib.content import find_content_encoder
@@ -184,18 +184,18 @@ class _Checks:
         self.facts.append(Message("content encoder: {path}", path=path))
 
     def pitch(self) -> None:
-        """Whether the pitch method is installed."""
+        """Check that the pitch method is installed."""
         if self.family is not None and self.family.synthesizer.has_f0 and "extract" in self.stages:
             check_pitch_method(self.options.pitch_method)
 
     def earlier(self) -> None:
-        """Whether the checkpoints of an earlier run can be continued."""
+        """Check that the checkpoints of an earlier run can be resumed."""
         if self.fits and any(self.experiment.folder.glob("[GD]_*.pth")):
             self.resumes = True  # also if no pair is intact, which is then the only problem
             self.resumes = self.experiment.newest_pair() is not None
 
     def base(self) -> None:
-        """The base models, if training starts from the beginning."""
+        """Find the base models, if training starts from the beginning."""
         if self.family is None or not self.fits or self.resumes:
             return
         from lib.content import CONTENTVEC
@@ -210,7 +210,7 @@ class _Checks:
             self.warnings.append(without_base(self.family, wanted=self.options.base))
 
     def memory(self) -> None:
-        """Whether weights and optimisers fit into the memory of the device."""
+        """Check that weights and optimisers fit into the memory of the device."""
         if self.family is None or self.target is None or not self.fits:
             return
         voice, others = count_parameters(self.family)
@@ -227,7 +227,7 @@ class _Checks:
         self.facts.append(Message("batch size: {count} clips per step", count=size))
 
     def _free_memory(self, device: "torch.device") -> float | None:
-        """Bytes free on the device; None where it is not known."""
+        """Return the free bytes on the device; None if unknown."""
         if device.type == "cuda":
             import torch
 
@@ -237,7 +237,7 @@ class _Checks:
         return float(psutil.virtual_memory().available + psutil.swap_memory().free)
 
     def disk(self) -> None:
-        """Whether clips, features, checkpoints and voices fit onto the disk."""
+        """Check that clips, features, checkpoints and voices fit onto the disk."""
         if self.family is None or not self.fits or self.resumes:
             return
         options = self.options.model_copy(update={"device": str(self.target or "cpu")})
@@ -254,7 +254,7 @@ class _Checks:
 
 
 def _probe(paths: Sequence[Path]) -> tuple[float, list[RevoiceError]]:
-    """Seconds of recordings by their headers, and why some cannot be used."""
+    """Return the seconds of recordings according to their headers, and why some cannot be used."""
     seconds, failures = 0.0, []
     for path in paths:
         try:

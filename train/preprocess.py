@@ -209,7 +209,7 @@ def prepare_stage(
     Returns None if this has already been done with the same recordings and options.
     """
     if experiment.config_file.is_file():
-        experiment.create(config)  # compares, so that a wrong family or rate is an error before anything is written
+        experiment.create(config)  # compares, so that another family or rate is an error before anything is written
     chosen = [value for value in (options.channel, options.speakers) if value not in ("mix", "one")]
     other: list[object] = [*chosen]  # not in older fingerprints
     if options.noise_reduction > 0:

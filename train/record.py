@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Stage(BaseModel, extra="allow"):
-    """The facts of a stage, as far as later stages use them."""
+    """The fields of a stage's record that later stages use."""
 
     made_from: str | None = None
     clips: Count = 0
@@ -36,7 +36,7 @@ class _Stage(BaseModel, extra="allow"):
 
 
 class _Record(BaseModel, extra="allow"):
-    """The stages of an experiment, and the folders that this program has made."""
+    """The stages of an experiment, and the folders that this program has created."""
 
     made: list[FileName] = []
     prepare: _Stage = _Stage()

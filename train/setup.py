@@ -94,7 +94,10 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
 
 
 def _make_best(experiment: Experiment, chosen: ChosenClips, state: TrainState) -> BestEpoch | None:
-    """What measures the held-out recordings; records which they are. None without any, or not in the main process."""
+    """Return what evaluates the held-out recordings, and record which they are.
+
+    None if there are none, or in a process other than the main process.
+    """
     if not chosen.held_out or not state.accelerator.is_main_process:
         return None
     experiment.update_record({RECORD: experiment.stage(RECORD) | {"parts": chosen.parts}})
@@ -104,7 +107,7 @@ def _make_best(experiment: Experiment, chosen: ChosenClips, state: TrainState) -
 def _load_start_weights(
     state: TrainState, experiment: Experiment, options: FitOptions, encoder: ContentEncoder
 ) -> Resumed | None:
-    """Load the newest whole pair of checkpoints, else the base models, else keep the fresh weights."""
+    """Load the newest intact pair of checkpoints, otherwise the base models, otherwise keep the random weights."""
     with state.accelerator.main_process_first():
         if state.accelerator.is_main_process:
             experiment.recover()

@@ -138,7 +138,7 @@ def plan_recordings(data: Path, speakers: str, results: Path | None = None) -> P
 
 
 def _outside(data: Path) -> list[tuple[Path, Message]]:
-    """A message about recordings that are in no speaker's folder."""
+    """Return a message about recordings that are not in a speaker's folder."""
     count = len([path for path in list_recordings(data) if path.parent == data])
     if not count:
         return []

@@ -80,7 +80,7 @@ def _apply_gradients(state: TrainState, optimizer: Any, network: nn.Module) -> T
 
 
 class _Step:
-    """Shared by both updates of a step: the batch, its random state, and the output of the generator."""
+    """The data shared by both updates of a step: batch, random state, and output of the generator."""
 
     def __init__(self, state: TrainState, batch: Batch, starts: Tensor | None, temperature: float) -> None:
         self.state = state

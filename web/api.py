@@ -42,7 +42,7 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
     "voice_info": ("info",),
 }
 OPTIONAL = frozenset({"index_rate"})  # None: the voice's recommendation
-REQUIRED = {name: frozenset({"voice"}) for name in ("delete_voice", "edit_voice")}  # though the page has chosen one
+REQUIRED = {name: frozenset({"voice"}) for name in ("delete_voice", "edit_voice")}  # though the web UI has chosen one
 OPTIONAL_OF = {"train": frozenset({"sample_rate"})}  # None: the usual one of the family
 
 

@@ -42,7 +42,7 @@ from web.tabs.voices import build_voices_tab
 FIRST_PORT, PORTS_TRIED = 7865, 100
 PORT_ATTEMPTS = 5  # times that another program may take the free port before us
 MAX_UPLOAD = "500mb"
-MAX_FIELD = 10_000  # bytes of a field of an upload that is no file
+MAX_FIELD = 10_000  # bytes of a field of an upload that is not a file
 ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
@@ -111,10 +111,10 @@ def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
 
 
 class _BoundedParser(GradioMultiPartParser):  # type: ignore[misc]  # Gradio has no types
-    """Gradio's parser of uploads with a limit for fields that are no files, which it holds in memory."""
+    """Gradio's parser of uploads with a limit for fields that are not files, which it holds in memory."""
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """Take a part of a field or file."""
+        """Receive a part of a field or file."""
         if self._current_part.file is None and len(self._current_part.data) + end - start > MAX_FIELD:
             raise MultiPartException("A field of the form is too large.")
         super().on_part_data(data, start, end)
@@ -124,7 +124,7 @@ class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio
     """Gradio's server without its start-up limit of 5 s: it waits as long as its thread is alive."""
 
     def run_in_thread(self) -> None:
-        """Start serving. Raises ServerFailedToStartError if the server ends instead, as when its port is taken."""
+        """Start serving. Raises ServerFailedToStartError if the server ends, for example because its port is taken."""
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         while not self.started:
@@ -135,7 +135,7 @@ class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio
 
 @contextmanager
 def _without_start_timeout() -> Iterator[None]:
-    """Let Gradio use `_ServerWithoutTimeout`."""
+    """Make Gradio use `_ServerWithoutTimeout`."""
     usual = http_server.Server
     http_server.Server = _ServerWithoutTimeout
     try:
@@ -172,7 +172,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         ssl_verify=False,  # Gradio's request to itself goes to an address that is not the certificate's
         root_path=address.root_path,
         quiet=True,
-        # Gradio's own request for the page has to be answered within 3 s: too early on a busy machine. The request
+        # Gradio's own request for its page has a timeout of 3 s, which is too short on a busy machine. The request
         # before it, which has no limit, has shown that the page is served.
         _frontend=False,
         app_kwargs=_app_arguments(address),
@@ -184,7 +184,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
 
 
 def _app_arguments(address: Address) -> dict[str, Any]:
-    """The arguments of Gradio's FastAPI application: the manual, middleware, and the answer to invalid requests."""
+    """Return the arguments of Gradio's FastAPI application: manual, middleware, response to invalid requests."""
     checks = Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts])
     return {
         "routes": [*manual_routes(address.language)],
@@ -265,7 +265,7 @@ def find_port(host: str, wanted: int | None) -> int:
 
 
 def _port_problem(host: str, port: int) -> str:
-    """Why a port cannot be listened on; empty if it can."""
+    """Return why a port cannot be used; an empty string if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if sys.platform != "win32":  # there it would let two programs share a port

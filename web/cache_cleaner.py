@@ -18,7 +18,7 @@ class CacheCleaner:
     """Records how long each cached file has been unchanged."""
 
     def __init__(self, app: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        """`app` is a gr.Blocks, which lists the files it has made in `temp_file_sets`."""
+        """`app` is a gr.Blocks, which lists the files it has written in `temp_file_sets`."""
         self._app = app
         self._clock = clock
         self._seen: dict[str, tuple[int, float]] = {}  # time of the last change, and when it was first seen
@@ -46,7 +46,7 @@ class CacheCleaner:
         self._seen = seen
 
     def _is_young(self, name: str, seen: dict[str, tuple[int, float]]) -> bool:
-        """Whether a file is to be kept; notes since when it is there. A file that is gone is not."""
+        """Whether a file is to be kept; records since when it exists. A file that no longer exists is not kept."""
         try:
             changed = Path(name).lstat().st_ctime_ns
         except OSError:

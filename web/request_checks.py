@@ -27,7 +27,7 @@ STARTS_EVENT = (f"{API}queue/join", f"{API}call/", f"{API}run/", f"{API}api/")
 MAX_BODY = 1_000_000  # bytes of any other request
 MAX_HEADERS = 32_000  # bytes of all headers together
 MAX_LENGTH_DIGITS = 15  # of the header Content-Length
-MAX_ECHOED = 200  # characters of a value that an answer repeats
+MAX_ECHOED = 200  # characters of a value that a response repeats
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 # Paths that a browser needs for the login form, and that Gradio requests from itself at startup.
@@ -57,13 +57,13 @@ class RequestChecks:
     """Refuses requests before Gradio reads them, and adds security headers to all responses."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None = None, limits: ClientLimits | None = None) -> None:
-        """`hosts`: names by which the server may be called; None: any, for a page with a login."""
+        """`hosts` are the names that requests may use for the server; None, for a server with a login, allows any."""
         self._app = app
         self._limits = limits or ClientLimits()
         self._hosts = None if hosts is None else LOOPBACK_NAMES | {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -82,7 +82,7 @@ class RequestChecks:
             self._limits.leave(client, uploads=uploads)
 
     def _refuse(self, scope: Scope, client: str) -> Refusal | None:
-        """Status and reason of a refusal; None if the request may pass."""
+        """Return status and reason of a refusal; None if the request is allowed."""
         headers, path = Headers(scope=scope), route_path(scope)
         if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADERS:
             return 431, "The headers are too large."
@@ -102,7 +102,7 @@ class RequestChecks:
         return self._refuse_use(scope, path, client)
 
     def _refuse_use(self, scope: Scope, path: str, client: str) -> Refusal | None:
-        """A refusal of a login or an event of a client that has reached its limit."""
+        """Return a refusal if a client that logs in or sends an event has reached its limit."""
         if scope.get("method") != "POST":
             return None
         if path.rstrip("/") == LOGIN and _has_login(scope):
@@ -118,7 +118,7 @@ class RequestChecks:
         return lambda size, total: self._limits.receive(client, size, folder)
 
     def _watch_login(self, scope: Scope, client: str, send: Send) -> Send:
-        """`send` with the security headers; for a login it also notes whether it was right."""
+        """Return `send` with the security headers; for a login it also records whether it succeeded."""
         sending = _with_headers(send)
         if route_path(scope).rstrip("/") != LOGIN or scope["method"] != "POST":
             return sending
@@ -156,9 +156,9 @@ def host_name(host: str) -> str:
 
 
 def _from_this_page(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
-    """Whether a browser sent the request for this page or its user, not for another website.
+    """Whether a browser sent the request for the web UI or its user, not for another website.
 
-    Browsers send the origin of a request, which no script can change. Programs send neither header.
+    Browsers send the origin of a request, which no script can change. Other programs send neither header.
     """
     reads = scope.get("method", "GET") in SAFE_METHODS and scope["type"] == "http"
     if reads and not path.startswith(API):
@@ -171,12 +171,12 @@ def _from_this_page(scope: Scope, path: str, headers: Mapping[str, str]) -> bool
 
 
 def _has_login(scope: Scope) -> bool:
-    """Whether the page requires a login."""
+    """Whether the web UI requires a login."""
     return getattr(scope.get("app"), "auth", None) is not None
 
 
 def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
-    """Whether the request needs no login or has one; Gradio itself leaves some of its routes open."""
+    """Whether the request needs no login or has one; Gradio itself leaves some of its routes unprotected."""
     if not _has_login(scope):
         return True
     app: Any = scope["app"]  # Gradio's, which has the tokens
@@ -189,7 +189,7 @@ def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
 
 
 def _with_headers(send: Send) -> Send:
-    """Add the security headers to an answer."""
+    """Add the security headers to a response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -226,7 +226,7 @@ class _Checked:
         self._started = False
 
     async def run(self, scope: Scope) -> None:
-        """Pass the request on; answer with the refusal if its body is refused, instead of Gradio's answer."""
+        """Pass the request on; if its body is refused, send the refusal instead of Gradio's response."""
         with contextlib.suppress(RefusedBodyError):
             await self._app(scope, self._receive_checked, self._send_unless_refused)
         if self._refusal and not self._started:

@@ -73,8 +73,8 @@ class Services:
     presets: Presets
     list_checkpoints: Callable[[], dict[str, Path]]  # by "experiment/file name"
     list_indexes: Callable[[], dict[str, Path]]  # by "folder/name"
-    folder: Path  # for files that the page writes and offers for download
-    files: Path  # jobs and their results, which the page may show
+    folder: Path  # for files that the web UI writes and offers for download
+    files: Path  # jobs and their results, which the web UI may show
     local: bool = True
     voice_facts: Callable[[bool], Mapping[str, VoiceFacts]] = lambda open_files: {}  # by the voices' names
     fetch_link: Callable[[str, Path, "Progress"], list[Path]] | None = None
@@ -124,9 +124,9 @@ def make_services(
 
 
 def _usable(device: str) -> str:
-    """The device.
+    """Return the device.
 
-    Raises ConfigError if it cannot be used; "auto" is not checked, which would import torch too early.
+    "auto" is not checked, because that would import torch too early. Raises ConfigError if the device cannot be used.
     """
     if device != "auto":
         choose_device(device)
@@ -165,7 +165,7 @@ def converting_runners(roots: Sequence[Path] | None = None) -> dict[Kind, Runner
     voices = _VoiceCache()
 
     def load(chosen: str, index: str, device: str) -> "VoiceConverter":
-        # Only listed voices may be opened: the page must not give access to other files of this machine.
+        # Only listed voices may be opened: the web UI must not give access to other files of this machine.
         voice = next((voice for voice in list_voices(roots) if voice.name == chosen), None)
         if voice is None:
             raise ConfigError("There is no voice {voice}. Select one from the list.", voice=chosen)

@@ -9,7 +9,7 @@ from lib.errors import ConfigError
 
 Options = TypeVar("Options", bound=BaseModel)
 MAX_PROBLEMS = 10
-MAX_ECHOED = 100  # characters of a wrong value that a message repeats
+MAX_ECHOED = 100  # characters of an invalid value that a message repeats
 
 
 def checked(model: type[Options], values: Mapping[str, object]) -> Options:

@@ -121,7 +121,7 @@ def _text(arguments: SayArguments) -> str:
 
 
 def _output(arguments: _Result, default: Path) -> Path:
-    """The file to write; raises ConfigError if OUTPUT and format contradict each other."""
+    """Return the file to write. Raises ConfigError if OUTPUT and format contradict each other."""
     output, chosen = arguments.output, arguments.format
     if output is None or output.is_dir() or output.suffix.lower().removeprefix(".") not in AUDIO_FORMATS:
         folder = default.parent if output is None else output

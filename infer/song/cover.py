@@ -139,7 +139,7 @@ class CoverMaker:
     def _converted(
         self, vocals: FloatArray, rate: int, options: CoverOptions, progress: Progress
     ) -> tuple[FloatArray, float]:
-        """The converted vocals (C, T) at the song's rate, and by how many semitones they were transposed."""
+        """Return the converted vocals (C, T) at the song's rate, and their transposition in semitones."""
         chosen = ConvertOptions.model_validate(
             {name: getattr(options, name) for name in ConvertOptions.model_fields} | VOCAL_OPTIONS
         )

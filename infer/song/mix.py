@@ -50,7 +50,7 @@ def _gain(level: float) -> float:
 
 
 def _panned(audio: FloatArray, pan: float) -> FloatArray:
-    """Pan (2, T) with constant power; 0 changes nothing, at the ends all of it is on one channel."""
+    """Pan (2, T) with constant power; 0 changes nothing, -1 and 1 use only one channel."""
     if pan == 0:
         return audio
     angle = (pan + 1) * np.pi / 4

@@ -30,7 +30,10 @@ class PymssSeparator:
     """A Separator that runs a pymss model."""
 
     def __init__(self, name: str, device: str, models: Path) -> None:
-        """Raises ConfigError if pymss is missing or the model unknown or unsafe, MissingFileError without weights."""
+        """Raises ConfigError if pymss is not installed or the model is unknown or unsafe.
+
+        Raises MissingFileError if weights are missing.
+        """
         if importlib.util.find_spec("pymss") is None:
             raise ConfigError(
                 "Separating a song needs the package pymss. Install it (pip install pymss), or provide your "
@@ -67,7 +70,7 @@ class PymssSeparator:
         self._rate = int(self._model.config.audio.get("sample_rate", USUAL_RATE))
 
     def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> tuple[FloatArray, FloatArray]:
-        """Separate (C, T); the rest is the difference, so that the two parts add up to the input."""
+        """Separate (C, T); the second part is the difference, so that the two parts add up to the input."""
 
         def report(done: float, total: float, _: object = None) -> None:
             progress(round(done), max(round(total), 1), Message("separating"))
@@ -114,5 +117,5 @@ def translated_errors(name: str) -> Iterator[None]:
 
 
 def _extracted(stems: dict[str, Any]) -> str:
-    """The name of the stem that a model extracts: a known one, else the first."""
+    """Return the name of the stem that a model extracts: a known one, otherwise the first."""
     return next((name for name in EXTRACTED if name in stems), next(iter(stems)))

@@ -63,9 +63,9 @@ def _extended(audio: FloatArray, length: int) -> FloatArray:
 
 
 def _gain(song: FloatArray, stem: FloatArray, sample_rate: int) -> float:
-    """The level of the stem in the song (C, T): what leaves nothing where the rest of the song is silent.
+    """Return the level of the stem in the song (C, T), which leaves silence where the song contains only the stem.
 
-    Least squares over short blocks, each weighted by how little remains of it, until the gain no longer changes.
+    Weighted least squares over short blocks: blocks with a small residual get a large weight, until the gain converges.
     """
     size = round(GAIN_SECONDS * sample_rate)
     starts = np.arange(0, song.shape[1], size)
@@ -82,7 +82,7 @@ def _gain(song: FloatArray, stem: FloatArray, sample_rate: int) -> float:
 
 
 def _offset(song: FloatArray, stem: FloatArray, sample_rate: int) -> int:
-    """By how many samples the stem (S,) is earlier than in the song (T,): where their correlation is largest."""
+    """Return by how many samples the stem (S,) is earlier than in the song (T,), at their maximum correlation."""
     most = round(MAX_OFFSET * sample_rate)
     loudest = int(np.argmax(np.abs(stem)))
     start = max(loudest - round(MATCHED_SECONDS / 2 * sample_rate), 0)

@@ -71,7 +71,7 @@ def _sentences(text: str) -> list[Line]:
 
 
 def _cues(text: str) -> list[Line]:
-    """The cues of SRT subtitles in order of their starts; numbers and markup are left out."""
+    """Return the cues of SRT subtitles, sorted by start time, without numbers and markup."""
     cues: list[tuple[float, float, list[str]]] = []
     for line in text.lstrip("\ufeff").splitlines():
         if match := _CUE_TIME.match(line):

@@ -263,7 +263,7 @@ def _open(path: Path) -> Any:
     import av
 
     # An absolute path cannot be mistaken for a URL, and a playlist posing as a recording cannot reach the network.
-    # Old tags in other encodings than UTF-8 must not keep a recording from being read.
+    # Old tags in encodings other than UTF-8 must not make a recording unreadable.
     return av.open(str(path.resolve()), metadata_errors="replace", container_options={"protocol_whitelist": "file"})
 
 
@@ -272,7 +272,7 @@ class _Decoded:
     """Sample rate and damage of one decoded stream."""
 
     channel: Channel = "mix"
-    sample_rate: int = 0  # Hz, of the first frame; headers of some AAC files are wrong
+    sample_rate: int = 0  # Hz, of the first frame; the headers of some AAC files are incorrect
     damaged_packets: int = 0
     power: float = 0.0  # sum of squares: mean of all channels ...
     mixed_power: float = 0.0  # ... and of their mix

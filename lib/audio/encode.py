@@ -140,7 +140,7 @@ def _counted(blocks: Iterable[FloatArray]) -> tuple[Iterable[FloatArray], int]:
 
 
 class _Written:
-    """Blocks on their way into a file, with their length and peak, which `verify` compares with the decoded file."""
+    """Blocks that are being written to a file; `verify` compares their length and peak with the decoded file."""
 
     def __init__(self, path: Path, blocks: Iterable[FloatArray], channels: int) -> None:
         self._path = path
@@ -233,7 +233,7 @@ def _write_encoded(path: Path, blocks: Iterable[FloatArray], wanted: _Stream, ta
 
 
 def _encoder_frames(context: Any, blocks: Iterable[FloatArray], wanted: _Stream) -> Iterator[Any]:
-    """Yield blocks (N,) or (2, N) as frames of the size and format the encoder takes, and None at the end to flush."""
+    """Yield blocks (N,) or (2, N) as frames of the encoder's size and format, and None at the end to flush."""
     import av
 
     layout = wanted.layout

@@ -103,7 +103,7 @@ def load_content_encoder(
 
 
 def _check_choice(family: str, name: str | None) -> None:
-    """Raises ConfigError for an unknown family, or an encoder that a family does not offer."""
+    """Raises ConfigError if a family is unknown or does not support the encoder."""
     if family not in FAMILIES:
         raise ConfigError(
             "The model family {family!r} does not exist. Choose one of {families}.",

@@ -17,13 +17,13 @@ from lib.voice.safe_load import safe_load, tensor_table
 
 
 class _Inert:
-    """Stands for a foreign class: takes any arguments, keeps the attributes that the file gives it, does nothing."""
+    """Replaces a class that is not allowed: accepts any arguments, keeps the attributes in the file, does nothing."""
 
     def __new__(cls, *_: object, **__: object) -> "_Inert":
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Ignore the arguments of the foreign class."""
+        """Ignore the arguments of the replaced class."""
 
 
 _FOREIGN = (

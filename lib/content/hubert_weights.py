@@ -64,7 +64,7 @@ def _plain_name(key: str) -> str:
 
 
 def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: bool) -> HubertShape:
-    """The architecture, from the tensors and the other facts.
+    """Derive the architecture from the tensors and the other settings.
 
     Raises KeyError, IndexError or ValueError if they do not fit.
     """

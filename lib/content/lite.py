@@ -38,7 +38,7 @@ class LiteContentEncoder:
 
     @torch.inference_mode()
     def __call__(self, audio: FloatArray) -> FloatArray:
-        """(T,) float32 at 16 kHz -> ((T - 80) // 320, WIDTH) float32; 0 frames below 400 samples."""
+        """(T,) float32 at 16 kHz -> ((T - 80) // 320, WIDTH) float32; 0 frames if T < 400."""
         if audio.ndim != 1:
             raise AudioError(
                 "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape

@@ -71,7 +71,7 @@ def _block_sums(values: FloatArray, size: int) -> npt.NDArray[np.float64]:
 
 
 def _correlate(audio: FloatArray, sample_rate: int) -> tuple[int, float]:
-    """By how many samples the right channel is later than the left, and the normalised correlation there."""
+    """Return by how many samples the right channel lags the left, and the normalised correlation at that lag."""
     most = round(MAX_DELAY * sample_rate)
     lags = np.zeros(2 * most + 1)
     level = 0.0  # what the correlation of equal signals would be

@@ -75,7 +75,7 @@ class RelativeAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, first: int) -> Tensor:
         """Attention of the frames from `first` on over all frames: queries [B, heads, Q, D] -> [B, heads, Q, D].
 
-        Without a mask all frames count.
+        Without a mask, all frames are attended to.
         """
         rows, frames = query.shape[2], key.shape[2]
         low, high = max(first - WINDOW, 0), min(first + rows + WINDOW, frames)  # frames inside the window of some row

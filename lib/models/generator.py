@@ -43,7 +43,7 @@ def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def _add(change: Tensor, x: Tensor) -> Tensor:
-    """The sum; in place of the first tensor unless autograd needs it."""
+    """Return the sum, in place of the first tensor unless autograd needs it."""
     return x + change if torch.is_grad_enabled() else change.add_(x)
 
 

@@ -167,7 +167,10 @@ def _load_best(device: "torch.device", dtype: "torch.dtype | None") -> "ExactExt
 
 
 def _first_of_auto(use: "Callable[[str], T]") -> "T":
-    """What `use` returns for the first method of AUTO_ORDER that is installed. ConfigError with the reasons if none."""
+    """Return the result of `use` for the first installed method of AUTO_ORDER.
+
+    Raises ConfigError, with the reasons, if none is installed.
+    """
     reasons: Message | None = None
     for method in AUTO_ORDER:
         try:

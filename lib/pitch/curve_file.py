@@ -73,7 +73,7 @@ NOTE_WORDS = frozenset({"note", "notes", "number", "nr", "no"})  # redundant bes
 
 
 class _Columns(NamedTuple):
-    """Where times and pitches stand in a line, and their conversion to seconds and Hz; None: of an ambiguous unit."""
+    """Columns of times and pitches, and their conversion to seconds and Hz; None if the unit is ambiguous."""
 
     time: int = 0
     pitch: int = 1
@@ -97,7 +97,7 @@ def read_curve(path: Path) -> PitchCurve:
     """
     points: list[tuple[float, float]] = []
     columns: _Columns | None = None
-    header = (0, "")  # number and text of the line that names the columns
+    header = (0, "")  # number and text of the header line
     comment = (0, "")
     for number, line in enumerate(_text(path).splitlines(), start=1):
         text = line.strip()
@@ -130,7 +130,7 @@ def read_curve(path: Path) -> PitchCurve:
 
 
 def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: str) -> tuple[float, float]:
-    """Seconds and Hz of one line; raises ConfigError if it has none."""
+    """Return seconds and Hz of one row. Raises ConfigError if it has none."""
     assert columns.to_seconds is not None and columns.to_hertz is not None
     if (count := _count(fields)) > columns.width:
         raise ConfigError(
@@ -180,9 +180,9 @@ def _text(path: Path) -> str:
 
 
 def _fields(line: str) -> list[str]:
-    """Split a line at its separator: semicolon, tab, comma or blanks. With the first two, a comma is a point.
+    """Split a row at its separator: semicolon, tab, comma or blanks.
 
-    So it is in quoted fields.
+    With the first two, and in quoted fields, a comma is a decimal point.
     """
     for separator in (";", "\t"):
         if separator in line:
@@ -199,11 +199,10 @@ def _count(fields: list[str]) -> int:
 
 
 def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
-    """The columns that a header names.
+    """Return the columns named in a header.
 
-    Raises ConfigError if it names none of times and pitches, or a unit is ambiguous.
-
-    `width` is the number of columns if the header is a comment, which then may also be a remark of another kind.
+    `width` is the number of columns if the header is a comment, which may also be another remark. Raises ConfigError if
+    it has no column of times or of pitches, or a unit is ambiguous.
     """
     fields = _fields(re.sub(r"(?<!\s)\s+(?=[(\[])", "", header)) if header else []  # "Time (s)" is one name
     if width is not None and len(fields) != width:
@@ -237,7 +236,7 @@ STATED, USUAL, OPEN, NOT_NAMED = range(4)  # whether the name of a column states
 def _named(
     field: str, plain: frozenset[str], units: Mapping[str, Converter], open_units: frozenset[str]
 ) -> tuple[int, Converter | None]:
-    """Whether the name of a column states a unit of this kind, and the conversion; None if the unit is ambiguous."""
+    """Whether the name of a column has a unit of this kind, and the conversion; None if the unit is ambiguous."""
     words = _words(field)
     found = {units[word] for word in words if word in units}
     ignored = NOTE_WORDS if found else frozenset[str]()

@@ -122,7 +122,7 @@ def _is_half(table: Weights, name: str) -> bool:
 
 
 def _places() -> Iterator[Path]:
-    """Where the weights may be: PLACES, then the folders of other programs that are in use."""
+    """Yield the places where the weights may be: PLACES, then the folders of other programs that are in use."""
     yield from PLACES
     for folder in weight_folders():
         yield from (folder / "rmvpe.safetensors", folder / "rmvpe.pt")
@@ -144,7 +144,7 @@ def find_weights() -> Path:
 
 
 def _read_table(path: Path) -> Weights:
-    """Read a table of tensors from `.safetensors` or `.pt`, executing nothing in it."""
+    """Read a table of tensors from `.safetensors` or `.pt`, executing no code from it."""
     table: Any
     if path.suffix == SAFETENSORS:
         try:

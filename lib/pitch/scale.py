@@ -113,7 +113,7 @@ def splice_curve(
 def _between(
     frames: npt.NDArray[np.int64], positions: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Interpolate points (N,) linearly at (F,) frames; between a voiced and an unvoiced one take the nearer point."""
+    """Interpolate points (N,) linearly at (F,) frames; between a voiced and an unvoiced one, use the nearer point."""
     before = np.clip(np.searchsorted(positions, frames, side="right") - 1, 0, len(positions) - 1)
     after = np.minimum(before + 1, len(positions) - 1)
     nearer = np.where(frames - positions[before] <= positions[after] - frames, before, after)

@@ -169,7 +169,7 @@ def unpack_parts(archive: Path, folder: Path) -> tuple[dict[str, Any], list[tupl
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; errors of reading it in the body become CheckpointErrors."""
+    """Open an archive; errors while it is read in the `with` block become CheckpointErrors."""
     if not archive.is_file():
         raise MissingFileError(archive, "Specify the path of a voice archive (NAME.zip).")
     check_directory(archive, MAX_PARTS)
@@ -241,7 +241,7 @@ def _exists(path: Path) -> ConfigError:
 def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
     """Move an index to its place.
 
-    Raises ConfigError if there is another index of a training run, or one that must stay.
+    Raises ConfigError if a training run has an index there already, or one that must stay.
     """
     if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
         raise ConfigError(
@@ -280,9 +280,10 @@ def _entries_and_card(opened: zipfile.ZipFile, archive: Path) -> tuple[list[zipf
 
 
 def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], archive: Path) -> Sequence[zipfile.ZipInfo]:
-    """The one voice of an archive, then its training checkpoints. Raises CheckpointError unless there is one voice.
+    """Return the one voice of an archive, then its training checkpoints.
 
-    A single model file is returned unchecked: its reader reports what is wrong with it.
+    A single model file is returned unchecked: its reader reports what is wrong with it. Raises CheckpointError unless
+    there is exactly one voice.
     """
     if len(models) == 1:
         return models
@@ -315,9 +316,9 @@ def _several(entries: Sequence[zipfile.ZipInfo], archive: Path, what: Message) -
 
 
 def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, Any]:
-    """The card: a dictionary whose entry `files`, if any, is a dictionary too.
+    """Return the card: a dictionary whose entry `files`, if any, is a dictionary, too.
 
-    Raises CheckpointError for anything else.
+    Raises CheckpointError if it has another form.
     """
     with opened.open(entry) as file:
         data = file.read(MAX_CARD_BYTES + 1)
@@ -331,7 +332,7 @@ def _read_card(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
 
 
 def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, archive: Path, card: dict[str, Any]) -> Path:
-    """Unpack one entry and return its path; raises CheckpointError if it exceeds its size or differs from the card."""
+    """Unpack one entry and return its path. Raises CheckpointError if it exceeds its size or differs from the card."""
     name = entry_name(entry)
     path = folder / f"part{len(list(folder.iterdir()))}{PurePosixPath(name).suffix.lower()}"
     digest, left = hashlib.sha256(), entry.file_size

@@ -11,7 +11,7 @@ from lib.messages import Message
 MAX_PARTS = 200  # entries of an archive
 MAX_BYTES = 4 << 30  # unpacked, all parts together
 MAX_RATIO = 20  # compression of a part; weights and vectors hardly compress ...
-SPARE_BYTES = 1 << 20  # ... and small texts are allowed any ratio
+SPARE_BYTES = 1 << 20  # ... and small files are allowed any ratio
 UTF8_FLAG = 0x800  # of an entry: its name is UTF-8
 JAPANESE = r"[\x20-\x7e\u3005\u3041-\u30ff\u4e00-\u9fff\uff01-\uffef]*"  # ASCII, kana, kanji, full and half width
 CHINESE = r"[\x20-\x7e\u3001-\u3017\u4e00-\u9fff\uff01-\uff5e]*"  # ASCII, ideographs, punctuation
@@ -77,7 +77,7 @@ def entry_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _decoded(entry: zipfile.ZipInfo) -> str:
-    """The path of an entry. Old archivers do not state its code page: UTF-8, Japanese, Chinese or that of DOS."""
+    """Decode the path of an entry: UTF-8, Japanese, Chinese or DOS; old archivers do not record which."""
     name = entry.orig_filename
     if name.isascii() or entry.flag_bits & UTF8_FLAG:
         return name
@@ -92,7 +92,7 @@ def _decoded(entry: zipfile.ZipInfo) -> str:
 
 
 def _read_as(data: bytes, encoding: str, letters: str) -> str | None:
-    """The text in an encoding; None if it is not, or has other letters."""
+    """Decode the path in an encoding; None if that fails or gives characters of other scripts."""
     try:
         decoded = data.decode(encoding)
     except UnicodeDecodeError:

@@ -57,7 +57,7 @@ def edit_voice_file(source: Path, output: Path, changes: Mapping[str, Any]) -> N
 
 
 def _write_safetensors(path: Path, content: dict[str, Any], metadata: dict[str, str]) -> dict[str, Any]:
-    """Write a voice with its entries as metadata, added to `metadata`; returns the written content."""
+    """Write a voice with its entries as metadata, added to `metadata`; return the written content."""
     weights = {name: tensor.contiguous() for name, tensor in content["weight"].items()}
     entries = {key: value for key, value in content.items() if key not in ("weight", "tensors")}
     entries["tensors"] = content.get("tensors", list(weights))

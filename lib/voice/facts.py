@@ -62,7 +62,7 @@ def _shipped() -> Mapping[str, VoiceFacts]:
 
 @functools.lru_cache(maxsize=1000)
 def _read(path: Path, changed: int, size: int) -> VoiceFacts:
-    """The facts in a file of this size, changed at this time."""
+    """Return the metadata in a file of this size, changed at this time."""
     from lib.voice.model_file import METADATA
     from lib.voice.safe_load import safe_load
 

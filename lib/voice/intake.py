@@ -176,7 +176,7 @@ def _without_path(error: RevoiceError, label: str) -> Message:
 
 
 def _pair(found: _Sorted) -> dict[Part, FoundIndex]:
-    """The index of each model that has one. An index that fits several models equally well is left over."""
+    """Return the index of each model that has one. An index that fits several models equally well is not paired."""
     owners: dict[Part, FoundIndex] = {}
     rules: tuple[Callable[[FoundIndex, list[FoundModel], list[FoundIndex]], list[FoundModel]], ...]
     rules = (_named_alike, _of_same_source, _of_same_width)
@@ -194,7 +194,7 @@ def _pair(found: _Sorted) -> dict[Part, FoundIndex]:
 
 
 def _give(index: FoundIndex, model: FoundModel, owners: dict[Part, FoundIndex], found: _Sorted) -> None:
-    """Assign an index to a model; of two, the one with more vectors."""
+    """Assign an index to a model; if it has one already, keep the one with more vectors."""
     other = owners.get(model.part)
     kept, dropped = (index, other) if other is None or index.vectors > other.vectors else (other, index)
     owners[model.part] = kept
@@ -205,7 +205,7 @@ def _give(index: FoundIndex, model: FoundModel, owners: dict[Part, FoundIndex], 
 
 
 def _named_alike(index: FoundIndex, free: list[FoundModel], left: list[FoundIndex]) -> list[FoundModel]:
-    """The models that the name of an index names best."""
+    """Return the models whose names fit the name of an index best."""
     ranks = {model.part: _rank(index.part.stem, model.part.stem) for model in free}
     best = min((rank for rank in ranks.values() if rank is not None), default=None)
     return [model for model in free if best is not None and ranks[model.part] == best]
@@ -217,12 +217,12 @@ def _of_same_source(index: FoundIndex, free: list[FoundModel], left: list[FoundI
 
 
 def _of_same_width(index: FoundIndex, free: list[FoundModel], left: list[FoundIndex]) -> list[FoundModel]:
-    """All models, for the only index left of its width."""
+    """Return all models, for the only remaining index of its dimension."""
     return free if sum(other.width == index.width for other in left) == 1 else []
 
 
 def _rank(index: str, voice: str) -> int | None:
-    """How well the name of an index fits that of a voice, ignoring case and separators; None: not at all."""
+    """Rank how well the name of an index fits that of a voice, ignoring case and separators; None if it does not."""
 
     def plain(name: str) -> str:
         return re.sub(r"[\s._-]+", "_", name).casefold()
@@ -273,7 +273,7 @@ def _has_index(logs: Path, name: str) -> bool:
 def _for_installed_voices(
     loose: list[FoundIndex], found: _Sorted, installed: list[Voice], logs: Path
 ) -> tuple[FoundIndex, ...]:  # fmt: skip
-    """Indexes for voices that are installed, by their names; the others become unused."""
+    """Return the indexes of installed voices, found by their names; the others become unused."""
     kept = []
     for index in loose:
         label, owner = index.part.label, None
@@ -294,7 +294,7 @@ def _for_installed_voices(
 
 
 def _width_of(voice: Voice) -> int | None:
-    """The content features per frame of an installed voice; None if it cannot be read."""
+    """Return the dimension of an installed voice's content features; None if it cannot be read."""
     try:
         return read_voice_model(voice.path).config.content_width
     except RevoiceError:
@@ -330,7 +330,7 @@ def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHT
 
 
 def _renamed(voices: list[FoundVoice], name: str, weights: Path) -> FoundVoice:
-    """The only voice, under a name that must be free."""
+    """Return the only voice under a name that must be unused."""
     if len(voices) != 1 or voices[0].installed:
         raise ConfigError("A name can be chosen when one new voice is added; these are {count}.", count=len(voices))
     if any(voice.name.casefold() == name.casefold() for voice in list_voices([weights])):

@@ -15,7 +15,7 @@ from lib.json_reader import read_json
 from lib.messages import Message
 from lib.paths import LOGS, PRETRAINED, VOICE_SUFFIXES, WEIGHTS, given_path
 
-VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the shipped ones
+VOICE_ROOTS = (WEIGHTS, PRETRAINED / "lite" / "voices")  # the user's, then the bundled ones
 INDEX_ROOTS = (LOGS, PRETRAINED / "lite" / "voices")
 TRASH = ".trash"  # below a folder of voices
 INDEX_FILES = "*.[iI][nN][dD][eE][xX]"
@@ -155,7 +155,7 @@ def experiment_of(voice: str) -> str:
 
 
 def _experiments_of(voice: str) -> list[str]:
-    """The names that the experiment of a voice may have, the likeliest first."""
+    """Return the possible names of a voice's experiment, most likely first."""
     return list(dict.fromkeys((experiment_of(voice), voice, _COPY.sub("", voice) or voice)))
 
 
@@ -165,13 +165,13 @@ def is_experiment(folder: Path) -> bool:
 
 
 def _recorded(folder: Path) -> str | None:
-    """The name of the index in the record of an experiment; None without record, or for a damaged one."""
+    """Return the index recorded in an experiment; None if there is no record or it is damaged."""
     name = _index_record(folder).get("file")
     return name if isinstance(name, str) else None
 
 
 def _index_record(folder: Path) -> dict[str, Any]:
-    """The entry on indexes in the record of an experiment; empty without record, or for a damaged one."""
+    """Return the entry on indexes in an experiment's record; empty if there is no record or it is damaged."""
     try:
         entry = read_json(folder / RECORD)["index"]
     except (RevoiceError, KeyError, TypeError):
@@ -197,7 +197,7 @@ def standard_experiment(index: Path) -> str | None:
 
 
 def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
-    """Without empty ("trained") indexes and those named for another family."""
+    """Omit empty ("trained") indexes and those named for another family."""
     standard = {path: _STANDARD.match(path.stem) for path in paths if not path.stem.startswith("trained_")}
     return [path for path, match in standard.items() if not match or family in (None, match["family"])]
 
@@ -226,7 +226,7 @@ def list_indexes(roots: Sequence[Path] | None = None) -> dict[str, Path]:
 
 
 def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
-    """Index files beside a voice, in the roots and in the folders of experiments below the roots."""
+    """List the index files in the folder of a voice, in the roots and in the experiments' folders below the roots."""
     places = [beside.glob(INDEX_FILES), *(root.glob(sub + INDEX_FILES) for root in roots for sub in ("", "*/"))]
     found = {path.resolve(): path for place in places for path in place}
     return [path for path in found.values() if path.is_file()]
@@ -266,7 +266,7 @@ def restore_voice(root: Path = WEIGHTS) -> str:
 
 
 def _deleted(root: Path) -> list[Path]:
-    """The deleted voices of `root`, the last one first."""
+    """List the deleted voices of `root`, most recent first."""
     return sorted((path for path in (root / TRASH).glob("[0-9]*_*") if _DELETED.match(path.name)), reverse=True)
 
 

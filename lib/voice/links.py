@@ -156,7 +156,7 @@ def _is_wanted(path: PurePosixPath) -> bool:
 
 
 class _Meter:
-    """Progress of several downloads, which it ends when they exceed a limit."""
+    """Progress of several downloads, which stops them when they exceed a limit."""
 
     def __init__(self, names: Sequence[str], total: int, limits: Limits, progress: Progress) -> None:
         self.name = ""

@@ -202,7 +202,7 @@ def _refuse_other_files(content: Any, path: Path) -> None:
 
 
 def _log_wrong_metadata(content: dict[str, Any], config: NetworkConfig, where: str) -> None:
-    """Log wrong entries `f0` and `sr`. RVC never reads `sr`, and programs spell it in different ways."""
+    """Log incorrect entries `f0` and `sr`. RVC never reads `sr`, and programs write it in different ways."""
     if "f0" in content and bool(content["f0"]) != config.has_f0:
         logger.warning(
             "%s declares f0=%.60r, but its tensors are of a voice with f0=%d", where, content["f0"], config.has_f0
@@ -213,7 +213,7 @@ def _log_wrong_metadata(content: dict[str, Any], config: NetworkConfig, where: s
 
 
 def _bounded(text: str, where: str) -> str:
-    """The description of a voice, which is shown and translated in many places, cut where it is too long."""
+    """Cut off the description of a voice if it is too long, because it is shown and translated in many places."""
     if len(text) > MAX_TEXT:
         logger.warning("%s has a description of %d characters; the first %d are used", where, len(text), MAX_TEXT)
     return text[:MAX_TEXT]

@@ -34,7 +34,7 @@ class _Dtype:
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float | str:
-    """The number or text in the bytes of a numpy scalar."""
+    """Return the number or string in the bytes of a numpy scalar."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise UnpicklingError("a numpy scalar without bytes")
     if dtype.code not in FORMATS:

@@ -68,7 +68,7 @@ def publish_voice(
             contents: dict[str, bytes | Path] = {"README.md": card.encode(), **files}
             operations = [huggingface_hub.CommitOperationAdd(target, source) for target, source in contents.items()]
             hub.create_commit(made.repo_id, operations, commit_message=f"Add the voice {name}")
-        except BaseException:  # also Ctrl-C and cancelling: no repository without its files stays
+        except BaseException:  # also Ctrl-C and cancelling: a repository without its files must not stay
             with contextlib.suppress(OSError, ValueError, httpx2.HTTPError):
                 hub.delete_repo(made.repo_id)  # it was made above and is empty
             raise
@@ -84,7 +84,7 @@ def publish_voice(
 
 
 def _check(publication: Publication, token: str) -> None:
-    """Raises ConfigError for what must be given and is not."""
+    """Raises ConfigError if a required entry is missing."""
     if not _REPOSITORY.fullmatch(publication.repository):
         raise ConfigError(
             "{name!r} cannot be the name of a repository. Use letters, digits, '-', '_' and '.'.",
@@ -126,7 +126,7 @@ def model_card(repository: str, voice: VoiceModel, publication: Publication, fil
 
 
 def _metadata(voice: VoiceModel, publication: Publication, facts: VoiceFacts) -> str:
-    """The YAML block at the beginning. JSON texts are YAML, whatever they contain."""
+    """Return the YAML block at the beginning. JSON strings are valid YAML, whatever they contain."""
     licence, lines = publication.licence.strip(), ["---"]
     if licence.lower() in LICENCES:
         lines.append(f"license: {licence.lower()}")
@@ -141,7 +141,7 @@ def _metadata(voice: VoiceModel, publication: Publication, facts: VoiceFacts) ->
 
 
 def _rows(voice: VoiceModel, publication: Publication, facts: VoiceFacts) -> dict[str, object]:
-    """What is known of the voice, by label; empty where it is not."""
+    """Return what is known about the voice, keyed by label; empty if unknown."""
     rows: dict[str, object] = {
         "language": facts.language,
         "speaker": facts.reader,

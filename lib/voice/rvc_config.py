@@ -64,7 +64,7 @@ def derive(weights: Weights, declared: Declared, where: str) -> SynthesizerConfi
 
 
 def _check_rates(config: SynthesizerConfig) -> None:
-    """Raises ValueError for rates that would expand a recording to gigabytes, or that exceed their kernels."""
+    """Raises ValueError if rates would expand a recording to gigabytes or exceed their kernels."""
     kernels = zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)
     if config.hop_length > config.sample_rate // MIN_FRAME_RATE or any(kernel < rate for kernel, rate in kernels):
         raise ValueError
@@ -140,7 +140,7 @@ def _from_shapes(weights: Weights) -> Declared:
 
 @functools.cache
 def _known_networks() -> list[SynthesizerConfig]:
-    """The networks of the shipped families that are Synthesizers."""
+    """Return the networks of the bundled families that are Synthesizers."""
     networks = (load_family(family, rate).synthesizer for family, rates in FAMILIES.items() for rate in rates)
     return [network for network in networks if isinstance(network, SynthesizerConfig)]
 

@@ -152,7 +152,7 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
 
 
 def _problem_of_moments(moments: Any, shape: torch.Size) -> Message | None:
-    """What is wrong with AdamW's state of one parameter of that shape; None if nothing is."""
+    """Return what is invalid in AdamW's state of one parameter of that shape; None if nothing is."""
     try:
         pair = [moments["exp_avg"], moments["exp_avg_sq"]]
         if any(moment.shape != shape for moment in pair):

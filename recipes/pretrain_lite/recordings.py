@@ -10,7 +10,7 @@ import soxr
 from lib.errors import MissingFileError
 from lib.typing import FloatArray
 
-# Readers of LibriSpeech dev-clean. The tune speakers are for development; the test speakers for final results only.
+# Speakers of LibriSpeech dev-clean. Those of tune are for development, those of test for final results only.
 TUNE = frozenset({"422", "1988"})
 TEST = frozenset({"1272", "1462", "2086", "2412"})
 EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})

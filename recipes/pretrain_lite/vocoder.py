@@ -61,7 +61,7 @@ class VocoderTraining:
     """Networks, optimisers and clips of the training."""
 
     def __init__(self, options: VocoderOptions, folder: Path, family: FamilyConfig | None = None) -> None:
-        """`family` has the sizes of the networks; None: those of configs/lite."""
+        """`family` gives the sizes of the networks; it defaults to configs/lite."""
         torch.manual_seed(options.seed)
         family = family or load_family("lite")
         assert isinstance(family.synthesizer, LiteConfig)

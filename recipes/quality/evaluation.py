@@ -64,7 +64,7 @@ class Evaluator:
         return self._made(name, clips, lambda clip, seed: (vocoder(clip, seed), 0))
 
     def _made(self, name: str, clips: Sequence[Clip], make: Callable[[Clip, int], tuple[FloatArray, int]]) -> Line:
-        """The line of a set of clips; `make` returns (T,) at the converter's rate and the transposition."""
+        """Return the row of a set of clips; `make` returns (T,) at the converter's rate and the transposition."""
         figures = []
         for clip in clips:
             repeats = []
@@ -110,7 +110,7 @@ class Evaluator:
         return ClipFigures(clip.name, 0 if np.isnan(figures.word_errors) else len(self._reference(clip)), figures)
 
     def _reference(self, clip: Clip) -> list[str]:
-        """The words of a clip; where its text is unknown, those of the transcript of its recording."""
+        """Return the words of a clip; if its text is unknown, those in the transcript of its recording."""
         if clip not in self._texts:
             text = clip.text if clip.text is not None else self.transcribe(clip.clean(), clip.language)
             self._texts[clip] = split_words(text, clip.language)
@@ -128,7 +128,7 @@ class Evaluator:
         return self._embeddings[clip.path]
 
     def _to_voice(self, clip: Clip, embedding: FloatArray) -> float:
-        """Mean cosine to the held-back recordings, without the clip itself."""
+        """Return the mean cosine similarity to the held-out recordings, without the clip itself."""
         others = [self._embedding(reference) for reference in self.references if reference.path != clip.path]
         return float(np.mean([embedding @ other for other in others])) if others else NAN
 

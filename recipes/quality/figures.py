@@ -19,7 +19,7 @@ RESAMPLES, CONFIDENCE = 2000, 0.95
 class Figures:
     """The metrics of one conversion, or their means over several conversions of one clip; NaN if not available."""
 
-    word_errors: float  # number of wrong words
+    word_errors: float  # number of word errors
     to_voice: float  # mean cosine of speaker embeddings, to held-back recordings of the voice
     to_source: float  # and to the unconverted clip
     f0_correlation: float

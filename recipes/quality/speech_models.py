@@ -22,7 +22,7 @@ class Transcriber(Protocol):
     """Transcribes speech."""
 
     def __call__(self, audio: FloatArray, language: str) -> str:
-        """Text of (T,) at 16 kHz in a language such as "en"."""
+        """Transcribe (T,) at 16 kHz in a language such as "en"."""
         ...
 
 
@@ -42,7 +42,7 @@ class Whisper:
     """A Whisper model in CTranslate2's format, in int8 on the CPU, with a beam size of 5."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises MissingFileError for an incomplete folder and ConfigError for a missing package."""
+        """Raises MissingFileError if the folder is incomplete, and ConfigError if a package is not installed."""
         for name in WHISPER_FILES:
             if not any(folder.glob(name)):
                 raise MissingFileError(folder / name, "requirements-quality.txt names a source of Whisper base.")
@@ -57,7 +57,10 @@ class Whisper:
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def __call__(self, audio: FloatArray, language: str) -> str:
-        """Text of (T,) at 16 kHz. Raises AudioError for more than 30 s, ConfigError for a language the model lacks."""
+        """Transcribe (T,) at 16 kHz.
+
+        Raises AudioError if it is longer than 30 s, and ConfigError if the model does not support the language.
+        """
         seconds = len(audio) / ANALYSIS_RATE
         if seconds > WINDOW_SECONDS:
             raise AudioError(

@@ -21,7 +21,7 @@ class LiteVocoder:
 
     @torch.inference_mode()
     def __call__(self, clip: Clip, seed: int) -> FloatArray:
-        """(T,) at the voice's sample rate; T is a multiple of the hop length."""
+        """Resynthesise (T,) at the voice's sample rate; T is a multiple of the hop length."""
         config = self._synthesizer.config
         mel = log_mel(torch.from_numpy(clip.clean(config.sample_rate))[None], config)  # [1, F, M]
         frames = mel.shape[1]

@@ -278,7 +278,7 @@ def _fetched(link: str, folder: Path) -> list[Path]:
 
 
 def _import_loose(files: list[Path], name: str | None, folder: Path) -> Iterator[str]:
-    """Import files that are not one archive: `name` is for the only new voice among them. `folder` is temporary."""
+    """Import files other than a single archive: `name` is for the only new voice among them. `folder` is temporary."""
     from lib.errors import CheckpointError, MissingFileError
     from lib.voice.intake import inspect_files, install
 

@@ -103,7 +103,7 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Values for display: numbers with one decimal, lists and tables as text."""
+    """Format values for display: numbers with one decimal, lists and tables as strings."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -174,7 +174,7 @@ def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None =
 
 
 def _generator(path: Path) -> tuple[Weights, int | None]:
-    """The tensors of a generator (the averaged ones, if any) and its finished epochs, if stored."""
+    """Return the tensors of a generator (the EMA weights, if any) and its finished epochs, if stored."""
     content = safe_load(path)
     if isinstance(content, dict) and "weight" in content and "config" in content:
         raise CheckpointError("{path} is a finished voice already; there is nothing to extract.", path=path)
@@ -228,7 +228,7 @@ def _blended(first: str, second: str) -> str:
 
 
 def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
-    """CheckpointError with the first difference that prevents blending."""
+    """Raises ConfigError or CheckpointError, with the first difference, if the voices cannot be blended."""
     compared: list[tuple[str, Any, Any]] = [
         (Message("family"), first.family, second.family),
         (Message("sample rate"), first.config.sample_rate, second.config.sample_rate),

@@ -76,5 +76,5 @@ def fields(template: str) -> list[tuple[str, str, str]]:
 
 
 def _has_words(template: str) -> bool:
-    """Whether there is anything to translate besides placeholders and signs."""
+    """Whether there is anything to translate besides placeholders and symbols."""
     return any(letter.isalpha() for words, *_ in string.Formatter().parse(template) for letter in words)

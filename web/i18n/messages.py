@@ -59,7 +59,7 @@ def translated(t: Translator, text: str) -> str:
 
 
 def _fields(t: Translator, text: str) -> dict[str, str]:
-    """The values of a message as texts, each formatted as its placeholder says; messages among them translated."""
+    """Return the values of a message as strings, formatted as in the template; messages among them are translated."""
     if not isinstance(text, Message):
         return {}
     fields = {}

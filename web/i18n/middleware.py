@@ -15,9 +15,9 @@ from web.i18n.placeholders import may_contain_placeholders, request_language, tr
 from web.i18n.translator import COOKIE, texts_of
 
 _TRANSLATED = ("text/html", "application/json", "text/event-stream")
-_FILES = "/gradio_api/file="  # answers with files of the user, which stay as they are
+_FILES = "/gradio_api/file="  # responses with files of the user, which are not changed
 _HEAD = b"<head>"
-LARGE = 65_536  # bytes of an answer that is translated outside of the event loop
+LARGE = 65_536  # bytes of a response that is translated outside the event loop
 
 
 class TranslateMiddleware:
@@ -28,7 +28,7 @@ class TranslateMiddleware:
         self._default = default
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http" or scope["path"].startswith(_FILES):
             await self._app(scope, receive, send)
             return
@@ -37,7 +37,7 @@ class TranslateMiddleware:
 
 
 class _Answer:
-    """Translates one answer: event streams message by message, other bodies once they are complete."""
+    """Translates one response: event streams message by message, other bodies once they are complete."""
 
     def __init__(self, send: Send, locale: str) -> None:
         self._send = send
@@ -47,7 +47,7 @@ class _Answer:
         self._body: list[bytes] = []
 
     async def send(self, message: Message) -> None:
-        """Pass on a part of the answer."""
+        """Pass on a part of the response."""
         if message["type"] == "http.response.start":
             kind = Headers(raw=message["headers"]).get("content-type", "").split(";")[0]
             self._kind = kind if kind in _TRANSLATED else ""

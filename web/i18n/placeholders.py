@@ -34,7 +34,7 @@ class PageTexts(Translator):
     def __call__(self, key: str, **values: object) -> str:
         """Return the placeholder of a text.
 
-        Raises KeyError for an unknown id or a missing value, as in any language.
+        Raises KeyError if the key is unknown or a value is missing, as in any language.
         """
         if missing := {name for _, name in text_parts(self.texts[key]) if name is not None} - values.keys():
             raise KeyError(f"{key}: {', '.join(missing)}")

@@ -12,7 +12,7 @@ from lib.paths import ROOT
 
 LOCALES = ROOT / "i18n"
 MASTER = "en_US"  # the language in which every text exists
-COOKIE = "revoice-language"  # what the user chose on the page
+COOKIE = "revoice-language"  # the language chosen in the web UI
 MAX_VALUE = 2000  # characters of a value in a text
 MAX_ACCEPTED = 1000  # characters of the header Accept-Language that are read
 LANGUAGES: Mapping[str, str] = {  # by their own names, in the order of the choice on the page
@@ -38,7 +38,7 @@ class Translator:
         self.texts = texts_of(locale)
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the text; raises KeyError for an unknown id, which is a bug."""
+        """Return the text of a key. Raises KeyError if it is unknown, which is a bug."""
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:
@@ -133,12 +133,12 @@ def choose_language(chosen: str | None, accepted: str, default: str | None) -> s
 
 
 def _match(tag: str) -> str | None:
-    """The language for a tag, whatever its region ("de-AT" -> "de"); None if there is none."""
+    """Return the language for a tag, whatever its region ("de-AT" -> "de"); None if there is none."""
     base = re.split(r"[-_]", tag.strip().lower())[0]
     return next((name for name in LANGUAGES if name.lower().split("_")[0] == base), None)
 
 
 def _weight(word: str) -> float:
-    """The quality value of a language in Accept-Language (";q=0.8"), 1 without it."""
+    """Return the quality value of a language in Accept-Language (";q=0.8"), by default 1."""
     match = re.search(r";\s*q\s*=\s*([01](?:\.\d+)?)\s*$", word)
     return float(match[1]) if match else 1.0

@@ -252,7 +252,7 @@ class JobRegistry:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
     def _check_queue(self, queue: deque[str], client: str) -> None:
-        """Raises ConfigError if a queue is full, or if a client of another machine has its share of it."""
+        """Raises ConfigError if a queue is full, or a client of another machine has used up its share."""
         if len(queue) >= MAX_WAITING:
             raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
         own = sum(self._clients.get(job_id) == client for job_id in queue)
@@ -327,7 +327,7 @@ class JobRegistry:
 
 
 def _now() -> float:
-    """Unix seconds as a job file may hold them."""
+    """Return the Unix time in seconds, as stored in job files."""
     return max(0.0, time.time())
 
 
@@ -337,9 +337,10 @@ def _job_to_json(job: JobView) -> object:
 
 
 def _read_job(path: Path) -> JobView:
-    """The job of a file: one that waited or ran is interrupted, one without a usable request cannot be resumed.
+    """Return the job of a file, as interrupted if it was queued or running.
 
-    Raises ConfigError, ValueError, LookupError or TypeError for a file that is not a job's.
+    A job without a valid request cannot be resumed. Raises ConfigError, ValueError, LookupError or TypeError if the
+    file is not a job file.
     """
     values: Any = from_json(read_json_table(path, MAX_JOB_BYTES, allow_nan=True))
     _JOB_FILE.validate_python({**values, "request": None})

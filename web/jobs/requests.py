@@ -143,7 +143,10 @@ def read_request(kind: Kind, values: object) -> Request:
 
 
 def _upgraded(kind: Kind, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Values by their current names; older job files have all uploads in the list "files", the F0 file second."""
+    """Return values by their current names.
+
+    Older job files have all uploads in the list "files", the F0 file second.
+    """
     files = values.get("files")
     if not isinstance(files, list):
         return values

@@ -127,7 +127,7 @@ def _used_rate(voice: "VoiceConverter", options: ConvertOptions) -> float:
 
 
 def _report(outcome: "Outcome", voice: "VoiceConverter", options: ConvertOptions) -> dict[str, Any]:
-    """The report on a conversion that the page shows, as JSON values."""
+    """Return the report on a conversion that the web UI shows, as JSON values."""
     device = voice.device
     return asdict(outcome) | {
         "path": outcome.path.name,
@@ -221,7 +221,7 @@ def train_command(request: TrainRequest) -> list[str]:
 
 
 def _option(name: str, value: object) -> list[str]:
-    """An option of the command line; nothing for None."""
+    """Return an option of the command line; nothing if it is None."""
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
@@ -266,7 +266,7 @@ def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
 
 
 def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]:
-    """Run one command of a training job; it stops when its standard input is closed, also by the end of this server."""
+    """Run one command of a training job; it stops when its standard input is closed or this server has ended."""
     place = command.index("train") + 1  # after the module's name
     with subprocess.Popen(
         [sys.executable, *command[:place], "--report-as-json", *command[place:]], cwd=ROOT, stdin=subprocess.PIPE,
@@ -293,7 +293,7 @@ def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]
 
 
 def _ended_early(lines: Sequence[str], status: int) -> RevoiceError:
-    """The error for a training process that ended without reporting one, such as after a crash."""
+    """Return the error for a training process that ended without reporting one, for example after a crash."""
     last = next((line for line in reversed(lines) if line.strip()), "")
     if last:
         return RevoiceError("Training ended early: {reason}", reason=last)

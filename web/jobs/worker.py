@@ -136,7 +136,7 @@ def _receive(pipe: Connection) -> dict[str, Any]:
 
 
 class _WorkerLoop:
-    """The other end of the pipe: receives jobs and sends their reports, until the server has ended."""
+    """The child's side of the pipe: receives jobs and sends their reports, until the server has ended."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -166,7 +166,7 @@ class _WorkerLoop:
                     self._context[1].cancelled.set()
 
     def _exit(self) -> None:
-        """End the process: it returns if it is idle or its job checks for cancellation, else it is terminated."""
+        """End the process: it returns if it is idle or its job checks for cancellation; otherwise it is terminated."""
         with self._changed:
             self._closed = True
             if self._context is not None:

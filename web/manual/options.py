@@ -23,7 +23,7 @@ SKIP = frozenset({"device"})  # explained in the training guide and in the quest
 
 @dataclass(frozen=True)
 class _Command:
-    """A command of the program, its options, and the part of the page that has them."""
+    """A command of the program, its options, and the section of the page that describes them."""
 
     words: str
     model: type[BaseModel]

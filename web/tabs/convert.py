@@ -114,7 +114,7 @@ class _ConvertTab:
         build_presets(t, services, self.form)
 
     def wire(self) -> None:
-        """Connect everything but presets."""
+        """Connect all events except those of presets."""
         t, results, form = self.t, self.results, self.form
         results.wire(self.audio)
         inputs = [self.voice, self.audio, self.format, self.f0_file, self.index, self.device]

@@ -98,7 +98,7 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
 def _batch_request(
     t: Translator, services: Services, form: Form[ConvertOptions], values: Mapping[str, Any]
 ) -> BatchRequest:
-    """The request of a batch. Raises ConfigError without recordings, or for values that are not allowed."""
+    """Return the request of a batch. Raises ConfigError if there are no recordings or a value is not allowed."""
     uploads = [Path(path) for path in values["files"] or []]
     named: list[Path] = []
     voice = listed_voice(t, services, values["voice"])

@@ -79,7 +79,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
         form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav")
 
     def make_cover(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-        """Make a cover of a song, or of its stems; returns the cover, a report and the stems."""
+        """Create a cover of a song, or of its stems; returns the cover, a report and the stems."""
         title, work = _cover_request(t, services, form, values)
         job_id = services.registry.submit(title, work, client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, pressed)
@@ -100,7 +100,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
 def _cover_request(
     t: Translator, services: Services, form: Form[CoverOptions], values: Mapping[str, Any]
 ) -> tuple[str, CoverRequest]:
-    """The title and the request of a cover. Raises ConfigError if the files do not suffice."""
+    """Return the title and the request of a cover. Raises ConfigError if the files are not sufficient."""
     name = listed_voice(t, services, values["voice"])
     files = {key: Path(values[key]) if values[key] else None for key in ("song", "vocals", "instrumental")}
     main = files["song"] or files["instrumental"]

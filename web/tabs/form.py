@@ -38,7 +38,7 @@ class Form(Generic[Options]):
         self.components = [_component(name, model.model_fields[name], first[name], t) for name in self.names]
 
     def __add__(self, other: "Form[Options]") -> "Form[Options]":
-        """Both forms as one: an options model may be spread over several places."""
+        """Combine two forms into one: the components of an options model may be laid out in several places."""
         both = Form(self.model, self._t, frozenset(self.model.model_fields))
         both.names, both.components = self.names + other.names, self.components + other.components
         return both
@@ -52,7 +52,7 @@ class Form(Generic[Options]):
 
 
 def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any:
-    """Make the component that suits a field's type and range, with its first value."""
+    """Create the component for a field's type and range, with its initial value."""
     look = {
         "label": t(f"options.{name}.label"),
         "info": f"{t(f'options.{name}.info')} {manual_link(t, name)}",
@@ -95,10 +95,10 @@ def _choice_label(name: str, choice: Any, t: Translator) -> str:
 
 @cache
 def _let_sliders_accept_none() -> None:
-    """Let clients of the API pass None to sliders, for options whose default depends on the voice.
+    """Make sliders accept None from API clients, for options whose default depends on the voice.
 
-    On Gradio's class, because a session makes a new component of a slider that was changed in it, and because Gradio
-    writes a stub file beside every class that is derived from its components.
+    This changes Gradio's class, because a session creates a new component of a slider that was changed in it, and
+    because Gradio writes a stub file for every class derived from its components.
     """
     check = gr.Slider.preprocess
     gr.Slider.preprocess = lambda slider, payload: None if payload is None else check(slider, payload)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 BROWSER_HEADERS = ("origin", "referer", "sec-fetch-site", "sec-fetch-mode")
-ERROR_SECONDS = 30  # for which a message stays on the page, unless it is closed
+ERROR_SECONDS = 30  # for which a message is shown, unless it is closed
 
 
 @contextmanager
@@ -46,15 +46,15 @@ def handle_errors(t: Translator, *, names_only: bool = False) -> Iterator[None]:
 
 
 def _message(t: Translator, text: str) -> gr.Error:
-    """Make a message; escaped for browsers, because Gradio renders HTML and texts contain names of files."""
+    """Create a message; it is escaped for browsers, because Gradio renders HTML and texts contain file names."""
     shown = text if _asked_by_program() else html.escape(text)
     return gr.Error(shown, duration=ERROR_SECONDS, title=t("error.title"), print_exception=False)
 
 
 def _asked_by_program() -> bool:
-    """Whether the request that is being answered came from a program, not from a browser.
+    """Whether the current request came from an API client, not from a browser.
 
-    Every browser names the origin of a request that changes something, or the site it comes from.
+    Browsers send the origin, or the site, of every request that changes something.
     """
     request = LocalContext.request.get(None)
     headers = getattr(request, "headers", None)
@@ -62,7 +62,7 @@ def _asked_by_program() -> bool:
 
 
 def _without_folders(message: Message) -> Message:
-    """A message whose paths are replaced by the names of their files."""
+    """Return a message whose paths are replaced by their file names."""
 
     def shown(value: object) -> object:
         if isinstance(value, Message):

@@ -38,7 +38,7 @@ def job_panel(
 
 
 class _JobPanel:
-    """Current jobs, earlier ones folded, buttons for the chosen one, and the files that it made."""
+    """Current jobs, earlier ones collapsed, buttons for the selected job, and the files that it has written."""
 
     def __init__(self, t: Translator, services: Services, kinds: Sequence[Kind], stop: str, results: bool) -> None:
         self._t = t
@@ -48,7 +48,7 @@ class _JobPanel:
         self._results = results
 
     def lay_out(self, name: str) -> None:
-        """Make the components and wire them."""
+        """Create the components and connect their events."""
         t, registry = self._t, self._registry
         known = gr.State(("", "", None))
         current = gr.HTML(elem_id=f"{name}-jobs")
@@ -76,7 +76,10 @@ class _JobPanel:
         clear.click(self._press(lambda _: self.clear()), inputs, outputs, queue=False, **_QUIET)
 
     def show(self, before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
-        """Values of all components, or nothing new. `before` is what was shown, `picked` the id of the chosen job."""
+        """Return the values of all components, or no change.
+
+        `before` is what was shown, `picked` the id of the selected job.
+        """
         t = self._t
         current, earlier = self._listed()
         texts = ["".join(_describe(t, job) for job in jobs) for jobs in (current, earlier)]
@@ -107,12 +110,12 @@ class _JobPanel:
         )
 
     def clear(self) -> None:
-        """Delete the folded jobs."""
+        """Delete the collapsed jobs."""
         for job in self._listed()[1]:
             self._registry.delete(job.id)
 
     def _listed(self) -> tuple[list[JobView], list[JobView]]:
-        """Jobs that wait or run, or else the newest; and those that are folded."""
+        """Return the jobs that are queued or running, or otherwise the newest; and the collapsed ones."""
         jobs = self._registry.jobs(*self._kinds)
         current = [job for job in jobs if job.active] or jobs[:1]
         ids = {job.id for job in current}
@@ -177,7 +180,7 @@ def _state(t: Translator, job: JobView) -> str:
 
 
 def _describe(t: Translator, job: JobView) -> str:
-    """One job as a card; every text from outside is escaped."""
+    """Describe one job as a card; all external text is escaped."""
     share = 100 * job.done / job.total if job.total else 0
     bar = ""
     if job.state == "running":

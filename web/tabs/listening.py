@@ -61,7 +61,7 @@ def build_listening(t: Translator, services: Services, results: ResultPanel) -> 
 
 
 def _player(letter: str, path: Path, folder: Path) -> str:
-    """A native player; files outside of the jobs' folder, as those of a batch on this computer, are named only."""
+    """Return a native player; for files outside the jobs' folder, such as those of a local batch, only the name."""
     name = f"{letter}: {html.escape(path.name)}"
     if not path.resolve().is_relative_to(folder.resolve()):
         return f"<p>{name}</p>"

@@ -18,7 +18,7 @@ from web.jobs.runners import ALL_GPUS, chosen_gpus
 from web.tabs.handlers import handle_errors
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-Needs = tuple[list[str], list[RevoiceError]]  # names of downloads, and what else is wrong
+Needs = tuple[list[str], list[RevoiceError]]  # names of missing downloads, and other problems
 
 
 class NeedsPanel:
@@ -40,7 +40,7 @@ class NeedsPanel:
         def show(*values: Any) -> tuple[Any, ...]:
             try:
                 names, problems = find(*values)
-            except RevoiceError:  # a damaged voice, a wrong value: reported when it is used
+            except RevoiceError:  # a damaged voice, an invalid value: reported when it is used
                 names, problems = [], []
             lines = [f"- {html.escape(translated(self._t, error.message))}" for error in problems]
             purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST}

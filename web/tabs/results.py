@@ -135,7 +135,7 @@ class ResultPanel:
         return (*self._listed(entries, jobs[0].id), player, file, picture, files)
 
     def _show(self, job_id: str | None) -> tuple[Any, ...]:
-        """Player, file, report, picture and files of a job."""
+        """Return player, file, report, plot and files of a job."""
         job = self._job(job_id)
         if job is None:
             return (gr.update(value=None, label=self._t("convert.result")), _HIDDEN[1], "", _HIDDEN[0], _HIDDEN[0])
@@ -173,7 +173,7 @@ class ResultPanel:
             return str(sound)
 
     def _draw(self, job_id: str | None, name: str | None) -> Any:
-        """The picture of the chosen result beside its own recording, not the recording now on the page."""
+        """Plot the selected result next to its own recording, not the recording now in the form."""
         with handle_errors(self._t):
             job, sound = self._job(job_id), self._sound_of(job_id, name)
             source = source_of(job, sound) if job and sound else None

@@ -43,7 +43,7 @@ def build_settings_tab(t: Translator, services: Services) -> None:
 
 
 def _build_looks(t: Translator) -> None:
-    """Language and theme: both belong to the browser, so they are set by JavaScript; the page is shown again."""
+    """Lay out language and theme: both are stored in the browser, so JavaScript sets them and reloads the web UI."""
     with gr.Row():
         language = gr.Dropdown(
             label=t("settings.language"),
@@ -125,12 +125,12 @@ def _build_weights(t: Translator, services: Services) -> None:
 
 
 def _missing() -> list[str]:
-    """Names of downloads with a missing file that can be downloaded."""
+    """Return the names of downloads of which a file is missing and can be downloaded."""
     return list(dict.fromkeys(a.name for a in assets.MANIFEST if a.source and not assets.path_of(a).is_file()))
 
 
 def _choices(t: Translator) -> list[tuple[str, str]]:
-    """Sets and single downloads that are missing, each with its content or purpose, and its size where it is known."""
+    """Return sets and individual downloads that are missing, with content or purpose, and size if known."""
     missing, purposes = _missing(), {asset.name: translated(t, asset.needed_by) for asset in assets.MANIFEST}
     sets = {name: ", ".join(parts) for name, parts in assets.SETS.items() if set(parts) & set(missing)}
     return [(f"{name}: {text}{_size(name)}", name) for name, text in (sets | {n: purposes[n] for n in missing}).items()]
@@ -142,7 +142,7 @@ def _size(name: str) -> str:
 
 
 def _list_weights(t: Translator) -> str:
-    """The weights as a list in Markdown, those for the same purpose together."""
+    """Return the weights as a Markdown list, grouped by purpose."""
     missing = set(_missing())
     purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST if asset.source}
     here = [name for name in purposes if name not in missing]
@@ -185,7 +185,7 @@ def _build_report(t: Translator, services: Services) -> None:
     made = gr.File(label=t("bug.file"), interactive=False, visible=False, elem_id="bug-report-file")
 
     def bug_report() -> Any:
-        """Put versions, devices and the last lines of the log into a ZIP without private paths."""
+        """Write versions, devices and the last log lines into a ZIP file without private paths."""
         with handle_errors(t):
             return gr.update(value=str(write_bug_report(services.registry.jobs(), services.folder)), visible=True)
 

@@ -68,7 +68,7 @@ def build_train_tab(t: Translator, services: Services) -> None:
 
 
 class _TrainTab:
-    """The components of the tab by the names of their options, and the actions of its buttons."""
+    """The components of the tab, keyed by the names of their options, and the handlers of its buttons."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self.t = t
@@ -99,7 +99,7 @@ class _TrainTab:
                 elem_id="train-family",
             )
             self.inputs["sample_rate"] = gr.Dropdown(
-                # all rates, as programs may choose any family; the page shows those of the family
+                # all rates, as API clients may choose any family; the web UI shows those of the family
                 label=t("train.sample_rate"), choices=ALL_RATES, value="24k", elem_id="train-rate",
             )  # fmt: skip
             self.inputs["pitch"] = gr.Checkbox(label=t("train.pitch"), info=t("train.pitch_info"), value=True)
@@ -118,7 +118,7 @@ class _TrainTab:
         )
 
     def lay_out_advanced(self) -> None:
-        """All other options, and the choice of a single stage."""
+        """Lay out all other options, and the choice of an individual stage."""
         stages = [(self.t(f"train.stage_{name}"), name) for name in ("run", *STAGES)]
         self.inputs["stage"] = gr.Dropdown(
             label=self.t("train.stage"), info=self.t("train.stage_info"), choices=stages, value="run",
@@ -151,7 +151,7 @@ class _TrainTab:
             api_visibility="private",
         )  # fmt: skip
         changes = [field.change for field in inputs]
-        gr.on(None, self._show_command, inputs, self.command, queue=False, **_QUIET)  # when the page opens, too
+        gr.on(None, self._show_command, inputs, self.command, queue=False, **_QUIET)  # when the web UI opens, too
         gr.on(
             [*changes, self.report.seconds.change], self._show_estimate, [self.report.seconds, *inputs], self.forecast,
             trigger_mode="always_last", **_QUIET,
@@ -159,11 +159,11 @@ class _TrainTab:
         found, seconds = self.report.found, self.report.seconds
         needed = ["family", "sample_rate", "pitch", "pitch_method", "base", "content_encoder", "device"]
         self.needs.wire(self._needs, inputs, [self.inputs[name].change for name in needed])
-        gr.on(None, _rates, [family, rate], [rate], **_QUIET)  # when the page opens and after changes
+        gr.on(None, _rates, [family, rate], [rate], **_QUIET)  # when the web UI opens and after changes
         self.suggestion.wire(family, rate, self.inputs["epochs"], found, seconds)
 
     def _request(self, values: Mapping[str, Any]) -> TrainRequest:
-        """The request of a training job without its recordings. Raises ConfigError for values that are not allowed."""
+        """Return the request of a training job without its recordings. Raises ConfigError if a value is not allowed."""
         name = check_name((values["name"] or "").strip(), "voice")
         options = checked(RunOptions, {key: values[key] for key in RunOptions.model_fields if key in values})
         settings = {key: values[key] for key in VOICE_SETTINGS}
@@ -224,7 +224,7 @@ class _TrainTab:
 
 
 def _check_before(work: TrainRequest) -> None:
-    """Raise everything that keeps a training job from running, all at once, before it is queued."""
+    """Raise all problems that prevent a training job, together, before it is queued."""
     kind = VoiceKind(work.family, work.sample_rate, bool(work.pitch)) if work.data and work.family else None
     options = work.options
     if options.device == ALL_GPUS or chosen_gpus(options.device):
@@ -262,10 +262,11 @@ def _rates(family: Family, chosen: str) -> Any:
 
 
 def _recordings(t: Translator, services: Services, name: str, files: list[str] | None, folder: str) -> str | None:
-    """The folder of recordings to train on, including those given earlier for this name.
+    """Return the folder of recordings to train on, including those given earlier for this name.
 
-    Uploads are copied into the experiment's folder, because the page's own copies are deleted. A typed folder is used
-    in place as long as nothing else was given. None if nothing is given and the experiment has clips: these are used.
+    Uploads are copied into the experiment's folder, because Gradio deletes its own copies. A typed folder is used in
+    place as long as nothing else was given. Returns None if nothing is given and the experiment has clips: these are
+    used.
     """
     experiment = Experiment(name)
     kept, note = experiment.folder / UPLOADS, experiment.folder / SOURCE
@@ -276,7 +277,7 @@ def _recordings(t: Translator, services: Services, name: str, files: list[str] |
             raise ConfigError(t("train.no_data"))
         if not earlier or typed in ("", earlier):
             if typed:
-                list_recordings(Path(typed))  # raises where there is nothing, before a folder is made
+                list_recordings(Path(typed))  # raises if there are no recordings, before a folder is created
                 write_text(note, typed)
             return typed or earlier or None
     given = [Path(path) for path in files or []]
@@ -298,7 +299,7 @@ def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
 
 
 def _experiments() -> list[str]:
-    """Names of the experiments that were trained, the newest first."""
+    """Return the names of all experiments, most recently trained first."""
     found = [path.parent for path in LOGS.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
@@ -344,7 +345,7 @@ def _build_progress(t: Translator) -> None:
 
 
 def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:
-    """The new state and updates of the components; nothing changes where `before`, the state shown, is still valid."""
+    """Return the new state and updates of the components; nothing if `before`, the state shown, is still valid."""
     experiments = _experiments()
     if not experiments:
         return (gr.skip(),) * 6

@@ -64,6 +64,6 @@ class HeldOutPanel:
 
 
 def _curve(history: Sequence[Evaluation], figure: str) -> Any:
-    """The curve of a figure; hidden if no evaluation has it, as the similarity without a speaker encoder."""
+    """Return the curve of a metric; hidden if no evaluation has it, such as similarity without a speaker encoder."""
     points = [(item.step, getattr(item, figure)) for item in history if getattr(item, figure) is not None]
     return gr.update(value=pd.DataFrame(points, columns=["step", figure]), visible=figure == "mel" or bool(points))

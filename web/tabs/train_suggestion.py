@@ -64,5 +64,5 @@ def fitting_rate(family: Family, found: DataReport | None) -> str:
 
 
 def _hertz(rate: str) -> int:
-    """48000 for "48k"."""
+    """Return 48000 for "48k"."""
     return 1000 * int(rate.removesuffix("k"))

@@ -63,7 +63,7 @@ def _build_link(t: Translator, intake: "_Intake", files: Any) -> None:
 
 
 class _Intake:
-    """What the drop zone and the button do; the endpoints of the API are named and described as here."""
+    """The handlers of drop zone and button; the API endpoints have their names and descriptions."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
@@ -71,12 +71,12 @@ class _Intake:
 
     @contextmanager
     def _inspected(self, files: Sequence[str] | None) -> "Iterator[Inspected]":
-        """What the files hold; archives are unpacked until the block ends."""
+        """Yield the contents of the files; archives stay unpacked until the `with` block ends."""
         with tempfile.TemporaryDirectory(prefix="import-", dir=self._services.folder) as folder:
             yield self._services.inspect_files([Path(file) for file in files or []], Path(folder))
 
     def show(self, files: Sequence[str] | None) -> tuple[Any, Any, Any]:
-        """The table of what the files hold; the name can be changed if there is one new voice."""
+        """Return the table of the files' contents; the name can be changed if there is exactly one new voice."""
         if not files:
             return (gr.update(visible=False),) * 3
         with handle_errors(self._t, names_only=True), self._inspected(files) as found:
@@ -105,9 +105,9 @@ class _Intake:
         return t("voices.plan_new", name=voice.name, facts=", ".join(facts))
 
     def add_voices(self, files: Sequence[str] | None, name: str | None = None) -> tuple[str, None]:
-        """Add the voices and indexes that files hold: .pth, .safetensors, .index and .zip, in any number.
+        """Add the voices and indexes in any number of files: .pth, .safetensors, .index and .zip.
 
-        `name` is for the only new voice; empty: the name of its file.
+        `name` is for the only new voice; if it is empty, the name of its file is used.
         """
         with handle_errors(self._t, names_only=True), self._inspected(files) as found:
             if not _has_news(found):
@@ -121,13 +121,13 @@ class _Intake:
             return said, None
 
     def fetch(self, link: str, bar: gr.Progress = gr.Progress()) -> tuple[list[str], str]:  # noqa: B008
-        """Download the files of a link for the drop zone; the field of the link is emptied."""
+        """Download the files of a link for the drop zone, and empty the link field."""
 
         def progress(done: int, total: int, what: str) -> None:
             size = f"({done / 1e6:.0f} / {total / 1e6:.0f} MB)"
             bar((done, total), desc=f"{translated(self._t, what)} {size}")
 
-        folder = Path(tempfile.mkdtemp(prefix="link-", dir=self._services.folder))  # removed with the page's folder
+        folder = Path(tempfile.mkdtemp(prefix="link-", dir=self._services.folder))  # removed with the server's folder
         with handle_errors(self._t, names_only=True), ExitStack() as failed:
             failed.callback(shutil.rmtree, folder, ignore_errors=True)
             files = [str(path) for path in self._fetch(link, folder, progress)]
@@ -137,7 +137,7 @@ class _Intake:
     def add_link(self, link: str, name: str | None = None) -> str:
         """Add the voices and indexes of a link: a Hugging Face repository or file, or an https link to a file.
 
-        `name` is for the only new voice; empty: the name of its file.
+        `name` is for the only new voice; if it is empty, the name of its file is used.
         """
         with tempfile.TemporaryDirectory(prefix="link-", dir=self._services.folder) as folder:
             with handle_errors(self._t, names_only=True):
@@ -151,7 +151,7 @@ class _Intake:
         return self._services.fetch_link(link, folder, progress)
 
     def import_voice(self, archive: str) -> tuple[str, None]:
-        """Add the voice or the index that one file holds: .pth, .safetensors, .index or .zip."""
+        """Add the voice or the index in one file: .pth, .safetensors, .index or .zip."""
         return self.add_voices([archive])
 
 
@@ -166,7 +166,7 @@ def _has_news(found: "Inspected") -> bool:
 
 
 def _nothing_new(t: Translator, found: "Inspected") -> ConfigError:
-    """Why nothing would be added: the first reason there is."""
+    """Return the first reason why nothing would be added."""
     if found.unused:
         label, reason = found.unused[0]
         return ConfigError("{file} {reason}.", file=label, reason=reason)

@@ -4,7 +4,7 @@ from lib.voice.facts import VoiceFacts, titles_of
 from web.i18n.translator import LANGUAGES, Translator
 from web.services import Services
 
-READERS = ("woman", "man", "child")  # translated; other texts are shown as they are
+READERS = ("woman", "man", "child")  # translated; other values are shown as they are
 _OWN_NAMES = {locale.partition("_")[0]: name.partition(" (")[0] for locale, name in LANGUAGES.items()}
 
 

@@ -43,7 +43,7 @@ def build_voices_tab(t: Translator, services: Services) -> None:
             with gr.Row():
                 delete = gr.Button(t("voices.delete"), variant="stop", elem_id="delete")
                 undo = gr.Button(t("voices.undo"), elem_id="undo")
-    gr.on(None, tools.voice_info, [voice], info, api_name="voice_info")  # when the page opens and when it changes
+    gr.on(None, tools.voice_info, [voice], info, api_name="voice_info")  # when the web UI opens and when it changes
     delete.click(tools.delete_voice, [voice], message, api_name="delete_voice")
     undo.click(tools.undo_delete, outputs=message, api_name="undo_delete")
     gr.api(tools.list_voices, api_name="list_voices")
@@ -91,14 +91,14 @@ def _build_makers(t: Translator, tools: "_Tools", voice: Any, message: Any) -> t
 
 
 class _Tools:
-    """The actions of the buttons; each is an endpoint of the API with this name and description."""
+    """The handlers of the buttons; each is an API endpoint with this name and description."""
 
     def __init__(self, t: Translator, services: Services) -> None:
         self._t = t
         self._services = services
 
     def cards(self) -> str:
-        """The voices as HTML, for the page."""
+        """Return the voices as HTML."""
         return _cards(self._t, self._services)
 
     def _named(self, name: str | None) -> str:
@@ -107,19 +107,19 @@ class _Tools:
         return str(name)
 
     def list_voices(self) -> list[str]:
-        """The names of all voices."""
+        """List the names of all voices."""
         return self._services.list_voices()
 
     def choices(self, *, open_files: bool = True) -> list[tuple[str, str]]:
-        """Titles and names of all voices."""
+        """Return titles and names of all voices."""
         return voice_choices(self._t, self._services, open_files=open_files)
 
     def list_checkpoints(self) -> list[str]:
-        """The checkpoints of all experiments as "experiment/file name", the newest first."""
+        """List the checkpoints of all experiments as "experiment/file name", newest first."""
         return list(self._services.list_checkpoints())
 
     def voice_info(self, voice: str | None) -> str:
-        """The properties of a voice: family, sample rate, pitch, epochs and more."""
+        """Return the properties of a voice: family, sample rate, pitch, epochs and more."""
         with handle_errors(self._t, names_only=True):
             if not voice:
                 return ""
@@ -134,7 +134,7 @@ class _Tools:
         return translated(self._t, text)
 
     def export_voice(self, voice: str | None) -> Any:
-        """Export a voice, its index and a card as one ZIP."""
+        """Export a voice, its index and a card as one ZIP file."""
         with handle_errors(self._t, names_only=True):
             output = self._services.folder / f"{self._named(voice)}.zip"
             list(ckpt.use(ckpt.Export(voice=self._named(voice), output=output, overwrite=True)))
@@ -146,9 +146,9 @@ class _Tools:
         return message
 
     def _new_name(self, name: str | None, usual: str) -> str:
-        """The name of a new voice, by default a free one.
+        """Return the name of a new voice, by default an unused one.
 
-        Raises ConfigError if it is taken: the page replaces no voice.
+        Raises ConfigError if it is taken: the web UI replaces no voice.
         """
         from lib.voice.intake import free_name
 
@@ -182,7 +182,7 @@ class _Tools:
             return self._done(self._t("voices.edited", name=html.escape(name)))
 
     def merge_voices(self, first: str | None, second: str | None, alpha: float = 0.5, name: str | None = None) -> str:
-        """Blend two voices of one kind; alpha is the share of the first."""
+        """Blend two voices of the same kind; alpha is the weight of the first."""
         with handle_errors(self._t, names_only=True):
             pair = {"first": self._named(first), "second": self._named(second)}
             made = self._new_name(name, "-".join(pair.values()))
@@ -206,13 +206,13 @@ class _Tools:
             return self._done(self._t("voices.deleted", name=html.escape(str(voice))))
 
     def undo_delete(self) -> str:
-        """Restore the voice that was deleted last."""
+        """Restore the most recently deleted voice."""
         with handle_errors(self._t, names_only=True):
             return self._done(self._t("voices.restored", name=html.escape(self._services.undo_delete())))
 
 
 def _cards(t: Translator, services: Services, *, open_files: bool = True) -> str:
-    """Every voice as a card: its title and name, whether it has an index, size and date."""
+    """Describe every voice as a card: title and name, whether it has an index, size and date."""
     titles = {name: title for title, name in voice_choices(t, services, open_files=open_files)}
     cards = []
     for card in services.voice_cards():
