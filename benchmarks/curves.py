@@ -1,6 +1,6 @@
-"""Plots the losses of several training runs: python benchmarks/curves.py logs/first logs/second --output curves.png.
+"""Plots the mel loss of several training runs: python benchmarks/curves.py logs/first logs/second --output curves.png.
 
-Plots the mel loss of each run against steps and against minutes of training.
+One panel shows the losses against steps, the other against minutes of training.
 """
 
 import argparse

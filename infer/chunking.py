@@ -48,7 +48,7 @@ class ChunkLimits:
         assert self.center - 2 * self.query >= 4 / FRAMES_PER_SECOND, "neighbouring cuts must keep their distance"
 
     def halved(self) -> "ChunkLimits | None":
-        """Limits for chunks of half the length, with the same padding; None if the chunks would be too short."""
+        """Return limits for chunks of half the length, with the same padding; None if the chunks would be too short."""
         if self.longest / 2 < MIN_CHUNK:
             return None
         return ChunkLimits(self.pad, self.query / 2, self.center / 2, self.longest / 2)
@@ -61,7 +61,7 @@ class ChunkLimits:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames [start, stop) of the audio, counted in frames of 10 ms."""
+    """A chunk of the audio: its frames [start, stop) of 10 ms."""
 
     start: int
     stop: int

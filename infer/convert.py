@@ -129,7 +129,7 @@ class VoiceConverter:
         return self._synthesizer.current.n_bytes
 
     def output_rate(self, options: ConvertOptions) -> int:
-        """Sample rate in Hz of the audio that `convert` returns."""
+        """Return the sample rate in Hz of the audio that `convert` returns."""
         return options.resample_rate or self.sample_rate
 
     def index_rate(self, options: ConvertOptions) -> float:
@@ -137,7 +137,7 @@ class VoiceConverter:
         return self._index_rate if options.index_rate is None else options.index_rate
 
     def used_index(self, options: ConvertOptions) -> str | None:
-        """Name of the index that `convert` uses; None if it uses none."""
+        """Return the name of the index that `convert` uses; None if it uses none."""
         index = self._index_for(options)
         return index.name if index and self.index_rate(options) > 0 else None
 
@@ -146,7 +146,7 @@ class VoiceConverter:
         return self.index and (self._speaker_index(options.speaker_id) or self.index)
 
     def pitch_method(self, options: ConvertOptions) -> str | None:
-        """Name of the pitch method, resolved if the option is "auto"; None if the voice has no F0 input."""
+        """Return the name of the pitch method, resolved if the option is "auto"; None if the voice has no F0 input."""
         if not self._config.has_f0:
             return None
         return self._extractor(options, choose_precision(options.precision, self.device.device)).method

@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 class LruCache:
-    """Values by key. The newest value is kept even if it alone exceeds the limit.
+    """Caches values by key. The newest value is kept even if it alone exceeds the limit.
 
     Values are computed under the lock, so a thread that needs a value being computed waits for it.
     """

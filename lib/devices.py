@@ -24,8 +24,9 @@ class Device:
 class Precision:
     """The dtypes of one conversion or extraction.
 
-    generator   the synthesizer's generator; int8 quantises only its residual blocks analysis    the pitch network, and
-    the synthesizer's prior and flow encoder     the content encoder
+    generator   the synthesizer's generator; int8 quantises only its residual blocks
+    analysis    the pitch network, and the synthesizer's prior and flow
+    encoder     the content encoder
     """
 
     generator: "torch.dtype"

@@ -39,7 +39,7 @@ def index_names(experiment: str, family: str, n_cells: int) -> tuple[str, str]:
 
 
 def count_cells(n_vectors: int) -> int:
-    """Return RVC's number of cells for this number of vectors."""
+    """Return the number of cells that RVC uses for this number of vectors."""
     return max(1, min(int(16 * n_vectors**0.5), n_vectors // VECTORS_PER_CELL))
 
 

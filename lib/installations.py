@@ -86,7 +86,7 @@ def _is_useful(folder: Path) -> bool:
 def voice_folders(folders: Sequence[Path] | None = None) -> list[Path]:
     """Return the folders in which the given installations keep voices.
 
-    If None is given, these are all listed installations and the copies inside this program's folder.
+    `folders` defaults to all listed installations, plus the copies inside this program's folder.
     """
     found = [ROOT / "assets/weights"] if folders is None else []
     for folder in installations() if folders is None else folders:
@@ -96,7 +96,7 @@ def voice_folders(folders: Sequence[Path] | None = None) -> list[Path]:
 
 
 def index_folders() -> list[Path]:
-    """Return the folders in which installations keep indexes, and the training folders that contain indexes."""
+    """Return the folders in which installations keep indexes, including those of their training runs."""
     found = [ROOT / "assets/indices"]
     for folder in installations():
         found += [folder, *(folder / name for name in INDEX_FOLDERS)]

@@ -1,4 +1,4 @@
-"""System failures, such as a full disk, out of memory or a lost GPU, as one sentence, whichever library reports them.
+"""Turns system failures, such as a full disk, exhausted memory or a lost GPU, into one sentence each.
 
 Libraries report them in many ways: OSError, MemoryError, a RuntimeError of torch, faiss or libsndfile, an ImportError.
 A damaged file is not a system failure: readers call these functions first to distinguish the two.

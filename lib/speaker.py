@@ -1,4 +1,4 @@
-"""Speaker embeddings: how similar two recordings are in voice. They need resemblyzer, an optional package."""
+"""Speaker embeddings, which measure how similar two voices are. They need resemblyzer, an optional package."""
 
 from typing import Any, Protocol
 

@@ -72,8 +72,8 @@ def chosen_base(config: FamilyConfig, options: FitOptions, encoder: str, root: P
     """Return the base models given in the options, otherwise those of the family; None if there are none.
 
     They are strictly checked. Raises ConfigError if only one of the two is given, MissingFileError if a file or folder
-    does not exist, and CheckpointError if one does not fit the training run because its family, sample rate, F0 use or
-    content encoder is another.
+    does not exist, and CheckpointError if the family, sample rate, F0 use or content encoder of one differs from that
+    of the training run.
     """
     generator, discriminator = options.base_generator, options.base_discriminator
     if (generator is None) != (discriminator is None):

@@ -195,8 +195,8 @@ def collate(items: Sequence[Item], config: FamilyConfig) -> Batch:
 class BucketSampler(Sampler[list[int]]):
     """Yields batches of clips of similar length, in an order drawn from the epoch number.
 
-    Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length b belongs to
-    the bucket (b_k, b_k+1]; lengths outside the boundaries are put into the first or last bucket.
+    Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length n belongs to
+    the bucket with b_k < n <= b_k+1; lengths outside the boundaries are put into the first or last bucket.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:

@@ -38,8 +38,8 @@ Parts = Mapping[str, int]  # file of a recording -> number of its first clip tha
 def choose_parts(table: Table) -> dict[str, int]:
     """Choose the recordings to hold out: per file name, the number of the first held-out clip.
 
-    For each speaker they are 5% of the material, and together at least 20 s, but at most a third of it. The recordings
-    are chosen by a hash of their file names, so that adding data changes the choice little. If a speaker has only one
+    They make up 5% of each speaker's material, at least 20 s over all speakers, and at most a third. The recordings are
+    chosen by a hash of their file names, so that adding data changes the choice little. If a speaker has only one
     recording, its end is held out. Empty if nothing can be held out.
     """
     parts: dict[str, int] = {}
@@ -70,9 +70,10 @@ def _end_of_longest(own: Sequence[Source], wanted: float) -> dict[str, int]:
 
 
 def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int]:
-    """Return what a run holds out. A run that has started keeps its choice, as far as the recordings still exist.
+    """Return the recordings that a run holds out, in the form that `choose_parts` returns.
 
-    Raises ConfigError if recordings are to be held out but all have been used for training or are too short.
+    A run that has started keeps its choice, as far as the recordings still exist. Raises ConfigError if recordings are
+    to be held out but all have been used for training or are too short.
     """
     table, begun = read_table(experiment), any(experiment.folder.glob("G_*.pth"))
     if options.held_out == "off":
@@ -106,7 +107,7 @@ def _length(table: Table) -> float:
 
 
 class ChosenClips(NamedTuple):
-    """The clips of a run."""
+    """The training clips and held-out clips of a run."""
 
     training: list[Clip]  # those of speakers with less material several times
     held_out: list[Clip]

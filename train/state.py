@@ -148,7 +148,10 @@ def update_average(state: TrainState) -> None:
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["no", "bf16", "fp16"], str]:
-    """Return Accelerate's name of the precision to train in, and the reason. Raises ConfigError for fp16 on a CPU."""
+    """Return Accelerate's name of the training precision, and the reason.
+
+    Raises ConfigError if fp16 is requested on a CPU.
+    """
     if wanted == "fp32":
         return "no", "requested"
     if wanted == "fp16" and device.type == "cpu":

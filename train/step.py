@@ -38,10 +38,10 @@ class _MicroBatch(NamedTuple):
 def train_step(
     state: TrainState, batch: Batch, starts: Tensor | None = None, temperature: float = 1.0
 ) -> dict[str, float]:
-    """Update both networks -> losses and gradient norms by their TensorBoard names, means over the processes.
+    """Update both networks; return losses and gradient norms, keyed by TensorBoard name.
 
-    `starts` [B] fixes the segments and `temperature` 0 removes the noise. Raises ConfigError if not even one clip fits
-    into memory, or if the batch does not fit and several processes train.
+    They are means over the processes. `starts` [B] fixes the segments, and a `temperature` of 0 removes the noise.
+    Raises ConfigError if not even one clip fits into memory, or if the batch does not fit and several processes train.
     """
     work = _Step(state, batch, starts, temperature)
     set_learning_rate(state)

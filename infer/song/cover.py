@@ -62,14 +62,14 @@ class Cover:
 
 @dataclass
 class CoverMaker:
-    """Makes covers with one voice."""
+    """Creates covers with one voice."""
 
     converter: VoiceConverter
     cache: StepCache = field(default_factory=StepCache)
     load_separator: LoadSeparator = load_separator
 
     def make(self, sources: Sources, output: Path, options: CoverOptions, progress: Progress = no_progress) -> Cover:
-        """Make a cover, write it to `output` and write its stems to the folder OUTPUT_stems beside it."""
+        """Create a cover, write it to `output` and its stems to the folder OUTPUT_stems next to it."""
         start = time.perf_counter()
         if output.resolve() in {
             path.resolve() for path in (sources.song, sources.vocals, sources.instrumental) if path

@@ -88,8 +88,8 @@ def save_blocks(
 ) -> None:
     """Write mono blocks (N,) or stereo blocks (2, N) to `path`, atomically, and verify the file by decoding it.
 
-    The suffix of `path` determines the format. WAV is 16-bit, 24-bit or 32-bit float; FLAC is 16-bit or 24-bit, also
-    for "FLOAT"; .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover art into all
+    The suffix of `path` determines the format. WAV is 16-bit, 24-bit or 32-bit float; FLAC is 16-bit or 24-bit ("FLOAT"
+    gives 24-bit); .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover art into all
     but WAV. Formats with fixed sample rates (Opus: 48 kHz; MP3, AAC: the standard rates) use the next higher rate, and
     decode to `resampled_length` samples at it. Values outside [-1, 1] are clipped except in float WAV.
 

@@ -14,12 +14,12 @@ BELOW_NYQUIST = 0.99
 
 
 def highpass(audio: FloatArray, sample_rate: int, frequency: float) -> FloatArray:
-    """Apply a Butterworth high-pass filter with 12 dB per octave."""
+    """Apply a Butterworth high-pass filter with a slope of 12 dB per octave."""
     return _butterworth(audio, sample_rate, frequency, "highpass")
 
 
 def lowpass(audio: FloatArray, sample_rate: int, frequency: float) -> FloatArray:
-    """Apply a Butterworth low-pass filter with 12 dB per octave."""
+    """Apply a Butterworth low-pass filter with a slope of 12 dB per octave."""
     return _butterworth(audio, sample_rate, frequency, "lowpass")
 
 

@@ -38,7 +38,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two convolutions over time with a ReLU in between; an even kernel sees one frame more on the right."""
+    """Two convolutions over time with a ReLU in between; an even kernel covers one more frame on the right."""
 
     def __init__(self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class FrameBlock(nn.Module):
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, F, C) -> (B, F, C); `film` modulates the normalised output of the depth-wise convolution.
 
-        It is a pair (B, 1, C) each: the scale minus 1, and the shift (FiLM, Perez et al. 2018).
+        It is a pair of tensors (B, 1, C): the scale minus 1, and the shift (FiLM, Perez et al. 2018).
         """
         context = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
         if film is not None:

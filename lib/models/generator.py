@@ -185,7 +185,7 @@ class Generator(nn.Module):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
-        """[B, Z, F], F0 [B, F] in Hz or None, speaker [B, gin, 1] -> waveform [B, 1, F * hop]."""
+        """Latent [B, Z, F], F0 [B, F] in Hz or None, speaker [B, gin, 1] -> waveform [B, 1, F * hop]."""
         return self.synthesize(latent, self._excite(f0, generator, temperature), speaker)
 
     def in_blocks(

@@ -1,7 +1,7 @@
 """Discriminators of the lite family: log-magnitude spectra at several resolutions, frequencies as channels.
 
-They follow UnivNet (Jang et al. 2021), with one-dimensional convolutions, and are much cheaper on a CPU than
-discriminators of waveforms.
+They follow UnivNet (Jang et al. 2021), with one-dimensional convolutions, and are much cheaper on a CPU than waveform
+discriminators.
 """
 
 import torch

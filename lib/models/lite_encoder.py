@@ -33,7 +33,7 @@ CONTEXT_FRAMES = 50  # content frames of the neighbouring windows on either side
 
 
 def mel_filter_bank(n_fft: int = WINDOW_LENGTH) -> Tensor:
-    """(n_fft // 2 + 1, N_MELS) triangular filters of equal area on Slaney's mel scale, 0 to 8 kHz."""
+    """Return (n_fft // 2 + 1, N_MELS) triangular filters of equal area on Slaney's mel scale, 0 to 8 kHz."""
     low, high = (_hz_to_mel(torch.tensor(hz)) for hz in (0.0, SAMPLE_RATE / 2))
     corners = _mel_to_hz(torch.linspace(float(low), float(high), N_MELS + 2))  # [C + 2]
     bins = torch.linspace(0.0, SAMPLE_RATE / 2, n_fft // 2 + 1)[:, None]  # [bins, 1]
@@ -68,7 +68,7 @@ def whisper_log_mel(mel: Tensor) -> Tensor:
 
 
 def sinusoids(frames: int, channels: int) -> Tensor:
-    """(frames, channels) position encodings of Whisper: sines, then cosines."""
+    """Whisper's positional encodings (frames, channels): sines, then cosines."""
     rates = torch.exp(-math.log(10_000) / (channels // 2 - 1) * torch.arange(channels // 2))
     angles = torch.arange(frames)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)

@@ -45,7 +45,7 @@ class LiteOutput(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def mel_filters(config: LiteConfig) -> Tensor:
-    """(n_fft // 2 + 1, n_mels) triangular filters of equal area on Slaney's mel scale, 0 Hz to half the sample rate."""
+    """Return (n_fft // 2 + 1, n_mels) triangular filters of equal area on Slaney's mel scale, 0 to sample_rate / 2."""
     import torchaudio.functional as audio_functional
 
     with torch.device("cpu"):  # even while a network is built on the meta device
@@ -80,7 +80,7 @@ def log_mel(audio: Tensor, config: LiteConfig) -> Tensor:
 
 
 def scaled_f0(f0: Tensor) -> Tensor:
-    """F0 (B, F) Hz, 0 where unvoiced -> (B, F, 2): octaves from F0_CENTRE, and 1 where voiced."""
+    """F0 (B, F) Hz, 0 where unvoiced -> (B, F, 2): octaves relative to F0_CENTRE, and 1 where voiced."""
     voiced = (f0 > 0).to(f0.dtype)
     return torch.stack([voiced * torch.log2(f0.clamp(min=MIN_F0) / F0_CENTRE), voiced], 2)
 
@@ -222,7 +222,7 @@ class LiteSynthesizer(nn.Module):
         *,
         prior_only: bool = False,
     ) -> LiteOutput:
-        """Training: content [B, F, C], F0 [B, F], lengths [B], speaker_id [B].
+        """Training: content [B, F, C], F0 [B, F], lengths [B], speaker_id [B] -> LiteOutput.
 
         Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
         segments on every device. If `prior_only`, only the prior gets gradients. Otherwise the prior runs without

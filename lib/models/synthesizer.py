@@ -43,7 +43,7 @@ class TrainOutput(NamedTuple):
 
 
 def slice_frames(x: Tensor, starts: Tensor, frames: int, samples_per_frame: int = 1) -> Tensor:
-    """Slice `frames` frames from `starts` [B] on from the last axis of [B, ..., T]."""
+    """Cut `frames` frames, beginning at `starts` [B], out of the last axis of [B, ..., T]."""
     width = frames * samples_per_frame
     first = (starts * samples_per_frame).tolist()
     return torch.stack([item[..., begin : begin + width] for item, begin in zip(x, first, strict=True)])
@@ -92,7 +92,7 @@ class Synthesizer(nn.Module):
         starts: Tensor | None = None,
         temperature: float = 1.0,
     ) -> TrainOutput:
-        """Training: content [B, F, C], pitch bins and F0 [B, F], lengths [B], spec [B, bins, F], speaker_id [B].
+        """Training: content [B, F, C], bins and F0 [B, F], lengths, speaker_id [B], spec [B, bins, F] -> TrainOutput.
 
         Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
         segments on every device. If `spec` is None, the latent comes from the prior, as in a conversion, and the
@@ -164,7 +164,7 @@ class Synthesizer(nn.Module):
         return self.flow(prior, mask, speaker, reverse=True)  # type: ignore[no-any-return]
 
     def cast(self, generator: torch.dtype, prior: torch.dtype) -> "Synthesizer":
-        """Return a copy whose generator computes in one dtype, and most of whose prior and flow compute in another.
+        """Return a copy with one dtype for the generator and another for most of prior and flow.
 
         Attention stays in float32: with random weights, scores in bfloat16 changed the prior by 3%.
         """

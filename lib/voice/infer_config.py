@@ -163,7 +163,7 @@ def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
 
     The tensors take precedence: a `version` that contradicts them is logged and ignored, and one that is neither a
     string nor a number is ignored. Raises CheckpointError if `version` is unknown or names an architecture that is not
-    supported.
+    supported, or if no family has this feature dimension.
     """
     if version == "voras_beta":
         raise CheckpointError(

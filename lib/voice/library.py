@@ -133,7 +133,7 @@ def find_index(voice: Path, family: str | None = None, roots: Sequence[Path] | N
 
 
 def unmatched_indexes(voice: Path, roots: Sequence[Path] | None = None) -> list[Path]:
-    """Return the indexes in the folders of a voice's experiment, if `find_index` finds none for the voice."""
+    """List the indexes in the folders of a voice's experiment, for a voice for which `find_index` returns None."""
     roots = index_roots() if roots is None else roots
     names = {name.casefold() for name in _experiments_of(voice.stem)}
     files = _usable(_index_files(voice.parent, roots), None)

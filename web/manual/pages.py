@@ -1,7 +1,7 @@
 """Serves the documents in docs/ as HTML pages below /manual/, and redirects to the user's language.
 
-/manual/options          redirects to the page in the user's language, or in English /manual/ja/options.md
-docs/ja/options.md as HTML; only documents of docs/ can be read
+/manual/options          redirects to the page in the user's language, or in English
+/manual/ja/options.md    docs/ja/options.md as HTML; only documents of docs/ can be read
 """
 
 import html

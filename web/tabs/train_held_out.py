@@ -54,7 +54,7 @@ class HeldOutPanel:
     def update(self, folder: Path, voices: Path) -> tuple[Any, ...]:
         """Return the updates for the experiment in `folder`: visibility, curves and sentence.
 
-        The voice of its best epoch is searched in `voices`.
+        The voice of its best epoch is looked up in `voices`.
         """
         history = read_history(Events(folder / "events.jsonl").read(STAGE))
         found = sorted(voices.glob(f"{glob.escape(folder.name)}_e{BEST}"), key=lambda path: path.stat().st_mtime)
