@@ -176,7 +176,7 @@ def _is_of_another_file(error: OSError, path: Path) -> bool:
 
 
 def _reason(error: Exception, folder: Path) -> str | None:
-    """Why the system refused to write. Where a library has dropped the reason, a test write finds it."""
+    """Return why the system refused to write. If a library has dropped the reason, a test write finds it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if match := _IO_ERROR.search(str(error)):

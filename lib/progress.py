@@ -16,7 +16,7 @@ class Progress(Protocol):
 
 
 def no_progress(done: int, total: int, what: str) -> None:
-    """A Progress that does nothing."""
+    """Do nothing; the default Progress."""
 
 
 def part_of(progress: Progress, index: int, count: int) -> Progress:

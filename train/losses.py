@@ -50,7 +50,7 @@ def kl_loss(
 def kl_sum(
     latent_prior: Tensor, log_scale_posterior: Tensor, mean_prior: Tensor, log_scale_prior: Tensor, mask: Tensor
 ) -> Tensor:
-    """The sum that `kl_loss` divides by the number of frames; the sums of parts of a batch are additive."""
+    """Return the sum that `kl_loss` divides by the number of frames; the sums of parts of a batch are additive."""
     kl = log_scale_prior.float() - log_scale_posterior.float() - 0.5
     kl = kl + 0.5 * (latent_prior.float() - mean_prior.float()).square() * torch.exp(-2.0 * log_scale_prior.float())
     return (kl * mask.float()).sum()

@@ -183,7 +183,7 @@ class _Step:
         return {"loss/g/total": total} | {f"loss/g/{name}": value for name, value in parts.items()}
 
     def _forward(self, part: _MicroBatch, *, with_graph: bool) -> Any:
-        """The generator's output for a micro-batch; that of a whole batch is computed once, for both updates."""
+        """Return the generator's output for a micro-batch; that of a whole batch is computed once, for both updates."""
         if self.output is not None:
             return self.output
         state, with_graph = self.state, with_graph or part.is_whole

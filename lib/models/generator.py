@@ -58,7 +58,7 @@ def _mean(parts: Iterator[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
-    """A weight-normed convolution that keeps the length."""
+    """Return a weight-normed convolution that keeps the length."""
     padding = dilation * (kernel_size - 1) // 2
     conv = nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding)
     nn.init.normal_(conv.weight, 0.0, INIT_STD)

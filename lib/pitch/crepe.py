@@ -80,7 +80,7 @@ def _predict(
 
 
 def _best_path(probabilities: FloatArray) -> IntArray:
-    """The likeliest sequence of pitches that moves less than MAX_STEP per frame (Viterbi): (N, F) -> (F,).
+    """Find the most likely sequence of pitches that moves less than MAX_STEP per frame (Viterbi): (N, F) -> (F,).
 
     A step of d pitches has the weight MAX_STEP - |d|, normalised over the steps possible from a pitch.
     """
@@ -108,7 +108,7 @@ def _best_path(probabilities: FloatArray) -> IntArray:
 
 
 def _audible(audio: FloatArray, hop_length: int, frames: int) -> npt.NDArray[np.bool_]:
-    """Which frames have sound in the input window of the network: (T,) -> (frames,)."""
+    """Return which frames have sound in the input window of the network: (T,) -> (frames,)."""
     half = WINDOW_LENGTH // 2
     before = np.concatenate([[0], np.cumsum(np.abs(audio) > SILENCE_PEAK)])  # audible samples before each
     centres = np.arange(frames) * hop_length

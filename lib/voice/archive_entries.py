@@ -55,7 +55,7 @@ def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipI
 
 
 def _problem(entry: zipfile.ZipInfo) -> Message | None:
-    """What is unsafe about an entry; None if nothing is."""
+    """Return what is unsafe about an entry; None if nothing is."""
     mode = entry.external_attr >> 16
     name = _decoded(entry)
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\x00" in name:

@@ -148,7 +148,7 @@ def _shapes(config: NetworkConfig, posterior: bool) -> Shapes:
 
 
 def _version_name(version: Any) -> str:
-    """The name of a version, from the many spellings of programs; "" for an entry that states none."""
+    """Return the name of a version, which programs write in many ways; "" if the entry contains none."""
     if isinstance(version, bytes):
         version = version.decode(errors="replace")
     if isinstance(version, bool) or not isinstance(version, str | int | float):

@@ -107,7 +107,7 @@ class JobContext:
         self._add_line = add_line
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """A `lib.progress.Progress`; raises Cancelled once the job has been cancelled."""
+        """Report the progress, as a `lib.progress.Progress`. Raises Cancelled once the job has been cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
         self._change(done=done, total=total, what=what)
