@@ -1,10 +1,10 @@
 @echo off
-rem Sets the program up once, in .venv beside this file, and starts it; the twin of go-web.sh:
-rem   go-web.bat [web ...]     the page in the browser; options such as --port go to infer-web.py
-rem   go-web.bat test ...      style, types and tests; the rest goes to pytest
-rem   go-web.bat demo          trains a small voice and converts a clip with it, without a browser
+rem Sets up .venv next to this script on the first run, then starts Revoice; the twin of go-web.sh:
+rem   go-web.bat [web ...]     starts the web UI (the default); options such as --port are passed to infer-web.py
+rem   go-web.bat test ...      runs linter, type checker and tests; the rest goes to pytest
+rem   go-web.bat demo          trains a small demo model and converts a clip with it
 rem   go-web.bat convert ...   converts files and folders (python -m infer)
-rem   go-web.bat train ...     makes voices (python -m train)
+rem   go-web.bat train ...     trains voices (python -m train)
 setlocal EnableExtensions DisableDelayedExpansion
 rem A crash has a negative exit status, which "if errorlevel" takes for success, so every test is for zero.
 set "ERRORLEVEL="

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sets the program up once, in .venv beside this file, and starts it:
-#   ./go-web.sh [web]     the page in the browser; options such as --port go to infer-web.py
-#   ./go-web.sh test      style, types and tests; --all (or CI=true) adds the slow tests, the rest goes to pytest
-#   ./go-web.sh demo      trains a small voice and converts a clip with it, without a browser; options go to train run
+# Sets up .venv next to this script on the first run, then starts Revoice:
+#   ./go-web.sh [web]     starts the web UI (the default); options such as --port are passed to infer-web.py
+#   ./go-web.sh test      runs linter, type checker and tests; --all (or CI=true) adds the slow tests; the rest goes to pytest
+#   ./go-web.sh demo      trains a small demo model and converts a clip with it; options are passed to `train run`
 #   ./go-web.sh convert   converts files and folders (python -m infer)
-#   ./go-web.sh train     makes voices (python -m train)
+#   ./go-web.sh train     trains voices (python -m train)
 set -eu
 # PyTorch's own CPU builds save gigabytes on a Linux machine without an NVIDIA card. Where this address cannot be
 # reached, the default build is installed, which is larger but otherwise the same.

@@ -27,42 +27,52 @@ CONVERTING = ("infer.batch",)
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line, before heavy imports."""
     parser = argparse.ArgumentParser(
-        description="Start the web page; by default only this machine can open it.",
-        epilog="If other machines can reach the page, it requires a login: REVOICE_USER and REVOICE_PASSWORD, or a "
-        "random password printed at startup.",
+        description="Start the web UI; by default it is reachable only from this machine.",
+        epilog="If the web UI is reachable from other machines, a login is required. Set the environment variables "
+        "REVOICE_USER and REVOICE_PASSWORD; otherwise the user name is 'revoice', and a random password is generated "
+        "and printed at startup.",
     )
-    parser.add_argument("--port", type=int, help="port to listen on; default: first free port from 7865")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free port from 7865)")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts connections from other machines"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1); 0.0.0.0 accepts connections from other machines",
     )
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page in this machine's browser")
-    parser.add_argument("--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the web UI in this machine's browser")
+    parser.add_argument(
+        "--device", default="auto", help="device to run on: auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
     parser.add_argument("--share", action="store_true", help="also create a public link through Gradio's servers")
-    parser.add_argument("--language", help="page language, such as ja or pt_BR; default: the browser's language")
+    parser.add_argument(
+        "--language", help="language of the web UI, such as ja or pt_BR (default: the browser's language)"
+    )
     parser.add_argument(
         "--mcp",
         action="store_true",
-        help="also run an MCP server, so that language models can call the page's functions",
+        help="also run an MCP server, exposing the web UI's functions as MCP tools to language models",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="another host name of this server, such as that of a proxy in front of it",
+        help="additional host name to accept in requests, such as a reverse proxy's; can be repeated",
     )
     parser.add_argument(
         "--allow-links",
         action="store_true",
-        help="let logged-in users add voices by link; the server downloads them",
+        help="let logged-in users add voices from a URL; the server downloads the files",
     )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="key of the certificate, if it is in another file")
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="private key of the certificate, if it is in a separate file"
+    )
     parser.add_argument(
         "--root-path",
         default=os.environ.get("GRADIO_ROOT_PATH", ""),
         metavar="/PATH",
-        help="path under which a proxy in front of the server offers the page, such as /voices",
+        help="path prefix under which a reverse proxy serves the web UI, such as /voices",
     )
     add_rvc_options(parser)
     return parser.parse_args()
@@ -70,11 +80,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def add_rvc_options(parser: argparse.ArgumentParser) -> None:
     """Accept the options of RVC's infer-web.py, so that existing start scripts keep working."""
-    rvc = parser.add_argument_group("options of RVC, accepted for its start scripts")
+    rvc = parser.add_argument_group("RVC options, accepted for compatibility with its launch scripts")
     rvc.add_argument("--colab", dest="share", action="store_true", help="the same as --share")
     rvc.add_argument("--noautoopen", dest="no_browser", action="store_true", help="the same as --no-browser")
-    rvc.add_argument("--pycmd", metavar="COMMAND", help="no effect: the page runs everything with its own Python")
-    rvc.add_argument("--noparallel", action="store_true", help="no effect: conversions always run one by one")
+    rvc.add_argument(
+        "--pycmd", metavar="COMMAND", help="ignored; Revoice always uses the interpreter it was started with"
+    )
+    rvc.add_argument("--noparallel", action="store_true", help="ignored; conversions always run one at a time")
 
 
 def prepare_environment(folder: str) -> None:

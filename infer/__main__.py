@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field
@@ -20,6 +21,7 @@ from lib.terminal import FAILED, terminal
 if TYPE_CHECKING:
     from infer.batch import Outcome
 
+CONVERT = "convert"  # may come first, as it does after ./go-web.sh; a recording of that name is one
 DOCTOR = "doctor"  # first argument that selects the check of the installation
 OTHER_COMMANDS = ("cover", "say")  # first arguments that select the commands in infer/song/__main__.py
 
@@ -28,25 +30,28 @@ class _Files(BaseModel, frozen=True):
     """Input and output files."""
 
     inputs: Positional[tuple[GivenPath, ...]] = Field(
-        default=(), description="recordings, or folders of recordings (with their sub-folders)"
+        default=(), description="recordings, or folders of recordings, which are searched recursively (at least one)"
     )
-    voice: str = Field(description="name of a voice in weights/, or path of a voice model")
-    speaker: str | None = Field(None, description="name or number of a speaker of the voice; None: use --speaker-id")
+    voice: str = Field(description="name of a voice in weights/, or path to a voice model")
+    speaker: str | None = Field(
+        None, description="speaker name or number, for voices with several speakers (default: --speaker-id)"
+    )
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="output file or folder; None: next to the input, with the voice name appended"
+        None, description="output file or folder (default: next to the input, with the voice's name appended)"
     )
     format: AudioFormat | None = Field(
         None,
-        description=f"output format: {', '.join(AUDIO_FORMATS)}; None: from the extension of OUTPUT, otherwise wav",
+        description=f"output format: {', '.join(AUDIO_FORMATS)} (default: from the extension of --output, otherwise "
+        "wav)",
     )
-    index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
+    index: str = Field("auto", description="path to an index file; auto = the voice's own, none = no retrieval")
     f0_file: GivenPath | None = Field(
         None,
-        description="F0 curve to use instead of the input's: lines of seconds and Hz, the format of --f0-out, "
-        "or a table whose header names the units (time_ms, midi)",
+        description="file with an F0 curve to use instead of the input's: one time (s) and F0 (Hz) pair per line, as "
+        "written by --f0-out, or a table whose header gives the units (time_ms, midi)",
     )
     f0_out: GivenPath | None = Field(
-        None, description="save the target F0 to this .csv or .txt file; for several recordings, to this folder"
+        None, description="save the target F0 to this .csv or .txt file, or to this folder for several recordings"
     )
     report: bool = Field(False, description="compare each result with its input: print metrics and save spectrograms")
     target: GivenPath | None = Field(
@@ -55,13 +60,20 @@ class _Files(BaseModel, frozen=True):
 
 
 class Arguments(ConvertOptions, _Files, frozen=True):
-    """Convert recordings, files or whole folders, with a voice."""
+    """Convert recordings (files or whole folders) to another voice.
+
+    Other commands: `cover` makes a cover of a song, `say` synthesises speech from text, `doctor` checks the
+    installation. For their options: python -m infer COMMAND --help
+    """
 
 
 class Diagnosis(BaseModel, frozen=True):
-    """Check the installation: versions, devices, driver, memory, disk, weights, write access, a short conversion."""
+    """Check the installation: versions, devices, drivers, memory, disk, weights and write access.
 
-    report: GivenPath | None = Field(None, description="folder to write the bug report (ZIP) to")
+    Then run a short test conversion.
+    """
+
+    report: GivenPath | None = Field(None, description="also write a bug report (ZIP) to this folder")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -74,6 +86,8 @@ def main(args: Sequence[str] | None = None) -> int:
         from infer.song.__main__ import main as other_command
 
         return other_command(words)
+    if words[:1] == [CONVERT] and not Path(CONVERT).exists():
+        words = words[1:]
     if words[:1] == [DOCTOR] and "--voice" not in words:
         return report_errors(lambda: diagnose(parse_as(Diagnosis, words[1:], f"{PROGRAM} {DOCTOR}")))
     return report_errors(lambda: run(parse(words)))

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from lib.errors import RevoiceError
 from lib.machine import machine_errors
+from lib.option_help import REGISTRY
 from lib.paths import given_path
 from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
@@ -52,7 +53,7 @@ def report_errors(command: Callable[[], int]) -> int:
 
 def parse_as(model: type[Parsed], args: Sequence[str], program: str) -> Parsed:
     """Parse and check the arguments of a command; report a usage error in one sentence, and exit."""
-    return parse_arguments(lambda: tyro.cli(model, prog=program, args=args), program)
+    return parse_arguments(lambda: tyro.cli(model, prog=program, args=args, registry=REGISTRY), program)
 
 
 def load_voice(arguments: WithIndex, path: Path) -> "VoiceConverter":

@@ -30,7 +30,7 @@ MAY_IMPORT = {
 ONLY_IN = {"gradio": {"web"}, "gradio_client": set[str](), "accelerate": {"train"}, "tensorboard": {"train"}}
 ENTRY_ONLY = {"argparse", "tyro"}  # command lines are read in entry points only
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
-INFER_CLI = ROOT / "infer" / "cli.py"  # shared by the entry points of infer
+COMMAND_LINES = {ROOT / name for name in ("infer/cli.py", "lib/option_help.py", "train/ckpt/cli.py")}  # of entry points
 SOURCES = sorted(path for name in MAY_IMPORT for path in [ROOT / name, *(ROOT / name).rglob("*.py")] if path.is_file())
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -45,7 +45,7 @@ def name_of(path: Path) -> str:
 
 def is_entry(path: Path) -> bool:
     """Whether a file is where a program starts: it may print and read the command line and the environment."""
-    return path.name in {"__main__.py", "infer-web.py"} or path.parent == ROOT / "benchmarks" or path == INFER_CLI
+    return path.name in {"__main__.py", "infer-web.py"} or path.parent == ROOT / "benchmarks" or path in COMMAND_LINES
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -11,6 +11,7 @@ import tyro
 
 from infer.__main__ import DOCTOR, Diagnosis, parse
 from infer.cli import parse_as
+from lib.option_help import REGISTRY
 from tests.helpers import ROOT
 from train.__main__ import COMMANDS
 from train.ckpt.cli import TOOLS
@@ -95,6 +96,16 @@ def commands() -> Iterator[str]:
                 yield line
 
 
+def ckpt_tool(words: list[str]) -> object:
+    """The parsed command of `train ckpt`."""
+    return tyro.extras.subcommand_cli_from_dict(TOOLS, prog="ckpt", args=words, registry=REGISTRY)
+
+
+@pytest.mark.parametrize("command", re.findall(r"`train ckpt ([^`…]+)`", text_of(ROOT / "docs" / "guide.md")))
+def test_checkpoint_tools_of_the_guide_take_these_arguments(command: str) -> None:
+    assert ckpt_tool(shlex.split(command))
+
+
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_commands_of_the_documents_are_understood(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
@@ -103,7 +114,7 @@ def test_commands_of_the_documents_are_understood(command: str) -> None:
     elif words[0] == "convert":
         assert parse(words[1:]).inputs
     elif words[:2] == ["train", "ckpt"]:
-        assert words[2] in TOOLS
+        assert ckpt_tool(words[2:])
     elif words[0] == "train":
         assert tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="train", args=words[1:])
     else:

@@ -117,6 +117,17 @@ def test_wrong_options_are_one_sentence(voice: str, args: list[str], sentence: s
     assert "│" not in output.err
 
 
+def test_the_word_convert_may_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("infer.__main__.parse", lambda words: given.append(list(words)))
+    monkeypatch.setattr("infer.__main__.run", lambda arguments: 0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "a.wav"]) == 0
+    (tmp_path / "convert").mkdir()
+    assert main(["convert", "a.wav"]) == 0
+    assert given == [["a.wav"], ["convert", "a.wav"]]
+
+
 def fails(capsys: Said, *args: object) -> str:
     """Run, expect status 1, and return the single sentence on stderr."""
     assert run(*args) == 1

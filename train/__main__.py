@@ -17,6 +17,7 @@ from tyro.conf import Positional
 from lib.errors import ConfigError, MachineError, RevoiceError
 from lib.machine import machine_errors
 from lib.messages import Message
+from lib.option_help import REGISTRY
 from lib.paths import GivenPath
 from lib.progress import Cancelled, Progress, no_progress
 from lib.terminal import (
@@ -37,15 +38,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("train")  # also when this module is __main__
 
 PROGRAM = "python -m train"
+DATA = "folder of training recordings, searched recursively, or a single recording"
 FOR_PROGRAMS = "--report-as-json"  # before the command; the web UI passes it
 
 
 class _Kind(PrepareOptions, frozen=True):
-    """Type of the voice; fixed when the experiment is created."""
+    """Type of the voice; fixed when the training run is created."""
 
-    family: Literal["lite", "v1", "v2"] = Field("lite", description="model family; lite needs no downloads")
+    family: Literal["lite", "v1", "v2"] = Field(
+        "lite", description="model family; lite needs no downloads, v1 and v2 are RVC's"
+    )
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
-        None, description="sample rate of the voice; None: the family's default (lite 24k, v1 and v2 40k)"
+        None, description="sample rate of the voice (default: 24k for lite, 40k for v1 and v2)"
     )
     pitch: bool = Field(True, description="use F0; required for singing")
 
@@ -53,47 +57,43 @@ class _Kind(PrepareOptions, frozen=True):
 class Prepare(_Kind, frozen=True):
     """Cut recordings into training clips."""
 
-    name: Positional[str] = Field(description="name of the experiment and of the voice")
-    data: GivenPath = Field(description="folder of recordings of one voice (with its sub-folders), or one recording")
+    name: Positional[str] = Field(description="name of the training run and of the voice")
+    data: GivenPath = Field(description=DATA)
 
 
 class Extract(ExtractOptions, frozen=True):
     """Extract F0 and content features from the clips."""
 
-    name: Positional[str] = Field(description="name of the experiment")
+    name: Positional[str] = Field(description="name of the training run")
 
 
 class Fit(FitOptions, frozen=True):
     """Train the voice; resumes from the latest checkpoint, if any."""
 
-    name: Positional[str] = Field(description="name of the experiment")
+    name: Positional[str] = Field(description="name of the training run")
 
 
 class Index(IndexOptions, frozen=True):
     """Build the retrieval index of the voice."""
 
-    name: Positional[str] = Field(description="name of the experiment")
+    name: Positional[str] = Field(description="name of the training run")
 
 
 class Run(_Kind, RunOptions, frozen=True):
-    """Run all four stages: prepare, extract, index, fit. Finished, unchanged stages are skipped."""
+    """Run all four stages: prepare, extract, index, fit. Stages that are already up to date are skipped."""
 
-    name: Positional[str] = Field(description="name of the experiment and of the voice")
-    data: GivenPath | None = Field(
-        None, description="folder of recordings (with its sub-folders), or one recording; None: use the existing clips"
-    )
+    name: Positional[str] = Field(description="name of the training run and of the voice")
+    data: GivenPath | None = Field(None, description=f"{DATA} (default: the existing clips)")
 
 
 class Check(BaseModel, frozen=True):
     """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""
 
-    data: Positional[GivenPath] = Field(
-        description="folder of recordings of one voice (with its sub-folders), or one recording"
-    )
+    data: Positional[GivenPath] = Field(description=DATA)
 
 
 class Ckpt(BaseModel, frozen=True):
-    """Tools for voices and checkpoints: info, extract, merge, edit, convert, export, import."""
+    """Tools for voices and checkpoints: info, extract, merge, edit, convert, export, import, publish, folders."""
 
 
 Command = Prepare | Extract | Fit | Index | Run
@@ -153,9 +153,9 @@ def _is_main_process() -> bool:
 
 def _parse(words: list[str], commands: dict[str, Callable[..., Any]], program: str) -> Any:
     """Parse and check the command line; print a usage error as one sentence, and exit."""
-    markers = (tyro.conf.PositionalRequiredArgs,) if commands is ckpt.TOOLS else ()
     return parse_arguments(
-        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, config=markers), program
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=words, registry=REGISTRY),
+        program,
     )
 
 

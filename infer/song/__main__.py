@@ -1,9 +1,9 @@
 """Song covers and speech: python -m infer cover SONG --voice alice, python -m infer say TEXT --voice alice."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, Field
 from tyro.conf import Positional, arg
@@ -27,31 +27,49 @@ LONGEST_NAME = 40  # characters of a spoken text in the name of its file
 class _Result(BaseModel, frozen=True):
     """Voice and output."""
 
-    voice: str = Field(description="name of a voice in weights/, or path of a voice model")
+    voice: str = Field(description="name of a voice in weights/, or path to a voice model")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="output file or folder; None: next to the song, named after it and the voice"
+        None, description="output file or folder (default: next to the song, named after it and the voice)"
     )
-    format: AudioFormat | None = Field(None, description="output format; None: from the extension of OUTPUT, else wav")
-    index: str = Field("auto", description="index file; auto: the voice's own; none: no retrieval")
+    format: AudioFormat | None = Field(
+        None,
+        description=f"output format: {', '.join(AUDIO_FORMATS)} (default: from the extension of --output, otherwise "
+        "wav)",
+    )
+    index: str = Field("auto", description="path to an index file; auto = the voice's own, none = no retrieval")
 
 
 class CoverArguments(CoverOptions, _Result, frozen=True):
-    """Make a cover: separate a song, convert its vocals and remix them with the instrumental."""
+    """Make a cover: separate a song into stems, convert the vocals and mix them back with the instrumental."""
 
-    song: Positional[GivenPath | None] = Field(default=None, description="the song; not needed with both stems")
+    HELP: ClassVar[Mapping[str, str]] = {
+        "channel": "no effect; a cover uses both channels of the song",
+        "resample_rate": "no effect; a cover has the sample rate of the song",
+        "keep_format": "write the cover with the song's bit depth",
+    }
+
+    song: Positional[GivenPath | None] = Field(
+        default=None, description="the song (optional if --vocals and --instrumental are both given)"
+    )
     vocals: GivenPath | None = Field(None, description="vocal stem of the song, if available")
     instrumental: GivenPath | None = Field(None, description="instrumental stem of the song, if available")
 
 
 class SayArguments(SpeechOptions, _Result, frozen=True):
-    """Synthesise text in a voice."""
+    """Synthesise speech from text in a given voice."""
 
-    text: Positional[str] = Field(default="", description="the text")
-    file: GivenPath | None = Field(None, description="a text file, or SRT subtitles, which keep their times")
+    HELP: ClassVar[Mapping[str, str]] = {
+        "channel": "no effect; synthesised speech is mono",
+        "keep_format": "write the result at the sample rate of the speech engine",
+        "noise_reduction": "strength of noise reduction on the synthesised speech; 0 = off, 1 = maximum",
+    }
+
+    text: Positional[str] = Field(default="", description="the text (or --file)")
+    file: GivenPath | None = Field(None, description="a text file, or an SRT subtitle file, whose timing is preserved")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None,
-        description="output file or folder; None: next to FILE, named after it and the voice; without FILE: in the "
-        "current folder, named after the beginning of the text and the voice",
+        description="output file or folder (default: next to the file given by --file, named after it and the voice; "
+        "otherwise in the current folder, named after the beginning of the text and the voice)",
     )
 
 

@@ -19,25 +19,27 @@ class CoverOptions(ConvertOptions, frozen=True):
     """
 
     separation: str = Field(
-        "", description="pymss model that separates vocals and instrumental; not needed if you provide a stem"
+        "", description="pymss model that separates vocals and instrumental; not needed if a stem is given"
     )
     lead_separation: str = Field(
-        "", description="pymss model that separates lead and backing vocals; empty = convert all vocals"
+        "", description="pymss model that separates lead and backing vocals (default: convert all vocals)"
     )
-    dereverb: str = Field("", description="pymss model that removes reverb from the vocals; empty = keep the reverb")
+    dereverb: str = Field("", description="pymss model that removes reverb from the vocals (default: keep the reverb)")
     backing: Literal["keep", "convert", "drop"] = Field(
         "keep",
-        description="what to do with separated backing vocals (needs lead_separation): keep, convert too, or drop",
+        description="what to do with the backing vocals (requires --lead-separation): keep them unchanged, convert "
+        "them as well, or drop them",
     )
     instrumental_shift: int | None = Field(
         None,
         ge=-MAX_KEY_CHANGE,
         le=MAX_KEY_CHANGE,
-        description="semitones to add to the instrumental; None = same shift as the vocals, minus whole octaves",
+        description="semitones to add to the instrumental (default: the vocals' shift, reduced to within half an "
+        "octave so that the key matches, e.g. +11 becomes -1)",
     )
-    vocal_level: float = Field(0.0, ge=-40, le=20, description="level of the converted vocals in dB")
-    instrumental_level: float = Field(0.0, ge=-40, le=20, description="level of the instrumental in dB")
-    vocal_pan: float = Field(0.0, ge=-1, le=1, description="pan position of the converted vocals: -1 = left, 1 = right")
+    vocal_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the converted vocals, in dB")
+    instrumental_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the instrumental, in dB")
+    vocal_pan: float = Field(0.0, ge=-1, le=1, description="pan position of the converted vocals; -1 = left, 1 = right")
     vocal_reverb: float = Field(
         0.0, ge=0, le=1, description="level of the reverb on the converted vocals; 0 = none, 0.15 is moderate"
     )

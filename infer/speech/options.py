@@ -17,11 +17,11 @@ class SpeechOptions(ConvertOptions, frozen=True):
 
     engine: Literal["hibari", "edge"] = Field(
         "hibari",
-        description="hibari = offline, English; edge = Microsoft's online service, to which the text is sent, in many "
-        "languages",
+        description="speech engine; hibari = offline, English only; edge = Microsoft's online service (many languages; "
+        "your text is sent to Microsoft)",
     )
     edge_voice: str = Field(
         "en-US-AriaNeural",
-        description="voice of the engine edge, which also determines the language, such as de-DE-KatjaNeural",
+        description="voice for the edge engine, which also determines the language, e.g. de-DE-KatjaNeural",
     )
-    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED, description="speed of speech; 1 = the engine's own")
+    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED, description="speaking rate; 1 = the engine's default")

@@ -11,17 +11,18 @@ from tyro.conf import Positional
 from lib import assets
 from lib.assets import LICENCE, PROGRAM, REPOSITORY, choose, download, how_to_get, path_of, state_of
 from lib.errors import RevoiceError
+from lib.option_help import REGISTRY
 from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
 
 class List(BaseModel, frozen=True):
-    """List available and installed weights, and what needs them."""
+    """List the available weights, whether they are installed, and what needs them."""
 
 
 class Verify(BaseModel, frozen=True):
     """Verify the SHA-256 of installed weights."""
 
-    names: Positional[tuple[str, ...]] = Field(default=(), description="names of weights; none: all installed")
+    names: Positional[tuple[str, ...]] = Field(default=(), description="names from `list` (default: all installed)")
 
 
 class Download(BaseModel, frozen=True):
@@ -49,7 +50,7 @@ def _parse(args: Sequence[str] | None) -> Command:
     """Parse the command line. A usage error is printed as one sentence and ends the program."""
     commands: dict[str, Callable[..., Any]] = {"list": List, "verify": Verify, "download": Download}
     chosen: Command = parse_arguments(
-        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args), PROGRAM
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, args=args, registry=REGISTRY), PROGRAM
     )
     return chosen
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
+from tyro.conf import Positional
 
 from lib.paths import GivenPath, given_path
 
@@ -21,67 +22,77 @@ RATES = {"24k": 24_000, "32k": 32_000, "40k": 40_000, "48k": 48_000}  # Hz
 class _New(BaseModel, frozen=True):
     """Options of commands that create a voice in weights/."""
 
-    name: str | None = Field(None, description="name of the new voice; None: derived from its sources")
-    info: str | None = Field(None, description="description to store; None: generated automatically")
+    name: str | None = Field(None, description="name of the new voice (default: derived from its sources)")
+    info: str | None = Field(None, description="description to store (default: generated automatically)")
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
 
 class Info(BaseModel, frozen=True):
     """Show details of a voice model or training checkpoint."""
 
-    file: str = Field(description="name of a voice, or path of a .pth or .safetensors file")
+    file: Positional[str] = Field(description="name of a voice, or path to a .pth or .safetensors file")
 
 
 class Extract(_New, frozen=True):
     """Extract a voice from a training checkpoint."""
 
-    checkpoint: GivenPath = Field(description="a G_….pth file, or an experiment folder to use its latest checkpoint")
+    checkpoint: Positional[GivenPath] = Field(
+        description="a G_….pth file, or the folder of a training run, to use its latest checkpoint"
+    )
     sample_rate: Literal["24k", "32k", "40k", "48k"] | None = Field(
-        None, description="sample rate, needed only if the file does not define it; None: derived from the tensors"
+        None,
+        description="sample rate; needed only if it is not stored in the checkpoint and cannot be inferred from the "
+        "tensor shapes (default: inferred)",
     )
 
 
 class Merge(_New, frozen=True):
-    """Merge two voices of the same family, sample rate and F0 use into a new one."""
+    """Merge two voices (same family and sample rate, both with or both without F0) into a new one."""
 
-    first: str = Field(description="name or path of a voice")
-    second: str = Field(description="name or path of a voice")
-    alpha: float = Field(0.5, ge=0, le=1, description="weight of the first voice")
+    first: Positional[str] = Field(description="first voice: name or path")
+    second: Positional[str] = Field(description="second voice: name or path")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="weight of the first voice; 1 = only the first, 0 = only the second"
+    )
 
 
 class Edit(BaseModel, frozen=True):
     """Edit the metadata of a voice."""
 
-    voice: str = Field(description="name or path of a voice")
-    info: str | None = Field(None, description="description; None: unchanged")
-    author: str | None = Field(None, description="author of the voice; None: unchanged")
-    licence: str | None = Field(None, description="licence or terms of use; None: unchanged")
+    voice: Positional[str] = Field(description="name of a voice, or path to its file")
+    info: str | None = Field(None, description="description (default: unchanged)")
+    author: str | None = Field(None, description="author of the voice (default: unchanged)")
+    licence: str | None = Field(None, description="licence or terms of use (default: unchanged)")
     speakers: str | None = Field(
-        None, description="speaker names, separated by commas, starting with speaker 0; None: unchanged"
+        None, description="speaker names, separated by commas, starting with speaker 0 (default: unchanged)"
     )
-    display_name: str | None = Field(None, description="name that the page shows; None: unchanged")
-    language: str | None = Field(None, description="language of the recordings, such as en or pt; None: unchanged")
-    reader: str | None = Field(None, description="speaker: woman, man, child or any text; None: unchanged")
+    display_name: str | None = Field(None, description="name shown in the web UI (default: unchanged)")
+    language: str | None = Field(None, description="language of the recordings, such as en or pt (default: unchanged)")
+    reader: str | None = Field(
+        None, description="description of the speaker: woman, man, child or any text (default: unchanged)"
+    )
     output: GivenPath | None = Field(
-        None, description="output file; None: edit in place (shipped voices: a copy in weights/)"
+        None, description="output file (default: edit in place; for included voices, a copy in weights/)"
     )
 
 
 class Convert(BaseModel, frozen=True):
     """Convert a voice between .pth and .safetensors."""
 
-    voice: str = Field(description="name or path of a voice")
-    output: GivenPath | None = Field(None, description="output file; None: next to the voice")
+    voice: Positional[str] = Field(description="name of a voice, or path to its file")
+    output: GivenPath | None = Field(None, description="output file (default: next to the voice)")
     overwrite: bool = Field(False, description="replace an existing output file")
 
 
 class Export(BaseModel, frozen=True):
     """Export a voice, its index and a model card as a ZIP archive, or its networks as ONNX files."""
 
-    voice: str = Field(description="name or path of a voice")
-    index: GivenPath | None = Field(None, description="index file; None: found automatically")
+    voice: Positional[str] = Field(description="name of a voice, or path to its file")
+    index: GivenPath | None = Field(None, description="path to the index file (default: found automatically)")
     output: GivenPath | None = Field(
-        None, description="output archive, or folder of ONNX files; None: NAME.zip or NAME-onnx in the current folder"
+        None,
+        description="output archive, or output folder for the ONNX files (default: NAME.zip or NAME-onnx in the "
+        "current folder)",
     )
     overwrite: bool = Field(False, description="replace an existing archive or existing ONNX files")
     onnx: bool = Field(
@@ -90,14 +101,14 @@ class Export(BaseModel, frozen=True):
 
 
 class Import(BaseModel, frozen=True):
-    """Import voices and indexes: .zip, .pth, .safetensors and .index files of any program, or links to them."""
+    """Import voices and indexes of any RVC-compatible program: .zip, .pth, .safetensors and .index files, or links."""
 
-    files: tuple[GivenText, ...] = Field(
-        description="the files, or https links to files or to Hugging Face repositories; indexes are paired with "
-        "voices by their content"
+    files: Positional[tuple[GivenText, ...]] = Field(
+        description="files, or https links to files or Hugging Face repositories; each index is matched to its voice "
+        "by content"
     )
     name: str | None = Field(
-        None, description="name of the voice; None: name stored in the archive, otherwise the file name"
+        None, description="name of the voice (default: the name stored in the archive, otherwise the file name)"
     )
     overwrite: bool = Field(False, description="replace an existing voice of that name")
 
@@ -108,21 +119,21 @@ class Publish(BaseModel, frozen=True):
     Uses the token from `hf auth login` or HF_TOKEN, or prompts for one, which is not stored.
     """
 
-    voice: str = Field(description="name or path of a voice")
-    repository: str = Field(description="name of the new repository, or owner/name")
-    licence: str = Field(description="licence of the voice, such as cc-by-4.0, or its name")
-    consent: bool = Field(False, description="the speaker has consented to publication")
-    public: bool = Field(False, description="let everybody see it; otherwise only your account can")
-    f0_method: str = Field("rmvpe", description="F0 method to recommend for conversions")
-    notes: str = Field("", description="more about the voice, in Markdown")
-    index: GivenPath | None = Field(None, description="index file; None: found automatically")
+    voice: Positional[str] = Field(description="name of a voice, or path to its file")
+    repository: Positional[str] = Field(description="name of the new repository, or owner/name")
+    licence: Positional[str] = Field(description="licence of the voice, such as cc-by-4.0, or its name")
+    consent: bool = Field(False, description="confirm that the speaker has consented to publication")
+    public: bool = Field(False, description="make the repository public; otherwise only your account can see it")
+    f0_method: str = Field("rmvpe", description="pitch method to recommend for conversions")
+    notes: str = Field("", description="more about the voice, in Markdown (default: nothing)")
+    index: GivenPath | None = Field(None, description="path to the index file (default: found automatically)")
 
 
 class Folders(BaseModel, frozen=True):
-    """List the folders of RVC and Applio whose voices and weights are used in place; add or remove one."""
+    """List, add or remove RVC and Applio installation folders whose voices and weights are used in place."""
 
-    add: GivenPath | None = Field(None, description="folder in which RVC, Applio or a fork is installed")
-    remove: GivenPath | None = Field(None, description="folder to stop using; its files are kept")
+    add: GivenPath | None = Field(None, description="add the installation folder of RVC, Applio or a fork")
+    remove: GivenPath | None = Field(None, description="stop using this folder; its files are kept")
 
 
 Tool = Info | Extract | Merge | Edit | Convert | Export | Import | Publish | Folders

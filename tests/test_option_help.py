@@ -1,0 +1,91 @@
+"""Help describes defaults instead of showing None, shows what is required, and lists every command."""
+
+import re
+
+import pytest
+from pydantic import BaseModel
+
+from infer.__main__ import Arguments, Diagnosis, parse
+from infer.cli import parse_as
+from infer.options import ConvertOptions
+from infer.song.__main__ import CoverArguments, SayArguments
+from lib.assets.__main__ import main as assets
+from lib.option_help import DESCRIBED, EXPLANATION
+from train.__main__ import COMMANDS
+from train.__main__ import main as train
+from train.ckpt.cli import TOOLS
+
+
+def help_of(command: type[BaseModel] | tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """The help of an options model of infer, or of a command of training or of the assets, in one line."""
+    with pytest.raises(SystemExit) as ended:
+        if isinstance(command, type):
+            parse_as(command, ["--help"], "program")
+        elif command[:1] == ("assets",):
+            assets([*command[1:], "--help"])
+        else:
+            train([*command, "--help"])
+    assert ended.value.code == 0
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", capsys.readouterr().out)
+
+
+MODELS = [Arguments, Diagnosis, CoverArguments, SayArguments]
+OF_TRAINING = [(name,) for name in COMMANDS if name != "ckpt"] + [("ckpt", name) for name in TOOLS]
+OF_ASSETS = [("assets", name) for name in ("list", "verify", "download")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [*MODELS, *OF_TRAINING, *OF_ASSETS], ids=str)
+def test_no_help_shows_a_default_that_is_none_or_empty(
+    command: type[BaseModel] | tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(command, capsys)
+    assert "usage: " in text and not re.search(r"None|\(default: ?('')?\)", text)
+
+
+@pytest.mark.slow
+def test_help_shows_what_a_missing_value_means_and_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(Arguments, capsys)
+    assert "--output PATH output file or folder (default: next to the input" in text
+    assert re.search(r"--target PATH [^()]*--report \(optional\)", text)
+    assert re.search(r"--voice STR [^()]* \(required\)", text)
+    assert re.search(r"INPUT \[...\] [^()]* \(at least one\)", text)
+
+
+@pytest.mark.slow
+def test_inherited_options_may_be_described_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "stereo image" not in help_of(SayArguments, capsys)
+    assert all(set(model.HELP) <= set(ConvertOptions.model_fields) for model in (CoverArguments, SayArguments))
+
+
+@pytest.mark.slow
+def test_none_can_still_be_given() -> None:
+    given = parse(["a.wav", "--voice", "v", "--index-rate", "None", "--output", "None", "--format", "flac"])
+    assert (given.index_rate, given.output, given.format) == (None, None, "flac")
+
+
+@pytest.mark.slow
+def test_the_help_of_infer_and_train_names_all_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    conversion = help_of(Arguments, capsys)
+    assert all(f"`{name}`" in conversion for name in ("cover", "say", "doctor"))
+    training = help_of((), capsys)
+    assert all(re.search(rf"\b{name}\b", training) for name in (*COMMANDS, *TOOLS))
+
+
+def test_defaults_are_shown_or_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(("index",), capsys)
+    assert "NAME name of the training run (required)" in text and "(default: 1234)" in text
+    assert "--most-vectors INT maximum number of index vectors (default: all;" in text and "None" not in text
+    assert "(optional)" in help_of(Diagnosis, capsys)
+
+
+@pytest.mark.parametrize("model", [*MODELS, *COMMANDS.values(), *TOOLS.values()], ids=str)
+def test_every_option_is_described(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        text = field.description or ""
+        assert text, name
+        assert not re.search(r"\bNone\b", text), name
+        if not EXPLANATION.fullmatch(text):
+            assert "default:" not in text, f"{name}: what the default means comes last, in parentheses"
+        elif field.is_required() or field.get_default() not in DESCRIBED:
+            assert "(default:" not in text, f"{name}: help shows this default itself"
