@@ -85,9 +85,7 @@ class Experiment:
         self._state_file = self.folder / "revoice.json"
 
     def content_folder(self, width: int) -> Path:
-        """Return the folder of content features of a dimension: 3_feature256, 3_feature768, or 3_feature129 for
-        lite.
-        """
+        """Return the folder of content features of a dimension: 3_feature256, 3_feature768, or 3_feature129 (lite)."""
         return self.folder / f"3_feature{width}"
 
     # --- configuration -------------------------------------------------------------------------------------------
