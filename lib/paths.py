@@ -29,7 +29,7 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _NAMED = {
     "base model": Message("base model"),
     "voice": Message("voice"),
-    "experiment": Message("experiment"),
+    "experiment": Message("training run"),
     "preset": Message("preset"),
     "content encoder": Message("content encoder"),
 }

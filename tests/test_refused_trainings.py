@@ -20,7 +20,7 @@ def test_a_foreign_voice_of_the_same_name_is_not_replaced(experiment: Experiment
     ready(experiment, recordings)
     experiment.voice.parent.mkdir(parents=True)
     experiment.voice.write_bytes(b"somebody's")
-    with pytest.raises(ConfigError, match="was not made by the experiment"):
+    with pytest.raises(ConfigError, match="does not belong to the training run"):
         fit(experiment, FitOptions.model_validate(FAST | {"epochs": 1}))
     assert experiment.voice.read_bytes() == b"somebody's"
 

@@ -336,7 +336,7 @@ def _raise_missing(experiment: "Experiment") -> None:
 
     raise MissingFileError(
         experiment.folder,
-        "Create the experiment first: python -m train run {name!r} --data FOLDER",
+        "Start the training run first: python -m train run {name!r} --data FOLDER",
         name=experiment.name,
     )
 

@@ -36,14 +36,14 @@ NO_PAUSE_DB, MIN_SNR_DB = 6.0, 20.0  # between the loudness of a recording and i
 QUIETEST = 5.0  # per cent of the frames
 LOW_RATE = 24_000  # Hz
 ADVICE = {  # by the ids of `DataReport.advice`
-    "very_little": "Less than 3 minutes of voice. The result will be rough; aim for at least 10 minutes.",
-    "little": "Less than 10 minutes of voice. This works, but more gives better results.",
+    "very_little": "Less than 3 minutes of speech or singing. The result will be rough; aim for at least 10 minutes.",
+    "little": "Less than 10 minutes of speech or singing. This works, but more gives better results.",
     "much": "More than 50 minutes. Training takes longer, with little benefit.",
     "duplicates": "Some recordings are duplicates. Remove the copies.",
     "clipped": "Some recordings are clipped. Record them again with lower gain.",
-    "quiet": "The recordings are quiet, so the voice will also learn the noise. Record closer to the microphone.",
-    "noisy": "The recordings are noisy. Reduce the noise first; v1 and v2 need only 20 to 30 epochs, because longer "
-    "training learns the noise.",
+    "quiet": "The recordings are quiet, so the model will also learn the noise. Record closer to the microphone.",
+    "noisy": "The recordings are noisy. Reduce the noise first; for v1 and v2, 20 to 30 epochs are enough, because "
+    "with longer training the model starts to learn the noise.",
     "uneven": "Loudness varies widely between recordings. Bring them to the same level.",
     "silent": "More than half of the audio is silence. Cut long pauses.",
     "low_rate": "Some recordings have a low sample rate. The voice will lack high frequencies.",
@@ -206,7 +206,7 @@ def describe(report: DataReport) -> list[str]:
     ]
     loudness = [item.loudness for item in report.recordings if np.isfinite(item.loudness)]
     if loudness:
-        lines.append(f"loudness: {-max(loudness):.0f} to {-min(loudness):.0f} dB below full scale")
+        lines.append(f"loudness: {min(loudness):.0f} to {max(loudness):.0f} dBFS")
     if report.f0:
         lines.append(f"F0: {report.f0[0]:.0f} to {report.f0[2]:.0f} Hz, median {report.f0[1]:.0f} Hz")
     return lines + [f"- {ADVICE[name]}" for name in report.advice()]

@@ -69,7 +69,9 @@ class Experiment:
     def __init__(self, name: str, logs: Path = LOGS, weights: Path = WEIGHTS) -> None:
         check_name(name, "experiment", is_argument=True)
         if name.lower() in RESERVED_NAMES:
-            raise ConfigError("The experiment name {name!r} is reserved. Choose another name.", name=name)
+            raise ConfigError(
+                "A training run cannot be named {name!r}, which is reserved. Choose another name.", name=name
+            )
         self.name = name
         self.folder = inside(logs, name, "experiment")
         self.gt_wavs = self.folder / "0_gt_wavs"
@@ -135,7 +137,7 @@ class Experiment:
         old = self.config()
         if _kind(old) != _kind(config):
             raise ConfigError(
-                "The experiment {name!r} exists with family {family}, {rate} Hz and F0 {f0}; use the same "
+                "The training run {name!r} exists with family {family}, {rate} Hz and F0 {f0}; use the same "
                 "settings, or choose another name.",
                 name=self.name, family=old.family, rate=old.audio.sample_rate,
                 f0=Message("on") if old.synthesizer.has_f0 else Message("off"),
@@ -146,8 +148,8 @@ class Experiment:
         """Raises ConfigError if a voice of this name exists that was not trained in this experiment."""
         if self.voice.exists() and not self.stage("fit").get("voice"):
             raise ConfigError(
-                "{path} exists and was not made by the experiment {name!r}. Rename it, or choose another experiment "
-                "name.",
+                "{path} exists and does not belong to the training run {name!r}. Rename it, or choose another "
+                "name for the training run.",
                 path=self.voice, name=self.name,
             )  # fmt: skip
 
@@ -235,7 +237,7 @@ class Experiment:
                 found.append(replace(clip, augmented=augmented) if augmented.is_file() else clip)
         if not found:
             raise ConfigError(
-                "The experiment {name!r} has no clips with features. Run: python -m train extract {name!r}",
+                "The training run {name!r} has no clips with features. Run: python -m train extract {name!r}",
                 name=self.name,
             )
         return found
@@ -330,7 +332,9 @@ class Experiment:
             shutil.rmtree(self.folder)
 
     def _in_use(self) -> ConfigError:
-        return ConfigError("Another job is working on the experiment {name!r}. Wait for it or stop it.", name=self.name)
+        return ConfigError(
+            "Another job is working on the training run {name!r}. Wait for it or stop it.", name=self.name
+        )
 
 
 def _numbers(index: CheckpointIndex) -> list[int]:

@@ -106,7 +106,7 @@ def _clip_names(experiment: Experiment) -> list[str]:
     names = [path.name for path in list_clips(experiment.wavs_16k)]
     if not names:
         raise ConfigError(
-            "The experiment {name!r} has no clips in {folder}. Prepare the recordings first.",
+            "The training run {name!r} has no clips in {folder}. Prepare the recordings first.",
             name=experiment.name, folder=experiment.wavs_16k,
         )  # fmt: skip
     return names
