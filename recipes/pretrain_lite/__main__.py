@@ -1,4 +1,4 @@
-"""Trains pretrained/lite/: python -m recipes.pretrain_lite speech | features | acoustic | vocoder | export."""
+"""Trains pretrained/lite/: python -m recipes.pretrain_lite speech | features | acoustic | vocoder | export | noise."""
 
 import logging
 import sys
@@ -14,6 +14,7 @@ from recipes.pretrain_lite.options import (
     AcousticOptions,
     ExportOptions,
     FeatureOptions,
+    NoiseOptions,
     SpeechOptions,
     VocoderOptions,
 )
@@ -35,7 +36,7 @@ def _show_progress() -> Progress:
 
 
 def _run(options: Any) -> Path | str:
-    from recipes.pretrain_lite import acoustic, export, features, speech, vocoder
+    from recipes.pretrain_lite import acoustic, export, features, noise, speech, vocoder
 
     if isinstance(options, SpeechOptions):
         return speech.make_speech(options, progress=_show_progress())
@@ -45,6 +46,8 @@ def _run(options: Any) -> Path | str:
         return acoustic.train_acoustic(options, progress=_show_progress())
     if isinstance(options, VocoderOptions):
         return vocoder.train_vocoder(options, progress=_show_progress())
+    if isinstance(options, NoiseOptions):
+        return noise.train_noise(options, progress=_show_progress())
     return export.export(options)
 
 
@@ -57,6 +60,7 @@ def main() -> int:
         "acoustic": AcousticOptions,
         "vocoder": VocoderOptions,
         "export": ExportOptions,
+        "noise": NoiseOptions,
     }
     try:
         print(_run(tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)))

@@ -24,7 +24,7 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
     whisper = {f"whisper.{name}": value for name, value in whisper_weights(options.whisper).items()}
     encoder = whisper | {f"bottleneck.{name}": value for name, value in trained.weights["bottleneck"].items()}
     LiteEncoder().load_state_dict(encoder)  # strictly
-    _write(target / WEIGHTS_FILE.name, quantized(encoder), {"content_encoder": "lite"})
+    write_encoder(target / WEIGHTS_FILE.name, encoder)
     vocoder = torch.load(folder / "vocoder.pt", weights_only=True)
     network = LiteSynthesizer(lite_config())
     network.enc_p.load_state_dict(trained.weights["prior"])
@@ -35,6 +35,11 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
     for letter, weights in (("G", network.state_dict()), ("D", vocoder["discriminator"])):
         _write(target / f"{letter}.safetensors", {name: value.half() for name, value in weights.items()}, metadata)
     return f"{target}: encoder, G and D"
+
+
+def write_encoder(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write the weights of a LiteEncoder, quantised."""
+    _write(path, quantized(weights), {"content_encoder": "lite"})
 
 
 def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:

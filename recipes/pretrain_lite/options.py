@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lib.paths import PRETRAINED
+
 
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,3 +82,16 @@ class ExportOptions(_Options):
 
     whisper: Path
     """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
+
+
+class NoiseOptions(_WithData):
+    """Options of the `noise` command."""
+
+    encoder: Path = PRETRAINED / "lite" / "encoder.safetensors"
+    """The exported encoder; its bottleneck is replaced by one that removes noise."""
+
+    steps: int = Field(1800, ge=1)
+    """Training steps; a batch has 6 crops of 3 s, each clean, noisy and augmented."""
+
+    learning_rate: float = Field(6e-4, gt=0)
+    """Maximum learning rate of a one-cycle schedule."""

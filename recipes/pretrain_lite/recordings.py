@@ -60,6 +60,15 @@ def synthetic_recordings(folder: Path) -> list[Recording]:
     return [Recording(f"synthetic-{path.stem.rpartition('-')[0]}", path, SPEECH_CUTOFF) for path in paths]
 
 
+def recorded_noises(data: Path) -> list[Path]:
+    """Recordings of rain, engines, animals and the like, four of five of ESC-10 without the human voice.
+
+    Raises MissingFileError if there are none.
+    """
+    paths = [path for i, path in enumerate(_files(data / "speech/esc10-noise", "*/*.opus")) if i % 5]
+    return [path for path in paths if "Person" not in path.parent.name]
+
+
 def _files(folder: Path, pattern: str) -> list[Path]:
     files = sorted(folder.glob(pattern))
     if not files:
