@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from lib.content.lite import dequantized
+from lib.content.lite import code_sha256, dequantized
 from lib.errors import MissingFileError
 from lib.models.lite_encoder import Bottleneck, LiteEncoder
 from recipes.pretrain_lite.export import write_encoder
@@ -62,7 +62,7 @@ def test_missing_noises_are_named(data: Path) -> None:
 
 @pytest.mark.slow
 def test_training_changes_the_bottleneck_alone_and_resumes(options: NoiseOptions, tmp_path: Path) -> None:
-    folder, before = tmp_path / "made", load_file(options.encoder)
+    folder, before, code = tmp_path / "made", load_file(options.encoder), code_sha256(options.encoder)
     train_noise(options.model_copy(update={"steps": 4}), folder)
     assert len(list((folder / "noisy").iterdir())) == len(list((folder / "features").iterdir()))
     after = load_file(options.encoder)
@@ -71,6 +71,7 @@ def test_training_changes_the_bottleneck_alone_and_resumes(options: NoiseOptions
     assert changed and all(name.startswith("bottleneck.") for name in changed)
     train_noise(options.model_copy(update={"steps": 4}), folder)  # finished: from the kept teacher, to the same encoder
     assert same(after, load_file(options.encoder))
+    assert code_sha256(options.encoder) == code, "voices of the old encoder work with the new one"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = LOGS / ".songs"
 MAX_BYTES = 8 << 30  # of all results; the least recently used are deleted
-VERSION = 1  # of the steps; increase it when their computation changes
+VERSION = 2  # of the steps; increase it when their computation changes
 
 Made = tuple[FloatArray, dict[str, float]]  # audio (C, T), and numbers that belong to it
 

@@ -1,6 +1,5 @@
 """The content encoder that is bundled with the project: weights in pretrained/lite/encoder.safetensors."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from lib.content import content_frames
 from lib.errors import AudioError, CheckpointError, MissingFileError
+from lib.files import sha256_of
 from lib.machine import machine_errors
 from lib.models.lite_encoder import WIDTH, LiteEncoder
 from lib.paths import PRETRAINED
 from lib.typing import FloatArray
 
 WEIGHTS_FILE = PRETRAINED / "lite" / "encoder.safetensors"
+CODE_OF = "code_of"  # metadata: the SHA-256 of the weights file whose code this encoder returns
 SCALE = ".scale"  # suffix of the factors of a matrix in int8, one for each row
 
 
@@ -33,8 +34,12 @@ class LiteContentEncoder:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the weights file in hexadecimal."""
-        return hashlib.sha256(self._path.read_bytes()).hexdigest()
+        """SHA-256, in hexadecimal, of the weights file that defined the code.
+
+        An encoder that was trained to return the code of an earlier one names that one's file in its metadata, so that
+        voices trained with either work with both.
+        """
+        return code_sha256(self._path)
 
     @torch.inference_mode()
     def __call__(self, audio: FloatArray) -> FloatArray:
@@ -48,6 +53,13 @@ class LiteContentEncoder:
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(self.network.filters.device)
         content: FloatArray = self.network(samples[None])[0].cpu().numpy()
         return content
+
+
+def code_sha256(path: Path) -> str:
+    """The SHA-256 that the metadata of an encoder's weights file names, or else that of the file itself."""
+    with safetensors.safe_open(path, "pt") as file:
+        named = (file.metadata() or {}).get(CODE_OF)
+    return named or sha256_of(path)
 
 
 def quantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib.content.lite import WEIGHTS_FILE, quantized
+from lib.content.lite import CODE_OF, WEIGHTS_FILE, quantized
 from lib.files import replacing
 from lib.models.lite_encoder import LiteEncoder
 from lib.models.lite_synthesizer import LiteSynthesizer
@@ -37,9 +37,9 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
     return f"{target}: encoder, G and D"
 
 
-def write_encoder(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write the weights of a LiteEncoder, quantised."""
-    _write(path, quantized(weights), {"content_encoder": "lite"})
+def write_encoder(path: Path, weights: dict[str, Tensor], code_of: str | None = None) -> None:
+    """Write the weights of a LiteEncoder, quantised. `code_of`: SHA-256 of the encoder whose code it returns."""
+    _write(path, quantized(weights), {"content_encoder": "lite"} | ({CODE_OF: code_of} if code_of else {}))
 
 
 def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 A copy of the bottleneck (the student) is trained to return, from Whisper's hidden states of a noisy or augmented
 version of a clip, the code that the exported bottleneck (the teacher) returns for the clean clip. The code keeps its
-meaning, so the base models and voices remain valid.
+meaning, so the base models and voices remain valid, and the new file names the one that defined the code.
 """
 
 import copy
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
 from lib.content import content_frames
-from lib.content.lite import dequantized
+from lib.content.lite import code_sha256, dequantized
 from lib.files import replacing
 from lib.models.lite_encoder import (
     Bottleneck,
@@ -225,7 +225,7 @@ def train_noise(options: NoiseOptions, folder: Path = FOLDER, progress: Progress
                 training.save(target)
             progress(training.step, options.steps, "noise")
     trained = {f"bottleneck.{name}": value for name, value in training.student.state_dict().items()}
-    write_encoder(options.encoder, weights | trained)
+    write_encoder(options.encoder, weights | trained, code_sha256(kept))
     return options.encoder
 
 
