@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,23 +35,29 @@ def music(seconds: float) -> Floats:
     return audio
 
 
-@pytest.fixture
-def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the small model."""
+def register(folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.nn.Module], None]) -> str:
+    """The name of the small model, registered with computed weights after `change`."""
     import pymss
     from pymss_core import get_model_from_config
 
-    monkeypatch.setattr("pymss.user_models.DEFAULT_USER_MODELS_PATH", tmp_path / "user_models.json")
-    config, weights = tmp_path / "small.yaml", tmp_path / "small.ckpt"
+    monkeypatch.setattr("pymss.user_models.DEFAULT_USER_MODELS_PATH", folder / "user_models.json")
+    config, weights = folder / "small.yaml", folder / "small.ckpt"
     config.write_text(CONFIG, encoding="utf-8")
     network, _ = get_model_from_config("bs_roformer", str(config))
-    state = {
+    network.load_state_dict({
         name: closed_form(name, list(value.shape), 0.0, 0.2, "") if value.is_floating_point() else value
         for name, value in network.state_dict().items()
-    }
-    torch.save(state, weights)
+    })  # fmt: skip
+    change(network)
+    torch.save(network.state_dict(), weights)
     pymss.register_model("small", "bs_roformer", str(weights), str(config))
     return "small"
+
+
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the small model."""
+    return register(tmp_path, monkeypatch, lambda network: None)
 
 
 @with_pymss

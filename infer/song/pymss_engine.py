@@ -5,7 +5,8 @@ Files of the older model types (Demucs, Apollo, VR) are pickles that can execute
 
 import importlib.util
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 UNSAFE_TYPES = ("htdemucs", "legacy_demucs", "legacy_tasnet", "apollo", "vr")
 EXTRACTED = ("vocals", "Vocals", "karaoke", "dry", "noreverb", "No Reverb", "dereverb", "lead")  # of stems, best first
 USUAL_RATE = 44_100  # Hz, where a model's configuration names none
+MIN_SEGMENT = 120.0  # s separated at a time; shorter songs are one segment, and the last one is up to twice as long
+CHECK_SECONDS = 0.2  # between checks for cancellation
 
 
 class PymssSeparator:
@@ -68,20 +71,24 @@ class PymssSeparator:
         self._name, self._rate = name, USUAL_RATE
         self._model = _load(pymss, found, device, name)
         self._rate = int(self._model.config.audio.get("sample_rate", USUAL_RATE))
+        self._stem = _extracted(self._model.config.training)
+        self._segment, self._margin = _segment_sizes(self._model.config, self._rate)
 
     def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> tuple[FloatArray, FloatArray]:
         """Separate (C, T); the second part is the difference, so that the two parts add up to the input."""
-
-        def report(done: float, total: float, _: object = None) -> None:
-            progress(round(done), max(round(total), 1), Message("separating"))
-
-        self._model.progress_callback = report
-        with translated_errors(self._name):
-            stems = self._model.separate(resample(audio, sample_rate, self._rate), pbar=False)
-        stem = np.asarray(stems[_extracted(stems)], np.float32).T  # [C, T]
-        part = resample(stem, self._rate, sample_rate)[:, : audio.shape[1]]
-        part = np.pad(part, ((0, 0), (0, audio.shape[1] - part.shape[1])))
-        return part, audio - part
+        mixed = audio if sample_rate == self._rate else resample(audio, sample_rate, self._rate)
+        stem, total = np.empty_like(mixed), mixed.shape[1]
+        for first, last in _segments(total, self._segment):
+            start, stop = max(first - self._margin, 0), min(last + self._margin, total)
+            report = _Report(progress, first, last, total)
+            self._model.progress_callback = report
+            with translated_errors(self._name), _hooked(self._model.model, report.check):
+                stems = self._model.separate(mixed[:, start:stop], pbar=False, stems=[self._stem])
+            stem[:, first:last] = stems[self._stem].T[:, first - start : last - start]
+        if sample_rate != self._rate:
+            stem = resample(stem, self._rate, sample_rate)[:, : audio.shape[1]]
+            stem = np.pad(stem, ((0, 0), (0, audio.shape[1] - stem.shape[1])))
+        return stem, audio - stem
 
 
 def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
@@ -116,6 +123,64 @@ def translated_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _extracted(stems: dict[str, Any]) -> str:
+def _extracted(training: Any) -> str:
     """Return the name of the stem that a model extracts: a known one, otherwise the first."""
-    return next((name for name in EXTRACTED if name in stems), next(iter(stems)))
+    names, target = [*training.instruments], training.target_instrument
+    if target:  # pymss computes this stem, and the first of the others as the rest
+        others = [name for name in names if name != target][:1]
+        names = [target, *others] if target in names else others
+    return next((name for name in EXTRACTED if name in names), names[0])
+
+
+def _segment_sizes(config: Any, sample_rate: int) -> tuple[int, int]:
+    """Return the length of a segment and of its margins in samples: multiples of the step between chunks.
+
+    pymss computes chunks that overlap. The chunks of a segment are those of the whole song, so that the joined segments
+    equal the whole song separated at once. A model whose input is standardised needs the whole song: (0, 0).
+    """
+    if config.inference.get("normalize", False):
+        return 0, 0
+    chunk = int(config.audio.chunk_size)
+    step = chunk - int(config.inference.get("overlap_size", chunk // 2))
+    return -(-round(MIN_SEGMENT * sample_rate) // step) * step, -(-chunk // step) * step
+
+
+def _segments(samples: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of `size` samples that cover all samples; the last one is longer. Size 0 yields one range."""
+    count = max(samples // size, 1) if size else 1
+    for i in range(count):
+        yield i * size, samples if i == count - 1 else (i + 1) * size
+
+
+class _Report:
+    """Reports the progress of a segment after every chunk.
+
+    On a CPU, a chunk of a large model takes long; `check` reports the same progress again, so that it can be cancelled.
+    """
+
+    def __init__(self, progress: Progress, first: int, last: int, total: int) -> None:
+        self._progress, self._first, self._last, self._total = progress, first, last, total
+        self._done, self._reported = first, time.monotonic()
+
+    def __call__(self, done: float, of: float, _: object = None) -> None:
+        share = min(done / max(of, 1e-9), 1.0)
+        self._done = round(self._first + share * (self._last - self._first))
+        self._reported = time.monotonic()
+        self._progress(self._done, self._total, Message("separating"))
+
+    def check(self, *_: object) -> None:
+        """Report again if the last report is old; called before every layer of the network."""
+        if time.monotonic() - self._reported >= CHECK_SECONDS:
+            self._reported = time.monotonic()
+            self._progress(self._done, self._total, Message("separating"))
+
+
+@contextmanager
+def _hooked(network: Any, check: Callable[..., None]) -> Iterator[None]:
+    """Call `check` before every layer of the network computes."""
+    handles = [module.register_forward_pre_hook(check) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

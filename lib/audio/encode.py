@@ -41,6 +41,8 @@ _AAC = _Encoder("aac", 160_000, (8000, 11025, 12000, 16000, 22050, 24000, 32000,
 _OPUS = _Encoder("libopus", 96_000, (48000,))  # decodes to 48 kHz at any input rate
 _ENCODERS: dict[str, _Encoder] = {".mp3": _MP3, ".ogg": _OPUS, ".opus": _OPUS, ".m4a": _AAC}
 STEREO_BITS = 1.6
+BITS_PER_SAMPLE = 6  # at most, of both channels together: low rates have no use for more
+LAME_SCALES = ((176_000, 0.95), (208_000, 0.97), (240_000, 0.98))  # LAME lowers the level by these below a bit rate
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]  # 16-bit, 24-bit, 32-bit float
 _TAGGED: dict[tuple[str, Subtype], tuple[str, str]] = {  # codec and sample format of FFmpeg for PCM with tags
     (".wav", "PCM_16"): ("pcm_s16le", "s16"),
@@ -206,6 +208,18 @@ class _Stream:
     def layout(self) -> str:
         return "mono" if self.channels == 1 else "stereo"
 
+    @property
+    def total_bits(self) -> int:
+        """Bit rate of all channels in bit/s; 0 for PCM."""
+        most = self.bit_rate * (STEREO_BITS if self.channels > 1 else 1)
+        return int(min(most, BITS_PER_SAMPLE * self.sample_rate))
+
+    @property
+    def gain(self) -> np.float32:
+        """The gain before the codec that gives the decoded file the level of the blocks."""
+        scales = LAME_SCALES if self.codec == _MP3.codec else ()
+        return np.float32(1 / next((scale for below, scale in scales if self.total_bits < below), 1.0))
+
 
 def _write_encoded(path: Path, blocks: Iterable[FloatArray], wanted: _Stream, tags: Tags) -> None:
     import av
@@ -220,9 +234,8 @@ def _write_encoded(path: Path, blocks: Iterable[FloatArray], wanted: _Stream, ta
             stream = container.add_stream(wanted.codec, rate=rate, layout=wanted.layout)
             if wanted.sample_format:
                 stream.codec_context.format = wanted.sample_format
-            if wanted.bit_rate:
-                most = wanted.bit_rate * (STEREO_BITS if wanted.channels > 1 else 1)
-                stream.bit_rate = int(min(most, 6 * rate))  # low rates have no use for more
+            if wanted.total_bits:
+                stream.bit_rate = wanted.total_bits
             cover = add_tags(container, tags, path.suffix.lower())
             if cover is not None:
                 container.mux(cover)
@@ -242,7 +255,8 @@ def _encoder_frames(context: Any, blocks: Iterable[FloatArray], wanted: _Stream)
     for block in blocks:
         if block.size == 0:
             continue
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.atleast_2d(block)), format="fltp", layout=layout)
+        planes = np.ascontiguousarray(np.atleast_2d(block if wanted.gain == 1 else block * wanted.gain))
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
         frame.sample_rate, frame.pts = wanted.sample_rate, start
         start += block.shape[-1]
         yield from converter.resample(frame)

@@ -16,12 +16,16 @@ def _loudest(audio: FloatArray) -> FloatArray:
     return magnitude
 
 
-def limit(audio: FloatArray, sample_rate: int, ceiling: float) -> FloatArray:
-    """Keep every sample below `ceiling` dBFS. The gain begins to change 5 ms before a peak."""
+def limit(audio: FloatArray, sample_rate: int, ceiling: float, peaks: FloatArray | None = None) -> FloatArray:
+    """Keep every sample below `ceiling` dBFS. The gain begins to change 5 ms before a peak.
+
+    `peaks` (T,) are further magnitudes to keep below it, such as those between the samples.
+    """
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     peak = np.float32(10 ** (ceiling / 20))
-    needed = peak / np.maximum(_loudest(audio), peak)
+    loudest = _loudest(audio) if peaks is None else np.maximum(_loudest(audio), peaks)
+    needed = peak / np.maximum(loudest, peak)
     size = 2 * round(LOOKAHEAD * sample_rate) + 1
     # The mean over a window of minima over the same window is never above the gain that its centre needs.
     gain = uniform_filter1d(minimum_filter1d(needed, size, mode="nearest"), size, mode="nearest", output=np.float64)

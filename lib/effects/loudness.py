@@ -1,5 +1,7 @@
 """Integrated loudness and true peak according to EBU R128 (ITU-R BS.1770-4), and the gain to a target loudness."""
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,12 +11,15 @@ from lib.effects.dynamics import limit
 from lib.errors import AudioError
 from lib.typing import FloatArray
 
+logger = logging.getLogger(__name__)
+
 BLOCK_SECONDS, STEP_SECONDS = 0.4, 0.1
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS; LU below the mean of what passes the first
 MAX_TRUE_PEAK = -1.0  # dBTP, for results with a target loudness
 OVERSAMPLING = 4
-TOLERANCE = 0.05  # LU
-MAX_ROUNDS = 8  # of gain and limiter
+TOLERANCE, PRECISION, WARNED = 0.05, 0.2, 0.3  # LU; dB of gain; LU
+MAX_ROUNDS = 12  # of gain and limiter
+MIN_SHARE = 0.5  # of the gain beyond the headroom; with less than this left by the limiter, more gain only distorts
 
 
 def integrated_loudness(audio: FloatArray, sample_rate: int) -> float:
@@ -65,30 +70,70 @@ def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 
 def true_peak(audio: FloatArray, sample_rate: int) -> float:
     """Measure the true (inter-sample) peak of (T,) or (C, T) in dBTP."""
-    peak = 0.0
-    for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
-        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    return _decibels(float(_true_peaks(audio, sample_rate).max(initial=0.0)))
+
+
+def _decibels(peak: float) -> float:
     return float(20 * np.log10(max(peak, 1e-10)))
+
+
+def _true_peaks(audio: FloatArray, sample_rate: int) -> FloatArray:
+    """Measure the largest magnitude of (T,) or (C, T) from each sample up to the next: (T,)."""
+    peaks, position = np.zeros(audio.shape[-1], np.float32), 0
+    rest: FloatArray = np.zeros(0, np.float32)
+    for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
+        rest = np.concatenate([rest, np.abs(block).max(axis=0)])
+        whole = len(rest) // OVERSAMPLING
+        peaks[position : position + whole] = rest[: whole * OVERSAMPLING].reshape(whole, OVERSAMPLING).max(axis=1)
+        position, rest = position + whole, rest[whole * OVERSAMPLING :]
+    return peaks
 
 
 def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArray:
     """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
-    If a gain alone would exceed the peak, a limiter is applied. Raises AudioError if the audio is silent.
+    If a gain alone would exceed the peak, a limiter is applied. If the limiter would remove more than half of the
+    additional gain, the peak is kept, the result is quieter than the target, and a warning is logged. Raises AudioError
+    if the audio is silent.
     """
     measured = integrated_loudness(audio, sample_rate)
     if not np.isfinite(measured):
         raise AudioError("The result is silent, so its loudness cannot be set. Leave the loudness empty.")
-    gain, ceiling, result = target - measured, MAX_TRUE_PEAK, audio
+    peaks = _true_peaks(audio, sample_rate)
+    headroom = MAX_TRUE_PEAK - _decibels(float(peaks.max()))  # dB; up to this gain, loudness rises by the gain
+    gain = target - measured
+    if gain <= headroom:
+        return _amplified(audio, gain)
+    low, loudest, best = headroom, measured + headroom, _amplified(audio, headroom)
+    high = headroom + (target - loudest) / MIN_SHARE
+    unlimited = last = loudest
+    last_gain = headroom
     for _ in range(MAX_ROUNDS):
-        result = (audio * np.float32(10 ** (gain / 20))).astype(np.float32)
-        excess = true_peak(result, sample_rate) - MAX_TRUE_PEAK
-        if excess > 0:
-            result = limit(result, sample_rate, ceiling)
-            ceiling -= max(true_peak(result, sample_rate) - MAX_TRUE_PEAK, 0.0)
-            result = limit(result, sample_rate, ceiling)
-        error = target - integrated_loudness(result, sample_rate)
-        if abs(error) <= TOLERANCE:
+        result = _limited(_amplified(audio, gain), sample_rate, _amplified(peaks, gain))
+        reached = integrated_loudness(result, sample_rate)
+        if reached <= target + TOLERANCE and reached - unlimited >= MIN_SHARE * (gain - headroom):
+            low, loudest, best = gain, reached, result
+        else:
+            high = gain
+        if abs(target - loudest) <= TOLERANCE or high - low <= PRECISION:
             break
-        gain += error
-    return result
+        expected = gain + (target - reached) * (gain - last_gain) / max(reached - last, 1e-6)
+        last_gain, last = gain, reached
+        gain = expected if low < expected < high else (low + high) / 2
+    if target - loudest > WARNED:
+        logger.warning(
+            "The loudness is %.1f LUFS instead of %.1f: more would exceed a true peak of %.0f dBTP", loudest, target,
+            MAX_TRUE_PEAK,
+        )  # fmt: skip
+    return best
+
+
+def _amplified(audio: FloatArray, gain: float) -> FloatArray:
+    return (audio * np.float32(10 ** (gain / 20))).astype(np.float32)
+
+
+def _limited(audio: FloatArray, sample_rate: int, peaks: FloatArray) -> FloatArray:
+    """Limit (T,) or (C, T), whose true peaks are `peaks` (T,), to a true peak of at most MAX_TRUE_PEAK."""
+    result = limit(audio, sample_rate, MAX_TRUE_PEAK, peaks)
+    excess = true_peak(result, sample_rate) - MAX_TRUE_PEAK
+    return _amplified(result, -excess) if excess > 0 else result
