@@ -62,16 +62,13 @@ class _Files(BaseModel, frozen=True):
 class Arguments(ConvertOptions, _Files, frozen=True):
     """Convert recordings (files or whole folders) to another voice.
 
-    Other commands: `cover` makes a cover of a song, `say` synthesises speech from text, `doctor` checks the
-    installation. For their options: python -m infer COMMAND --help
+    Other commands, each with its own --help: `cover` makes a cover of a song, `say` synthesises speech from text,
+    `doctor` checks the installation.
     """
 
 
 class Diagnosis(BaseModel, frozen=True):
-    """Check the installation: versions, devices, drivers, memory, disk, weights and write access.
-
-    Then run a short test conversion.
-    """
+    """Check versions, devices, drivers, memory, disk, weights and write access, and run a short test conversion."""
 
     report: GivenPath | None = Field(None, description="also write a bug report (ZIP) to this folder")
 

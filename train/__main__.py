@@ -68,7 +68,7 @@ class Extract(ExtractOptions, frozen=True):
 
 
 class Fit(FitOptions, frozen=True):
-    """Train the voice; resumes from the latest checkpoint, if any."""
+    """Train the voice, resuming from the latest checkpoint, if any."""
 
     name: Positional[str] = Field(description="name of the training run")
 

@@ -13,6 +13,7 @@ from infer.song.options import CoverOptions
 from infer.speech.options import SpeechOptions
 from infer.speech.script import read_script, read_text_file
 from lib.audio import AUDIO_FORMATS, AudioFormat
+from lib.effects.spec import PRESETS
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.paths import GivenPath
@@ -46,13 +47,16 @@ class CoverArguments(CoverOptions, _Result, frozen=True):
         "channel": "no effect; a cover uses both channels of the song",
         "resample_rate": "no effect; a cover has the sample rate of the song",
         "keep_format": "write the cover with the song's bit depth",
+        "noise_reduction": "strength of noise reduction on the vocals; 0 = off, 1 = maximum",
+        "effects": f"effects on the converted vocals: presets ({', '.join(PRESETS)}) or a chain such as "
+        '"highpass=80, compressor=-20:3, reverb=0.2" (default: none)',
     }
 
     song: Positional[GivenPath | None] = Field(
         default=None, description="the song (optional if --vocals and --instrumental are both given)"
     )
-    vocals: GivenPath | None = Field(None, description="vocal stem of the song, if available")
-    instrumental: GivenPath | None = Field(None, description="instrumental stem of the song, if available")
+    vocals: GivenPath | None = Field(None, description="vocal stem of the song")
+    instrumental: GivenPath | None = Field(None, description="instrumental stem of the song")
 
 
 class SayArguments(SpeechOptions, _Result, frozen=True):

@@ -39,7 +39,9 @@ class CoverOptions(ConvertOptions, frozen=True):
     )
     vocal_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the converted vocals, in dB")
     instrumental_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the instrumental, in dB")
-    vocal_pan: float = Field(0.0, ge=-1, le=1, description="pan position of the converted vocals; -1 = left, 1 = right")
+    vocal_pan: float = Field(
+        0.0, ge=-1, le=1, description="pan position of the converted vocals; -1 = left, 0 = as in the song, 1 = right"
+    )
     vocal_reverb: float = Field(
         0.0, ge=0, le=1, description="level of the reverb on the converted vocals; 0 = none, 0.15 is moderate"
     )

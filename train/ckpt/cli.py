@@ -122,10 +122,12 @@ class Publish(BaseModel, frozen=True):
     voice: Positional[str] = Field(description="name of a voice, or path to its file")
     repository: Positional[str] = Field(description="name of the new repository, or owner/name")
     licence: Positional[str] = Field(description="licence of the voice, such as cc-by-4.0, or its name")
-    consent: bool = Field(False, description="confirm that the speaker has consented to publication")
+    consent: bool = Field(
+        False, description="confirm that the speaker has consented to publication; without it, nothing is uploaded"
+    )
     public: bool = Field(False, description="make the repository public; otherwise only your account can see it")
     f0_method: str = Field("rmvpe", description="pitch method to recommend for conversions")
-    notes: str = Field("", description="more about the voice, in Markdown (default: nothing)")
+    notes: str = Field("", description="more about the voice, in Markdown")
     index: GivenPath | None = Field(None, description="path to the index file (default: found automatically)")
 
 
