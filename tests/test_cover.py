@@ -229,11 +229,31 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song)
     noise = np.random.default_rng(5).standard_normal((2, 2 * RATE)).astype(np.float32) * np.float32(0.1)
     with pytest.raises(AudioError, match="not part of the song"):
         make(tmp_path, Sources(song.song_path, None, write(tmp_path / "other.wav", noise)))
+    with pytest.raises(AudioError, match="not part of the song"):
+        make(tmp_path, Sources(write(tmp_path / "silent.wav", 0 * song.song), None, song.instrumental_path))
     with pytest.raises(ConfigError, match="never overwritten"):
         CoverMaker(echo_converter(), StepCache(tmp_path / "cache")).make(
             Sources(song.song_path, song.vocals_path), song.song_path, CoverOptions()
         )
     assert not (tmp_path / "cover.wav").exists()
+
+
+def test_the_stems_of_a_cover_are_not_overwritten_by_a_cover_of_them(tmp_path: Path, song: Song) -> None:
+    first = make(tmp_path, Sources(song.song_path, song.vocals_path, song.instrumental_path))
+    stems = {path.stem: path for path in first.stems}
+    before = {path: path.read_bytes() for path in first.stems}
+    sources = Sources(None, stems["original_vocals"], stems["instrumental"])
+    with pytest.raises(ConfigError, match=r"original_vocals\.flac is the recording itself, which is never overwritten"):
+        make(tmp_path, sources, instrumental_shift=0, vocal_level=6.0)
+    assert {path: path.read_bytes() for path in first.stems} == before
+
+
+def test_the_shorter_stem_is_extended(tmp_path: Path, song: Song) -> None:
+    short = write(tmp_path / "short.wav", song.instrumental[:, : 2 * RATE])
+    cover = make(tmp_path, Sources(None, song.vocals_path, short))
+    result = load_stereo(cover.path)[0]
+    assert (cover.seconds, result.shape) == (3.0, song.song.shape)
+    assert np.abs(result[:, 2 * RATE :] - load_stereo(cover.stems[0])[0][:, 2 * RATE :]).max() <= 2.0**-14
 
 
 def test_cancelling_writes_nothing(tmp_path: Path, song: Song) -> None:

@@ -24,6 +24,7 @@ from lib.progress import PART_STEPS, Progress, no_progress, part_of
 from lib.typing import FloatArray
 
 STEPS = 4  # of the progress: separate, convert, change the key, mix
+STEM_NAMES = ("vocals", "original_vocals", "instrumental")  # of the files, converted vocals first
 VOCAL_OPTIONS = {"channel": "stereo", "keep_format": False, "bit_depth": 32, "loudness": None, "preview": 0.0}
 
 
@@ -53,7 +54,7 @@ class Cover:
 
     path: Path
     stems: tuple[Path, ...]
-    seconds: float  # of the song
+    seconds: float  # of the cover
     elapsed_seconds: float
     sample_rate: int  # Hz
     instrumental_shift: int  # semitones
@@ -71,11 +72,7 @@ class CoverMaker:
     def make(self, sources: Sources, output: Path, options: CoverOptions, progress: Progress = no_progress) -> Cover:
         """Create a cover, write it to `output` and its stems to the folder OUTPUT_stems next to it."""
         start = time.perf_counter()
-        if output.resolve() in {
-            path.resolve() for path in (sources.song, sources.vocals, sources.instrumental) if path
-        }:
-            raise ConfigError("{path} is the recording itself, which is never overwritten. Choose another name.",
-                              path=output)  # fmt: skip
+        _check_outputs(sources, output)
         song = _read_main(sources, options)
         stems = self._stems(sources, song, options, part_of(progress, 0, STEPS))
         voice, shift = self._converted(stems.vocals, song.sample_rate, options, part_of(progress, 1, STEPS))
@@ -91,11 +88,11 @@ class CoverMaker:
             loudness=options.loudness,
         )  # fmt: skip
         replace(song, audio=total).save(output)
-        written = _save_stems(output, song, {"vocals": voice, "original_vocals": stems.vocals,
-                                             "instrumental": instrumental})  # fmt: skip
+        written = _save_stems(output, song, dict(zip(STEM_NAMES, (voice, stems.vocals, instrumental), strict=True)))
         progress(STEPS * PART_STEPS, STEPS * PART_STEPS, Message("mixing"))
         elapsed = time.perf_counter() - start
-        return Cover(output, written, song.seconds, elapsed, song.sample_rate, semitones, tuple(self.cache.reused))
+        seconds = total.shape[1] / song.sample_rate
+        return Cover(output, written, seconds, elapsed, song.sample_rate, semitones, tuple(self.cache.reused))
 
     def _stems(self, sources: Sources, song: Sound, options: CoverOptions, progress: Progress) -> Stems:
         """Vocals and instrumental, from the user's stems or by separation; backing vocals separately if requested."""
@@ -191,11 +188,23 @@ def _read_main(sources: Sources, options: CoverOptions) -> Sound:
     return replace(sound, subtype=subtype, tags=read_tags(sources.main))
 
 
+def _check_outputs(sources: Sources, output: Path) -> None:
+    """Raise ConfigError if the cover or its stems would overwrite a source, such as a stem of an earlier cover."""
+    written = {path.resolve() for path in (output, *(_stem_path(output, name) for name in STEM_NAMES))}
+    for path in (sources.song, sources.vocals, sources.instrumental):
+        if path and path.resolve() in written:
+            raise ConfigError("{path} is the recording itself, which is never overwritten. Choose another name.",
+                              path=path)  # fmt: skip
+
+
+def _stem_path(output: Path, name: str) -> Path:
+    return output.with_name(f"{output.stem}_stems") / f"{name}.flac"
+
+
 def _save_stems(output: Path, song: Sound, stems: dict[str, FloatArray]) -> tuple[Path, ...]:
-    folder = output.with_name(f"{output.stem}_stems")
     written = []
     for name, audio in stems.items():
-        path = folder / f"{name}.flac"
+        path = _stem_path(output, name)
         Sound(audio, song.sample_rate, "PCM_24", Tags()).save(path)
         written.append(path)
     return tuple(written)

@@ -42,7 +42,7 @@ def split_song(song: FloatArray, stem: FloatArray, sample_rate: int, path: Path)
     offset = _offset(song.mean(axis=0), stem.mean(axis=0), sample_rate)
     placed = _extended(np.pad(stem, ((0, 0), (max(offset, 0), 0)))[:, max(-offset, 0) :], song.shape[1])
     energy, common = float(np.vdot(placed, placed)), float(np.vdot(song, placed))
-    if common < MIN_CORRELATION * np.sqrt(energy * float(np.vdot(song, song))):
+    if common <= MIN_CORRELATION * np.sqrt(energy * float(np.vdot(song, song))):
         raise AudioError(
             "{path} is not part of the song: no match was found within one second. Use a stem of exactly "
             "this recording, or both vocals and instrumental.",

@@ -116,7 +116,7 @@ class Worker:
 
     def _end_job(self, context: JobContext) -> None:
         self.end()
-        for path in context.folder.glob(".part-*"):  # what the process was writing
+        for path in context.folder.rglob(".part-*"):  # what the process was writing
             path.unlink(missing_ok=True)
         threading.Thread(
             target=self.start, daemon=True
