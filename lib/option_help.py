@@ -1,4 +1,4 @@
-"""Help texts of options models. Defaults of None, "" and () are explained by the descriptions and not shown as such."""
+"""Help texts of options models. If the default is None, "" or (), only the description explains it."""
 
 import re
 from collections.abc import Mapping

@@ -169,7 +169,7 @@ class _Report:
         self._progress(self._done, self._total, Message("separating"))
 
     def check(self, *_: object) -> None:
-        """Report again if the last report is old; called before every layer of the network."""
+        """Report again if the last report is old; called before each layer of the network."""
         if time.monotonic() - self._reported >= CHECK_SECONDS:
             self._reported = time.monotonic()
             self._progress(self._done, self._total, Message("separating"))
@@ -177,7 +177,7 @@ class _Report:
 
 @contextmanager
 def _hooked(network: Any, check: Callable[..., None]) -> Iterator[None]:
-    """Call `check` before every layer of the network computes."""
+    """Make every layer of the network call `check` before it computes."""
     handles = [module.register_forward_pre_hook(check) for module in network.modules()]
     try:
         yield

@@ -36,8 +36,8 @@ class LiteContentEncoder:
     def sha256(self) -> str:
         """SHA-256, in hexadecimal, of the weights file that defined the code.
 
-        An encoder that was trained to return the code of an earlier one names that one's file in its metadata, so that
-        voices trained with either work with both.
+        An encoder that was trained to reproduce the code of an earlier one records the SHA-256 of the earlier file in
+        its metadata, so that voices trained with either work with both.
         """
         return code_sha256(self._path)
 
@@ -56,7 +56,7 @@ class LiteContentEncoder:
 
 
 def code_sha256(path: Path) -> str:
-    """The SHA-256 that the metadata of an encoder's weights file names, or else that of the file itself."""
+    """Return the SHA-256 recorded in the metadata of an encoder's weights file, otherwise that of the file itself."""
     with safetensors.safe_open(path, "pt") as file:
         named = (file.metadata() or {}).get(CODE_OF)
     return named or sha256_of(path)

@@ -19,7 +19,7 @@ def _loudest(audio: FloatArray) -> FloatArray:
 def limit(audio: FloatArray, sample_rate: int, ceiling: float, peaks: FloatArray | None = None) -> FloatArray:
     """Keep every sample below `ceiling` dBFS. The gain begins to change 5 ms before a peak.
 
-    `peaks` (T,) are further magnitudes to keep below it, such as those between the samples.
+    `peaks` (T,) are additional magnitudes to keep below it, such as inter-sample peaks.
     """
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 

@@ -78,7 +78,7 @@ def _decibels(peak: float) -> float:
 
 
 def _true_peaks(audio: FloatArray, sample_rate: int) -> FloatArray:
-    """Measure the largest magnitude of (T,) or (C, T) from each sample up to the next: (T,)."""
+    """Measure the largest magnitude of (T,) or (C, T) between each sample and the next: (T,)."""
     peaks, position = np.zeros(audio.shape[-1], np.float32), 0
     rest: FloatArray = np.zeros(0, np.float32)
     for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):

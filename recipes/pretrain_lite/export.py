@@ -38,7 +38,10 @@ def export(options: ExportOptions, folder: Path = FOLDER, target: Path = PRETRAI
 
 
 def write_encoder(path: Path, weights: dict[str, Tensor], code_of: str | None = None) -> None:
-    """Write the weights of a LiteEncoder, quantised. `code_of`: SHA-256 of the encoder whose code it returns."""
+    """Write the quantised weights of a LiteEncoder.
+
+    `code_of` is the SHA-256 of the encoder whose code it reproduces, if any.
+    """
     _write(path, quantized(weights), {"content_encoder": "lite"} | ({CODE_OF: code_of} if code_of else {}))
 
 

@@ -1,8 +1,9 @@
 """Trains the bottleneck of an exported encoder to remove noise.
 
-A copy of the bottleneck (the student) is trained to return, from Whisper's hidden states of a noisy or augmented
-version of a clip, the code that the exported bottleneck (the teacher) returns for the clean clip. The code keeps its
-meaning, so the base models and voices remain valid, and the new file names the one that defined the code.
+A copy of the bottleneck (the student) is trained to compute, from Whisper's hidden states of a noisy or augmented
+version of a clip, the code that the exported bottleneck (the teacher) computes for the clean clip. The meaning of the
+code does not change, so base models and voices remain valid, and the new file records the SHA-256 of the file that
+defined the code.
 """
 
 import copy
@@ -57,7 +58,7 @@ HiddenStates = npt.NDArray[np.float16]  # (N, 2048), normalised over time
 
 
 class Versions(NamedTuple):
-    """Hidden states of one clip."""
+    """Hidden states of the versions of one clip."""
 
     clean: HiddenStates
     noisy: HiddenStates
@@ -65,7 +66,10 @@ class Versions(NamedTuple):
 
 
 def coloured_noise(count: int, rng: np.random.Generator) -> FloatArray:
-    """(count,) noise with a random smooth spectrum that falls towards high frequencies; half of it varies in level."""
+    """Generate (count,) noise with a random smooth spectrum that falls towards high frequencies.
+
+    In half of all cases its level varies over time.
+    """
     spectrum = np.fft.rfft(rng.standard_normal(count))
     share = np.linspace(0, 1, len(spectrum))  # of half the sample rate
     gain = np.exp(np.interp(share, np.linspace(0, 1, KNOTS) ** 2, rng.normal(0, 1.0, KNOTS)))
@@ -78,7 +82,7 @@ def coloured_noise(count: int, rng: np.random.Generator) -> FloatArray:
 
 
 def draw_noise(count: int, recorded: list[Path], rng: np.random.Generator) -> FloatArray:
-    """(count,) white, coloured or recorded noise at 16 kHz, at any level."""
+    """Draw (count,) white, coloured or recorded noise at 16 kHz; its level is arbitrary."""
     kind = rng.random()
     if kind < WHITE:
         return rng.standard_normal(count).astype(np.float32)
@@ -89,7 +93,7 @@ def draw_noise(count: int, recorded: list[Path], rng: np.random.Generator) -> Fl
 
 
 def with_noise(audio: FloatArray, noise: FloatArray, snr_db: float) -> FloatArray:
-    """(T,) audio plus (T,) noise, scaled to a mean power `snr_db` below that of the audio."""
+    """Add noise (T,) to audio (T,), scaled to a mean power `snr_db` below that of the audio."""
     power, noise_power = (np.mean(np.square(x, dtype=np.float64)) for x in (audio, noise))
     scale = np.sqrt(power / 10 ** (snr_db / 10) / (noise_power + 1e-12))
     noisy: FloatArray = (audio + scale * noise).astype(np.float32)
@@ -98,7 +102,10 @@ def with_noise(audio: FloatArray, noise: FloatArray, snr_db: float) -> FloatArra
 
 @torch.inference_mode()
 def noisy_states(recording: Recording, whisper: WhisperEncoder, recorded: list[Path]) -> HiddenStates:
-    """Whisper's hidden states of a recording with noise drawn for its name, normalised over time."""
+    """Compute Whisper's hidden states of a recording with added noise, normalised over time.
+
+    The name of the recording is the seed of the noise.
+    """
     rng = np.random.default_rng(zlib.crc32(recording.name.encode()))
     audio = read_audio(recording.path, ANALYSIS_RATE)[: ANALYSIS_RATE * MAX_SECONDS]
     noisy = with_noise(audio, draw_noise(len(audio), recorded, rng), rng.uniform(0, MAX_SNR))
@@ -111,7 +118,7 @@ def noisy_states(recording: Recording, whisper: WhisperEncoder, recorded: list[P
 def make_noisy_features(
     options: NoiseOptions, whisper: WhisperEncoder, folder: Path = FOLDER, progress: Progress = no_progress
 ) -> Path:
-    """Write folder/noisy/SPEAKER__CLIP.npy for every clip of folder/features that has none yet."""
+    """Write folder/noisy/SPEAKER__CLIP.npy for each clip of folder/features that has none yet."""
     recordings, recorded = training_recordings(options.data, folder / "speech"), recorded_noises(options.data)
     recordings = [r for r in recordings if (folder / "features" / f"{r.name}.npz").is_file()]
     for done, recording in enumerate(recordings):
@@ -158,7 +165,7 @@ class NoiseTraining:
         return crops
 
     def train_step(self) -> dict[str, float]:
-        """Run one step and return the mean squared distances of the codes, by version."""
+        """Run one training step and return the mean squared error of the code, keyed by version."""
         crops = self._crops()
         kept = torch.rand(3, BATCH, 1, crops.shape[3], generator=self.noise) > VALUE_DROPOUT
         with torch.no_grad():
@@ -198,9 +205,9 @@ class NoiseTraining:
 
 
 def train_noise(options: NoiseOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
-    """Train the bottleneck of `options.encoder` and rewrite that file; running it again resumes.
+    """Train the bottleneck of `options.encoder` and rewrite that file; another call resumes.
 
-    The encoder as it was is kept in folder/teacher.safetensors, because training needs it to resume.
+    The original encoder is kept in folder/teacher.safetensors, because training needs it to resume.
     """
     torch.set_num_threads(options.threads)
     kept = folder / "teacher.safetensors"

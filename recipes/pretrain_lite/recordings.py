@@ -61,7 +61,7 @@ def synthetic_recordings(folder: Path) -> list[Recording]:
 
 
 def recorded_noises(data: Path) -> list[Path]:
-    """Recordings of rain, engines, animals and the like, four of five of ESC-10 without the human voice.
+    """List recordings of rain, engines, animals and the like: four of every five in ESC-10, without human voices.
 
     Raises MissingFileError if there are none.
     """
