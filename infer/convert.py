@@ -11,14 +11,14 @@ from infer.casting import CastSynthesizer
 from infer.chunking import Chunk, ChunkLimits, join, plan_chunks
 from infer.disk_buffer import DiskBuffer, collect_blocks, in_blocks
 from infer.f0 import TargetF0, automatic_shift, estimate_f0, make_target_f0
-from infer.features import PROTECT_OFF, blend_retrieved, protect_consonants, to_pitch_rate
+from infer.features import PROTECT_OFF, blend_near, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.input_audio import ReflectionPadding, prepare_input
 from infer.loudness import follow_envelope, limiting_gain, peak_of
 from infer.model_cache import ModelCache
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import resample_blocks, resampled_length
-from lib.config import USUAL_INDEX_RATE
+from lib.config import USUAL_INDEX_RATE, LiteConfig
 from lib.content import ContentEncoder
 from lib.devices import Device, Precision, choose_device, choose_precision
 from lib.errors import CheckpointError, ConfigError, RevoiceError
@@ -333,7 +333,8 @@ class VoiceConverter:
         rate = self.index_rate(options)
         if rate == 0 or (index := self._index_for(options)) is None:
             return to_pitch_rate(original, frames)
-        blended = blend_retrieved(original, index.search(original), rate)
+        blend = blend_near if isinstance(self._config, LiteConfig) else blend_retrieved
+        blended = blend(original, index.search(original), rate)
         content = to_pitch_rate(blended, frames)
         if target is None or options.protect >= PROTECT_OFF:
             return content

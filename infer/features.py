@@ -6,11 +6,24 @@ from lib.typing import FloatArray
 
 UNVOICED_BELOW = 1.0  # Hz; an F0 below this counts as unvoiced
 PROTECT_OFF = 0.5  # from this value on, protection is off
+NEAR, FAR = 0.5, 1.2  # squared distance of retrieved lite features: used fully up to NEAR, not at all from FAR
 
 
 def blend_retrieved(content: FloatArray, retrieved: FloatArray, index_rate: float) -> FloatArray:
     """Blend content features (N, C) with the retrieved ones (N, C); `index_rate` is the weight of the latter."""
     return np.float32(index_rate) * retrieved + np.float32(1.0 - index_rate) * content
+
+
+def blend_near(content: FloatArray, retrieved: FloatArray, index_rate: float) -> FloatArray:
+    """Blend lite content features (N, C) with the retrieved ones (N, C) where these are near.
+
+    A sound that the voice's recordings lack, such as one of another language, keeps its own features: the weight of the
+    retrieved ones falls from `index_rate` to 0 between the squared distances NEAR and FAR.
+    """
+    distance = np.square(retrieved - content).sum(axis=1, keepdims=True)
+    weight = np.float32(index_rate) * np.clip((FAR - distance) / (FAR - NEAR), 0.0, 1.0)
+    blended: FloatArray = content + weight * (retrieved - content)
+    return blended
 
 
 def to_pitch_rate(content: FloatArray, frames: int) -> FloatArray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infer.features import blend_retrieved, protect_consonants, to_pitch_rate
+from infer.features import FAR, NEAR, blend_near, blend_retrieved, protect_consonants, to_pitch_rate
 from lib.index import FeatureIndex
 from tests.helpers import Floats, error, read_golden
 
@@ -27,6 +27,17 @@ def test_golden_features_as_handed_to_the_synthesizer(golden: Path, family: str)
         np.testing.assert_array_equal(f0[:frames], data["out.pitchf_cut"][0])
         got = protect_consonants(blended, to_pitch_rate(own, len(f0)), f0[:frames], protect)
         assert error(got, data[key][0]) < 1e-4, key
+
+
+def test_lite_frames_far_from_what_was_retrieved_keep_their_own_features() -> None:
+    own = np.zeros((4, 2), np.float32)
+    distances = np.array([NEAR / 2, NEAR, (NEAR + FAR) / 2, 1.5 * FAR], np.float32)
+    retrieved: Floats = np.stack([np.sqrt(distances), np.zeros(4, np.float32)], 1)
+    for rate in (1.0, 0.4):
+        weights = blend_near(own, retrieved, rate)[:, 0] / retrieved[:, 0]
+        np.testing.assert_allclose(weights, [rate, rate, rate / 2, 0], atol=1e-6)
+    assert np.array_equal(blend_near(own, retrieved, 0.0), own)
+    assert np.array_equal(blend_near(own, own, 1.0), own)
 
 
 def test_each_content_frame_stands_for_two_and_no_more_than_asked() -> None:

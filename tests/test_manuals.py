@@ -23,7 +23,7 @@ from infer.song.__main__ import CoverArguments
 from lib.assets.__main__ import Download
 from lib.audio.decode import load_audio
 from lib.audio.encode import save_audio
-from lib.config import FAMILIES, USUAL_INDEX_RATE, load_family
+from lib.config import FAMILIES, LITE_INDEX_RATE, USUAL_INDEX_RATE, load_family
 from tests.error_templates import templates
 from tests.helpers import ROOT
 from tests.page_server import copy_program
@@ -63,7 +63,7 @@ FIGURES: dict[tuple[str, str], Sequence[float | str]] = {
     ("faq", "tensor-17280"): [17280, 0],
     ("faq", "tensor-24-16"): [24, 16],
     ("faq", "slicing"): [RunOptions().slice_seconds, preprocess.OVERLAP_SECONDS],
-    ("faq", "index-rate"): [USUAL_INDEX_RATE, 0],
+    ("faq", "index-rate"): [USUAL_INDEX_RATE, LITE_INDEX_RATE],
     ("faq", "expecting-value"): [1, 1, 0, "127.0.0.1"],
     ("troubleshooting", "wrong-index"): [load_family(name, "40k").synthesizer.content_width for name in ("v1", "v2")],
 }  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib.config import USUAL_INDEX_RATE, Family, NetworkConfig
+from lib.config import LITE_INDEX_RATE, USUAL_INDEX_RATE, Family, NetworkConfig
 from lib.errors import CheckpointError, ConfigError
 from lib.files import replacing
 from lib.json_reader import parse_json
@@ -117,7 +117,7 @@ def recommended_index_rate(voice: VoiceModel) -> float:
     stored = voice.extra.get(INDEX_RATE)
     if isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= 1:
         return float(stored)
-    return 0.0 if voice.family == "lite" else USUAL_INDEX_RATE
+    return LITE_INDEX_RATE if voice.family == "lite" else USUAL_INDEX_RATE
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
