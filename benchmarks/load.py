@@ -54,7 +54,7 @@ class Found:
 
 
 def recording(seconds: float = 1.0) -> bytes:
-    """A rising tone as a WAV file."""
+    """Return a rising tone as a WAV file."""
     time_ = np.arange(int(16_000 * seconds)) / 16_000
     data = io.BytesIO()
     soundfile.write(data, 0.5 * np.sin(2 * np.pi * (200 + 100 * time_) * time_), 16_000, format="WAV")
@@ -62,7 +62,7 @@ def recording(seconds: float = 1.0) -> bytes:
 
 
 async def call(client: httpx.AsyncClient, name: str, data: list[object]) -> str:
-    """The answer of an endpoint as a stream of events."""
+    """Call an endpoint and return its response, a stream of events."""
     begun = await client.post(f"/gradio_api/call/{name}", json={"data": data})
     if begun.status_code != 200:
         return f"status {begun.status_code}"
@@ -70,19 +70,19 @@ async def call(client: httpx.AsyncClient, name: str, data: list[object]) -> str:
 
 
 async def upload(client: httpx.AsyncClient, data: bytes) -> dict[str, object]:
-    """Upload a recording; returns it as a parameter."""
+    """Upload a recording; return it as a parameter of an endpoint."""
     answer = await client.post("/gradio_api/upload", files={"files": ("take.wav", data)})
     return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
 
 
 async def parameters(client: httpx.AsyncClient, name: str, **values: object) -> list[object]:
-    """The parameters of an endpoint in order."""
+    """Return the parameters of an endpoint in order, with `values` in place of the defaults."""
     about = (await client.get("/gradio_api/info")).json()["named_endpoints"][f"/{name}"]["parameters"]
     return [values.get(each["parameter_name"], each.get("parameter_default")) for each in about]
 
 
 async def convert(client: httpx.AsyncClient, found: Found, number: int) -> None:
-    """Convert a recording and note the hash of the result."""
+    """Convert a recording and store the hash of the result."""
     file = await upload(client, recording(0.5 + number % 3 / 2))
     answer = await call(client, "convert", await parameters(client, "convert", voice=VOICE, recording=file))
     if "event: complete" not in answer:
@@ -96,7 +96,7 @@ async def convert(client: httpx.AsyncClient, found: Found, number: int) -> None:
 
 
 async def upload_and_cancel(client: httpx.AsyncClient, found: Found, number: int) -> None:
-    """Start a conversion and cancel a job that waits or runs."""
+    """Start a conversion, and cancel a job that is queued or running."""
     file = await upload(client, recording(2.0))
     data = await parameters(client, "convert", voice=VOICE, recording=file)
     begun = await client.post("/gradio_api/call/convert", json={"data": data})
@@ -119,7 +119,7 @@ async def list_jobs(client: httpx.AsyncClient, found: Found, number: int) -> Non
 
 
 async def attack(client: httpx.AsyncClient, found: Found, number: int) -> None:
-    """Send a megabyte of one of the worst inputs to one of the places that take text."""
+    """Send a megabyte of one of the worst inputs to one of the endpoints that accept text."""
     unit = WORST[number % len(WORST)]
     text = unit * (990_000 // len(json.dumps(unit).encode()))
     place = number // len(WORST) % (len(TEXTS) + 2)
@@ -144,7 +144,7 @@ Action = Callable[[httpx.AsyncClient, Found, int], Awaitable[None]]
 
 
 async def repeat(url: str, found: Found, action: Action, until: float) -> None:
-    """Run one client: the same action repeatedly."""
+    """Run one client, which repeats one action."""
     number = 0
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         while time.monotonic() < until:
@@ -164,7 +164,7 @@ async def run(url: str, clients: int, seconds: float) -> Found:
 
 
 def damaged(found: Found) -> list[str]:
-    """The finished results that are no longer as they were; those that the server has deleted since are left out."""
+    """Return the finished results that have changed since; those that the server has deleted are left out."""
     wrong = []
     for path, digest in found.results.items():
         with contextlib.suppress(FileNotFoundError):
@@ -175,7 +175,7 @@ def damaged(found: Found) -> list[str]:
 
 @contextlib.contextmanager
 def own_server() -> Iterator[tuple[str, int]]:
-    """Start a server from a copy of the program; yields its address and process id."""
+    """Start a server from a copy of the program; yield its address and process id."""
     with tempfile.TemporaryDirectory(prefix="revoice-load-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for part in PROGRAM:
@@ -219,7 +219,7 @@ def measure(url: str, process: int | None, clients: int, seconds: float) -> int:
 
 
 def main() -> int:
-    """Run the load and print one line of JSON; status 1 if a limit was exceeded."""
+    """Run the load test and print one line of JSON; return 1 if a limit was exceeded, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description="Load on a server.")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=5.0)

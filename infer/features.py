@@ -15,10 +15,10 @@ def blend_retrieved(content: FloatArray, retrieved: FloatArray, index_rate: floa
 
 
 def blend_near(content: FloatArray, retrieved: FloatArray, index_rate: float) -> FloatArray:
-    """Blend lite content features (N, C) with the retrieved ones (N, C) where these are near.
+    """Blend lite content features (N, C) with the retrieved ones (N, C) where the two are close.
 
-    A sound that the voice's recordings lack, such as one of another language, keeps its own features: the weight of the
-    retrieved ones falls from `index_rate` to 0 between the squared distances NEAR and FAR.
+    The weight of the retrieved features falls from `index_rate` to 0 between the squared distances NEAR and FAR, so
+    that a sound missing from the voice's recordings, such as one of another language, keeps its own features.
     """
     distance = np.square(retrieved - content).sum(axis=1, keepdims=True)
     weight = np.float32(index_rate) * np.clip((FAR - distance) / (FAR - NEAR), 0.0, 1.0)
