@@ -90,10 +90,15 @@ def add_rvc_options(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_environment(folder: str) -> None:
-    """Set environment variables for oneDNN's cache, Gradio's folder and analytics, and a proxy bypass."""
+    """Set environment variables for oneDNN's cache, Gradio's folder and analytics, and a proxy bypass.
+
+    By default, Gradio would also make statistics of its last 10,000 events after each event, which nothing here reads.
+    """
     os.environ.setdefault(*PRIMITIVE_CACHE)
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)  # events between two of these statistics
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
 

@@ -208,3 +208,17 @@ def test_a_field_of_an_upload_that_is_no_file_is_not_held_in_memory(client: http
     sent = client.post("/gradio_api/upload", content=body("files", 5_000_000), headers=headers)
     assert sent.status_code == 400 and "too large" in sent.text
     assert client.post("/gradio_api/upload", files={"files": ("a.wav", b"x" * 50_000)}).status_code == 200
+
+
+def test_a_page_behind_a_login_is_not_shown_to_others(guarded: httpx.Client) -> None:
+    """Although pages are kept (web/page_cache.py)."""
+    before = guarded.get("/").text
+    with httpx.Client(base_url=guarded.base_url, timeout=PATIENCE) as user:
+        assert user.post("/login", data={"username": "me", "password": "secret"}).status_code == 200
+        own = user.get("/").text
+        assert "tab-convert" in own and user.get("/").text == own and user.get("/config").status_code == 200
+        forged = "; ".join(f"{name}={'0' * len(value)}" for name, value in user.cookies.items())
+    assert "auth_required" in before and guarded.get("/config").status_code == 401
+    for cookie in ("", forged):
+        assert guarded.get("/", headers={"Cookie": cookie}).text == before
+        assert guarded.get("/config", headers={"Cookie": cookie}).status_code == 401

@@ -30,8 +30,10 @@ from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
 from web.manual.pages import manual_routes
+from web.page_cache import PageCache
 from web.request_checks import RequestChecks, answer_invalid
 from web.services import Services
+from web.sessions import MAX_SESSIONS, Sessions
 from web.tabs.convert import build_convert_tab
 from web.tabs.cover import build_cover_tab
 from web.tabs.jobs import JobApi
@@ -171,6 +173,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         ssl_keyfile=address.key and str(address.key),
         ssl_verify=False,  # Gradio's request to itself goes to an address that is not the certificate's
         root_path=address.root_path,
+        state_session_capacity=MAX_SESSIONS,
         quiet=True,
         # Gradio's own request for its page has a timeout of 3 s, which is too short on a busy machine. The request
         # before it, which has no limit, has shown that the page is served.
@@ -179,16 +182,18 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
     )
     if app.mcp_error:
         raise ConfigError("The MCP server cannot be started: {reason}", reason=app.mcp_error)
+    app.app.state_holder = Sessions(app)
     CacheCleaner(app).start()
     return [local, *([public] if public else [])]
 
 
 def _app_arguments(address: Address) -> dict[str, Any]:
     """Return the arguments of Gradio's FastAPI application: manual, middleware, response to invalid requests."""
+    by_language = [Middleware(kind, default=address.language) for kind in (PageCache, TranslateMiddleware)]
     checks = Middleware(RequestChecks, hosts=None if address.login else [address.host, *address.hosts])
     return {
         "routes": [*manual_routes(address.language)],
-        "middleware": [checks, Middleware(TranslateMiddleware, default=address.language)],
+        "middleware": [checks, *by_language],
         "exception_handlers": {RequestValidationError: answer_invalid},
     }
 

@@ -179,10 +179,15 @@ def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
     """Whether the request needs no login or has one; Gradio itself leaves some of its routes unprotected."""
     if not _has_login(scope):
         return True
-    app: Any = scope["app"]  # Gradio's, which has the tokens
     path = path.rstrip("/") or "/"
-    if path in PUBLIC or path.startswith(PUBLIC_FOLDERS):
-        return True
+    return path in PUBLIC or path.startswith(PUBLIC_FOLDERS) or has_token(scope, headers)
+
+
+def has_token(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether the request has the token of a login."""
+    app: Any = scope.get("app")  # Gradio's, which has the tokens
+    if not _has_login(scope):
+        return False
     pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
     names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
     return any(name in names and value in app.tokens for name, _, value in pairs)
