@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lib.errors import CheckpointError, ConfigError, MissingFileError
 from lib.files import replacing
-from lib.index_check import check_structure
+from lib.index_check import FileBytes, check_structure
 from lib.machine import machine_errors
 from lib.typing import FloatArray, IntArray
 
@@ -112,13 +112,11 @@ class FeatureIndex:
             raise MissingFileError(path, "Specify the path of an index file, or convert without one.")
         try:
             with machine_errors(reading=path), path.open("rb") as file:
-                data = np.memmap(file, np.uint8, "r")  # other files are not read as a whole
-        except ValueError as error:
-            raise CheckpointError("{path} is empty, so it is damaged. Build the index again.", path=path) from error
-        check_structure(path, data.data)
-        try:
-            with machine_errors(reading=path):
-                index: Any = faiss.deserialize_index(data)
+                if not file.read(1):
+                    raise CheckpointError("{path} is empty, so it is damaged. Build the index again.", path=path)
+                check_structure(path, FileBytes(file))
+                file.seek(0)
+                index: Any = faiss.read_index(faiss.PyCallbackIOReader(file.read))
         except RuntimeError as error:
             raise CheckpointError("{path} is not an index that can be read. Build it again.", path=path) from error
         loaded = cls(index, str(path))

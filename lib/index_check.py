@@ -8,9 +8,10 @@ consistent file is passed on to it:
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from lib.errors import CheckpointError
 from lib.messages import Message
@@ -19,10 +20,33 @@ MAX_WIDTH = 4096  # features; content encoders have 256 or 768
 METRIC_L2 = 1  # faiss's number for it
 
 
+class FileBytes:
+    """The bytes of an open file, of which only the requested slices are read.
+
+    A memory-mapped file would do the same, but the system ends a process whose mapped file cannot be read.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, 2)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Raises ValueError if the file has become shorter, or OSError."""
+        start, stop, _ = part.indices(self._size)
+        self._file.seek(start)
+        data = self._file.read(stop - start)
+        if len(data) < stop - start:
+            raise ValueError(Message("it is truncated"))
+        return data
+
+
 class _Walk:
     """A cursor that reads values in order and checks the bounds of the data."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview | FileBytes) -> None:
         self.data = data
         self.at = 0
 
@@ -35,16 +59,23 @@ class _Walk:
 
     def read(self, layout: str) -> tuple[Any, ...]:
         """Read values in struct's notation, little-endian, unaligned."""
-        return struct.unpack_from("<" + layout, self.data, self.skip(struct.calcsize("<" + layout)))
+        size = struct.calcsize("<" + layout)
+        start = self.skip(size)
+        return struct.unpack("<" + layout, self.data[start : start + size])
 
-    def vector(self, size: int, expected: int) -> int:
-        """Skip a counted vector of elements of `size` bytes and return the offset of the first."""
+    def array(self, kind: str, count: int) -> npt.NDArray[Any]:
+        """Read `count` values of a dtype of NumPy."""
+        size = np.dtype(kind).itemsize * count
+        start = self.skip(size)
+        return np.frombuffer(self.data[start : start + size], kind)
+
+    def count(self, expected: int) -> None:
+        """Read the length of a vector, which must be `expected`."""
         (count,) = self.read("Q")
         if count != expected:
             raise ValueError(
                 Message("a table has {count} entries instead of {expected}", count=count, expected=expected)
             )
-        return self.skip(count * size)
 
     def expect(self, *names: bytes) -> bytes:
         """Read a four-letter name that must be one of `names`."""
@@ -54,8 +85,11 @@ class _Walk:
         return bytes(found)
 
 
-def check_structure(path: Path, data: memoryview) -> None:
-    """Raises CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric."""
+def check_structure(path: Path, data: memoryview | FileBytes) -> None:
+    """Raises CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric.
+
+    A FileBytes also raises OSError.
+    """
     try:
         n_vectors = _walk_index(_Walk(data))
     except ValueError as error:
@@ -83,11 +117,12 @@ def _walk_index(walk: _Walk) -> int:
     walk.expect(b"IxF2", b"IxFl")
     if _walk_header(walk) != (width, n_cells):
         raise ValueError(Message("its centroids do not fit its cells"))
-    walk.vector(4, n_cells * width)
+    walk.count(n_cells * width)
+    walk.skip(4 * n_cells * width)
     (direct_map,) = walk.read("b")
     if direct_map != 0:
         raise ValueError(Message("it has a direct map"))
-    walk.vector(8, 0)
+    walk.count(0)
     sizes = _walk_cell_sizes(walk, n_cells, 4 * width)
     if sum(sizes) != n_vectors:
         raise ValueError(
@@ -96,7 +131,7 @@ def _walk_index(walk: _Walk) -> int:
     seen = np.zeros(n_vectors, np.bool_)
     for size in sizes:
         walk.skip(size * 4 * width)
-        ids = np.frombuffer(walk.data, "<i8", size, walk.skip(size * 8))
+        ids = walk.array("<i8", size)
         if size and not (ids.min() >= 0 and ids.max() < n_vectors):
             raise ValueError(Message("it has ids of vectors that it does not contain"))
         seen[ids] = True
@@ -130,12 +165,12 @@ def _walk_cell_sizes(walk: _Walk, n_cells: int, code_size: int) -> list[int]:
     if walk.read("QQ") != (n_cells, code_size):
         raise ValueError(Message("its cells do not fit its header"))
     if walk.expect(b"full", b"sprs") == b"full":
-        start = walk.vector(8, n_cells)
-        return [int(size) for size in np.frombuffer(walk.data, "<u8", n_cells, start)]
+        walk.count(n_cells)
+        return [int(size) for size in walk.array("<u8", n_cells)]
     (count,) = walk.read("Q")
     if count % 2 or count > 2 * n_cells:
         raise ValueError(Message("its table of cells has {count} entries", count=count))
-    pairs = np.frombuffer(walk.data, "<u8", count, walk.skip(8 * count)).reshape(-1, 2)
+    pairs = walk.array("<u8", count).reshape(-1, 2)
     if len(pairs) and not (int(pairs[:, 0].max()) < n_cells and len(np.unique(pairs[:, 0])) == len(pairs)):
         raise ValueError(Message("its table of cells names a cell that does not exist, or names one twice"))
     return [int(size) for _, size in pairs]

@@ -35,8 +35,8 @@ def test_every_question_has_an_answer_and_tests_that_exist() -> None:
 def test_the_page_excludes_itself_from_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "example.org")
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")
+    for name in ("TEMP_DIR", "ANALYTICS_ENABLED", "ANALYTICS_CACHE_FREQUENCY", "ANALYTICS_MAX_EVENTS"):
+        monkeypatch.setenv(f"GRADIO_{name}", "")
     runpy.run_path(str(ROOT / "infer-web.py"))["prepare_environment"](str(tmp_path))
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "example.org,127.0.0.1,localhost"
 

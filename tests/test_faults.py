@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read_is_reported(prepared: Path, folder: Path, st
     kept = victim.rename(folder / "kept")
     victim.symlink_to("/proc/self/mem")  # whose first page is nowhere: the system reports an input/output error
     ending = run(folder, words)
-    assert ending.status == FAILED and "Input/output error" in said(ending), ending.text
+    assert ending.status == FAILED and f"{victim} cannot be read: Input/output error." in said(ending), ending.text
     assert "damaged" not in said(ending) and "Delete" not in said(ending)
     ROWS.append((f"unreadable file, {stage}", f"1: {_short(said(ending))}", "the same command continues"))
     kept.replace(victim)

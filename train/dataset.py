@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lib.arrays import array_shape, read_array
 from lib.audio.mel import linear_spectrogram
 from lib.config import FamilyConfig
 from lib.errors import AudioError, ConfigError
@@ -94,7 +95,7 @@ def read_content(clip: Clip) -> npt.NDArray[np.float32]:
     Raises AudioError if the file is damaged, and MachineError if the disk cannot be read.
     """
     with _reading(clip):
-        content: npt.NDArray[np.float32] = np.load(clip.content)
+        content: npt.NDArray[np.float32] = read_array(clip.content)
         return content
 
 
@@ -129,9 +130,9 @@ class ClipDataset(Dataset[Item]):
                 "{path} has a sample rate of {found} Hz instead of {rate} Hz. Prepare the recordings again.",
                 path=clip.audio, found=info.samplerate, rate=rate,
             )  # fmt: skip
-        counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * len(np.load(clip.content, mmap_mode="r"))]
-        counts += [len(np.load(path, mmap_mode="r")) for path in (clip.pitch_bins, clip.f0) if path is not None]
-        counts += [] if clip.augmented is None else [2 * np.load(clip.augmented, mmap_mode="r").shape[1]]
+        counts: list[int] = [info.frames // self.config.audio.hop_length, 2 * array_shape(clip.content)[0]]
+        counts += [array_shape(path)[0] for path in (clip.pitch_bins, clip.f0) if path is not None]
+        counts += [] if clip.augmented is None else [2 * array_shape(clip.augmented)[1]]
         return min(counts)
 
     def lengths(self) -> list[int]:
@@ -151,11 +152,11 @@ class ClipDataset(Dataset[Item]):
         start = int(rng.integers(self.frames[index] - frames + 1))
         hop = self.config.audio.hop_length
         audio, _ = soundfile.read(clip.audio, frames * hop, start * hop, dtype="float32", always_2d=True)
-        augmented = None if clip.augmented is None else np.load(clip.augmented, mmap_mode="r")
-        content = choose_features(np.load(clip.content, mmap_mode="r"), augmented, rng)
+        augmented = None if clip.augmented is None else read_array(clip.augmented)
+        content = choose_features(read_array(clip.content), augmented, rng)
         places = np.arange(start, start + frames)
-        bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else np.load(clip.pitch_bins)[places]
-        f0 = np.zeros(frames, np.float32) if clip.f0 is None else np.load(clip.f0)[places]
+        bins = np.zeros(frames, np.int64) if clip.pitch_bins is None else read_array(clip.pitch_bins)[places]
+        f0 = np.zeros(frames, np.float32) if clip.f0 is None else read_array(clip.f0)[places]
         return Item(
             content=torch.from_numpy(np.asarray(content[places // 2], np.float32)),  # one row per two frames
             pitch_bins=torch.from_numpy(bins.astype(np.int64)),

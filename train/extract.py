@@ -15,6 +15,7 @@ import psutil
 import soundfile
 import torch
 
+from lib.arrays import read_array
 from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import load_audio
 from lib.audio.encode import save_audio
@@ -254,7 +255,7 @@ def _seconds(path: Path) -> float:
 
 
 def _report(experiment: Experiment, names: list[str], method: str | None, *, skipped: bool) -> ExtractReport:
-    curves = {} if method is None else {name: np.load(experiment.f0 / f"{name}.npy") for name in names}
+    curves = {} if method is None else {name: read_array(experiment.f0 / f"{name}.npy") for name in names}
     unvoiced = tuple(name for name, f0 in curves.items() if not f0.any())
     if unvoiced:
         logger.warning("%d of %d clips have no voiced frame, e.g. %s", len(unvoiced), len(names), unvoiced[0])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.arrays import array_shape, read_array
 from lib.files import replacing
 from lib.index import FeatureIndex, index_names
 from lib.messages import Message
@@ -65,17 +66,14 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
 
 def write_total_features(paths: Sequence[Path], target: Path) -> None:
     """Write arrays (N, C) of content features into one float32 `.npy` file, row by row, to save memory."""
-    widths = {np.load(path, mmap_mode="r").shape[1] for path in paths}
-    rows = sum(len(np.load(path, mmap_mode="r")) for path in paths)
+    shapes = [array_shape(path) for path in paths]
+    widths, rows = {shape[1] for shape in shapes}, sum(shape[0] for shape in shapes)
     with replacing(target) as temporary:
-        open_memmap: Any = np.lib.format.open_memmap  # has no types
-        total = open_memmap(temporary, "w+", np.float32, (rows, *widths))
-        start = 0
-        for path in paths:
-            features = np.load(path)
-            total[start : start + len(features)] = features
-            start += len(features)
-        total.flush()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *widths)}
+        with temporary.open("wb") as file:  # not memory-mapped: a full disk would end the process
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            for path in paths:
+                file.write(read_array(path).astype("<f4").tobytes())
 
 
 def _index_speakers(

@@ -4,7 +4,6 @@ All readers of model files use it. A `.pth` file is a zip archive (or, before to
 pickle; only tensors and plain values are read from it. `.safetensors` files contain nothing else.
 """
 
-import mmap
 import pickle
 import struct
 import warnings
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib.errors import CheckpointError, MissingFileError
-from lib.machine import machine_errors
+from lib.machine import BLOCK_BYTES, machine_errors
 from lib.paths import SAFETENSORS
 from lib.voice.numpy_scalars import allow_numpy_scalars
 from lib.voice.weights import Weights, with_rvc_keys
@@ -117,6 +116,16 @@ def _check_growth(path: Path) -> None:
         )
 
 
+def _contains(path: Path, wanted: bytes) -> bool:
+    before = b""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            if wanted in before + block:
+                return True
+            before = block[1 - len(wanted) :]
+    return False
+
+
 def _check_globals(path: Path, is_archive: bool) -> None:
     """Raises CheckpointError if a pickle names a global that could exhaust memory while it is read."""
     if is_archive:
@@ -124,8 +133,7 @@ def _check_globals(path: Path, is_archive: bool) -> None:
             pickles = [archive.read(part) for part in archive.infolist() if part.filename.lower().endswith("data.pkl")]
         found = any(BYTEARRAY in data for data in pickles)
     else:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = data.find(BYTEARRAY) >= 0
+        found = _contains(path, BYTEARRAY)
     if found:
         raise CheckpointError(
             "{path} was not opened: it requests memory like a file made to exhaust it. Get the voice from a source "
