@@ -116,7 +116,8 @@ class FeatureIndex:
                     raise CheckpointError("{path} is empty, so it is damaged. Build the index again.", path=path)
                 check_structure(path, FileBytes(file))
                 file.seek(0)
-                index: Any = faiss.read_index(faiss.PyCallbackIOReader(file.read))
+                reader = faiss.PyCallbackIOReader(file.read)  # type: ignore[attr-defined]  # defined at run time
+                index: Any = faiss.read_index(reader)
         except RuntimeError as error:
             raise CheckpointError("{path} is not an index that can be read. Build it again.", path=path) from error
         loaded = cls(index, str(path))

@@ -48,7 +48,8 @@ def given_path(text: str | Path) -> Path:
     if match := _FILE_URL.match(url := path.replace(os.sep, "/")):
         has_host = os.name == "nt" and match.group().count("/") == 2
         rest = f"{'//' if has_host else '/'}{url[match.end() :].lstrip('/')}"
-        path = url2pathname(rest) if os.name == "nt" else unquote(rest).replace("\0", "%00")
+        path = url2pathname(rest) if os.name == "nt" else unquote(rest)
+    path = path.replace("\0", "%00")  # no file has such a name, and the system's functions raise ValueError for it
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such user, or no home folder

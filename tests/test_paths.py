@@ -33,6 +33,7 @@ from train.experiment import Experiment
         ('"~/a b.wav"', "/home/eve/a b.wav"),
         ("~nobody-of-this-name/a.wav", "~nobody-of-this-name/a.wav"),
         ("a~/b", "a~/b"),
+        ("~\0/a.wav", "~%00/a.wav"),
     ],
 )
 def test_pasted_paths_are_understood(given: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:

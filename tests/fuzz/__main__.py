@@ -43,12 +43,13 @@ def fuzz_guided(name: str, runs: int, minutes: float, seed: int) -> None:
     target = TARGETS[name]
     folder = Path(tempfile.mkdtemp(prefix="revoice-fuzz-"))
     corpus = shutil.copytree(CORPUS / name, folder / "corpus")
+    (work := folder / "work").mkdir()
     size = MAX_BYTES + max(path.stat().st_size for path in corpus.iterdir())
     options = [f"-runs={runs}", f"-seed={seed}", f"-max_len={size}", "-rss_limit_mb=6000", "-print_final_stats=1"]
     if minutes != float("inf"):
         options.append(f"-max_total_time={max(1, int(60 * minutes))}")
     atheris.Setup(
-        [sys.argv[0], *options, f"-artifact_prefix=crash-{name}-", str(corpus)], lambda data: target(data, folder)
+        [sys.argv[0], *options, f"-artifact_prefix=crash-{name}-", str(corpus)], lambda data: target(data, work)
     )
     atheris.Fuzz()
 

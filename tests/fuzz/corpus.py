@@ -58,6 +58,7 @@ TEXTS = {
         "devices": "0-1,2",
         "path": "file:///home/a/%C3%A9.wav",
         "name": "\u6b4c\u58f0 1",
+        "null": "~\x1d" + 7 * "\0",
     },
     "request": {
         "good": "POST /gradio_api/cancel\nHost: voices.example:7865\nOrigin: http://voices.example:7865\n"
