@@ -75,7 +75,7 @@ class ConvertOptions(BaseModel, frozen=True):
         le=1,
         description="how strongly features retrieved from the index are blended into the input's content features; 0 "
         "= not at all, 1 = completely (default: the rate recommended in the voice's metadata, otherwise 0.75 for v1 "
-        "and v2 voices and 1 for lite voices)",
+        "and v2 voices and 0 for lite voices)",
     )
     protect: float = Field(
         0.33,

@@ -19,7 +19,7 @@ Family = Literal["v1", "v2", "lite"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"v1": ("40k", "32k", "48k"), "v2": ("40k", "32k", "48k"), "lite": ("24k",)}
 MAX_PROBLEMS = 5  # that a message lists
 USUAL_INDEX_RATE = 0.75  # of v1 and v2
-LITE_INDEX_RATE = 1.0  # retrieved features are blended only where they are near the source's
+LITE_INDEX_RATE = 0.0  # the code contains little of the speaker, and retrieval costs some words
 
 
 Size = Annotated[int, Field(ge=1, le=65_536)]  # networks are built from untrusted files

@@ -174,8 +174,8 @@ def test_wrong_metadata_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("family", "rate", "stored", "recommended"),
     [
-        ("v2", "40k", None, 0.75), ("lite", "24k", None, 1.0), ("v2", "40k", 0.3, 0.3), ("lite", "24k", 0.2, 0.2),
-        ("v2", "40k", 1.5, 0.75), ("v2", "40k", "0.3", 0.75), ("lite", "24k", True, 1.0),
+        ("v2", "40k", None, 0.75), ("lite", "24k", None, 0.0), ("v2", "40k", 0.3, 0.3), ("lite", "24k", 0.2, 0.2),
+        ("v2", "40k", 1.5, 0.75), ("v2", "40k", "0.3", 0.75), ("lite", "24k", True, 0.0),
         ("v1", "40k", float("nan"), 0.75),
     ],
 )  # fmt: skip
