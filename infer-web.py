@@ -181,7 +181,9 @@ def main() -> None:
         print("Starting the page ...", flush=True)
         from lib.errors import RevoiceError
         from web.bug_report import LogTail
+        from web.quick_start import import_gradio
 
+        import_gradio()
         logging.getLogger().addHandler(LogTail())
         try:
             page = start(arguments, Path(folder), stack)

@@ -20,9 +20,9 @@ from lib.voice.weights import check_shapes
 from tests.error_templates import templates
 from tests.work import lines_run
 from web.i18n import catalogue, messages
-from web.i18n.messages import page_texts, translated
+from web.i18n.messages import key_of, page_texts, translated, with_labels
 from web.i18n.placeholders import PageTexts, translate
-from web.i18n.translator import Translator
+from web.i18n.translator import LANGUAGES, Translator, texts_of
 
 ENGLISH, GERMAN = Translator(), Translator("de")
 FIRST_FAILED = "None of the {count} recordings could be converted. The first: {reason}"
@@ -159,3 +159,19 @@ def test_both_searches_find_the_same_templates() -> None:
 @pytest.mark.parametrize("locale", catalogue.TRANSLATED)
 def test_every_template_is_translated_and_none_is_obsolete(locale: str) -> None:
     assert (catalogue.missing(locale), catalogue.obsolete(locale)) == ([], [])
+
+
+def test_the_page_names_options_as_its_fields_do_and_the_command_line_by_flags() -> None:
+    template = (
+        "The losses are no longer finite at step {step}. The last good checkpoint is {path}. Continue with a lower "
+        "--learning-rate or in fp32."
+    )
+    for locale in LANGUAGES:
+        label = texts_of(locale)["options.learning_rate.label"]
+        shown = page_texts(locale)[key_of(template)]
+        assert label in shown and "--" not in shown
+        assert "--learning-rate" in translated(Translator(locale), Message(template, step=1, path="G_1.pth"))
+    assert with_labels("Leave out --key of `python -m train fit x`.", "ja").endswith(
+        "--key of `python -m train fit x`."
+    )
+    assert with_labels("Choose another --port.", "en_US") == "Choose another --port."

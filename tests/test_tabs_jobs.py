@@ -1,10 +1,16 @@
 """The list of jobs: the content of a card in the user's language, with every text from outside escaped."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
 from lib.messages import Message
 from web.i18n.translator import Translator
-from web.jobs.registry import JobView, State
-from web.jobs.requests import Kind, TrainRequest
-from web.tabs.jobs import _describe
+from web.jobs.registry import JobContext, JobRegistry, JobView, State
+from web.jobs.requests import ConvertRequest, Kind, TrainRequest
+from web.tabs.jobs import _describe, _JobPanel
 
 GERMAN = Translator("de")
 EMPTY = Message("{path} is empty (0 bytes). Replace or remove it.", path="<b>.wav")
@@ -29,3 +35,32 @@ def test_steps_and_errors_are_shown_in_the_language_of_the_page() -> None:
     assert "wird angehalten" in card("train", "running", stopping=True)
     failed = card("train", "failed", error=Message("Training ended early: {reason}", reason=EMPTY))
     assert "Das Training endete vorzeitig: &lt;b&gt;.wav ist leer" in failed
+
+
+def run(request: Any, context: JobContext) -> list[Path]:
+    """Write a result, except for the voice "fail"."""
+    if getattr(request, "voice", "") == "fail":
+        raise OSError
+    path = context.folder / "result.wav"
+    path.write_bytes(b"x")
+    return [path]
+
+
+@pytest.mark.parametrize("kind", ["convert", "train"])
+def test_a_button_that_deletes_a_result_says_so_and_clearing_the_list_deletes_none(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "in.wav").write_bytes(b"x")
+    registry = JobRegistry(tmp_path / "jobs", {"convert": run, "train": run})
+    panel = _JobPanel(GERMAN, SimpleNamespace(registry=registry), [kind], "stop", results=True)  # type: ignore[arg-type]
+    work = {"convert": ConvertRequest(voice="a", recording=tmp_path / "in.wav"), "train": TrainRequest(name="a")}
+    for request in (work[kind], work[kind]):
+        job = registry.wait(registry.submit("job", request), 120.0)
+    assert panel.show(("", "", None), None)[6]["value"] == GERMAN(
+        "results.delete" if kind == "convert" else "jobs.forget"
+    )
+    panel.clear()
+    assert registry.jobs(kind)[0].id == job.id
+    assert len(registry.jobs(kind)) == (2 if kind == "convert" else 1)
+    failed = registry.submit("job", ConvertRequest(voice="fail", recording=tmp_path / "in.wav"))
+    registry.wait(failed, 120.0)
+    assert panel.show(("", "", None), failed if kind == "convert" else None)[6]["value"] == GERMAN("jobs.forget")
+    registry.close()

@@ -31,6 +31,7 @@ from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
 from web.manual.pages import manual_routes
 from web.page_cache import PageCache
+from web.quick_start import without_applications
 from web.request_checks import RequestChecks, answer_invalid
 from web.services import Services
 from web.sessions import MAX_SESSIONS, Sessions
@@ -91,6 +92,7 @@ class Address:
     root_path: str = ""  # under which a proxy in front of the server offers the page, such as "/voices"
 
 
+@without_applications()
 def build_app(services: Services, t: Translator | None = None) -> gr.Blocks:
     """Build the web UI; it accesses files and voices only through `services`."""
     t = t or PageTexts()

@@ -126,9 +126,10 @@ def make_services(
 def _usable(device: str) -> str:
     """Return the device.
 
-    "auto" is not checked, because that would import torch too early. Raises ConfigError if the device cannot be used.
+    Neither "auto" nor "cpu", which can always be used, is checked, because that would import torch too early. Raises
+    ConfigError if the device cannot be used.
     """
-    if device != "auto":
+    if device not in ("auto", "cpu"):
         choose_device(device)
     return device
 

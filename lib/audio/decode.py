@@ -132,7 +132,7 @@ class Recording:
         if decoded.channels_cancel:
             raise AudioError(
                 "{path}: its channels cancel each other, as with a reversed cable or a removed centre, so that their "
-                "mix is silent. Use one channel: --channel left, or the option Channel.",
+                "mix is silent. Use one channel: --channel left.",
                 path=path,
             )
         if is_mp4 and expected is not None and 0 < samples - expected < MP4_PADDING:

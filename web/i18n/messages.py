@@ -6,6 +6,7 @@ Untranslated messages stay in English.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from string import Formatter
@@ -15,6 +16,9 @@ from web.i18n.translator import LANGUAGES, LOCALES, MASTER, Translator, field_na
 
 CATALOGUES = LOCALES / "messages"
 PREFIX = "message:"  # of the keys of templates among the texts of a language
+FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
+COMMAND = "python -m"  # in messages that quote a whole command
+QUOTES = {"de": "„{}“", "es": "«{}»", "fr": "« {} »", "it": "«{}»", "ja": "「{}」", "ko": "'{}'", "ru": "«{}»"}
 
 
 @cache
@@ -41,8 +45,20 @@ def key_of(template: str) -> str:
 def page_texts(locale: str) -> Mapping[str, str]:
     """Return all texts of a language, keyed as placeholders are: those of the web UI and those of the catalogue."""
     translations = catalogue(locale)
-    messages = {key_of(template): translations.get(template, template) for template in known_templates()}
+    messages = {
+        key_of(template): with_labels(translations.get(template, template), locale) for template in known_templates()
+    }
     return {**texts_of(locale), **messages}
+
+
+def with_labels(message: str, locale: str) -> str:
+    """A message for the page: options of the command line are named as on the page, except in whole commands."""
+
+    def label(flag: re.Match[str]) -> str:
+        text = texts_of(locale).get(f"options.{flag[1].replace('-', '_')}.label")
+        return QUOTES.get(locale, "“{}”").format(text) if text else flag[0]
+
+    return message if COMMAND in message else FLAG.sub(label, message)
 
 
 def translated(t: Translator, text: str) -> str:

@@ -22,6 +22,7 @@ from web.tabs.handlers import CancelButton, with_names
 from web.validation import checked
 
 COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
+WIDTHS = ["30%", "70%"]  # of the table of results
 
 
 def build_compare(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
@@ -69,7 +70,10 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
     with gr.Row():
         run = gr.Button(t("batch.run"), variant="primary", scale=2, elem_id="batch-run")
         cancel = pressed.lay_out("batch-cancel")
-    table = gr.Dataframe(headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False)
+    table = gr.Dataframe(
+        headers=[t("batch.recording"), t("batch.result")], interactive=False, wrap=True, visible=False,
+        column_widths=WIDTHS,
+    )  # fmt: skip
     archive = gr.File(label=t("batch.archive"), interactive=False, visible=False, elem_id="batch-archive")
 
     def convert_batch(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[Any, Any]:

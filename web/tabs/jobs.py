@@ -89,8 +89,9 @@ class _JobPanel:
         if mark == tuple(before):
             return (gr.skip(),) * 11
         titles = [(f"{translated(t, job.title)} ({_state(t, job)})", job.id) for job in listed.values()]
-        paths = [path for path in job.results if Path(path).is_file()] if job and self._results else []
-        sounds = [path for path in paths if Path(path).suffix.lower().removeprefix(".") in AUDIO_FORMATS]
+        paths = [path for path in job.results if Path(path).is_file()] if job else []
+        shown = paths if self._results else []
+        sounds = [path for path in shown if Path(path).suffix.lower().removeprefix(".") in AUDIO_FORMATS]
         stopping = bool(job and job.stopping)
         return (
             mark,
@@ -102,17 +103,21 @@ class _JobPanel:
                 interactive=bool(job and job.active and not stopping),
             ),
             gr.update(interactive=bool(job and job.resumable)),
-            gr.update(interactive=bool(job and not job.active)),
+            gr.update(
+                value=t("results.delete" if job and paths and deletes_files(job) else "jobs.forget"),
+                interactive=bool(job and not job.active),
+            ),
             gr.update(visible=bool(earlier), label=t("jobs.earlier", count=len(earlier))),
             gr.skip() if texts[1] == before[1] else texts[1],
             gr.update(value=next(iter(sounds), None), visible=bool(sounds)),
-            gr.update(value=paths or None, visible=bool(paths)),
+            gr.update(value=shown or None, visible=bool(shown)),
         )
 
     def clear(self) -> None:
-        """Delete the collapsed jobs."""
+        """Delete the collapsed jobs, except for those whose results would be deleted."""
         for job in self._listed()[1]:
-            self._registry.delete(job.id)
+            if not deletes_files(job):
+                self._registry.delete(job.id)
 
     def _listed(self) -> tuple[list[JobView], list[JobView]]:
         """Return the jobs that are queued or running, or otherwise the newest; and the collapsed ones."""
@@ -129,6 +134,11 @@ class _JobPanel:
             return self.show(before, picked)
 
         return press
+
+
+def deletes_files(job: JobView) -> bool:
+    """Whether files that the user may want to keep are deleted with the job; those of a training stay."""
+    return job.kind != "train" and job.state == "done"
 
 
 class JobApi:
