@@ -51,9 +51,9 @@ def test_a_button_that_deletes_a_result_says_so_and_clearing_the_list_deletes_no
     (tmp_path / "in.wav").write_bytes(b"x")
     registry = JobRegistry(tmp_path / "jobs", {"convert": run, "train": run})
     panel = _JobPanel(GERMAN, SimpleNamespace(registry=registry), [kind], "stop", results=True)  # type: ignore[arg-type]
-    work = {"convert": ConvertRequest(voice="a", recording=tmp_path / "in.wav"), "train": TrainRequest(name="a")}
-    for request in (work[kind], work[kind]):
-        job = registry.wait(registry.submit("job", request), 120.0)
+    convert, train = ConvertRequest(voice="a", recording=tmp_path / "in.wav"), TrainRequest(name="a")
+    for _ in range(2):
+        job = registry.wait(registry.submit("job", convert if kind == "convert" else train), 120.0)
     assert panel.show(("", "", None), None)[6]["value"] == GERMAN(
         "results.delete" if kind == "convert" else "jobs.forget"
     )
