@@ -1,7 +1,7 @@
 @echo off
 rem Sets up .venv next to this script on the first run, then starts Revoice; the twin of go-web.sh:
 rem   go-web.bat [web ...]     starts the web UI (the default); options such as --port are passed to infer-web.py
-rem   go-web.bat test ...      runs linter, type checker and tests; the rest goes to pytest
+rem   go-web.bat test ...      runs linter, type checker and tests; other arguments are passed to pytest
 rem   go-web.bat demo          trains a small demo model and converts a clip with it
 rem   go-web.bat convert ...   converts files and folders (python -m infer)
 rem   go-web.bat train ...     trains voices (python -m train)

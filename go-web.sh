@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv next to this script on the first run, then starts Revoice:
 #   ./go-web.sh [web]     starts the web UI (the default); options such as --port are passed to infer-web.py
-#   ./go-web.sh test      runs linter, type checker and tests; --all (or CI=true) adds the slow tests; the rest goes to pytest
+#   ./go-web.sh test      runs linter, type checker and tests; --all (or CI=true) adds the slow tests; other arguments are passed to pytest
 #   ./go-web.sh demo      trains a small demo model and converts a clip with it; options are passed to `train run`
 #   ./go-web.sh convert   converts files and folders (python -m infer)
 #   ./go-web.sh train     trains voices (python -m train)

@@ -131,7 +131,7 @@ class ConvertOptions(BaseModel, frozen=True):
     interpolate_unvoiced: bool = Field(
         False,
         description="interpolate F0 across unvoiced gaps; use for voices trained with interpolated F0, such as those "
-        "of RVC from 2026",
+        "trained with RVC versions from 2026 onwards",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",

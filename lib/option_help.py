@@ -44,7 +44,7 @@ def _read_options(info: StructTypeInfo) -> StructConstructorSpec | None:
             metavar = _metavar(kind)
             if Positional in field.metadata:
                 several, word = "..." in metavar, name.upper()
-                metavar = f"{word.removesuffix('S')} [...]" if several else word
+                metavar = f"{word.removesuffix('S')} [...]" if several else word if field.is_required() else f"[{word}]"
             kind = Annotated[kind, arg(metavar=metavar, help_behavior_hint=hint)]
         fields.append(StructFieldSpec(name, kind, default, text))
     return StructConstructorSpec(model, tuple(fields))

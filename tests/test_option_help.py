@@ -56,6 +56,16 @@ def test_help_shows_what_a_missing_value_means_and_what_must_be_given(capsys: py
 def test_inherited_options_may_be_described_anew(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stereo image" not in help_of(SayArguments, capsys)
     assert all(set(model.HELP) <= set(ConvertOptions.model_fields) for model in (CoverArguments, SayArguments))
+    for model, source in ((CoverArguments, "the vocals'"), (SayArguments, "the synthesised speech's")):
+        text = help_of(model, capsys)
+        assert "the input" not in text
+        assert f"semitones to add to {source} pitch" in text and f"blended into {source} content features" in text
+
+
+@pytest.mark.slow
+def test_usage_shows_which_arguments_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[OPTIONS] [SONG]" in help_of(CoverArguments, capsys)
+    assert "[TEXT] the text (required unless --file is given)" in help_of(SayArguments, capsys)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     )
     interpolate_unvoiced: bool = Field(
         False,
-        description="interpolate F0 across unvoiced gaps, as RVC does from 2026, instead of storing zeros",
+        description="interpolate F0 across unvoiced gaps, as RVC has done since 2026, instead of storing zeros",
     )
     content_encoder: str | None = Field(
         None, description="v1 and v2: name of another HuBERT model in pretrained/ (default: ContentVec)"

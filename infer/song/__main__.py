@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from infer.song.cover import Cover
 
 LONGEST_NAME = 40  # characters of a spoken text in the name of its file
+INDEX_RATE = (CoverOptions.model_fields["index_rate"].description or "").replace("the input's", "the {}")
 
 
 class _Result(BaseModel, frozen=True):
@@ -45,6 +46,11 @@ class CoverArguments(CoverOptions, _Result, frozen=True):
 
     HELP: ClassVar[Mapping[str, str]] = {
         "channel": "no effect; a cover uses both channels of the song",
+        "pitch_shift": "semitones to add to the vocals' pitch; 12 = one octave up",
+        "auto_pitch": "in addition to --pitch-shift, transpose the vocals so that their median pitch matches the "
+        "voice's, by whole semitones, or by whole octaves, which keeps the key of the song",
+        "index_rate": INDEX_RATE.format("vocals'"),
+        "rms_mix_rate": "loudness envelope of the converted vocals; 0 = the original vocals', 1 = the model output's",
         "resample_rate": "no effect; a cover has the sample rate of the song",
         "keep_format": "write the cover with the song's bit depth",
         "noise_reduction": "strength of noise reduction on the vocals; 0 = off, 1 = maximum",
@@ -53,7 +59,7 @@ class CoverArguments(CoverOptions, _Result, frozen=True):
     }
 
     song: Positional[GivenPath | None] = Field(
-        default=None, description="the song (optional if --vocals and --instrumental are both given)"
+        default=None, description="the song (required unless --vocals and --instrumental are both given)"
     )
     vocals: GivenPath | None = Field(None, description="vocal stem of the song")
     instrumental: GivenPath | None = Field(None, description="instrumental stem of the song")
@@ -64,11 +70,16 @@ class SayArguments(SpeechOptions, _Result, frozen=True):
 
     HELP: ClassVar[Mapping[str, str]] = {
         "channel": "no effect; synthesised speech is mono",
+        "pitch_shift": "semitones to add to the synthesised speech's pitch; 12 = one octave up",
+        "auto_pitch": "in addition to --pitch-shift, transpose the synthesised speech so that its median pitch matches "
+        "the voice's, by whole semitones, or by whole octaves",
+        "index_rate": INDEX_RATE.format("synthesised speech's"),
+        "rms_mix_rate": "loudness envelope of the result; 0 = the synthesised speech's, 1 = the model output's",
         "keep_format": "write the result at the sample rate of the speech engine",
         "noise_reduction": "strength of noise reduction on the synthesised speech; 0 = off, 1 = maximum",
     }
 
-    text: Positional[str] = Field(default="", description="the text (or --file)")
+    text: Positional[str] = Field(default="", description="the text (required unless --file is given)")
     file: GivenPath | None = Field(None, description="a text file, or an SRT subtitle file, whose timing is preserved")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
         None,

@@ -19,7 +19,7 @@ class CoverOptions(ConvertOptions, frozen=True):
     """
 
     separation: str = Field(
-        "", description="pymss model that separates vocals and instrumental; not needed if a stem is given"
+        "", description="pymss model that separates vocals and instrumental (required unless a stem is given)"
     )
     lead_separation: str = Field(
         "", description="pymss model that separates lead and backing vocals (default: convert all vocals)"

@@ -101,7 +101,7 @@ class Export(BaseModel, frozen=True):
 
 
 class Import(BaseModel, frozen=True):
-    """Import voices and indexes of any RVC-compatible program: .zip, .pth, .safetensors and .index files, or links."""
+    """Import voices and indexes from any RVC-compatible program: .zip, .pth, .safetensors or .index files, or links."""
 
     files: Positional[tuple[GivenText, ...]] = Field(
         description="files, or https links to files or Hugging Face repositories; each index is matched to its voice "
