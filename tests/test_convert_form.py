@@ -9,10 +9,12 @@ import gradio as gr
 import pytest
 
 from infer.options import ConvertOptions
+from infer.song.options import CoverOptions
 from lib.files import write_json
 from lib.pitch import PITCH_METHODS
 from lib.voice.model_file import write_voice_model
 from tests.tiny_files import small_voice
+from train.options import RunOptions
 from web.i18n.translator import Translator
 from web.presets import LAST, Presets
 from web.services import Services, make_services
@@ -102,3 +104,17 @@ def test_each_pitch_method_says_what_it_is_for() -> None:
     choices = form.components[form.names.index("pitch_method")].choices
     assert [value for _, value in choices] == list(PITCH_METHODS)
     assert all(label.startswith(f"{value}: ") for label, value in choices)
+
+
+def test_an_option_may_have_texts_of_its_own_on_a_tab() -> None:
+    with gr.Blocks():
+        convert, cover = Form(ConvertOptions, T, SKIP), Form(CoverOptions, T, SKIP, tab="cover")
+        train = Form(RunOptions, T, SKIP, tab="train")
+    fields = [dict(zip(form.names, form.components, strict=True)) for form in (convert, cover, train)]
+    assert [field["keep_format"].label for field in fields[:2]] == [
+        "Keep sample rate, bit depth and tags",
+        "Keep the bit depth",
+    ]
+    assert "stereo = " in fields[0]["channel"].info and "stereo = " not in fields[2]["channel"].info
+    assert "name" in fields[0]["speaker_id"].info and "speaker embedding" in fields[2]["speaker_id"].info
+    assert fields[0]["seed"].info == fields[2]["seed"].info

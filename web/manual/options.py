@@ -15,7 +15,7 @@ from lib.pitch import PITCH_METHODS
 from train.options import RunOptions
 from web.i18n.translator import LANGUAGES, Translator
 from web.manual.pages import DOCS, MANUALS, PAGES, page_title
-from web.tabs.form import bound, without_none
+from web.tabs.form import bound, option_text, without_none
 
 BY_HAND = "<!-- by hand -->"  # what follows it in a section is kept
 SKIP = frozenset({"device"})  # explained in the training guide and in the questions
@@ -70,6 +70,9 @@ def navigation(language: str, page: str) -> str:
 def _section(t: Translator, name: str, written: str) -> Iterator[str]:
     yield f'### <a id="{name}"></a>{t(f"options.{name}.label")}'
     yield t(f"options.{name}.info")
+    for tab in dict.fromkeys(command.tab for command in COMMANDS):
+        if (text := option_text(t, name, "info", tab)) != t(f"options.{name}.info"):
+            yield f"{t(f'tab.{tab}')}: {text}"
     if name == "pitch_method":
         hints = {method: t(f"pitch.{method.replace('-', '_')}") for method in PITCH_METHODS}
         yield "\n".join(f"- `{method}`: {hint}" for method, hint in hints.items())

@@ -66,7 +66,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
                 vocals = gr.File(label=t("cover.vocals"), file_types=UPLOADED, type="filepath", height=190)
                 instrumental = gr.File(label=t("cover.instrumental"), file_types=UPLOADED, type="filepath", height=190)
             with gr.Row():
-                form = Form(CoverOptions, t, skip=fields - frozenset(MIX))
+                form = Form(CoverOptions, t, skip=fields - frozenset(MIX), tab="cover")
             with gr.Row():
                 run = gr.Button(t("cover.run"), variant="primary", scale=2, elem_id="cover")
                 cancel = pressed.lay_out("cover-cancel")
@@ -75,7 +75,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
             report = gr.Textbox(label=t("convert.report"), lines=3, interactive=False)
             stems = gr.Files(label=t("cover.stems"), interactive=False)
     with gr.Accordion(t("convert.options"), open=False), gr.Row():
-        form += Form(CoverOptions, t, skip=SKIP | frozenset(MIX), shown=SHOWN)
+        form += Form(CoverOptions, t, skip=SKIP | frozenset(MIX), shown=SHOWN, tab="cover")
         form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav")
 
     def make_cover(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, str, list[str]]:

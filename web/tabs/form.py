@@ -9,7 +9,7 @@ import gradio as gr
 from pydantic.fields import FieldInfo
 
 from lib.audio.decode import RECORDING_SUFFIXES
-from web.i18n.translator import Translator
+from web.i18n.translator import MASTER, Translator, texts_of
 from web.validation import Options, checked
 
 UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
@@ -22,6 +22,7 @@ class Form(Generic[Options]):
 
     The constructor adds them to the current Blocks. Fields listed in `skip` get no component; their values are passed
     to `parse`. `shown` gives initial values for fields that have a component for a number but whose default is None.
+    `tab` is the name of the tab, for texts that apply to it only.
     """
 
     def __init__(
@@ -30,12 +31,13 @@ class Form(Generic[Options]):
         t: Translator,
         skip: frozenset[str] = frozenset(),
         shown: Mapping[str, object] | None = None,
+        tab: str = "",
     ) -> None:
         self.model = model
         self._t = t
         self.names = [name for name in model.model_fields if name not in skip]
         first = {name: model.model_fields[name].get_default() for name in self.names} | dict(shown or {})
-        self.components = [_component(name, model.model_fields[name], first[name], t) for name in self.names]
+        self.components = [_component(name, model.model_fields[name], first[name], t, tab) for name in self.names]
 
     def __add__(self, other: "Form[Options]") -> "Form[Options]":
         """Combine two forms into one: the components of an options model may be laid out in several places."""
@@ -51,11 +53,11 @@ class Form(Generic[Options]):
         return checked(self.model, dict(zip(self.names, values, strict=True)) | fixed)
 
 
-def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any:
+def _component(name: str, field: FieldInfo, value: object, t: Translator, tab: str) -> Any:
     """Create the component for a field's type and range, with its initial value."""
     look = {
-        "label": t(f"options.{name}.label"),
-        "info": f"{t(f'options.{name}.info')} {manual_link(t, name)}",
+        "label": option_text(t, name, "label", tab),
+        "info": f"{option_text(t, name, 'info', tab)} {manual_link(t, name)}",
         "value": value,
         "min_width": COMPONENT_WIDTH,
     }
@@ -78,6 +80,12 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator) -> Any
             _let_sliders_accept_none()
             return gr.Slider(minimum=low, maximum=high, step=step, **look)
     return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **look)
+
+
+def option_text(t: Translator, name: str, part: str, tab: str) -> str:
+    """Return an option's label or info; the key of a text that applies to one tab only ends with its name."""
+    own = f"_{tab}" if f"options.{name}.{part}_{tab}" in texts_of(MASTER) else ""
+    return t(f"options.{name}.{part}{own}")
 
 
 def manual_link(t: Translator, option: str) -> str:

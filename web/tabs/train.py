@@ -104,7 +104,7 @@ class _TrainTab:
             )  # fmt: skip
             self.inputs["pitch"] = gr.Checkbox(label=t("train.pitch"), info=t("train.pitch_info"), value=True)
         with gr.Row():
-            form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS)
+            form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS, tab="train")
         self.inputs |= dict(zip(form.names, form.components, strict=True))
         self.inputs["device"] = device_choice(t, self.services, "train-device", together=True)
         self.suggestion = SuggestionPanel(t)
@@ -125,7 +125,7 @@ class _TrainTab:
             elem_id="train-stage",
         )  # fmt: skip
         remote = frozenset() if self.services.local else PATH_OPTIONS
-        form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | remote | {"device"})
+        form = Form(RunOptions, self.t, skip=MAIN_OPTIONS | remote | {"device"}, tab="train")
         self.inputs |= dict(zip(form.names, form.components, strict=True))
         self.inputs["base_files"] = gr.Files(
             label=self.t("train.base_files"),
