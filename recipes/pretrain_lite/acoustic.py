@@ -6,10 +6,8 @@ information from the code: the squared distance between the codes of a clip and 
 speaker classifier with a reversed gradient (Ganin & Lempitsky 2015).
 """
 
-import json
 import logging
 import random
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +19,12 @@ from torch.nn import functional as F
 from lib.config import LiteConfig
 from lib.content.lite import WEIGHTS_FILE, dequantized
 from lib.devices import has_fast_bfloat16
-from lib.files import replacing
 from lib.models.lite_encoder import CODE, Bottleneck
 from lib.models.lite_synthesizer import LitePrior, scaled_f0, usable_bands
 from lib.progress import Progress, no_progress
 from recipes.pretrain_lite.features import FOLDER, Features, lite_config, read_features
 from recipes.pretrain_lite.options import AcousticOptions
+from recipes.pretrain_lite.scheduled import ScheduledTraining
 from train.feature_augment import with_noise_floor
 
 logger = logging.getLogger(__name__)
@@ -38,7 +36,6 @@ VALUE_DROPOUT = 0.1  # of Whisper's outputs
 RATES_FROM_BASE = (0.3, 0.7, 4.0, 1.0, 1.0)  # of bottleneck, prior, speakers, both adversaries; times the learning rate
 NEW_SPEAKER_DEVIATION = 0.3  # of speaker embeddings around their mean, when training starts from a base
 WARM_UP = 300  # steps until the classifier has its full weight
-SAVE_EVERY = 200  # steps
 USABLE = 0.97  # share of the cutoff up to which mel bands enter the loss
 MISSING_MEL = -11.5  # log mel outside a clip
 
@@ -146,8 +143,8 @@ class SpeakerCorpus:
         crops.weight[row, : 2 * count, : self._bands[clip.cutoff]] = 1.0
 
 
-class AcousticTraining:
-    """Networks, optimiser and progress of training."""
+class AcousticTraining(ScheduledTraining):
+    """Training of bottleneck, prior and speaker embedding, with both adversaries."""
 
     def __init__(self, options: AcousticOptions, corpus: SpeakerCorpus) -> None:
         torch.manual_seed(options.seed)
@@ -158,17 +155,15 @@ class AcousticTraining:
         self.speakers = nn.Embedding(len(corpus.speakers), config.gin_channels)
         self.classifier = SpeakerClassifier(len(corpus.speakers))
         self.f0_regressor = F0Regressor()
-        self.networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier, self.f0_regressor])
-        rates = [options.learning_rate] * len(self.networks)
+        networks = nn.ModuleList([self.bottleneck, self.prior, self.speakers, self.classifier, self.f0_regressor])
+        rates = [options.learning_rate] * len(networks)
         if options.base is not None:
             self._load_base(options.base)
             rates = [factor * options.learning_rate for factor in RATES_FROM_BASE]
-        groups = [{"params": [*network.parameters()]} for network in self.networks]
-        self.optimizer = torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, options.steps, pct_start=0.08)
-        self.rng, self.noise = random.Random(options.seed), torch.Generator().manual_seed(options.seed)
+        groups = [{"params": [*network.parameters()]} for network in networks]
+        optimizer = torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        super().__init__(networks, optimizer, rates, options.steps, warm_up=0.08, seed=options.seed)
         self.fast = has_fast_bfloat16(torch.device("cpu"))
-        self.step = 0
 
     def _load_base(self, folder: Path) -> None:
         """Start from exported networks; every speaker starts as the mean speaker with a small difference."""
@@ -199,36 +194,11 @@ class AcousticTraining:
             "reader": options.adversary * share * F.cross_entropy(scores, crops.speaker.repeat(2)),
             "f0": options.f0_adversary * share * self.f0_regressor(code[0], crops.f0[:, ::2]),
         }
-        self.optimizer.zero_grad()
-        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        self.step += 1
+        self._update(torch.stack([*losses.values()]).sum())
         return {name: loss.item() for name, loss in losses.items()}
 
-    def save(self, path: Path) -> None:
-        """Write the complete training state."""
-        state = {
-            "networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "step": self.step, "noise": self.noise.get_state(),
-            "random": list(self.rng.getstate()[1]), "readers": self.corpus.speakers,
-        }  # fmt: skip
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-
-    def resume(self, path: Path) -> None:
-        """Restore the state that `save` wrote, if there is one."""
-        if not path.is_file():
-            return
-        state = torch.load(path, weights_only=True)
-        self.networks.load_state_dict(state["networks"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.noise.set_state(state["noise"])
-        self.rng.setstate((3, tuple(state["random"]), None))
-        self.step = state["step"]
-        logger.info("continuing at step %d", self.step)
+    def _extra(self) -> dict[str, Any]:
+        return {"readers": self.corpus.speakers}
 
 
 def train_acoustic(options: AcousticOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
@@ -238,17 +208,5 @@ def train_acoustic(options: AcousticOptions, folder: Path = FOLDER, progress: Pr
     seconds = sum(len(clip.mel) for clips in corpus.clips.values() for clip in clips) / 100
     logger.info("%d speakers, %.2f h", len(corpus.speakers), seconds / 3600)
     training, target = AcousticTraining(options, corpus), folder / "acoustic.pt"
-    training.resume(target)
-    started, recent = time.monotonic(), dict[str, float]()
-    with (folder / "acoustic.jsonl").open("a", encoding="utf-8") as log:
-        while training.step < options.steps:
-            losses = training.train_step()
-            recent = {name: 0.95 * recent.get(name, value) + 0.05 * value for name, value in losses.items()}
-            if training.step % 50 == 0:
-                seconds = round(time.monotonic() - started, 1)
-                log.write(json.dumps({"step": training.step, "seconds": seconds, **recent}) + "\n")
-                log.flush()
-            if training.step % SAVE_EVERY == 0 or training.step == options.steps:
-                training.save(target)
-            progress(training.step, options.steps, "acoustic")
+    training.run(target, "acoustic", progress)
     return target

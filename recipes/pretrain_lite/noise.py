@@ -7,10 +7,6 @@ defined the code.
 """
 
 import copy
-import json
-import logging
-import random
-import time
 import zlib
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -41,8 +37,7 @@ from recipes.pretrain_lite.export import write_encoder
 from recipes.pretrain_lite.features import FOLDER, MAX_SECONDS
 from recipes.pretrain_lite.options import NoiseOptions
 from recipes.pretrain_lite.recordings import Recording, read_audio, recorded_noises, training_recordings
-
-logger = logging.getLogger(__name__)
+from recipes.pretrain_lite.scheduled import ScheduledTraining
 
 MAX_SNR = 22.0  # dB; the SNR is uniform between 0 and this
 WHITE, COLOURED = 0.3, 0.35  # shares of the clips; all others get recorded noise
@@ -51,7 +46,6 @@ CROP = 150  # content frames, 3 s
 BATCH = 6  # clips, each in three versions: clean, noisy, augmented
 AUGMENTED_WEIGHT = 0.5  # of the loss of augmented versions
 VALUE_DROPOUT = 0.05  # of Whisper's hidden states
-SAVE_EVERY = 200  # steps
 
 Network = TypeVar("Network", bound=nn.Module)
 HiddenStates = npt.NDArray[np.float16]  # (N, 2048), normalised over time
@@ -131,8 +125,8 @@ def make_noisy_features(
     return folder / "noisy"
 
 
-class NoiseTraining:
-    """Student, teacher, optimiser and progress of the training."""
+class NoiseTraining(ScheduledTraining):
+    """Training of the student, whose weights are `networks`."""
 
     def __init__(self, options: NoiseOptions, folder: Path, teacher: Bottleneck) -> None:
         torch.manual_seed(options.seed)
@@ -143,14 +137,10 @@ class NoiseTraining:
             self.clips.append(Versions(clean, np.load(path), augmented))
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = copy.deepcopy(teacher).train().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.student.parameters(), options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.learning_rate, options.steps, pct_start=0.05
-        )
-        self.rng, self.noise = random.Random(options.seed), torch.Generator().manual_seed(options.seed)
-        self.step = 0
+        super().__init__(self.student, optimizer, options.learning_rate, options.steps, warm_up=0.05, seed=options.seed)
 
     def _crops(self) -> Tensor:
         """(3, BATCH, CROP, C) hidden states of clean, noisy and augmented versions; 0 after the end of a clip."""
@@ -172,36 +162,8 @@ class NoiseTraining:
             wanted = self.teacher(crops[0])
         found = self.student((crops * kept).flatten(0, 1)).view(3, BATCH, CROP, -1)
         losses = (found - wanted).square().mean(dim=(1, 2, 3))
-        self.optimizer.zero_grad()
-        (losses * torch.tensor([1.0, 1.0, AUGMENTED_WEIGHT])).sum().backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        self.step += 1
+        self._update((losses * torch.tensor([1.0, 1.0, AUGMENTED_WEIGHT])).sum())
         return dict(zip(("clean", "noisy", "augmented"), losses.tolist(), strict=True))
-
-    def save(self, path: Path) -> None:
-        """Write the complete training state."""
-        state = {
-            "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "step": self.step, "noise": self.noise.get_state(),
-            "random": list(self.rng.getstate()[1]),
-        }  # fmt: skip
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-
-    def resume(self, path: Path) -> None:
-        """Restore the state that `save` wrote, if there is one."""
-        if not path.is_file():
-            return
-        state = torch.load(path, weights_only=True)
-        self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.noise.set_state(state["noise"])
-        self.rng.setstate((3, tuple(state["random"]), None))
-        self.step = state["step"]
-        logger.info("continuing at step %d", self.step)
 
 
 def train_noise(options: NoiseOptions, folder: Path = FOLDER, progress: Progress = no_progress) -> Path:
@@ -218,19 +180,8 @@ def train_noise(options: NoiseOptions, folder: Path = FOLDER, progress: Progress
     whisper = _part(weights, "whisper.", WhisperEncoder(len(weights["whisper.conv_1.weight"])))
     teacher = _part(weights, "bottleneck.", Bottleneck(weights["bottleneck.first.weight"].shape[1]))
     make_noisy_features(options, whisper, folder, progress)
-    training, target = NoiseTraining(options, folder, teacher), folder / "noise.pt"
-    training.resume(target)
-    started = time.monotonic()
-    with (folder / "noise.jsonl").open("a", encoding="utf-8") as log:
-        while training.step < options.steps:
-            losses = training.train_step()
-            if training.step % 50 == 0:
-                seconds = round(time.monotonic() - started, 1)
-                log.write(json.dumps({"step": training.step, "seconds": seconds, **losses}) + "\n")
-                log.flush()
-            if training.step % SAVE_EVERY == 0 or training.step == options.steps:
-                training.save(target)
-            progress(training.step, options.steps, "noise")
+    training = NoiseTraining(options, folder, teacher)
+    training.run(folder / "noise.pt", "noise", progress)
     trained = {f"bottleneck.{name}": value for name, value in training.student.state_dict().items()}
     write_encoder(options.encoder, weights | trained, code_sha256(kept))
     return options.encoder
