@@ -5,14 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from infer.cli import PROGRAM, load_voice, parse_as, report_errors
+from infer.cli import PROGRAM, VoiceAndOutput, load_voice, parse_as, report_errors
 from infer.options import ConvertOptions
-from lib.audio import AUDIO_FORMATS, AudioFormat
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
 from lib.paths import GivenPath
@@ -26,25 +25,15 @@ DOCTOR = "doctor"  # first argument that selects the check of the installation
 OTHER_COMMANDS = ("cover", "say")  # first arguments that select the commands in infer/song/__main__.py
 
 
-class _Files(BaseModel, frozen=True):
+class _Files(VoiceAndOutput, frozen=True):
     """Input and output files."""
 
     inputs: Positional[tuple[GivenPath, ...]] = Field(
         default=(), description="recordings, or folders of recordings, which are searched recursively (at least one)"
     )
-    voice: str = Field(description="name of a voice in weights/, or path to a voice model")
     speaker: str | None = Field(
         None, description="speaker name or number, for voices with several speakers (default: --speaker-id)"
     )
-    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="output file or folder (default: next to the input, with the voice's name appended)"
-    )
-    format: AudioFormat | None = Field(
-        None,
-        description=f"output format: {', '.join(AUDIO_FORMATS)} (default: from the extension of --output, otherwise "
-        "wav)",
-    )
-    index: str = Field("auto", description="path to an index file; auto = the voice's own, none = no retrieval")
     f0_file: GivenPath | None = Field(
         None,
         description="file with an F0 curve to use instead of the input's: one time (s) and F0 (Hz) pair per line, as "

@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 import tyro
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from tyro.conf import arg
 
+from lib.audio import AUDIO_FORMATS, AudioFormat
 from lib.errors import RevoiceError
 from lib.machine import machine_errors
 from lib.option_help import REGISTRY
-from lib.paths import given_path
+from lib.paths import GivenPath, given_path
 from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
 if TYPE_CHECKING:
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
 PROGRAM = "python -m infer"
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class VoiceAndOutput(BaseModel, frozen=True):
+    """Arguments of every command that converts."""
+
+    voice: str = Field(description="name of a voice in weights/, or path to a voice model")
+    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
+        None, description="output file or folder (default: next to the input, with the voice's name appended)"
+    )
+    format: AudioFormat | None = Field(
+        None,
+        description=f"output format: {', '.join(AUDIO_FORMATS)} (default: from the extension of --output, otherwise "
+        "wav)",
+    )
+    index: str = Field("auto", description="path to an index file; auto = the voice's own, none = no retrieval")
 
 
 class WithIndex(Protocol):

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional, arg
 
-from infer.cli import PROGRAM, load_voice, parse_as, report_errors
+from infer.cli import PROGRAM, VoiceAndOutput, load_voice, parse_as, report_errors
 from infer.song.options import CoverOptions
 from infer.speech.options import SpeechOptions
 from infer.speech.script import read_script, read_text_file
-from lib.audio import AUDIO_FORMATS, AudioFormat
+from lib.audio import AUDIO_FORMATS
 from lib.effects.spec import PRESETS
 from lib.errors import ConfigError
 from lib.messages import Message
@@ -26,25 +26,11 @@ LONGEST_NAME = 40  # characters of a spoken text in the name of its file
 INDEX_RATE = (CoverOptions.model_fields["index_rate"].description or "").replace("the input's", "the {}")
 
 
-class _Result(BaseModel, frozen=True):
-    """Voice and output."""
-
-    voice: str = Field(description="name of a voice in weights/, or path to a voice model")
-    output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(
-        None, description="output file or folder (default: next to the song, named after it and the voice)"
-    )
-    format: AudioFormat | None = Field(
-        None,
-        description=f"output format: {', '.join(AUDIO_FORMATS)} (default: from the extension of --output, otherwise "
-        "wav)",
-    )
-    index: str = Field("auto", description="path to an index file; auto = the voice's own, none = no retrieval")
-
-
-class CoverArguments(CoverOptions, _Result, frozen=True):
+class CoverArguments(CoverOptions, VoiceAndOutput, frozen=True):
     """Make a cover: separate a song into stems, convert the vocals and mix them back with the instrumental."""
 
     HELP: ClassVar[Mapping[str, str]] = {
+        "output": "output file or folder (default: next to the song, named after it and the voice)",
         "channel": "no effect; a cover uses both channels of the song",
         "pitch_shift": "semitones to add to the vocals' pitch; 12 = one octave up",
         "auto_pitch": "in addition to --pitch-shift, transpose the vocals so that their median pitch matches the "
@@ -65,7 +51,7 @@ class CoverArguments(CoverOptions, _Result, frozen=True):
     instrumental: GivenPath | None = Field(None, description="instrumental stem of the song")
 
 
-class SayArguments(SpeechOptions, _Result, frozen=True):
+class SayArguments(SpeechOptions, VoiceAndOutput, frozen=True):
     """Synthesise speech from text in a given voice."""
 
     HELP: ClassVar[Mapping[str, str]] = {
@@ -153,7 +139,7 @@ def _text(arguments: SayArguments) -> str:
     return arguments.text if arguments.file is None else read_text_file(arguments.file)
 
 
-def _output(arguments: _Result, default: Path) -> Path:
+def _output(arguments: VoiceAndOutput, default: Path) -> Path:
     """Return the file to write. Raises ConfigError if OUTPUT and format contradict each other."""
     output, chosen = arguments.output, arguments.format
     if output is None or output.is_dir() or output.suffix.lower().removeprefix(".") not in AUDIO_FORMATS:
