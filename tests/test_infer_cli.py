@@ -18,7 +18,7 @@ from lib.audio.encode import save_audio
 from lib.index import FeatureIndex
 from lib.voice.model_file import extract_voice_model, write_voice_model
 from tests.helpers import ROOT
-from tests.tiny_voice import WIDTH, TinyEncoder, lite_synthesizer, voice_like
+from tests.tiny_voice import TinyEncoder, lite_synthesizer, voice_like
 
 Said = pytest.CaptureFixture[str]
 
@@ -79,7 +79,8 @@ def test_one_bad_file_is_named_and_the_rest_is_done(voice: str, songs: Path, tmp
 @pytest.mark.slow
 def test_the_index_is_found_used_and_can_be_left_out(voice: str, songs: Path, tmp_path: Path, capsys: Said) -> None:
     index = Path(voice).with_name("added_IVF2_Flat_nprobe_1_eve_lite.index")
-    FeatureIndex.build([np.random.default_rng(0).standard_normal((80, WIDTH)).astype(np.float32)]).save(index)
+    own = np.tile(TinyEncoder()(voice_like(0.4)), (8, 1))
+    FeatureIndex.build([own + 0.05 * np.random.default_rng(0).standard_normal(own.shape, np.float32)]).save(index)
     results = []
     choices: list[list[object]] = [
         ["--index-rate", 0.75], ["--index", index, "--index-rate", 0.75], ["--index", "none", "--index-rate", 0.75],
