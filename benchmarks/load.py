@@ -88,7 +88,11 @@ async def convert(client: httpx.AsyncClient, found: Found, number: int) -> None:
     if "event: complete" not in answer:
         found.answers["refused: " + ("queue full" if "queued" in answer else "other")] += 1
         return
-    path = json.loads(answer.rsplit("data: ", 1)[1])[0]["path"]
+    result = json.loads(answer.rsplit("data: ", 1)[1])[0]
+    if result is None:  # another client has cancelled the job
+        found.answers["cancelled by another client"] += 1
+        return
+    path = result["path"]
     data = (await client.get(f"/gradio_api/file={path}")).content
     soundfile.read(io.BytesIO(data))  # a whole file
     found.results[path] = hashlib.sha256(data).hexdigest()
@@ -142,7 +146,7 @@ async def repeat(url: str, found: Found, action: Action, until: float) -> None:
             try:
                 await action(client, found, number)
             except (httpx.HTTPError, ValueError, KeyError, IndexError, soundfile.SoundFileError) as error:
-                found.answers[f"error: {type(error).__name__}"] += 1
+                found.answers[f"error of {action.__name__}: {error!r:.200}"] += 1
             number += 1
 
 

@@ -1,11 +1,14 @@
 """The parsers to fuzz. A target gets bytes; it may refuse them with a typed error, and everything else is a finding."""
 
 import contextlib
+import functools
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors.torch import save_file
 from starlette.datastructures import Headers
@@ -186,12 +189,18 @@ def request(data: bytes, folder: Path) -> None:
     assert request_language(Headers(scope=scope), None) in LANGUAGES
 
 
+@functools.cache
+def _voice() -> dict[str, Any]:
+    """The content of a voice's file."""
+    with TemporaryDirectory() as folder:
+        return save_voice(Path(folder) / "x.pth", small_voice("lite", "24k", prior_blocks=1, vocoder_blocks=1))
+
+
 def voice_texts(data: bytes, folder: Path) -> None:
     """The texts of a voice, as the page shows them: the file's entries are JSON."""
     with contextlib.suppress(ValueError):
         entries = parse_json(data, 100_000)
-        path = folder / "x.safetensors"
-        content = save_voice(folder / "x.pth", small_voice())
+        path, content = folder / "x.safetensors", _voice()
         known = {key: value for key, value in content.items() if key != "weight"} | {"tensors": []}
         metadata = known | entries if isinstance(entries, dict) else entries
         save_file(content["weight"], path, {METADATA: json.dumps(metadata)})
