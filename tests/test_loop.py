@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from train.experiment import Experiment
 from train.extract import batches_by_length, extract
 from train.index import index_stage
 from train.loop import fit, train
+from train.metrics import TensorBoard
 from train.options import ExtractOptions, FitOptions, IndexOptions, PrepareOptions
 from train.preprocess import prepare_stage
 from train.setup import set_up
@@ -350,3 +352,16 @@ def test_a_kill_during_extract_does_not_lose_the_f0_range(experiment: Experiment
     assert "f0_range" not in experiment.stage("extract") and len(list(experiment.f0.iterdir())) >= 3
     extract(experiment, options)
     assert experiment.stage("extract")["f0_range"]
+
+
+def test_a_tensorboard_file_that_cannot_be_written_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = threading.excepthook
+    board = TensorBoard(tmp_path / "v")
+    shutil.rmtree(tmp_path / "v")  # TensorBoard opens its file anew for each write, in a thread
+    with contextlib.suppress(WriteError):
+        for step in range(50):
+            board.log(step, {"loss": 1.0})
+    board.close()
+    assert threading.excepthook is before and "Traceback" not in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,13 @@ class TensorBoard:
         self._folder = folder
         with write_errors(folder):
             self._writer = SummaryWriter(str(folder))
+        self._previous_hook = threading.excepthook
+        threading.excepthook = self._report_thread_error
+
+    def _report_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread: the next call of its writer raises the same error."""
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self._previous_hook(error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point per value."""
@@ -65,6 +73,8 @@ class TensorBoard:
             self._writer.close()
         except OSError as error:
             logger.warning("the TensorBoard file in %s is incomplete: %s", self._folder, error)
+        finally:
+            threading.excepthook = self._previous_hook
 
 
 class _Event(BaseModel, extra="allow"):
