@@ -47,7 +47,11 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False
     except FileNotFoundError as error:
         raise MissingFileError(path, "Check the name and the folder.") from error
     except OSError as error:
-        raise unreadable_json(path, error.strerror or str(error)) from error
+        raise ConfigError(
+            "{path} cannot be read: {reason}. Check the disk and the permissions.",
+            path=path,
+            reason=error.strerror or str(error),
+        ) from error
     except ValueError as error:
         raise unreadable_json(path, error.args[0]) from error
 

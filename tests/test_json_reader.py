@@ -72,6 +72,13 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
         read_json(tmp_path / "list.json", 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lack this file")
+def test_a_failure_of_the_disk_does_not_lead_to_the_deletion_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("/proc/self/mem")  # whose first page is nowhere: an input/output error
+    with pytest.raises(ConfigError, match=r"a\.json cannot be read: Input/output error\. Check the disk"):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
