@@ -183,6 +183,7 @@ def with_card(card: str) -> Callable[[zipfile.ZipFile], None]:
 
 
 HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
+    (lambda a: a.writestr(zipfile.ZipInfo(""), b"x"), "has no name"),
     (lambda a: a.writestr("../../out.pth", b"x"), "leads out of the folder"),
     (lambda a: a.writestr("/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("C:/out.pth", b"x"), "absolute path"),

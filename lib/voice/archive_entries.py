@@ -58,6 +58,8 @@ def _problem(entry: zipfile.ZipInfo) -> Message | None:
     """Return what is unsafe about an entry; None if nothing is."""
     mode = entry.external_attr >> 16
     name = _decoded(entry)
+    if not name:
+        return Message("has no name")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\x00" in name:
         return Message("has an absolute path or one of another system")
     if ".." in re.split(r"[/\\]", name):
