@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import load_family
+from lib.config import Family, load_family
 from lib.voice.infer_config import build_network
 from train.dataset import BucketSampler
-from train.estimate import GOOD_STEPS, count_parameters, estimate_training, known_speed, suggested_epochs
+from train.estimate import GOOD_STEPS, MAX_EPOCHS, count_parameters, estimate_training, known_speed, suggested_epochs
 from train.experiment import Experiment
 from train.metrics import Events
 from train.options import RunOptions
@@ -24,7 +24,7 @@ def test_steps_are_those_of_the_sampler(tmp_path: Path, seconds: float, batch_si
 
 
 def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
-    for seconds in (30.0, 203.0, 3000.0):
+    for seconds in (203.0, 3000.0):
         options = RunOptions(device="cpu", epochs=suggested_epochs(LITE, RunOptions(), seconds))
         assert (
             0
@@ -33,7 +33,13 @@ def test_suggested_epochs_make_the_good_number_of_steps(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(203.0, 500), (600.0, 196), (3000.0, 50)])
+@pytest.mark.parametrize("family", ["lite", "v1", "v2"])
+@pytest.mark.parametrize("seconds", [0.5, 8.0, 30.0])
+def test_a_few_seconds_do_not_make_thousands_of_epochs(family: Family, seconds: float) -> None:
+    assert suggested_epochs(load_family(family), RunOptions(), seconds) == MAX_EPOCHS == 600
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(203.0, 533), (600.0, 200), (3000.0, 200)])
 def test_epochs_of_v2_follow_length_and_noise(seconds: float, epochs: int) -> None:
     assert suggested_epochs(load_family("v2"), RunOptions(), seconds) == pytest.approx(epochs, rel=0.05)
     assert suggested_epochs(load_family("v2"), RunOptions(), seconds, noisy=True) == 30

@@ -34,13 +34,15 @@ def test_epochs_are_proposed_with_their_reason() -> None:
     assert row["visible"] and proposed == (167, "24k")
     assert "167 epochs" in text and "10 minutes" in text and "3500 steps" in text and "24k" not in text
     row, text, proposed = propose("v2", Recordings(44_100, 48_000, 16_000), 600.0)
-    assert proposed == (191, "40k")
+    assert proposed == (200, "40k")
     assert "200 to 600" in text and "40k" in text
     noisy = Recordings(44_100)
     noisy.is_noisy = True
     row, text, proposed = propose("v2", noisy, 600.0)
     assert proposed[0] == 30 and "noisy" in text
     assert propose("lite", noisy, 600.0)[2][0] == 167
+    _, text, proposed = propose("lite", Recordings(44_100), 8.0)
+    assert proposed[0] == 600 and "only 8 seconds" in text
     assert not propose("v2", None, 0.0)[0]["visible"], "before recordings were checked"
 
 

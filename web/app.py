@@ -59,6 +59,32 @@ STYLE = """
 .label-wrap .icon {flex: none}
 @media (max-width: 480px) {.tab-container button {padding-inline: .5em; font-size: .95em}}
 """
+# Gradio's field for recordings refuses or ignores files that browsers do not call audio, such as videos. This passes
+# them on as audio: the decoder reads any container, and reports in the user's language what it cannot read.
+ANY_RECORDING = """<script>
+(() => {
+  const field = (event) => event.target.closest?.("#recording")?.querySelector("input[type=file]");
+  const asAudio = (files) => {
+    const all = new DataTransfer();
+    for (const file of files) {
+      all.items.add(file.type.startsWith("audio/") ? file : new File([file], file.name, {type: "audio/x-any"}));
+    }
+    return all.files;
+  };
+  addEventListener("click", (event) => field(event)?.removeAttribute("accept"), true);
+  addEventListener("change", (event) => {
+    if (event.target === field(event)) event.target.files = asAudio(event.target.files);
+  }, true);
+  addEventListener("drop", (event) => {
+    const input = field(event);
+    if (!input || !event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    input.files = asAudio(event.dataTransfer.files);
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+  }, true);
+})();
+</script>"""
 MONOSPACE_FONT = ["ui-monospace", "monospace"]
 # Colours with a contrast of at least 4.5:1 (WCAG AA) in both themes, where those of Gradio's theme have less.
 READABLE = {
@@ -164,6 +190,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         auth=address.login,
         theme=theme,
         css=STYLE,
+        head=ANY_RECORDING,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(folder) for folder in folders],
         footer_links=[],

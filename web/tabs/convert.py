@@ -52,9 +52,9 @@ def build_convert_tab(t: Translator, services: Services) -> None:
         tab.lay_out_options()
     tab.wire()
     with gr.Accordion(t("convert.compare"), open=False), gr.Row():
-        build_compare(t, services, tab.form, (tab.voice, tab.audio))
+        build_compare(t, services, tab.form, (tab.voice, tab.audio), tab.results)
     with gr.Accordion(t("batch.title"), open=False, elem_id="batch"):
-        build_batch(t, services, tab.form, (tab.voice, tab.format, tab.index, tab.device))
+        build_batch(t, services, tab.form, (tab.voice, tab.format, tab.index, tab.device), tab.results)
     with gr.Accordion(t("jobs.title"), open=True):
         job_panel(t, services, CONVERSIONS, "conversions", results=False)
 
@@ -104,9 +104,7 @@ class _ConvertTab:
                     value="auto", allow_custom_value=True, elem_id="index",
                 )  # fmt: skip
                 self.device = device_choice(t, services, "convert-device")
-                self.f0_file = gr.File(
-                    label=t("convert.f0_file"), file_types=[".csv", ".txt"], type="filepath", height=190
-                )
+                self.f0_file = gr.File(label=t("convert.f0_file"), type="filepath", height=190)
                 self.f0_curve = gr.Checkbox(
                     label=t("convert.f0_curve"), info=t("convert.f0_curve_info"), elem_id="f0-curve",
                     elem_classes="flag",

@@ -122,7 +122,7 @@ def build_presets(t: Translator, services: Services, form: Form[ConvertOptions])
         save = gr.Button(t("presets.save"), elem_id="preset-save")
     with gr.Row():
         exported = gr.File(label=t("presets.export"), interactive=False, visible=False, height=90)
-        imported = gr.File(label=t("presets.import"), file_types=[".json"], type="filepath", height=190)
+        imported = gr.File(label=t("presets.import"), type="filepath", height=190)
 
     def save_preset(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> Any:
         """Save the options as a preset."""

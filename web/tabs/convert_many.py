@@ -17,16 +17,22 @@ from web.jobs.requests import BatchRequest, CompareRequest
 from web.limits import client_of_request
 from web.services import Services
 from web.tabs.convert_inputs import chosen_options, listed_index, listed_voice, voice_and_recording, wait_for
-from web.tabs.form import UPLOADED, Form
+from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
+from web.tabs.results import ResultPanel
 from web.validation import checked
 
 COMPARED_RATES = (0.0, 0.5, 1.0)  # index rates
 WIDTHS = ["30%", "70%"]  # of the table of results
 
 
-def build_compare(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
-    """Lay out the conversion of one recording with three index rates; `inputs` are voice and recording."""
+def build_compare(
+    t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any], results: ResultPanel
+) -> None:
+    """Lay out the conversion of one recording with three index rates; `inputs` are voice and recording.
+
+    The results are selected in `results`.
+    """
     pressed = CancelButton(t)
     with gr.Column(min_width=160):
         run = gr.Button(t("convert.compare_run"), elem_id="compare")
@@ -45,7 +51,8 @@ def build_compare(t: Translator, services: Services, form: Form[ConvertOptions],
         job_id = services.registry.submit(title, work, client_of_request(request))
         return list(wait_for(t, services, job_id, request, bar, pressed).results)
 
-    done = pressed.wire(cancel, run).then(
+    started = pressed.wire(cancel, run, lambda: [None] * len(players), (), players)
+    done = started.then(
         with_names(t, compare_index_rates, ["voice", "recording", *form.names], [None] * len(players), required=2),
         [*inputs, *form.components],
         list(players),
@@ -53,19 +60,20 @@ def build_compare(t: Translator, services: Services, form: Form[ConvertOptions],
         concurrency_limit=8,
     )
     pressed.end(done, cancel)
+    results.follow(done, players[0])
 
 
-def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any]) -> None:
+def build_batch(
+    t: Translator, services: Services, form: Form[ConvertOptions], inputs: Sequence[Any], results: ResultPanel
+) -> None:
     """Lay out the batch conversion: a table of the results, and a ZIP file with all of them.
 
-    `inputs` are the components of voice, format, index and device.
+    `inputs` are the components of voice, format, index and device; a batch that has ended is selected in `results`.
     """
     pressed = CancelButton(t)
     gr.Markdown(t("batch.info"))
     with gr.Row():
-        files = gr.Files(
-            label=t("batch.files"), type="filepath", file_types=UPLOADED, height=190, elem_id="batch-files"
-        )
+        files = gr.Files(label=t("batch.files"), type="filepath", height=190, elem_id="batch-files")
         folder = gr.Textbox(label=t("batch.folder"), info=t("batch.folder_info"), visible=services.local)
     with gr.Row():
         run = gr.Button(t("batch.run"), variant="primary", scale=2, elem_id="batch-run")
@@ -88,15 +96,17 @@ def build_batch(t: Translator, services: Services, form: Form[ConvertOptions], i
 
     voice, form_at, index, device = inputs
     names = ["voice", "files", "folder", "format", "index", "device", *form.names]
-    done = pressed.wire(cancel, run).then(
+    cleared = [gr.update(value=None, visible=False)] * 2  # an earlier batch is in the list of results
+    done = pressed.wire(cancel, run, lambda: cleared, (), (table, archive)).then(
         with_names(t, convert_batch, names, (gr.skip(), gr.skip()), required=1),
         [voice, files, folder, form_at, index, device, *form.components],
         [table, archive],
         api_name="convert_batch",
-        show_progress_on=table,
+        show_progress_on=files,
         concurrency_limit=8,
     )
     pressed.end(done, cancel)
+    results.follow(done, archive)
 
 
 def _batch_request(

@@ -16,7 +16,7 @@ from web.jobs.requests import CoverRequest, SayRequest
 from web.limits import client_of_request
 from web.services import Services
 from web.tabs.convert_inputs import chosen_options, listed_voice, wait_for
-from web.tabs.form import UPLOADED, Form
+from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
 from web.tabs.voice_names import voice_choices
@@ -60,11 +60,11 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
     pressed, fields = CancelButton(t), frozenset(CoverOptions.model_fields)
     with gr.Row():
         with gr.Column():
-            song = gr.File(label=t("cover.song"), file_types=UPLOADED, type="filepath", height=190, elem_id="song")
+            song = gr.File(label=t("cover.song"), type="filepath", height=190, elem_id="song")
             gr.Markdown(t("cover.stems_info"))
             with gr.Row():
-                vocals = gr.File(label=t("cover.vocals"), file_types=UPLOADED, type="filepath", height=190)
-                instrumental = gr.File(label=t("cover.instrumental"), file_types=UPLOADED, type="filepath", height=190)
+                vocals = gr.File(label=t("cover.vocals"), type="filepath", height=190)
+                instrumental = gr.File(label=t("cover.instrumental"), type="filepath", height=190)
             with gr.Row():
                 form = Form(CoverOptions, t, skip=fields - frozenset(MIX), tab="cover")
             with gr.Row():
@@ -122,7 +122,7 @@ def _build_say(t: Translator, services: Services, voice: Any) -> None:
     pressed, fields = CancelButton(t), frozenset(SpeechOptions.model_fields)
     with gr.Row():
         text = gr.Textbox(label=t("say.text"), lines=4, elem_id="say-text")
-        file = gr.File(label=t("say.file"), file_types=[".srt", ".txt"], type="filepath", height=190)
+        file = gr.File(label=t("say.file"), type="filepath", height=190)
     with gr.Row():
         form = Form(SpeechOptions, t, skip=fields - frozenset(SPOKEN))
         form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav")

@@ -8,11 +8,9 @@ from typing import Any, Generic, Literal, get_args, get_origin
 import gradio as gr
 from pydantic.fields import FieldInfo
 
-from lib.audio.decode import RECORDING_SUFFIXES
 from web.i18n.translator import MASTER, Translator, texts_of
 from web.validation import Options, checked
 
-UPLOADED = ["audio", "video", *sorted(RECORDING_SUFFIXES)]  # kinds of files that may hold recordings
 COMPONENT_WIDTH = 280  # pixels; in a row, as many stand side by side as there is room for
 MAX_SLIDER_STEPS = 1000  # a wider range cannot be set with a mouse
 

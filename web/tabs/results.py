@@ -87,10 +87,14 @@ class ResultPanel:
         """Return the components that `begin` updates."""
         return [self.player, self.report, self.picture, self.file, self.list, self.chosen]
 
-    def follow(self, event: Any) -> None:
-        """After `event`, a conversion in this browser session, select its entry if it has a result."""
-        outputs = [self.entries, self.list, self.chosen, self.row, self.player, self.file, self.picture, self.files]
-        event.then(self._newest, [self.player], outputs, queue=False, **_QUIET)
+    def follow(self, event: Any, made: Any = None) -> None:
+        """After `event`, a conversion in this browser session, select its entry if `made` holds a result.
+
+        `made` is the component that shows the result, by default the player of this panel.
+        """
+        chosen = [self.player, self.file, self.report, self.picture, self.files]
+        outputs = [self.entries, self.list, self.chosen, self.row, *chosen]
+        event.then(self._newest, [made or self.player], outputs, queue=False, **_QUIET)
 
     # --- handlers ---------------------------------------------------------------------------------------------------
 
@@ -128,11 +132,10 @@ class ResultPanel:
 
     def _newest(self, made: str | None) -> tuple[Any, ...]:
         if not made:
-            return (gr.skip(),) * 8
+            return (gr.skip(),) * 9
         jobs = self._jobs()
         entries = [(describe(self._t, job), job.id) for job in jobs]
-        player, file, _, picture, files = self._show(jobs[0].id)
-        return (*self._listed(entries, jobs[0].id), player, file, picture, files)
+        return (*self._listed(entries, jobs[0].id), *self._show(jobs[0].id))
 
     def _show(self, job_id: str | None) -> tuple[Any, ...]:
         """Return player, file, report, plot and files of a job."""
@@ -153,7 +156,7 @@ class ResultPanel:
     def _report(self, job: JobView) -> str:
         t, details = self._t, job.details
         if job.kind == "batch":
-            return "\n".join(f"{name}: {translated(t, result)}" for name, result in details.get("rows", ()))
+            return "\n".join(batch_line(name, translated(t, result)) for name, result in details.get("rows", ()))
         return report_text(t, details["report"]) if "report" in details else ""
 
     def _play(self, job_id: str | None, name: str | None) -> tuple[Any, Any]:
@@ -198,6 +201,11 @@ class ResultPanel:
 
 
 _HIDDEN = (gr.update(value=None, visible=False), gr.update(choices=[], value=None, visible=False))
+
+
+def batch_line(name: str, result: str) -> str:
+    """Return the line of a recording in the report of a batch; errors that contain its name do not repeat it."""
+    return result if name in result else f"{name}: {result}"
 
 
 def sounds_of(job: JobView) -> list[Path]:

@@ -17,7 +17,7 @@ from lib.config import FAMILIES, Family, load_family
 from lib.errors import ConfigError
 from lib.files import copy_file, write_text
 from lib.messages import Message
-from lib.paths import LOGS, ROOT, VOICE_SUFFIXES, check_name, given_path
+from lib.paths import LOGS, ROOT, check_name, given_path
 from train.estimate import estimate_training
 from train.experiment import Experiment, list_samples
 from train.metrics import Events
@@ -31,7 +31,7 @@ from web.jobs.runners import ALL_GPUS, FROM_RECORDINGS, chosen_gpus, train_comma
 from web.limits import client_of_request
 from web.services import Services
 from web.tabs.device_choice import device_choice
-from web.tabs.form import UPLOADED, Form
+from web.tabs.form import Form
 from web.tabs.handlers import with_names
 from web.tabs.jobs import job_panel
 from web.tabs.needs import Needs, NeedsPanel, needs_of_training
@@ -79,9 +79,7 @@ class _TrainTab:
         """Name and recordings, and the report on them."""
         t = self.t
         self.inputs["name"] = gr.Textbox(label=t("train.name"), info=t("train.name_info"), elem_id="train-name")
-        self.inputs["files"] = gr.Files(
-            label=t("train.files"), type="filepath", file_types=UPLOADED, height=190, elem_id="train-files"
-        )
+        self.inputs["files"] = gr.Files(label=t("train.files"), type="filepath", height=190, elem_id="train-files")
         self.inputs["folder"] = gr.Textbox(
             label=t("train.folder"), info=t("train.folder_info"), visible=self.services.local, elem_id="train-folder"
         )
@@ -130,7 +128,6 @@ class _TrainTab:
         self.inputs["base_files"] = gr.Files(
             label=self.t("train.base_files"),
             type="filepath",
-            file_types=list(VOICE_SUFFIXES),
             height=190,
             elem_id="train-base-files",
         )

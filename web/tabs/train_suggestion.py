@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.config import FAMILIES, Family, load_family
 from train.data_report import DataReport
-from train.estimate import GOOD_STEPS, NOISY_EPOCHS, suggested_epochs
+from train.estimate import GOOD_STEPS, MAX_EPOCHS, NOISY_EPOCHS, suggested_epochs
 from train.options import RunOptions
 from web.i18n.translator import Translator
 
@@ -45,6 +45,8 @@ class SuggestionPanel:
         epochs = suggested_epochs(config, RunOptions(), seconds, noisy=noisy)
         if noisy and epochs == NOISY_EPOCHS:
             text = self._t("suggest.epochs_noisy", epochs=epochs)
+        elif epochs == MAX_EPOCHS:
+            text = self._t("suggest.epochs_short", epochs=epochs, seconds=f"{seconds:.0f}")
         elif steps := GOOD_STEPS.get(family):
             text = self._t("suggest.epochs_steps", epochs=epochs, steps=steps, minutes=f"{seconds / 60:.0f}")
         else:

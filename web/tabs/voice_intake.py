@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from lib.errors import ConfigError
-from lib.paths import VOICE_SUFFIXES
 from lib.progress import Progress, no_progress
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
@@ -21,7 +20,6 @@ from web.tabs.handlers import handle_errors, show_success
 if TYPE_CHECKING:
     from lib.voice.intake import FoundVoice, Inspected
 
-SUFFIXES = [*VOICE_SUFFIXES, ".index", ".zip"]
 WIDTHS = ["40%", "60%"]  # of the table of what was found
 
 
@@ -29,7 +27,7 @@ def build_intake(t: Translator, services: Services, message: Any) -> None:
     """Lay out the drop zone, the table of the files' contents, and the button, and connect their events."""
     intake = _Intake(t, services)
     files = gr.Files(
-        label=t("convert.import_file"), file_types=SUFFIXES, type="filepath", height=190, elem_id="import"
+        label=t("convert.import_file"), type="filepath", height=190, elem_id="import"
     )  # fmt: skip
     if services.fetch_link is not None:
         _build_link(t, intake, files)
