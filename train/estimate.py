@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GOOD_STEPS = {"lite": 3500}  # after which the loss curves of a family flatten
 USUAL_STEPS = 8000  # of v1 and v2: 200 epochs of ten minutes
-MIN_EPOCHS, MAX_EPOCHS = 200, 600  # what users of RVC expect; the minimum is that of v1 and v2
+MIN_EPOCHS, MAX_EPOCHS = 200, 600  # the usual range of RVC; the minimum is that of v1 and v2
 NOISY_EPOCHS = 30  # of v1 and v2
 MUTE_CLIPS = 2  # silent clips added to the training data, as in RVC
 BYTES_PER_PARAMETER = 12  # in a checkpoint: the weight and two moments of its gradient, in float32
@@ -61,8 +61,8 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, *, noisy: bool = False) -> int:
     """Return the number of epochs on `seconds` of recordings that trains a good voice of the family.
 
-    It is at most MAX_EPOCHS: repeating a few seconds more often adds nothing to them. For noisy recordings it is
-    NOISY_EPOCHS for v1 and v2, because longer training learns the noise.
+    It is at most MAX_EPOCHS, the most that is usual, also where a few seconds of recordings then make fewer steps. For
+    noisy recordings it is NOISY_EPOCHS for v1 and v2, because longer training learns the noise.
     """
     clips = clips_of(seconds, options)
     steps = math.ceil(clips / (options.batch_size or config.train.batch_size))
