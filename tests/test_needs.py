@@ -100,6 +100,6 @@ def test_a_download_reports_the_bytes_received(hub: FakeHub, monkeypatch: pytest
     bars: list[Any] = []
     message = download_with_progress(T, ["one", "two"], lambda value, desc: bars.append((value, desc)))
     assert message == T("weights.done", files="one.bin, two.bin")
-    assert bars[0][0] == (0, 2) and bars[-1][0] == (2, 2)
-    assert all(0 <= done <= total for (done, total), _ in bars)
-    assert any("MB" in desc and done == pytest.approx(9 / 19) for (done, _), desc in bars)
+    assert bars[0][0] == 0 and bars[-1][0] == 1
+    assert all(0 <= share <= 1 for share, _ in bars)
+    assert any("MB" in desc and share == pytest.approx(9 / 19 / 2) for share, desc in bars)

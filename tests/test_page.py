@@ -126,7 +126,8 @@ def message(page: Any) -> str:
     shown = page.locator("[data-testid=toast-body]").first
     shown.wait_for(timeout=PATIENCE)
     text: str = shown.inner_text()
-    shown.locator("button").first.click()
+    with contextlib.suppress(playwright_error()):  # it has closed itself after ten seconds
+        shown.locator("button").first.click(timeout=LIST_REFRESH)
     shown.wait_for(state="detached", timeout=PATIENCE)  # it fades, and the next one must not be taken for it
     return text
 

@@ -134,9 +134,14 @@ class CancelButton:
         def report(done: int, total: int, what: str) -> None:
             if request.session_hash in self._pressed:
                 raise Cancelled
-            bar((done, total), desc=what)
+            show_percent(bar, done, total, what)
 
         return report
+
+
+def show_percent(bar: gr.Progress, done: float, total: float, what: str) -> None:
+    """Show a progress bar in percent; Gradio would call every count of a total "steps", in English."""
+    bar(done / total if total else 0.0, desc=what)
 
 
 def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, *, required: int = 0) -> Any:

@@ -15,7 +15,7 @@ from train.options import RunOptions
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.jobs.runners import ALL_GPUS, chosen_gpus
-from web.tabs.handlers import handle_errors
+from web.tabs.handlers import handle_errors, show_percent
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 Needs = tuple[list[str], list[RevoiceError]]  # names of missing downloads, and other problems
@@ -77,13 +77,13 @@ def download_with_progress(t: Translator, names: Sequence[str], bar: gr.Progress
     now: list[Any] = [0, 1, ""]  # files done, number of files, current step
 
     def progress(done: int, total: int, what: str) -> None:
-        now[:] = [done, max(total, 1), translated(t, what)]
-        bar((done, now[1]), desc=now[2])
+        now[:] = [done, total, translated(t, what)]
+        show_percent(bar, *now)
 
     def received(count: int, size: int) -> None:
         done, total, what = now
         if size:
-            bar((done + count / size, total), desc=f"{what} ({count / 1e6:.0f} / {size / 1e6:.0f} MB)")
+            show_percent(bar, done + count / size, total, f"{what} ({count / 1e6:.0f} / {size / 1e6:.0f} MB)")
 
     paths = assets.download(names, progress=progress, received=received)
     return t("weights.done", files=html.escape(", ".join(path.name for path in paths)))

@@ -12,7 +12,7 @@ from web.i18n.middleware import choose_script
 from web.i18n.translator import LANGUAGES, Translator
 from web.manual.pages import PAGES, page_title
 from web.services import Services
-from web.tabs.handlers import handle_errors
+from web.tabs.handlers import handle_errors, show_percent
 from web.tabs.needs import download_with_progress
 
 QUESTIONS = (
@@ -84,7 +84,7 @@ def _build_devices(t: Translator, services: Services) -> None:
             from web.speed_test import measure_in_subprocess
 
             for number, (name, reason) in enumerate(devices):
-                bar((number, len(devices)), desc=name)
+                show_percent(bar, number, len(devices), name)
                 found = measure_in_subprocess(name)
                 speeds = (found.f0, found.features, found.synthesis)
                 times = [t("speed.times", count=f"{value:.1f}") for value in speeds]
@@ -162,7 +162,7 @@ def _build_doctor(t: Translator) -> None:
         """Check versions, devices, driver, memory, disk, weights and write access, and convert three seconds."""
 
         def progress(done: int, total: int, what: str) -> None:
-            bar((done, total), desc=translated(t, what))
+            show_percent(bar, done, total, translated(t, what))
 
         with handle_errors(t):
             from infer.doctor import check_installation as check

@@ -16,7 +16,7 @@ from train.estimate import Estimate
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.services import Services
-from web.tabs.handlers import handle_errors
+from web.tabs.handlers import handle_errors, show_percent
 
 MELODY_BIN = 20  # Hz, width of a bar
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -65,7 +65,7 @@ class DataReportPanel:
         """Check recordings before training: length, silence, loudness, clipping, duplicates, F0."""
 
         def progress(done: int, total: int, what: str) -> None:
-            bar((done, max(total, 1)), desc=translated(self.t, what))
+            show_percent(bar, done, total, translated(self.t, what))
 
         with handle_errors(self.t):
             if files:

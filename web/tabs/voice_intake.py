@@ -15,7 +15,7 @@ from lib.progress import Progress, no_progress
 from web.i18n.messages import translated
 from web.i18n.translator import Translator
 from web.services import Services
-from web.tabs.handlers import handle_errors, show_success
+from web.tabs.handlers import handle_errors, show_percent, show_success
 
 if TYPE_CHECKING:
     from lib.voice.intake import FoundVoice, Inspected
@@ -123,7 +123,7 @@ class _Intake:
 
         def progress(done: int, total: int, what: str) -> None:
             size = f"({done / 1e6:.0f} / {total / 1e6:.0f} MB)"
-            bar((done, total), desc=f"{translated(self._t, what)} {size}")
+            show_percent(bar, done, total, f"{translated(self._t, what)} {size}")
 
         folder = Path(tempfile.mkdtemp(prefix="link-", dir=self._services.folder))  # removed with the server's folder
         with handle_errors(self._t, names_only=True), ExitStack() as failed:
