@@ -14,6 +14,24 @@ SETTLE = 1_000  # milliseconds for a tab to be laid out
 TABS = ("convert", "cover", "train", "voices", "settings")
 CONTROLS = {"voice", "recording", "example", "convert", "options", "listen", "batch"}  # of the tab that opens first
 MAX_STEPS = 80  # presses of the tab key
+WIDE = {"width": 1440, "height": 900}
+PHONE = {"width": 360, "height": 740}
+# Controls that are shown but less than 24 pixels wide or high (WCAG 2.2, 2.5.8; links in sentences are exempt), and
+# drop-downs that cannot show the whole text of their choice.
+FAULTS = """() => {
+    const shown = element => element.offsetParent && element.checkVisibility({checkOpacity: true});
+    const name = element => (element.ariaLabel || element.innerText || element.value || element.className).trim();
+    const faults = [];
+    for (const element of document.querySelectorAll("button, input:not([type=file]), textarea, #manual a")) {
+        const {width, height} = (element.closest(".checkbox-container, label:has(> input)") || element)
+            .getBoundingClientRect();
+        if (shown(element) && Math.min(width, height) < 23.9)
+            faults.push(`${name(element)}: ${width.toFixed(1)} x ${height.toFixed(1)} pixels`);
+        if (shown(element) && element.role === "combobox" && element.scrollWidth > element.clientWidth)
+            faults.push(`${name(element)}: "${element.value}" is cut`);
+    }
+    return faults;
+}"""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian, Ubuntu: apt install chromium)"),
@@ -36,7 +54,7 @@ def browser() -> Iterator[Any]:
 
 def visit(browser: Any, address: str) -> Any:
     """A page of a new visitor."""
-    page = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en-US").new_page()
+    page = browser.new_context(viewport=WIDE, locale="en-US").new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.locator("#convert").wait_for()
@@ -77,6 +95,10 @@ def test_axe_finds_no_violation_in_either_theme(browser: Any, address: str) -> N
                 for node in violation["nodes"]:
                     theme = "dark" if dark else "light"
                     found.add(f"{tab}, {theme}: {violation['id']}: {node['target']}: {node['failureSummary']}")
+        page.set_viewport_size(PHONE)
+        page.wait_for_timeout(SETTLE)
+        found |= {f"{tab}, phone: {fault}" for fault in page.evaluate(FAULTS)}
+        page.set_viewport_size(WIDE)
     page.context.close()
     assert not found, "\n".join(sorted(found))
 

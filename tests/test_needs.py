@@ -81,14 +81,16 @@ def test_sets_stand_for_their_downloads(nothing_installed: Path) -> None:
     names = {asset.name for asset in choose(["v2-starter"])}
     assert names == {"hubert_base", "rmvpe", "v2-40k"} and missing_megabytes(["v2-starter"]) == 189 + 181 + 73 + 143
     assert missing_megabytes(["v2-40k-nof0"]) is None, "not known"
-    choices = {value: label for label, value in settings_tab._choices(T)}
-    assert choices["v2-starter"] == "v2-starter: hubert_base, rmvpe, v2-40k (586 MB)"
-    assert choices["v1-48k"] == "v1-48k: training v1 voices at 48k with F0 (183 MB)"
+    choices, listed = {value: label for label, value in settings_tab._choices()}, settings_tab._list_weights(T)
+    assert choices["v2-starter"] == "v2-starter (586 MB)" and choices["v1-48k"] == "v1-48k (183 MB)"
+    assert "- `v2-starter`: hubert_base, rmvpe, v2-40k (586 MB)" in listed
+    assert "- `v1-48k`: training v1 voices at 48k with F0 (183 MB)" in listed
     for asset in choose(["v2-starter"]):
         path = assets.path_of(asset)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"there")
-    assert "v2-starter" not in dict(map(reversed, settings_tab._choices(T)))  # type: ignore[arg-type]
+    assert "v2-starter" not in {value for _, value in settings_tab._choices()}
+    assert "v2-starter" not in settings_tab._list_weights(T)
     assert missing_megabytes(["v2-starter"]) == 0
 
 

@@ -49,8 +49,15 @@ MAX_FIELD = 10_000  # bytes of a field of an upload that is not a file
 ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
+# What is clicked or touched is at least 24 x 24 pixels (WCAG 2.2, 2.5.8); text that a field cannot show ends in "…".
 # Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
 STYLE = """
+button, .checkbox-container {min-height: 24px}
+button:not(.lg):not(.md):not(.sm) {min-width: 24px}
+input[type=number], input[type=range], .secondary-wrap input {min-height: 24px}
+.secondary-wrap input {margin-block: 0; text-overflow: ellipsis}
+.tab-like-container {min-height: 26px}
+#manual a {display: inline-block; line-height: 24px}
 .label-wrap {text-align: start; gap: .5em}
 .dark {--color-accent: var(--primary-400)}
 .flag {min-width: min(280px, 100%) !important}

@@ -18,7 +18,7 @@ from web.tabs.convert_extras import build_example, build_pitch_shift, build_pres
 from web.tabs.convert_inputs import chosen_options, listed_index, report_text, voice_and_recording, wait_for
 from web.tabs.convert_many import build_batch, build_compare
 from web.tabs.device_choice import device_choice
-from web.tabs.form import Form
+from web.tabs.form import COMPONENT_WIDTH, Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
 from web.tabs.listening import build_listening
@@ -98,10 +98,12 @@ class _ConvertTab:
             with gr.Row():
                 self.form += Form(ConvertOptions, t, skip=SKIP | SIMPLE | MAIN)
             with gr.Row():
-                self.format = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav", elem_id="format")
+                self.format = gr.Dropdown(
+                    label=t("convert.format"), choices=FORMATS, value="wav", min_width=COMPONENT_WIDTH, elem_id="format"
+                )
                 self.index = gr.Dropdown(
                     label=t("convert.index"), info=t("convert.index_info"), choices=_index_choices(t, services),
-                    value="auto", allow_custom_value=True, elem_id="index",
+                    value="auto", allow_custom_value=True, min_width=COMPONENT_WIDTH, elem_id="index",
                 )  # fmt: skip
                 self.device = device_choice(t, services, "convert-device")
                 self.f0_file = gr.File(label=t("convert.f0_file"), type="filepath", height=190)

@@ -107,7 +107,7 @@ def _build_weights(t: Translator, services: Services) -> None:
     """The list of downloadable weights, and a download button."""
     shown = gr.Markdown(_list_weights(t), elem_id="weights")
     with gr.Row():
-        chosen = gr.Dropdown(label=t("weights.choose"), choices=_choices(t), elem_id="weights-choice")
+        chosen = gr.Dropdown(label=t("weights.choose"), choices=_choices(), elem_id="weights-choice")
         run = gr.Button(t("weights.download"), elem_id="weights-download")
     message = gr.Markdown(elem_id="weights-message")
 
@@ -116,7 +116,7 @@ def _build_weights(t: Translator, services: Services) -> None:
 
         with handle_errors(t):
             said = download_with_progress(t, [name] if name else [], bar)
-            return _list_weights(t), gr.update(choices=_choices(t), value=None), said
+            return _list_weights(t), gr.update(choices=_choices(), value=None), said
 
     run.click(
         download_weights, [chosen], [shown, chosen, message], api_name="download_weights", concurrency_limit=1,
@@ -129,11 +129,15 @@ def _missing() -> list[str]:
     return list(dict.fromkeys(a.name for a in assets.MANIFEST if a.source and not assets.path_of(a).is_file()))
 
 
-def _choices(t: Translator) -> list[tuple[str, str]]:
-    """Return sets and individual downloads that are missing, with content or purpose, and size if known."""
-    missing, purposes = _missing(), {asset.name: translated(t, asset.needed_by) for asset in assets.MANIFEST}
-    sets = {name: ", ".join(parts) for name, parts in assets.SETS.items() if set(parts) & set(missing)}
-    return [(f"{name}: {text}{_size(name)}", name) for name, text in (sets | {n: purposes[n] for n in missing}).items()]
+def _sets() -> dict[str, str]:
+    """Return the sets of downloads that are not complete, with their contents."""
+    missing = set(_missing())
+    return {name: ", ".join(parts) for name, parts in assets.SETS.items() if missing.intersection(parts)}
+
+
+def _choices() -> list[tuple[str, str]]:
+    """Return sets and individual downloads that are missing, with their sizes if known, short enough for a phone."""
+    return [(f"{name}{_size(name)}", name) for name in (*_sets(), *_missing())]
 
 
 def _size(name: str) -> str:
@@ -142,11 +146,12 @@ def _size(name: str) -> str:
 
 
 def _list_weights(t: Translator) -> str:
-    """Return the weights as a Markdown list, grouped by purpose."""
+    """Return the weights as a Markdown list: sets with contents, then single downloads with purposes."""
     missing = set(_missing())
     purposes = {asset.name: asset.needed_by for asset in assets.MANIFEST if asset.source}
     here = [name for name in purposes if name not in missing]
     lines = [t("weights.info"), "", t("weights.here", names=", ".join(here) or "-")]
+    lines += [f"- `{name}`: {parts}{_size(name)}" for name, parts in _sets().items()]
     lines += [f"- `{name}`: {translated(t, purposes[name])}{_size(name)}" for name in purposes if name in missing]
     return "\n".join(lines)
 

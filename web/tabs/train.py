@@ -100,7 +100,9 @@ class _TrainTab:
                 # all rates, as API clients may choose any family; the web UI shows those of the family
                 label=t("train.sample_rate"), choices=ALL_RATES, value="24k", elem_id="train-rate",
             )  # fmt: skip
-            self.inputs["pitch"] = gr.Checkbox(label=t("train.pitch"), info=t("train.pitch_info"), value=True)
+            self.inputs["pitch"] = gr.Checkbox(
+                label=t("train.pitch"), info=t("train.pitch_info"), value=True, elem_classes="flag"
+            )
         with gr.Row():
             form = Form(RunOptions, t, skip=frozenset(RunOptions.model_fields) - MAIN_OPTIONS, tab="train")
         self.inputs |= dict(zip(form.names, form.components, strict=True))
