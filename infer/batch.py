@@ -272,12 +272,12 @@ def _convert_one_by_one(
 def _convert_in_memory(converter: VoiceConverter, job: Job, options: ConvertOptions, progress: Progress) -> Outcome:
     """Convert with options that need the whole recording in memory."""
     start, curve = time.perf_counter(), _curve_of(converter, job, options)
-    source = read_sound(job.path, options)
+    source = read_sound(job.path, options, part_of(progress, 0, 10))
     try:
-        sound, f0, _ = convert_sound(converter, source, options, progress, curve)
+        sound, f0, _ = convert_sound(converter, source, options, part_of(progress, 1, 10, 8), curve)
     except AudioError as error:
         raise AudioError("{path} cannot be converted. {reason}", path=job.path, reason=error.message) from error
-    sound.save(job.output)
+    sound.save(job.output, part_of(progress, 9, 10))
     if job.f0_out and f0 is not None:
         write_curve(job.f0_out, f0)
     seconds = time.perf_counter() - start

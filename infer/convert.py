@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from infer.between_layers import between_layers
 from infer.casting import CastSynthesizer
 from infer.chunking import Chunk, ChunkLimits, join, plan_chunks
 from infer.disk_buffer import DiskBuffer, collect_blocks, in_blocks
 from infer.f0 import TargetF0, automatic_shift, estimate_f0, make_target_f0
 from infer.features import PROTECT_OFF, blend_near, blend_retrieved, protect_consonants, to_pitch_rate
 from infer.input_audio import ReflectionPadding, prepare_input
-from infer.loudness import follow_envelope, limiting_gain, peak_of
+from infer.loudness import Finished, limiting_gain
 from infer.model_cache import ModelCache
 from infer.options import ConvertOptions
 from lib.audio import ANALYSIS_RATE
-from lib.audio.filters import resample_blocks, resampled_length
+from lib.audio.filters import resampled_length
 from lib.config import USUAL_INDEX_RATE, LiteConfig
 from lib.content import ContentEncoder
 from lib.devices import Device, Precision, choose_device, choose_precision
@@ -30,7 +31,7 @@ from lib.pitch import ExactExtractor
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.octaves import correct_octaves
 from lib.pitch.scale import FRAMES_PER_SECOND, HOP_LENGTH
-from lib.progress import Progress, no_progress
+from lib.progress import Progress, checked, no_progress
 from lib.typing import FloatArray, Samples
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ class VoiceConverter:
         self._check_request(audio, options, curve)
         while True:
             try:
-                return self._convert_all(audio, options, progress, curve)
+                with between_layers(progress) as report:
+                    return self._convert_all(audio, options, report, curve)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -220,8 +222,8 @@ class VoiceConverter:
         precision = self._synthesizer.prepare(options.precision, casts_encoder=self._casts_encoder)
         chunks = plan_chunks(audio, self._limits)
         padded = ReflectionPadding(audio, self._limits.pad_frames * HOP_LENGTH)
-        progress(0, len(chunks) + 1, Message("estimating F0"))
-        target = self._estimate_target(padded, options, precision, curve)
+        steps = len(chunks) + 1
+        target = self._estimate_target(padded, options, precision, curve, lambda _, __, what: progress(0, steps, what))
         n_samples = resampled_length(len(audio), ANALYSIS_RATE, self.sample_rate)
         parts = self._convert_chunks(padded, target, chunks, options, precision, progress)
         joined = join(parts, n_samples, self._config.hop_length)
@@ -229,8 +231,8 @@ class VoiceConverter:
         if target is not None:
             f0 = target.voiced_f0[self._limits.pad_frames :][: len(audio) // HOP_LENGTH]
         with collect_blocks(map(_check_finite, joined)) as raw:
-            finished = _Finished(raw, self.sample_rate, audio, options, self.output_rate(options))
-            result = collect_blocks(finished)
+            finished = Finished(raw, self.sample_rate, audio, options, self.output_rate(options))
+            result = collect_blocks(checked(finished, lambda: progress(steps, steps, Message("converting"))))
         shift = options.pitch_shift if target is None else target.pitch_shift
         return Conversion(result, limiting_gain(finished.peak), finished.rate, f0, shift)
 
@@ -259,13 +261,18 @@ class VoiceConverter:
         return self._cache.pitch(options.pitch_method, self.device.device, options.crepe_hop_length, precision.analysis)
 
     def _estimate_target(
-        self, padded: Samples, options: ConvertOptions, precision: Precision, curve: PitchCurve | None
+        self,
+        padded: Samples,
+        options: ConvertOptions,
+        precision: Precision,
+        curve: PitchCurve | None,
+        progress: Progress,
     ) -> TargetF0 | None:
         if not self._config.has_f0:
             return None
         extractor = self._extractor(options, precision)
         key = f"F0 by {extractor.cache_key}"
-        f0 = estimate_f0(padded, lambda audio: self._cache.analysis(audio, key, extractor))
+        f0 = estimate_f0(padded, lambda audio: self._cache.analysis(audio, key, extractor), progress)
         if options.correct_octaves:
             f0 = correct_octaves(padded, f0)
         shift = automatic_shift(f0, self._median_f0, options.auto_pitch)
@@ -340,29 +347,6 @@ class VoiceConverter:
             return content
         voiced_f0 = target.voiced_f0[: len(content)]
         return protect_consonants(content, to_pitch_rate(original, frames), voiced_f0, options.protect)
-
-
-class _Finished:
-    """Post-processed audio: loudness envelope of the source, resampled to the output rate. Iterates over blocks (N,).
-
-    `peak` is the maximum magnitude of the blocks yielded so far. Resampling can yield up to two samples too many; they
-    are dropped.
-    """
-
-    def __init__(
-        self, converted: Samples, sample_rate: int, source: Samples, options: ConvertOptions, rate: int
-    ) -> None:
-        self.rate = rate
-        self.peak = 0.0
-        mixed = follow_envelope(converted, sample_rate, source, ANALYSIS_RATE, options.rms_mix_rate)
-        self._blocks = resample_blocks(mixed, sample_rate, rate)
-        self._room = resampled_length(len(source), ANALYSIS_RATE, rate)
-
-    def __iter__(self) -> Iterator[FloatArray]:
-        for block in self._blocks:
-            kept = block[: self._room]
-            self.peak, self._room = max(self.peak, peak_of(kept)), self._room - len(kept)
-            yield kept
 
 
 def _check_parts(parts: VoiceParts) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from infer.options import ConvertOptions
 from lib.errors import ConfigError
+from lib.messages import Message
 from lib.pitch.autotune import autotune, find_key
 from lib.pitch.curve_file import PitchCurve
 from lib.pitch.scale import (
@@ -20,6 +21,7 @@ from lib.pitch.scale import (
     splice_curve,
     suggested_shift,
 )
+from lib.progress import Progress, no_progress
 from lib.typing import FloatArray, IntArray, Samples
 
 # F0 of longer audio is estimated in overlapping windows, so that an hour needs no more memory than two minutes.
@@ -41,11 +43,14 @@ class TargetF0:
         return TargetF0(self.f0[frames], self.voiced_f0[frames], self.bins[frames], self.pitch_shift)
 
 
-def estimate_f0(audio: Samples, extract: Callable[[FloatArray], FloatArray]) -> FloatArray:
+def estimate_f0(
+    audio: Samples, extract: Callable[[FloatArray], FloatArray], progress: Progress = no_progress
+) -> FloatArray:
     """Estimate the F0 of audio (T,) at 16 kHz: (T // 160,) Hz, independent of where the conversion cuts the audio."""
     frames = len(audio) // HOP_LENGTH
     parts = []
     for window in frame_windows(frames, CORE_FRAMES, MARGIN_FRAMES):
+        progress(window.start, frames, Message("estimating F0"))
         stop = None if window.stop == frames else window.stop * HOP_LENGTH
         context = audio[window.start * HOP_LENGTH : stop].astype(np.float32)
         parts.append(extract(context)[window.keep])

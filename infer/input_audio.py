@@ -8,13 +8,14 @@ from lib.audio import ANALYSIS_RATE
 from lib.audio.filters import highpass_blocks
 from lib.errors import AudioError
 from lib.pitch import SILENCE_PEAK
+from lib.progress import Progress, checked, no_progress
 from lib.typing import Samples
 
 MIN_SECONDS = 0.05  # shorter recordings contain no voice
 INPUT_PEAK = 0.95  # louder input is scaled down to this
 
 
-def prepare_input(audio: Samples) -> DiskBuffer:
+def prepare_input(audio: Samples, progress: Progress = no_progress) -> DiskBuffer:
     """Check, limit and filter audio (T,) at 16 kHz for conversion, and return (T,).
 
     Raises AudioError if it is too short, silent, or not finite mono audio.
@@ -32,7 +33,8 @@ def prepare_input(audio: Samples) -> DiskBuffer:
     if peak < SILENCE_PEAK:
         raise AudioError("It holds only digital silence; there is no voice to convert. Use another recording.")
     excess = max(peak / INPUT_PEAK, 1.0)
-    limited = (block / excess if excess > 1 else block for block in in_blocks(audio))
+    blocks = checked(in_blocks(audio), lambda: progress(0, 1, ""))
+    limited = (block / excess if excess > 1 else block for block in blocks)
     return collect_blocks(block.astype(np.float32) for block in highpass_blocks(limited))
 
 

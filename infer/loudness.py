@@ -6,6 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infer.disk_buffer import in_blocks
+from infer.options import ConvertOptions
+from lib.audio import ANALYSIS_RATE
+from lib.audio.filters import resample_blocks, resampled_length
 from lib.typing import FloatArray, Samples
 
 ENVELOPE_RATE = 2  # values per second; each is the RMS of one second around it
@@ -55,3 +58,26 @@ def peak_of(block: FloatArray) -> float:
 def limiting_gain(peak: float) -> np.float32:
     """Return the gain that limits a signal with this peak to 99% of full scale; never above 1."""
     return np.float32(PEAK_CEILING / peak if peak > PEAK_CEILING else 1.0)
+
+
+class Finished:
+    """Post-processed audio: loudness envelope of the source, resampled to the output rate. Iterates over blocks (N,).
+
+    `peak` is the maximum magnitude of the blocks yielded so far. Resampling can yield up to two samples too many; they
+    are dropped.
+    """
+
+    def __init__(
+        self, converted: Samples, sample_rate: int, source: Samples, options: ConvertOptions, rate: int
+    ) -> None:
+        self.rate = rate
+        self.peak = 0.0
+        mixed = follow_envelope(converted, sample_rate, source, ANALYSIS_RATE, options.rms_mix_rate)
+        self._blocks = resample_blocks(mixed, sample_rate, rate)
+        self._room = resampled_length(len(source), ANALYSIS_RATE, rate)
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        for block in self._blocks:
+            kept = block[: self._room]
+            self.peak, self._room = max(self.peak, peak_of(kept)), self._room - len(kept)
+            yield kept

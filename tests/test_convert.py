@@ -214,7 +214,7 @@ def test_a_speaker_that_does_not_exist(converter: VoiceConverter) -> None:
 def test_progress_counts_chunks_and_may_cancel(converter: VoiceConverter) -> None:
     seen: list[tuple[int, int]] = []
     converter.convert(voice_like(2), PM, lambda done, total, what: seen.append((done, total)))
-    assert seen == [(i, seen[0][1]) for i in range(seen[0][1] + 1)]
+    assert sorted(set(seen)) == [(i, seen[0][1]) for i in range(seen[0][1] + 1)] and seen == sorted(seen)
     assert len(seen) > 2
 
     def cancel(done: int, total: int, what: str) -> None:

@@ -9,7 +9,8 @@ import soundfile
 from scipy.ndimage import maximum_filter1d
 
 from infer.song.cover import Cover, CoverMaker, Sources, instrumental_shift
-from infer.song.mix import change_key, mix
+from infer.song.key_change import change_key
+from infer.song.mix import mix
 from infer.song.options import CoverOptions
 from infer.song.stems import split_song
 from infer.song.step_cache import StepCache
@@ -77,10 +78,10 @@ def make(folder: Path, sources: Sources, maker: CoverMaker | None = None, **opti
 def oracle(name: str, device: str) -> object:
     """A separator with the ideal ratio mask of the synthetic song: every time and frequency to the louder stem."""
 
-    def separate(audio: Floats, sample_rate: int, progress: Progress) -> tuple[Floats, Floats]:
+    def separate(audio: Floats, sample_rate: int, progress: Progress) -> Floats:
         seconds = audio.shape[1] / sample_rate
         voice = np.stack([voiced(seconds), 0.8 * voiced(seconds)])
-        progress(0, 2, "separating")
+        progress(0, 2, "")
         size, hop = 4096, 1024
         window = np.sqrt(np.hanning(size + 1)[:-1])
         parts, backing = np.zeros((2, audio.shape[1] + 2 * size)), chords(seconds)
@@ -93,9 +94,8 @@ def oracle(name: str, device: str) -> object:
             mask = power[0] / (power[0] + power[1] + 1e-12)
             parts[:, at : at + size] += np.fft.irfft(mask * spectra[0], size) * window
             weight[at : at + size] += window**2
-        progress(2, 2, "separating")
-        found = (parts / weight)[:, size : size + audio.shape[1]].astype(np.float32)
-        return found, audio - found
+        progress(2, 2, "")
+        return (parts / weight)[:, size : size + audio.shape[1]].astype(np.float32)  # type: ignore[no-any-return]
 
     return separate
 
@@ -169,24 +169,24 @@ def test_the_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
     audio = chords(0.2)
     cache = StepCache(tmp_path, max_bytes=3 * audio.nbytes + 2000)
     for number in range(5):
-        cache.get("step", {"number": number}, RATE, lambda: (audio, {"x": 1.0}))
+        cache.get("step", {"number": number}, RATE, lambda _: (audio, {"x": 1.0}))
     assert len(list(tmp_path.glob("*.wav"))) == len(list(tmp_path.glob("*.json"))) <= 3
-    found, numbers = cache.get("step", {"number": 4}, RATE, lambda: (audio, {}))
+    found, numbers = cache.get("step", {"number": 4}, RATE, lambda _: (audio, {}))
     assert np.array_equal(found, audio) and numbers == {"x": 1.0} and cache.reused == ["step"]
     next(tmp_path.glob("*.wav")).write_bytes(b"damaged")
     for number in range(3, 5):
-        cache.get("step", {"number": number}, RATE, lambda: (audio, {}))
+        cache.get("step", {"number": number}, RATE, lambda _: (audio, {}))
 
 
 @pytest.mark.slow
 def test_level_pan_reverb_and_loudness(tmp_path: Path, song: Song) -> None:
     sources = Sources(None, song.vocals_path, song.instrumental_path)
     quiet = np.zeros_like(song.instrumental)
-    louder = mix(song.vocals, quiet, RATE, vocal_level=6.0) / np.where(song.vocals == 0, 1, song.vocals)
+    louder = mix(song.vocals, quiet, RATE, CoverOptions(vocal_level=6.0)) / np.where(song.vocals == 0, 1, song.vocals)
     assert np.median(louder[song.vocals != 0]) == pytest.approx(2, rel=0.01)
-    right = mix(song.vocals, quiet, RATE, pan=1.0)
+    right = mix(song.vocals, quiet, RATE, CoverOptions(vocal_pan=1.0))
     assert np.abs(right[0]).max() < 1e-6 < np.abs(right[1]).max()
-    wet = mix(song.vocals, quiet, RATE, reverb_level=0.5)
+    wet = mix(song.vocals, quiet, RATE, CoverOptions(vocal_reverb=0.5))
     assert np.abs(wet[:, silent(song.vocals)]).max() > 1e-3
     cover = make(tmp_path, sources, loudness=-16.0)
     assert integrated_loudness(*load_stereo(cover.path)) == pytest.approx(-16, abs=0.3)

@@ -44,9 +44,9 @@ class Parts:
         """Separators that know the parts: all vocals, the lead with its reverb, the lead without."""
         removed = {"voices": self.instrumental, "lead": self.backing, "dry": self.tail}[name]
 
-        def separate(audio: Floats, sample_rate: int, progress: Progress) -> tuple[Floats, Floats]:
+        def separate(audio: Floats, sample_rate: int, progress: Progress) -> Floats:
             assert (audio.shape, sample_rate) == (removed.shape, RATE)
-            return (audio - removed).astype(np.float32), removed
+            return (audio - removed).astype(np.float32)
 
         return separate
 

@@ -1,4 +1,5 @@
 """Conversions in memory, and song covers.
 
-Read in this order: options, convert (stereo, effects, format), stems, separation, pymss_engine, mix, cover, step_cache.
+Read in this order: options, convert (stereo, effects, format), stems, separation, pymss_engine, key_change, mix, cover,
+step_cache.
 """

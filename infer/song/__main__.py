@@ -128,7 +128,7 @@ def _say(arguments: SayArguments) -> int:
     with terminal(Message("loading the voice"), whole_steps=False) as progress:
         engine = load_engine(arguments)
         sound = speak(load_voice(arguments, found.path), engine, lines, arguments, progress)
-        sound.save(output)
+        sound.save(output, progress)
     print(f"{output}  {sound.seconds:.2f} s at {sound.sample_rate} Hz")
     return 0
 

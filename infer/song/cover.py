@@ -9,7 +9,8 @@ import numpy as np
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
 from infer.song.convert import SUBTYPES, Sound, convert_sound, read_sound
-from infer.song.mix import change_key, mix, silence_where_silent
+from infer.song.key_change import change_key
+from infer.song.mix import mix, silence_where_silent
 from infer.song.options import CoverOptions
 from infer.song.separation import LoadSeparator, load_separator
 from infer.song.stems import Stems, join_stems, read_stem, split_song
@@ -20,10 +21,11 @@ from lib.audio.tags import Tags, read_tags
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.pitch import SILENCE_PEAK
-from lib.progress import PART_STEPS, Progress, no_progress, part_of
+from lib.progress import Progress, named, no_progress, part_of
 from lib.typing import FloatArray
 
-STEPS = 4  # of the progress: separate, convert, change the key, mix
+# The steps of a cover, and their parts of its progress
+STEPS = {"read": 1, "separate": 6, "convert": 6, "key": 2, "mix": 1, "write": 2}
 STEM_NAMES = ("vocals", "original_vocals", "instrumental")  # of the files, converted vocals first
 VOCAL_OPTIONS = {"channel": "stereo", "keep_format": False, "bit_depth": 32, "loudness": None, "preview": 0.0}
 
@@ -73,39 +75,37 @@ class CoverMaker:
         """Create a cover, write it to `output` and its stems to the folder OUTPUT_stems next to it."""
         start = time.perf_counter()
         _check_outputs(sources, output)
-        song = _read_main(sources, options)
-        stems = self._stems(sources, song, options, part_of(progress, 0, STEPS))
-        voice, shift = self._converted(stems.vocals, song.sample_rate, options, part_of(progress, 1, STEPS))
-        if stems.backing is not None:
-            voice = voice + self._backing(stems.backing, song.sample_rate, options, shift, part_of(progress, 1, STEPS))
-        progress(2 * PART_STEPS, STEPS * PART_STEPS, Message("changing the key"))
+        song = _read_main(sources, options, _step(progress, "read"))
+        stems, rate = self._stems(sources, song, options, _step(progress, "separate")), song.sample_rate
+        song = replace(song, audio=song.audio[:, :0].copy())  # frees the memory of the song
+        voice, shift = self._voice(stems, rate, options, _step(progress, "convert"))
         semitones = instrumental_shift(options, shift)
-        instrumental = self._in_key(stems.instrumental, song.sample_rate, semitones)
-        progress(3 * PART_STEPS, STEPS * PART_STEPS, Message("mixing"))
-        total = mix(
-            voice, instrumental, song.sample_rate, vocal_level=options.vocal_level,
-            instrumental_level=options.instrumental_level, pan=options.vocal_pan, reverb_level=options.vocal_reverb,
-            loudness=options.loudness,
-        )  # fmt: skip
-        replace(song, audio=total).save(output)
-        written = _save_stems(output, song, dict(zip(STEM_NAMES, (voice, stems.vocals, instrumental), strict=True)))
-        progress(STEPS * PART_STEPS, STEPS * PART_STEPS, Message("mixing"))
-        elapsed = time.perf_counter() - start
-        seconds = total.shape[1] / song.sample_rate
-        return Cover(output, written, seconds, elapsed, song.sample_rate, semitones, tuple(self.cache.reused))
+        instrumental = self._in_key(stems.instrumental, rate, semitones, _step(progress, "key"))
+        total = mix(voice, instrumental, rate, options, named(_step(progress, "mix"), Message("mixing")))
+        files = {output: replace(song, audio=total)}
+        for name, audio in zip(STEM_NAMES, (voice, stems.vocals, instrumental), strict=True):
+            files[_stem_path(output, name)] = Sound(audio, rate, "PCM_24", Tags())
+        for i, (path, sound) in enumerate(files.items()):
+            sound.save(path, part_of(_step(progress, "write"), i, len(files)))
+        elapsed, written = time.perf_counter() - start, tuple(files)[1:]
+        return Cover(output, written, total.shape[1] / rate, elapsed, rate, semitones, tuple(self.cache.reused))
 
     def _stems(self, sources: Sources, song: Sound, options: CoverOptions, progress: Progress) -> Stems:
         """Vocals and instrumental, from the user's stems or by separation; backing vocals separately if requested."""
         rate, length = song.sample_rate, song.audio.shape[1]
-        own = {path: read_stem(path, rate)[:, : length if options.preview else None]
+        reading = named(part_of(progress, 0, 6), Message("reading the stems"))
+        own = {path: read_stem(path, rate, reading)[:, : length if options.preview else None]
                for path in (sources.vocals, sources.instrumental) if path}  # fmt: skip
+        matching = named(part_of(progress, 1, 6), Message("finding the stem in the song"))
         if sources.vocals and sources.instrumental:
             stems = join_stems(own[sources.vocals], own[sources.instrumental])
         elif sources.instrumental:
-            instrumental, vocals = split_song(song.audio, own[sources.instrumental], rate, sources.instrumental)
+            path = sources.instrumental
+            instrumental, vocals = split_song(song.audio, own[path], rate, path, matching)
             stems = Stems(vocals, instrumental)
         elif sources.vocals:
-            vocals, instrumental = split_song(song.audio, own[sources.vocals], rate, sources.vocals)
+            path = sources.vocals
+            vocals, instrumental = split_song(song.audio, own[path], rate, path, matching)
             stems = Stems(vocals, instrumental)
         elif not options.separation:
             raise ConfigError(
@@ -113,25 +113,39 @@ class CoverMaker:
                 'pymss (see "pymss list").'
             )
         else:
-            vocals = self._separated("separation", options.separation, song.audio, rate, options, progress)
+            report = named(part_of(progress, 2, 6, 2), Message("separating the vocals"))
+            vocals = self._separated("separation", options.separation, song.audio, rate, options, report)
             stems = Stems(vocals, song.audio - vocals)
+        return self._lead(stems, rate, options, part_of(progress, 4, 6, 2))
+
+    def _lead(self, stems: Stems, rate: int, options: CoverOptions, progress: Progress) -> Stems:
+        """The stems with the lead vocals in place of all vocals, if requested without reverb."""
         vocals = stems.vocals
         backing: FloatArray | None = None
         if options.lead_separation:
-            lead = self._separated("lead separation", options.lead_separation, vocals, rate, options, progress)
+            report = named(part_of(progress, 0, 2), Message("separating lead and backing vocals"))
+            lead = self._separated("lead separation", options.lead_separation, vocals, rate, options, report)
             backing = None if options.backing == "drop" else vocals - lead
             vocals = lead
         if options.dereverb:
-            vocals = self._separated("dereverb", options.dereverb, vocals, rate, options, progress)
+            report = named(part_of(progress, 1, 2), Message("removing reverb"))
+            vocals = self._separated("dereverb", options.dereverb, vocals, rate, options, report)
         return Stems(vocals, stems.instrumental, backing)
+
+    def _voice(self, stems: Stems, rate: int, options: CoverOptions, progress: Progress) -> tuple[FloatArray, float]:
+        """Return the converted vocals (C, T), including the backing, and their transposition in semitones."""
+        if stems.backing is None:
+            return self._converted(stems.vocals, rate, options, progress)
+        voice, shift = self._converted(stems.vocals, rate, options, part_of(progress, 0, 2))
+        return voice + self._backing(stems.backing, rate, options, shift, part_of(progress, 1, 2)), shift
 
     def _separated(
         self, step: str, model: str, audio: FloatArray, rate: int, options: CoverOptions, progress: Progress
     ) -> FloatArray:
-        def make() -> Made:
-            return self.load_separator(model, options.device)(audio, rate, progress)[0], {}
+        def make(report: Progress) -> Made:
+            return self.load_separator(model, options.device)(audio, rate, report), {}
 
-        return self.cache.get(step, {"audio": audio, "model": model}, rate, make)[0]
+        return self.cache.get(step, {"audio": audio, "model": model}, rate, make, progress)[0]
 
     def _converted(
         self, vocals: FloatArray, rate: int, options: CoverOptions, progress: Progress
@@ -141,15 +155,19 @@ class CoverMaker:
             {name: getattr(options, name) for name in ConvertOptions.model_fields} | VOCAL_OPTIONS
         )
 
-        def make() -> Made:
-            done = convert_sound(self.converter, Sound(vocals, rate), chosen, progress)
-            audio = resample(done.sound.audio, done.sound.sample_rate, rate)[:, : vocals.shape[1]]
+        progress = named(progress, Message("converting"))
+
+        def make(report: Progress) -> Made:
+            done = convert_sound(self.converter, Sound(vocals, rate), chosen, part_of(report, 0, 10, 8))
+            audio = resample(done.sound.audio, done.sound.sample_rate, rate, part_of(report, 8, 10))[
+                :, : vocals.shape[1]
+            ]
             audio = np.pad(audio, ((0, 0), (0, vocals.shape[1] - audio.shape[1])))
-            return silence_where_silent(audio, vocals, rate), {"pitch_shift": done.pitch_shift}
+            return silence_where_silent(audio, vocals, rate, part_of(report, 9, 10)), {"pitch_shift": done.pitch_shift}
 
         settings = chosen.model_dump_json(exclude={"device"})
         inputs = {"audio": vocals, "voice": self.converter.identity, "options": settings}
-        audio, numbers = self.cache.get("conversion", inputs, rate, make)
+        audio, numbers = self.cache.get("conversion", inputs, rate, make, progress)
         return audio, numbers.get("pitch_shift", options.pitch_shift)
 
     def _backing(
@@ -159,16 +177,25 @@ class CoverMaker:
         if options.backing == "convert" and float(np.abs(backing).max(initial=0.0)) >= SILENCE_PEAK:
             alike = options.model_copy(update={"pitch_shift": shift, "auto_pitch": "off"})
             return self._converted(backing, rate, alike, progress)[0]
-        return self._in_key(backing, rate, instrumental_shift(options, shift))
+        return self._in_key(backing, rate, instrumental_shift(options, shift), progress)
 
-    def _in_key(self, audio: FloatArray, rate: int, semitones: int) -> FloatArray:
+    def _in_key(self, audio: FloatArray, rate: int, semitones: int, progress: Progress) -> FloatArray:
+        progress = named(progress, Message("changing the key"))
+        progress(0, 1, "")
         if semitones == 0:
             return audio
 
-        def make() -> Made:
-            return change_key(audio, rate, semitones), {}
+        def make(report: Progress) -> Made:
+            return change_key(audio, rate, semitones, report), {}
 
-        return self.cache.get("key change", {"audio": audio, "semitones": semitones}, rate, make)[0]
+        return self.cache.get("key change", {"audio": audio, "semitones": semitones}, rate, make, progress)[0]
+
+
+def _step(progress: Progress, name: str) -> Progress:
+    """The Progress of a step of a cover."""
+    names = [*STEPS]
+    first = sum(STEPS[before] for before in names[: names.index(name)])
+    return part_of(progress, first, sum(STEPS.values()), STEPS[name])
 
 
 def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
@@ -181,9 +208,9 @@ def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
     return round(vocal_shift - 12 * round(vocal_shift / 12))
 
 
-def _read_main(sources: Sources, options: CoverOptions) -> Sound:
+def _read_main(sources: Sources, options: CoverOptions, progress: Progress) -> Sound:
     """The song, or the instrumental in its place, with both channels, and the format of the cover."""
-    sound = read_sound(sources.main, options.model_copy(update={"channel": "stereo"}))
+    sound = read_sound(sources.main, options.model_copy(update={"channel": "stereo"}), progress)
     subtype = source_subtype(sources.main) if options.keep_format else SUBTYPES[options.bit_depth]
     return replace(sound, subtype=subtype, tags=read_tags(sources.main))
 
@@ -199,12 +226,3 @@ def _check_outputs(sources: Sources, output: Path) -> None:
 
 def _stem_path(output: Path, name: str) -> Path:
     return output.with_name(f"{output.stem}_stems") / f"{name}.flac"
-
-
-def _save_stems(output: Path, song: Sound, stems: dict[str, FloatArray]) -> tuple[Path, ...]:
-    written = []
-    for name, audio in stems.items():
-        path = _stem_path(output, name)
-        Sound(audio, song.sample_rate, "PCM_24", Tags()).save(path)
-        written.append(path)
-    return tuple(written)

@@ -1,13 +1,12 @@
 """The remix: converted vocals over the instrumental, with level, pan and reverb."""
 
-import importlib.util
-
 import numpy as np
 
 from infer.loudness import limiting_gain
+from infer.song.options import CoverOptions
 from lib.effects.loudness import to_loudness
 from lib.effects.space import reverb
-from lib.errors import ConfigError
+from lib.progress import Progress, no_progress, part_of, pieces
 from lib.typing import FloatArray
 
 REVERB_SECONDS, REVERB_DELAY = 1.4, 20.0  # s, ms
@@ -20,25 +19,27 @@ def mix(
     vocals: FloatArray,
     instrumental: FloatArray,
     sample_rate: int,
-    *,
-    vocal_level: float = 0.0,
-    instrumental_level: float = 0.0,
-    pan: float = 0.0,
-    reverb_level: float = 0.0,
-    loudness: float | None = None,
+    options: CoverOptions,
+    progress: Progress = no_progress,
 ) -> FloatArray:
-    """Add vocals and instrumental (C, T) of equal length: (2, T). Levels in dB, pan from -1 to 1, loudness in LUFS.
+    """Add vocals and instrumental (C, T) of equal length: (2, T).
 
     Without a target loudness, the sum is scaled down only if it would exceed full scale.
     """
-    voice = _panned(_two(vocals) * np.float32(_gain(vocal_level)), pan)
-    if reverb_level > 0:
-        voice = reverb(voice, sample_rate, reverb_level, REVERB_SECONDS, REVERB_DELAY)
-    total = voice + _two(instrumental) * np.float32(_gain(instrumental_level))
-    if loudness is not None:
-        return to_loudness(total, sample_rate, loudness)
-    limited: FloatArray = total * limiting_gain(float(np.abs(total).max()))
-    return limited
+    length = vocals.shape[1]
+    total: FloatArray = np.empty((2, length), np.float32)
+    for piece in pieces(length, sample_rate, part_of(progress, 0, 8)):
+        total[:, piece] = _panned(_two(vocals[:, piece]) * np.float32(_gain(options.vocal_level)), options.vocal_pan)
+    if options.vocal_reverb > 0:
+        total = reverb(total, sample_rate, options.vocal_reverb, REVERB_SECONDS, REVERB_DELAY, part_of(progress, 1, 8))
+    gain, peak = np.float32(_gain(options.instrumental_level)), 0.0
+    for piece in pieces(length, sample_rate, part_of(progress, 2, 8)):
+        total[:, piece] += _two(instrumental[:, piece]) * gain
+        peak = max(peak, float(np.abs(total[:, piece]).max()))
+    if options.loudness is not None:
+        return to_loudness(total, sample_rate, options.loudness, part_of(progress, 3, 8, 5))
+    total *= limiting_gain(peak)
+    return total
 
 
 def _two(audio: FloatArray) -> FloatArray:
@@ -61,34 +62,18 @@ def _panned(audio: FloatArray, pan: float) -> FloatArray:
     return panned
 
 
-def change_key(audio: FloatArray, sample_rate: int, semitones: int) -> FloatArray:
-    """Transpose (C, T) without changing its length.
-
-    Raises ConfigError if the python-stretch package is not installed.
-    """
-    if semitones == 0:
-        return audio
-    if importlib.util.find_spec("python_stretch") is None:
-        raise ConfigError(
-            "Changing the key of the instrumental by {semitones} semitones needs the package python-stretch. Install "
-            "it (pip install python-stretch), or choose a pitch shift of whole octaves.",
-            semitones=semitones,
-        )
-    import python_stretch
-
-    stretch = python_stretch.Signalsmith.Stretch(1)  # a seed
-    stretch.preset(len(audio), sample_rate)
-    stretch.setTransposeSemitones(semitones)
-    changed = np.asarray(stretch.process(np.ascontiguousarray(audio, np.float32)), np.float32)[:, : audio.shape[1]]
-    return np.pad(changed, ((0, 0), (0, audio.shape[1] - changed.shape[1])))
-
-
-def silence_where_silent(converted: FloatArray, vocals: FloatArray, sample_rate: int) -> FloatArray:
+def silence_where_silent(
+    converted: FloatArray, vocals: FloatArray, sample_rate: int, progress: Progress = no_progress
+) -> FloatArray:
     """Mute converted vocals (C, T) in the pauses of the original vocals (C, T), where a voice model adds sound."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
-    loudest = np.abs(vocals).max(axis=0)
-    audible = maximum_filter1d(loudest, round(HOLD * sample_rate)) > SILENT * loudest.max(initial=0.0)
-    gain = uniform_filter1d(audible.astype(np.float32), round(FADE * sample_rate))
-    gated: FloatArray = converted * np.maximum(gain, 0).astype(np.float32)
+    gated = np.empty_like(converted, np.float32)
+    hold, fade = round(HOLD * sample_rate), round(FADE * sample_rate)
+    silent = SILENT * max(float(vocals.max(initial=0.0)), -float(vocals.min(initial=0.0)))
+    for piece in pieces(converted.shape[1], sample_rate, progress):
+        start = max(piece.start - hold - fade, 0)
+        loudest = np.abs(vocals[:, start : piece.stop + hold + fade]).max(axis=0)
+        gain = uniform_filter1d((maximum_filter1d(loudest, hold) > silent).astype(np.float32), fade)
+        gated[:, piece] = converted[:, piece] * np.maximum(gain[piece.start - start :][: piece.stop - piece.start], 0)
     return gated

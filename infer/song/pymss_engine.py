@@ -5,19 +5,19 @@ Files of the older model types (Demucs, Apollo, VR) are pickles that can execute
 
 import importlib.util
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from infer.between_layers import between_layers
 from lib.audio.filters import resample
 from lib.errors import CheckpointError, ConfigError, MissingFileError, RevoiceError
 from lib.machine import machine_error
-from lib.messages import Message
-from lib.progress import Cancelled, Progress
+from lib.progress import Cancelled, Progress, part_of
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ UNSAFE_TYPES = ("htdemucs", "legacy_demucs", "legacy_tasnet", "apollo", "vr")
 EXTRACTED = ("vocals", "Vocals", "karaoke", "dry", "noreverb", "No Reverb", "dereverb", "lead")  # of stems, best first
 USUAL_RATE = 44_100  # Hz, where a model's configuration names none
 MIN_SEGMENT = 120.0  # s separated at a time; shorter songs are one segment, and the last one is up to twice as long
-CHECK_SECONDS = 0.2  # between checks for cancellation
 
 
 class PymssSeparator:
@@ -74,21 +73,25 @@ class PymssSeparator:
         self._stem = _extracted(self._model.config.training)
         self._segment, self._margin = _segment_sizes(self._model.config, self._rate)
 
-    def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> tuple[FloatArray, FloatArray]:
-        """Separate (C, T); the second part is the difference, so that the two parts add up to the input."""
-        mixed = audio if sample_rate == self._rate else resample(audio, sample_rate, self._rate)
+    def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray:
+        """Return the stem (C, T) of (C, T)."""
+        if sample_rate == self._rate:
+            return self._separate(audio, progress)
+        mixed = resample(audio, sample_rate, self._rate, part_of(progress, 0, 20))
+        stem = self._separate(mixed, part_of(progress, 1, 20, 18))
+        stem = resample(stem, self._rate, sample_rate, part_of(progress, 19, 20))[:, : audio.shape[1]]
+        return np.pad(stem, ((0, 0), (0, audio.shape[1] - stem.shape[1])))
+
+    def _separate(self, mixed: FloatArray, progress: Progress) -> FloatArray:
         stem, total = np.empty_like(mixed), mixed.shape[1]
         for first, last in _segments(total, self._segment):
             start, stop = max(first - self._margin, 0), min(last + self._margin, total)
-            report = _Report(progress, first, last, total)
-            self._model.progress_callback = report
-            with translated_errors(self._name), _hooked(self._model.model, report.check):
+            with translated_errors(self._name), between_layers(progress) as report:
+                report(first, total, "")
+                self._model.progress_callback = partial(_report, report, first, last, total)
                 stems = self._model.separate(mixed[:, start:stop], pbar=False, stems=[self._stem])
             stem[:, first:last] = stems[self._stem].T[:, first - start : last - start]
-        if sample_rate != self._rate:
-            stem = resample(stem, self._rate, sample_rate)[:, : audio.shape[1]]
-            stem = np.pad(stem, ((0, 0), (0, audio.shape[1] - stem.shape[1])))
-        return stem, audio - stem
+        return stem
 
 
 def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
@@ -152,35 +155,7 @@ def _segments(samples: int, size: int) -> Iterator[tuple[int, int]]:
         yield i * size, samples if i == count - 1 else (i + 1) * size
 
 
-class _Report:
-    """Reports the progress of a segment after every chunk.
-
-    On a CPU, a chunk of a large model takes long; `check` reports the same progress again, so that it can be cancelled.
-    """
-
-    def __init__(self, progress: Progress, first: int, last: int, total: int) -> None:
-        self._progress, self._first, self._last, self._total = progress, first, last, total
-        self._done, self._reported = first, time.monotonic()
-
-    def __call__(self, done: float, of: float, _: object = None) -> None:
-        share = min(done / max(of, 1e-9), 1.0)
-        self._done = round(self._first + share * (self._last - self._first))
-        self._reported = time.monotonic()
-        self._progress(self._done, self._total, Message("separating"))
-
-    def check(self, *_: object) -> None:
-        """Report again if the last report is old; called before each layer of the network."""
-        if time.monotonic() - self._reported >= CHECK_SECONDS:
-            self._reported = time.monotonic()
-            self._progress(self._done, self._total, Message("separating"))
-
-
-@contextmanager
-def _hooked(network: Any, check: Callable[..., None]) -> Iterator[None]:
-    """Make every layer of the network call `check` before it computes."""
-    handles = [module.register_forward_pre_hook(check) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _report(progress: Progress, first: int, last: int, total: int, done: float, of: float, _: object = None) -> None:
+    """Report the progress of a segment of the samples from `first` to `last`; pymss calls this after every chunk."""
+    share = min(done / max(of, 1e-9), 1.0)
+    progress(round(first + share * (last - first)), total, "")

@@ -11,9 +11,9 @@ MODELS = PRETRAINED / "separation"
 
 
 class Separator(Protocol):
-    """Splits audio (C, T) at any rate into two parts of the same shape: the stem its model extracts, and the rest."""
+    """Returns the stem that its model extracts from audio (C, T) at any rate: (C, T). Its reports have no name."""
 
-    def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> tuple[FloatArray, FloatArray]: ...
+    def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray: ...
 
 
 class LoadSeparator(Protocol):

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from lib.audio.decode import load_stereo
-from lib.audio.encode import array_blocks, save_blocks
+from lib.audio.encode import save_array
 from lib.errors import RevoiceError, WriteError
 from lib.files import write_json
 from lib.json_reader import read_json_table
 from lib.paths import LOGS
+from lib.progress import Progress, no_progress, part_of, pieces
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
 
 FOLDER = LOGS / ".songs"
 MAX_BYTES = 8 << 30  # of all results; the least recently used are deleted
-VERSION = 2  # of the steps; increase it when their computation changes
+VERSION = 3  # of the steps; increase it when their computation changes
 
 Made = tuple[FloatArray, dict[str, float]]  # audio (C, T), and numbers that belong to it
 
@@ -32,35 +33,42 @@ class StepCache:
         self.reused: list[str] = []  # names of the steps whose results were cached
         self.computed: list[str] = []
 
-    def get(self, step: str, inputs: Mapping[str, object], sample_rate: int, make: Callable[[], Made]) -> Made:
-        """Return the result of a step for these inputs.
+    def get(
+        self,
+        step: str,
+        inputs: Mapping[str, object],
+        sample_rate: int,
+        make: Callable[[Progress], Made],
+        progress: Progress = no_progress,
+    ) -> Made:
+        """Return the result of a step for these inputs; `make` computes it.
 
-        Arrays are keyed by their content, all other inputs by their representation (repr).
+        Arrays (C, T) are keyed by their content, all other inputs by their representation (repr).
         """
-        name = _key(step, inputs, sample_rate)
-        found = self._read(name)
+        name = _key(step, inputs, sample_rate, part_of(progress, 0, 20))
+        found = self._read(name, part_of(progress, 1, 20, 19))
         if found is not None:
             self.reused.append(step)
             return found
-        made = make()
+        made = make(part_of(progress, 1, 20, 18))
         self.computed.append(step)
-        self._write(name, made, sample_rate)
+        self._write(name, made, sample_rate, part_of(progress, 19, 20))
         return made
 
-    def _read(self, name: str) -> Made | None:
+    def _read(self, name: str, progress: Progress) -> Made | None:
         audio, about = self._folder / f"{name}.wav", self._folder / f"{name}.json"
         try:
             numbers = {key: float(value) for key, value in read_json_table(about).items()}
-            samples = load_stereo(audio)[0]
+            samples = load_stereo(audio, progress)[0]
             audio.touch()
         except (OSError, ValueError, TypeError, RevoiceError):
             return None
         return samples, numbers
 
-    def _write(self, name: str, made: Made, sample_rate: int) -> None:
+    def _write(self, name: str, made: Made, sample_rate: int, progress: Progress) -> None:
         try:
             self._make_room(made[0].nbytes)
-            save_blocks(self._folder / f"{name}.wav", array_blocks(made[0]), sample_rate, "FLOAT")
+            save_array(self._folder / f"{name}.wav", made[0], sample_rate, "FLOAT", progress=progress)
             write_json(self._folder / f"{name}.json", made[1])
         except (WriteError, OSError) as error:
             logger.warning("The result of a step cannot be kept for the next cover: %s", error)
@@ -77,13 +85,14 @@ class StepCache:
             path.with_suffix(".json").unlink(missing_ok=True)
 
 
-def _key(step: str, inputs: Mapping[str, object], sample_rate: int) -> str:
+def _key(step: str, inputs: Mapping[str, object], sample_rate: int, progress: Progress) -> str:
     digest = hashlib.sha256(f"{VERSION} {step} {sample_rate}".encode())
     for name, value in sorted(inputs.items()):
         digest.update(f"\n{name}=".encode())
         if isinstance(value, np.ndarray):
             digest.update(f"{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data)
+            for piece in pieces(value.shape[-1], sample_rate, progress):
+                digest.update(np.ascontiguousarray(value[..., piece]).data)
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lib.audio.filters import resample
 from lib.errors import AudioError, MissingFileError, RevoiceError
 from lib.machine import read_failure
+from lib.progress import Progress, checked, no_progress
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,13 @@ def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> Fl
     return resample(audio, native_rate, sample_rate)
 
 
-def load_stereo(path: Path) -> tuple[FloatArray, int]:
+def load_stereo(path: Path, progress: Progress = no_progress) -> tuple[FloatArray, int]:
     """Decode the first audio stream with its channels: ((C, T) float32, its sample rate in Hz), C = 1 or 2, T >= 1.
 
     Raises MissingFileError or AudioError, see `Recording`.
     """
     recording = Recording(path, "stereo")
-    return np.concatenate([*recording.blocks], axis=-1), recording.sample_rate
+    return np.concatenate([*checked(recording.blocks, lambda: progress(0, 1, ""))], axis=-1), recording.sample_rate
 
 
 def load_audio_native(path: Path, channel: MonoChannel = "mix") -> tuple[FloatArray, int]:

@@ -20,6 +20,7 @@ from lib.audio.filters import resample_blocks
 from lib.audio.tags import Tags, add_tags
 from lib.errors import AudioError, ConfigError
 from lib.files import replacing
+from lib.progress import Progress, no_progress, part_of, pieces
 from lib.typing import FloatArray
 
 BLOCK = 1 << 20  # samples encoded at a time
@@ -69,6 +70,20 @@ def array_blocks(audio: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield audio[..., start : start + BLOCK]
 
 
+def save_array(
+    path: Path,
+    audio: npt.NDArray[Any],
+    sample_rate: int,
+    subtype: Subtype = "PCM_16",
+    tags: Tags | None = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Write (C, T), C = 1 or 2, to `path`, see `save_blocks`."""
+    signal = audio[0] if len(audio) == 1 else audio
+    parts = (signal[..., piece] for piece in pieces(audio.shape[1], sample_rate, part_of(progress, 0, 2)))
+    save_blocks(path, parts, sample_rate, subtype, tags, part_of(progress, 1, 2))
+
+
 def source_subtype(path: Path) -> Subtype:
     """Return the libsndfile subtype for a result with the resolution of `path`: PCM_16, PCM_24 or FLOAT.
 
@@ -86,7 +101,12 @@ def source_subtype(path: Path) -> Subtype:
 
 
 def save_blocks(
-    path: Path, blocks: Iterable[FloatArray], sample_rate: int, subtype: Subtype = "PCM_16", tags: Tags | None = None
+    path: Path,
+    blocks: Iterable[FloatArray],
+    sample_rate: int,
+    subtype: Subtype = "PCM_16",
+    tags: Tags | None = None,
+    verifying: Progress = no_progress,
 ) -> None:
     """Write mono blocks (N,) or stereo blocks (2, N) to `path`, atomically, and verify the file by decoding it.
 
@@ -122,7 +142,7 @@ def save_blocks(
             codec, sample_format = (encoder.codec, None) if encoder else _TAGGED[suffix, subtype]
             stream = _Stream(codec, sample_format, channels, sample_rate, encoder.bit_rate if encoder else 0)
             _write_encoded(temporary, written.blocks(), stream, tags)
-        written.verify(temporary, sample_rate)
+        written.verify(temporary, sample_rate, verifying)
 
 
 def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
@@ -157,10 +177,13 @@ class _Written:
             self._peak = max(self._peak, _peak(block))
             yield block
 
-    def verify(self, written: Path, sample_rate: int) -> None:
+    def verify(self, written: Path, sample_rate: int, progress: Progress) -> None:
         """Decode the file and compare length, rate and level with the blocks. Raises AudioError if they differ."""
         recording = Recording(written, "mix" if self._channels == 1 else "stereo")
-        peak = max(_peak(block) for block in recording.blocks)
+        peak = 0.0
+        for block in recording.blocks:
+            progress(min(recording.samples, self._samples), self._samples, "")
+            peak = max(peak, _peak(block))
         is_lossy = written.suffix.lower() in _ENCODERS
         longest = max(self._samples, MIN_LOSSY) if is_lossy else self._samples
         if recording.sample_rate != sample_rate or not self._samples <= recording.samples <= longest:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.audio import ANALYSIS_RATE
+from lib.progress import Progress, no_progress, pieces
 from lib.typing import FloatArray
 
 Doubles = npt.NDArray[np.float64]
@@ -30,12 +31,13 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
     return -(-samples * to_rate // from_rate)
 
 
-def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int) -> FloatArray:
+def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int, progress: Progress = no_progress) -> FloatArray:
     """Resample (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always returns a new array."""
     audio = np.asarray(audio, dtype=np.float32)
-    if from_rate == to_rate:
+    if from_rate == to_rate or audio.shape[-1] == 0:
         return audio.copy()
-    return np.concatenate([*resample_blocks([audio], from_rate, to_rate)], axis=-1)
+    parts = (audio[..., piece] for piece in pieces(audio.shape[-1], from_rate, progress))
+    return np.concatenate([*resample_blocks(parts, from_rate, to_rate)], axis=-1)
 
 
 def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) -> Iterator[FloatArray]:

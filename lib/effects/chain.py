@@ -1,6 +1,7 @@
 """Applies a chain of effects to audio (C, T); the result has the same shape."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -9,36 +10,33 @@ from lib.effects.equaliser import highpass, lowpass, peak, shelf
 from lib.effects.noise import reduce_noise
 from lib.effects.space import chorus, delay, reverb
 from lib.effects.spec import Chain
+from lib.progress import Progress, no_progress, part_of
 from lib.typing import FloatArray
 
-Effect = Callable[..., FloatArray]  # audio (C, T), sample rate in Hz, and the numbers of the effect
+Effect = Callable[..., FloatArray]  # audio (C, T), sample rate in Hz, the numbers of the effect, and a Progress
 
 
-def _compressor(
-    audio: FloatArray, sample_rate: int, threshold: float, ratio: float, attack: float, release: float, gain: float
-) -> FloatArray:
+def _compressor(audio: FloatArray, sample_rate: int, *numbers: float, progress: Progress) -> FloatArray:
+    threshold, ratio, attack, release, gain = numbers
     louder = np.float32(10 ** (gain / 20))
-    return compress(audio, sample_rate, threshold, ratio, attack, release) * louder
+    return compress(audio, sample_rate, threshold, ratio, attack, release, progress) * louder
 
 
-def _lowshelf(audio: FloatArray, sample_rate: int, frequency: float, gain: float) -> FloatArray:
-    return shelf(audio, sample_rate, frequency, gain, high=False)
-
-
-def _highshelf(audio: FloatArray, sample_rate: int, frequency: float, gain: float) -> FloatArray:
-    return shelf(audio, sample_rate, frequency, gain, high=True)
-
-
-def _denoise(audio: FloatArray, sample_rate: int, strength: float) -> FloatArray:
-    return np.stack([reduce_noise(channel, sample_rate, strength) for channel in audio])
+def _denoise(audio: FloatArray, sample_rate: int, strength: float, progress: Progress) -> FloatArray:
+    return np.stack(
+        [
+            reduce_noise(channel, sample_rate, strength, part_of(progress, i, len(audio)))
+            for i, channel in enumerate(audio)
+        ]
+    )
 
 
 APPLY: dict[str, Effect] = {
     "highpass": highpass,
     "lowpass": lowpass,
     "eq": peak,
-    "lowshelf": _lowshelf,
-    "highshelf": _highshelf,
+    "lowshelf": partial(shelf, high=False),
+    "highshelf": partial(shelf, high=True),
     "compressor": _compressor,
     "limiter": limit,
     "denoise": _denoise,
@@ -48,8 +46,9 @@ APPLY: dict[str, Effect] = {
 }
 
 
-def apply_chain(audio: FloatArray, sample_rate: int, chain: Chain) -> FloatArray:
+def apply_chain(audio: FloatArray, sample_rate: int, chain: Chain, progress: Progress = no_progress) -> FloatArray:
     """Apply effects one after another to (C, T)."""
-    for name, numbers in chain:
-        audio = APPLY[name](audio, sample_rate, *numbers).astype(np.float32)
+    for i, (name, numbers) in enumerate(chain):
+        report = part_of(progress, i, len(chain))
+        audio = APPLY[name](audio, sample_rate, *numbers, progress=report).astype(np.float32)
     return audio

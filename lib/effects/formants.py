@@ -4,20 +4,24 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.pitch.scale import FRAMES_PER_SECOND, fit_length, frame_windows
+from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
 
 MAX_GAIN = 10 ** (30 / 20)  # of one frequency
-CORE_FRAMES, MARGIN_FRAMES = 2000, 20  # of 10 ms, computed at a time
+CORE_FRAMES, MARGIN_FRAMES = 200, 20  # of 10 ms, computed at a time
 HOPS_PER_WINDOW = 4
 
 
-def shift_formants(audio: FloatArray, sample_rate: int, f0: FloatArray, factor: float) -> FloatArray:
+def shift_formants(
+    audio: FloatArray, sample_rate: int, f0: FloatArray, factor: float, progress: Progress = no_progress
+) -> FloatArray:
     """Multiply the formants of (T,) by `factor`; f0 (F,) in Hz at 100 frames/s, 0 where unvoiced, is the audio's."""
     hop = round(sample_rate / FRAMES_PER_SECOND)
     n_frames = len(audio) // hop + 1
     f0 = fit_length(f0, n_frames)
     shifted = np.zeros(len(audio), np.float32)
     for window in frame_windows(n_frames, CORE_FRAMES, MARGIN_FRAMES):
+        progress(window.start, n_frames, "")
         start, stop = window.start * hop, window.stop * hop
         part = _shift_part(audio[start:stop], sample_rate, f0[window.start : window.stop], factor, hop)
         keep = slice(window.keep.start * hop, window.keep.stop * hop)

