@@ -17,7 +17,7 @@ MAX_STEPS = 80  # presses of the tab key
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 360, "height": 740}
 # Controls that are shown but less than 24 pixels wide or high (WCAG 2.2, 2.5.8; links in sentences are exempt), and
-# drop-downs that cannot show the whole text of their choice.
+# drop-downs and tabs that cannot show their whole text.
 FAULTS = """() => {
     const shown = element => element.offsetParent && element.checkVisibility({checkOpacity: true});
     const name = element => (element.ariaLabel || element.innerText || element.value || element.className).trim();
@@ -29,6 +29,9 @@ FAULTS = """() => {
             faults.push(`${name(element)}: ${width.toFixed(1)} x ${height.toFixed(1)} pixels`);
         if (shown(element) && element.role === "combobox" && element.scrollWidth > element.clientWidth)
             faults.push(`${name(element)}: "${element.value}" is cut`);
+        const measured = element.closest(".visually-hidden"); // copies of the tabs with which Gradio measures them
+        if (element.role === "tab" && !measured && element.scrollWidth > element.clientWidth + 4)
+            faults.push(`the tab ${name(element)} is cut`);
     }
     return faults;
 }"""

@@ -53,7 +53,7 @@ FONT = ["system-ui", "sans-serif"]
 # Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
 STYLE = """
 button, .checkbox-container {min-height: 24px}
-button:not(.lg):not(.md):not(.sm) {min-width: 24px}
+button[aria-label]:not([role=tab]) {min-width: 24px}
 input[type=number], input[type=range], .secondary-wrap input {min-height: 24px}
 .secondary-wrap input {margin-block: 0; text-overflow: ellipsis}
 .tab-like-container {min-height: 26px}
