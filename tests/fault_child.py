@@ -47,6 +47,8 @@ OWN = tuple(str(Path(cli.__file__).parents[1] / package) + os.sep for package in
 class Fault(NamedTuple):
     """What goes wrong, and when: at the n-th change, line or write, or with so much memory left (MB).
 
+    "SIGTERM": at the n-th change or write.
+
     "vanish": `victim` is deleted just before it is opened for the n-th time, or else at the n-th write.
     """
 
@@ -117,7 +119,7 @@ class _Moment:
         elif kind == "full disk":
             sys.addaudithook(self._watch(WRITES, lambda: limit_file_size(0)))
         elif kind == "SIGTERM":
-            sys.addaudithook(self._watch(CHANGES, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+            sys.addaudithook(self._watch((*CHANGES, *WRITES), lambda: os.kill(os.getpid(), signal.SIGTERM)))
         elif kind == "vanish":
             assert victim is not None
             sys.addaudithook(self._watch(("tempfile.mkstemp",), lambda: victim.unlink(missing_ok=True), str(victim)))

@@ -211,6 +211,28 @@ def test_after_sigterm_the_same_command_continues(prepared: Path, folder: Path, 
     assert run(folder, words).status == OK and same(weights_of(folder), want)
 
 
+def test_sigterm_at_any_moment_of_a_save_leaves_a_whole_checkpoint(
+    prepared: Path, folder: Path, tmp_path: Path
+) -> None:
+    """One training gets the signal before each file of a save is written, renamed or deleted, once per start."""
+    straight = [*FIT, "--epochs", str(EPOCHS)]
+    want = uninterrupted(prepared, tmp_path / "straight", straight)
+    moments = run(shutil.copytree(prepared, tmp_path / "one"), SHORT, Fault("SIGTERM", -1)).moments
+    reached = saves = 0
+    for n in range(1, moments + 1):  # the first of them lie before the first step
+        ending = run(folder, SAVING, Fault("SIGTERM", n))
+        now = steps_saved(folder)
+        assert ending.status == STOPPED and said(ending) == "Stopped. Run the same command to resume.", ending.text
+        assert now >= reached and read_index(folder / "logs" / NAME).writing is None
+        assert not now or read_voice_model(folder / "weights" / f"{NAME}.pth").extra["step"] == now
+        check_whole_files(folder)
+        reached, saves = now, saves + (now > reached)
+    assert saves >= 12
+    last = run(folder, straight)
+    assert last.status == OK and same(weights_of(folder), want), last.text
+    ROWS.append((f"SIGTERM at {saves} moments of a save", f"130: {_short(said(ending))}", "identical weights"))
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(prepared: Path, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     for words in (FIT, ["extract", NAME, "--pitch-method", "dio"]):

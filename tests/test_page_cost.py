@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
 from gradio import route_utils
@@ -70,18 +69,6 @@ def test_a_call_of_the_api_computes_no_configuration(client: httpx.Client, monke
     begun = client.post("/gradio_api/call/list_voices", json={"data": []}).json()["event_id"]
     assert "event: complete" in client.get(f"/gradio_api/call/list_voices/{begun}").text
     assert calls[0] < 5  # of its result; the page has hundreds of components
-
-
-def test_a_link_to_the_state_of_a_page_has_all_components(client: httpx.Client) -> None:
-    app: gr.Blocks = client.app  # type: ignore[attr-defined]
-    session = app.app.state_holder["s"]
-    session._update_value_in_config(
-        next(key for key in app.blocks if app.blocks[key].get_block_name() == "textbox"), "x"
-    )
-    link = client.get("/gradio_api/deep_link?session_hash=s").json()
-    shared = client.get(f"/config?deep_link={link}").json()["components"]
-    assert [each["id"] for each in shared] == [each["id"] for each in client.get("/config").json()["components"]]
-    assert [each["props"].get("value") for each in shared].count("x") == 1
 
 
 def test_the_oldest_sessions_are_dropped(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,6 +75,18 @@ def test_other_websites_change_nothing(client: httpx.Client, path: str, headers:
 @pytest.mark.parametrize("headers", CROSS_SITE[:-1], ids=str)
 def test_other_websites_start_nothing_by_reading(client: httpx.Client, headers: dict[str, str]) -> None:
     assert client.get("/gradio_api/deep_link?session_hash=x", headers=headers).status_code == 403
+
+
+def test_functions_of_gradio_that_write_or_send_uncounted_files_are_not_offered(client: httpx.Client) -> None:
+    """Links to the state of a page, and the history of runs in a bucket of Hugging Face."""
+    begun = client.post("/gradio_api/call/list_voices", json={"data": [], "session_hash": "links"}).json()["event_id"]
+    assert "complete" in client.get(f"/gradio_api/call/list_voices/{begun}").text
+    for path in ("/gradio_api/deep_link", "/gradio_api/deep_link/"):
+        assert client.get(path, params={"session_hash": "links"}).status_code == 404
+    assert not list(Path(client.app.app.uploaded_file_dir).rglob("state.json"))  # type: ignore[attr-defined]
+    asked = client.post("/gradio_api/run-history/connect", json={"bucket_id": "a/b"}, headers={"X-HF-Token": "t"})
+    assert asked.status_code in (404, 405)
+    assert not [path for _, path in routes(client) if "run-history" in path]
 
 
 def test_the_page_itself_programs_and_links_may_ask(client: httpx.Client) -> None:

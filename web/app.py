@@ -210,6 +210,7 @@ def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> lis
         ssl_verify=False,  # Gradio's request to itself goes to an address that is not the certificate's
         root_path=address.root_path,
         state_session_capacity=MAX_SESSIONS,
+        run_history=False,  # through it, users could let the server send files to Hugging Face
         quiet=True,
         # Gradio's own request for its page has a timeout of 3 s, which is too short on a busy machine. The request
         # before it, which has no limit, has shown that the page is served.

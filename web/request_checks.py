@@ -23,6 +23,8 @@ from web.limits import MAX_EVENTS, THIS_MACHINE, ClientLimits, Refusal, check_di
 API = "/gradio_api/"
 UPLOAD = f"{API}upload"  # has limits of its own: Gradio's max_file_size, and web/limits.py
 LOGIN = "/login"
+# Gradio's links to the state of a page: each request for one writes a file of half a megabyte, which nothing counts.
+NOT_OFFERED = f"{API}deep_link"
 STARTS_EVENT = (f"{API}queue/join", f"{API}call/", f"{API}run/", f"{API}api/")
 MAX_BODY = 1_000_000  # bytes of any other request
 MAX_HEADERS = 32_000  # bytes of all headers together
@@ -92,6 +94,8 @@ class RequestChecks:
             return 403, "Requests from other websites are not allowed."
         if not _logged_in(scope, path, headers):
             return 401, "Not authenticated"
+        if path.rstrip("/") == NOT_OFFERED:
+            return 404, "Not Found"
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS):
             return 413, "The request is too large."

@@ -1,10 +1,10 @@
 """Sessions of Gradio's page that compute and keep only what they use.
 
 Gradio computes the configuration of every component for each session and keeps it: on its event loop, 90 ms and half a
-megabyte for every call of the API, up to 10,000 times. Only the link that shares a page's state reads all of them.
+megabyte for every call of the API, up to 10,000 times. Only links to the state of a page read all of them, which the
+server does not offer (web/request_checks.py).
 """
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,11 +32,6 @@ class Session(SessionState):  # type: ignore[misc]  # Gradio has no types
     def __init__(self, blocks: gr.Blocks) -> None:
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))  # computes no configuration
         self.config_values = _Configurations(self.blocks_config)
-
-    @property
-    def components(self) -> Iterator[dict[str, Any]]:
-        """The configurations of all components."""
-        return (self.config_values[key] for key in list(self.blocks_config.blocks))
 
 
 class Sessions(StateHolder):  # type: ignore[misc]  # Gradio has no types
