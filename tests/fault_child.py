@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import matplotlib.backends.backend_agg
+import matplotlib.figure
 import torch
 import torch._dynamo
 import torch.utils.tensorboard
@@ -30,6 +31,7 @@ from train.experiment import Experiment
 PRELOADED = (
     encodings.utf_8_sig,
     matplotlib.backends.backend_agg,
+    matplotlib.figure,
     torch._dynamo,
     torch.utils.tensorboard,
     extract,

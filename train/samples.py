@@ -55,7 +55,8 @@ def _draw(path: Path, mels: Sequence[FloatArray]) -> None:
     """Write log-mel spectrograms (bands, F) as a PNG, one below the other, low frequencies at the bottom."""
     from matplotlib.figure import Figure  # no pyplot: it would keep a global state
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, hspace=0.02)
     low, high = mels[0].min(), mels[0].max()
     for axes, mel in zip(figure.subplots(len(mels), 1), mels, strict=True):
         axes.imshow(mel, origin="lower", aspect="auto", vmin=low, vmax=high, cmap="magma")
