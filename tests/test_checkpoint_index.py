@@ -1,5 +1,7 @@
 """checkpoints.json and the record of an experiment: the effect of damaged, missing and half-written files."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -119,11 +121,41 @@ def test_a_damaged_index_is_noticed_and_the_pairs_are_found_by_name(
         path.unlink()
     with caplog.at_level(logging.WARNING):
         (pair,), problems = find_pairs(read_index(tmp_path))
-    assert pair.step == 2 and not problems and ("is damaged" in caplog.text) == (change != "delete")
+    assert pair.step == 2 and not problems and ("cannot be used" in caplog.text) == (change != "delete")
     pair.verify()
     write_pair(index, 2, belong_together=False)
     with pytest.raises(CheckpointError, match="differs from the file that was saved"):
         find_pairs(read_index(tmp_path))[0][0].verify()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"deleting": ["../../precious"]}, {"deleting": 3}, {"writing": 4}, {"writing": "2/../3"}, {"exported": "2"},
+        {"record": []}, {"record": {"fit": {"batch_size": "many"}}}, {"pairs": []}, {"pairs": {"x": {}}},
+        {"pairs": {"2": {"epoch": True, "step": 2, "files": []}}},
+        {"pairs": {"2": {"epoch": 1, "step": -2, "files": [[1, "0" * 64], [1, "0" * 64]]}}},
+        {"pairs": {"2": {"epoch": 1, "step": 2, "files": [[1, "0" * 64]]}}},
+        {"pairs": {"2": {"epoch": 1, "step": 2, "files": [["1", "0" * 64], [1, 5]]}}},
+        {"format": 2}, {"more": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_index_with_wrong_values_and_a_right_checksum_is_not_used(
+    tmp_path: Path, change: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    index = CheckpointIndex(tmp_path)
+    write_pair(index, 2)
+    index.add("2", 1, 2, delete=[], record={})
+    path = tmp_path / INDEX_NAME
+    assert list(read_index(tmp_path).pairs) == ["2"]
+    content = json.loads(path.read_text()) | change
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"checksum": checksum}))
+    found = read_index(tmp_path)
+    assert "cannot be used" in caplog.text and "checksum" not in caplog.text and found == CheckpointIndex(tmp_path)
+    assert [pair.step for pair in find_pairs(found)[0]] == [2]
 
 
 def test_folders_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:

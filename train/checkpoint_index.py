@@ -11,16 +11,20 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.errors import CheckpointError, ConfigError
 from lib.files import sha256_of, sync_folder, write_json
 from lib.json_reader import read_json_table
+from train.record import Count, Record, first_problem
 
 logger = logging.getLogger(__name__)
 
 INDEX_NAME = "checkpoints.json"
 FORMAT = 1
+Number = Annotated[str, Field(pattern="^[0-9]{1,20}$")]  # of a pair, as in the names of its files
 
 
 class FileFacts(NamedTuple):
@@ -159,29 +163,52 @@ class CheckpointIndex:
         self.write()
 
 
+_StoredFacts = tuple[Count, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+
+
+class _ListedPair(BaseModel):
+    """An entry of "pairs" as it is stored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    epoch: Count
+    step: Count
+    files: tuple[_StoredFacts, _StoredFacts]
+
+
+class _StoredIndex(BaseModel):
+    """The stored values. The numbers become names of files that are deleted, so they must be numbers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    format: Literal[1]
+    pairs: dict[Number, _ListedPair]
+    writing: Number | None
+    deleting: list[Number]
+    exported: Count | None
+    record: dict[str, Any]
+
+
 def read_index(folder: Path) -> CheckpointIndex:
     """Read the index in an experiment's folder.
 
-    It is empty if there is none, or if it is damaged, which is logged as a warning.
+    It is empty if there is none, or if it cannot be used, which is logged as a warning.
     """
     path = folder / INDEX_NAME
     if not path.is_file():
         return CheckpointIndex(folder)
     try:
         content = read_json_table(path)
-        checksum = content.pop("checksum")
-        if checksum != _checksum(content) or content["format"] != FORMAT:
+        if content.pop("checksum", None) != _checksum(content):
             raise ValueError("its checksum is wrong")
-        index = CheckpointIndex(
-            folder, writing=content["writing"], deleting=list(content["deleting"]), exported=content["exported"],
-            record=dict(content["record"]),
-        )  # fmt: skip
-        for number, entry in content["pairs"].items():
-            facts = tuple(FileFacts(*values) for values in entry["files"])
-            index.pairs[number] = Pair(*index.files_of(number), entry["epoch"], entry["step"], facts)  # type: ignore[arg-type]
-    except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s is damaged (%s); the checkpoints are found by their names", path, error)
+        stored = _StoredIndex.model_validate_json(json.dumps(content))
+        Record.model_validate(stored.record)
+    except (ConfigError, ValueError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        logger.warning("%s cannot be used (%s); the checkpoints are found by their names", path, reason)
         return CheckpointIndex(folder)
+    index = CheckpointIndex(folder, {}, stored.writing, stored.deleting, stored.exported, stored.record)
+    for number, pair in stored.pairs.items():
+        generator, discriminator = (FileFacts(*values) for values in pair.files)
+        index.pairs[number] = Pair(*index.files_of(number), pair.epoch, pair.step, (generator, discriminator))
     return index
 
 

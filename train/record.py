@@ -18,7 +18,7 @@ FileName = Annotated[str, AfterValidator(_plain_name)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Stage(BaseModel, extra="allow"):
+class Stage(BaseModel, extra="allow"):
     """The fields of a stage's record that later stages use."""
 
     made_from: str | None = None
@@ -35,14 +35,14 @@ class _Stage(BaseModel, extra="allow"):
     voice: str = ""
 
 
-class _Record(BaseModel, extra="allow"):
+class Record(BaseModel, extra="allow"):
     """The stages of an experiment, and the folders that this program has created."""
 
     made: list[FileName] = []
-    prepare: _Stage = _Stage()
-    extract: _Stage = _Stage()
-    index: _Stage = _Stage()
-    fit: _Stage = _Stage()
+    prepare: Stage = Stage()
+    extract: Stage = Stage()
+    index: Stage = Stage()
+    fit: Stage = Stage()
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -51,8 +51,13 @@ def read_record(path: Path) -> dict[str, Any]:
         return {}
     record = read_json_table(path)
     try:
-        _Record.model_validate(record)
+        Record.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise unreadable_json(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise unreadable_json(path, first_problem(error)) from error
     return record
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the place and the reason of the first wrong value."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
