@@ -22,10 +22,12 @@ from gradio.exceptions import ServerFailedToStartError
 from gradio.route_utils import GradioMultiPartParser
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
+from uvicorn import Config
 
 from lib.errors import ConfigError
 from web.api import describe_api
 from web.cache_cleaner import CacheCleaner
+from web.connections import limit_connections
 from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import PageTexts
 from web.i18n.translator import Translator
@@ -157,8 +159,12 @@ class _BoundedParser(GradioMultiPartParser):  # type: ignore[misc]  # Gradio has
         super().on_part_data(data, start, end)
 
 
-class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio has no types
-    """Gradio's server without its start-up limit of 5 s: it waits as long as its thread is alive."""
+class _Server(http_server.Server):  # type: ignore[misc]  # Gradio has no types
+    """Gradio's server with limits of connections, and without its start-up limit of 5 s: it waits for its thread."""
+
+    def __init__(self, config: Config, *arguments: Any, **values: Any) -> None:
+        limit_connections(config)
+        super().__init__(config, *arguments, **values)
 
     def run_in_thread(self) -> None:
         """Start serving. Raises ServerFailedToStartError if the server ends, for example because its port is taken."""
@@ -171,17 +177,17 @@ class _ServerWithoutTimeout(http_server.Server):  # type: ignore[misc]  # Gradio
 
 
 @contextmanager
-def _without_start_timeout() -> Iterator[None]:
-    """Make Gradio use `_ServerWithoutTimeout`."""
+def _own_server() -> Iterator[None]:
+    """Make Gradio use `_Server`."""
     usual = http_server.Server
-    http_server.Server = _ServerWithoutTimeout
+    http_server.Server = _Server
     try:
         yield
     finally:
         http_server.Server = usual
 
 
-@_without_start_timeout()
+@_own_server()
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, including the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
