@@ -130,7 +130,7 @@ class FeatureIndex:
         import faiss
 
         with replacing(path) as temporary:
-            faiss.serialize_index(self._index).tofile(temporary)
+            temporary.write_bytes(faiss.serialize_index(self._index).data)  # tofile() ignores errors at the end
 
     def save_empty(self, path: Path) -> None:
         """Write the trained index without its vectors, which RVC stores next to the full one."""
@@ -139,7 +139,7 @@ class FeatureIndex:
         empty = faiss.clone_index(self._index)
         empty.reset()
         with replacing(path) as temporary:
-            faiss.serialize_index(empty).tofile(temporary)
+            temporary.write_bytes(faiss.serialize_index(empty).data)
 
     def search(self, content: FloatArray) -> FloatArray:
         """Replace each frame of content (N, C) with a weighted mean of its nearest stored vectors: (N, C).

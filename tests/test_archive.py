@@ -114,7 +114,11 @@ def test_a_training_keeps_its_files_when_a_voice_of_its_name_is_imported(
     shutil.copy(index, own)  # what the training exported comes back
     assert take_in(archive, overwrite=True).index == own
     assert take_in(archive, "bea").name == "bea"
-    (tmp_path / "weights" / "bea.pth").unlink()
+    (weights / "bea.pth").unlink()
+    found = take_in(archive, "bea").index  # it was there already, as after an import that was interrupted
+    assert found is not None
+    (weights / "bea.pth").unlink()
+    found.write_bytes(b"another")
     with pytest.raises(ConfigError, match=r"bea_v1\.index exists.*--overwrite"):
         take_in(archive, "bea")
 

@@ -109,3 +109,4 @@ def test_the_container_image_gets_every_file_it_copies() -> None:
     packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} - {"recipes", "tests"}
     assert packages | {"docs"} <= set(copied), "a package of the program, or its manual, is missing in the image"
     assert "USER revoice" in dockerfile and "--host" in dockerfile
+    assert re.search(r"^ARG BASE=python:3\.12-slim@sha256:[0-9a-f]{64}$", dockerfile, re.MULTILINE)

@@ -239,19 +239,20 @@ def _exists(path: Path) -> ConfigError:
 
 
 def _move_index(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Move an index to its place.
+    """Move an index to its place, unless it is there already, as after an import that was interrupted.
 
-    Raises ConfigError if a training run has an index there already, or one that must stay.
+    Raises ConfigError if a training run has another index there, or one that must stay.
     """
-    if is_experiment(target.parent) and not (target.is_file() and sha256_of(target) == sha256_of(source)):
+    if target.is_file() and sha256_of(target) == sha256_of(source):
+        return
+    if is_experiment(target.parent):
         raise ConfigError(
             "{folder} belongs to a training run, which is not changed. Import the voice under another name (--name).",
             folder=target.parent,
         )
     if target.exists() and not overwrite:
         raise _exists(target)
-    if not is_experiment(target.parent):
-        copy_file(source, target)
+    copy_file(source, target)
 
 
 def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path) -> _Unpacked:
