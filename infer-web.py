@@ -1,6 +1,7 @@
 """Starts the web UI: ./go-web.sh, or python infer-web.py [--port N] [--device NAME] [--host ADDRESS] [--share]."""
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from web.services import Services
 
 WARM_UP_SECONDS = 5.0  # after startup, in which the packages of a conversion are imported in the background
+SWITCH_SECONDS = 0.0005  # after which a computing thread gives Python's global lock to the event loop, if that waits
 CONVERTING = ("infer.batch",)
 
 
@@ -106,6 +108,7 @@ def prepare_environment(folder: str) -> None:
 def _warm_up(start_worker: Callable[[], object]) -> None:
     start_worker()  # conversions have a process of their own
     importlib.import_module(CONVERTING[0])  # this process reads voices and recordings for display
+    gc.freeze()  # a full collection of the page and the packages would stop all threads for a quarter of a second
 
 
 def _print_addresses(addresses: Sequence[str], login: tuple[str, str] | None) -> None:
@@ -174,6 +177,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio's requests to itself
     logging.getLogger("faiss").setLevel(logging.WARNING)  # its attempts to load a faster build
+    sys.setswitchinterval(SWITCH_SECONDS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder is deleted in this case, too
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="revoice-", ignore_cleanup_errors=True))
