@@ -5,9 +5,10 @@
 #   docker run --init -p 7865:7865 -v ./weights:/revoice/weights -v ./logs:/revoice/logs revoice
 # The page can be reached from outside the container, so it requires a login: -e REVOICE_USER=... -e REVOICE_PASSWORD=...,
 # or the password that `docker logs` shows.
-# A tag can be moved to another image; a digest cannot: --build-arg BASE=python:3.12-slim@sha256:... as shown by
+# The digest is that of Python 3.12.14 of September 2026, for all architectures. A tag can be moved to another image; a digest
+# cannot. A newer image: --build-arg BASE=python:3.12-slim@sha256:... as shown by
 #   docker buildx imagetools inspect python:3.12-slim
-ARG BASE=python:3.12-slim
+ARG BASE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 FROM ${BASE}
 ARG COMPUTE=cpu
 ENV PYTHONUTF8=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
