@@ -52,7 +52,7 @@ ROOT_PATH = re.compile(r"(https?://[\w.:\[\]-]+)?(/[\w.~-]+)*/?")
 # Fonts of the user's system: Gradio's themes would otherwise fetch theirs from the internet.
 FONT = ["system-ui", "sans-serif"]
 # What is clicked or touched is at least 24 x 24 pixels (WCAG 2.2, 2.5.8); text that a field cannot show ends in "…".
-# Headings of accordions are aligned left even on two lines; on a phone, long tab names get more room.
+# Headings of accordions are aligned left even on two lines; on a phone, long names of tabs and choices get more room.
 STYLE = """
 button, .checkbox-container {min-height: 24px}
 button[aria-label]:not([role=tab]) {min-width: 24px}
@@ -66,7 +66,12 @@ input[type=number], input[type=range], .secondary-wrap input {min-height: 24px}
 #results .wrap {flex-flow: column nowrap; max-height: 18em; overflow-y: auto}
 #listening audio {width: 100%; margin-top: .3em}
 .label-wrap .icon {flex: none}
-@media (max-width: 480px) {.tab-container button {padding-inline: .5em; font-size: .95em}}
+@media (max-width: 480px) {
+    .tab-container button {padding-inline: .5em; font-size: .95em}
+    .wrap-inner {padding-inline: 4px}
+    .wrap-inner .icon-wrap {right: 0}
+    .secondary-wrap input {margin-inline: 2px; padding-inline-end: 15px}
+}
 """
 # Gradio's field for recordings refuses or ignores files that browsers do not call audio, such as videos. This passes
 # them on as audio: the decoder reads any container, and reports in the user's language what it cannot read.
