@@ -108,9 +108,10 @@ def upload(page: Any, field: str, path: Path) -> None:
 
 def give_recording(page: Any, path: Path) -> None:
     """Upload a recording, instead of the one that may be there."""
-    chooser = page.locator("#recording input[type=file]")
+    chooser, clear = page.locator("#recording input[type=file]"), page.locator("#recording").get_by_label("Clear")
+    chooser.or_(clear).first.wait_for(state="attached", timeout=PATIENCE)
     if not chooser.count():
-        page.locator("#recording").get_by_label("Clear").first.click()
+        clear.first.click()
     chooser.set_input_files(str(path))
 
 
