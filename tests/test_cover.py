@@ -231,6 +231,10 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song)
         make(tmp_path, Sources(song.song_path, None, write(tmp_path / "other.wav", noise)))
     with pytest.raises(AudioError, match="not part of the song"):
         make(tmp_path, Sources(write(tmp_path / "silent.wav", 0 * song.song), None, song.instrumental_path))
+    with pytest.raises(
+        AudioError, match=r"The vocals of \S*silent\.wav cannot be converted\. It holds only digital silence"
+    ):
+        make(tmp_path, Sources(None, tmp_path / "silent.wav", song.instrumental_path))
     with pytest.raises(ConfigError, match="never overwritten"):
         CoverMaker(echo_converter(), StepCache(tmp_path / "cache")).make(
             Sources(song.song_path, song.vocals_path), song.song_path, CoverOptions()
@@ -286,6 +290,9 @@ def test_a_key_change_keeps_length_and_time() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("python_stretch") is not None, reason="python-stretch is installed")
-def test_a_key_change_without_its_package_says_what_to_install() -> None:
+def test_a_key_change_without_its_package_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install python-stretch"):
         change_key(chords(0.1), RATE, 3)
+    missing = Sources(tmp_path / "missing.wav", tmp_path / "missing.wav")  # would be reported when it is read
+    with pytest.raises(ConfigError, match="pip install python-stretch"):
+        make(tmp_path, missing, pitch_shift=3)

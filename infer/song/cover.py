@@ -9,7 +9,7 @@ import numpy as np
 from infer.convert import VoiceConverter
 from infer.options import ConvertOptions
 from infer.song.convert import SUBTYPES, Sound, convert_sound, read_sound
-from infer.song.key_change import change_key
+from infer.song.key_change import change_key, check_package
 from infer.song.mix import mix, silence_where_silent
 from infer.song.options import CoverOptions
 from infer.song.separation import LoadSeparator, load_separator
@@ -18,7 +18,7 @@ from infer.song.step_cache import Made, StepCache
 from lib.audio.encode import source_subtype
 from lib.audio.filters import resample
 from lib.audio.tags import Tags, read_tags
-from lib.errors import ConfigError
+from lib.errors import AudioError, ConfigError
 from lib.messages import Message
 from lib.pitch import SILENCE_PEAK
 from lib.progress import Progress, named, no_progress, part_of
@@ -75,10 +75,19 @@ class CoverMaker:
         """Create a cover, write it to `output` and its stems to the folder OUTPUT_stems next to it."""
         start = time.perf_counter()
         _check_outputs(sources, output)
+        if options.auto_pitch == "off":  # otherwise the shift is known only after the conversion
+            check_package(instrumental_shift(options, options.pitch_shift))
         song = _read_main(sources, options, _step(progress, "read"))
         stems, rate = self._stems(sources, song, options, _step(progress, "separate")), song.sample_rate
         song = replace(song, audio=song.audio[:, :0].copy())  # frees the memory of the song
-        voice, shift = self._voice(stems, rate, options, _step(progress, "convert"))
+        try:
+            voice, shift = self._voice(stems, rate, options, _step(progress, "convert"))
+        except AudioError as error:
+            raise AudioError(
+                "The vocals of {path} cannot be converted. {reason}",
+                path=sources.vocals or sources.main,
+                reason=error.message,
+            ) from error
         semitones = instrumental_shift(options, shift)
         instrumental = self._in_key(stems.instrumental, rate, semitones, _step(progress, "key"))
         total = mix(voice, instrumental, rate, options, named(_step(progress, "mix"), Message("mixing")))

@@ -22,6 +22,16 @@ BEFORE, AFTER = "before.npy", "after.npy"  # the audio (C, T) in the folder of t
 PROGRAM = "import sys; from infer.song.key_change import main; main(sys.argv[1:])"
 
 
+def check_package(semitones: int) -> None:
+    """Raise ConfigError if a key change by so many semitones needs the python-stretch package and it is missing."""
+    if semitones != 0 and importlib.util.find_spec("python_stretch") is None:
+        raise ConfigError(
+            "Changing the key of the instrumental by {semitones} semitones needs the package python-stretch. Install "
+            "it (pip install python-stretch), or choose a pitch shift of whole octaves.",
+            semitones=semitones,
+        )
+
+
 def change_key(audio: FloatArray, sample_rate: int, semitones: int, progress: Progress = no_progress) -> FloatArray:
     """Transpose (C, T) without changing its length.
 
@@ -29,12 +39,7 @@ def change_key(audio: FloatArray, sample_rate: int, semitones: int, progress: Pr
     """
     if semitones == 0:
         return audio
-    if importlib.util.find_spec("python_stretch") is None:
-        raise ConfigError(
-            "Changing the key of the instrumental by {semitones} semitones needs the package python-stretch. Install "
-            "it (pip install python-stretch), or choose a pitch shift of whole octaves.",
-            semitones=semitones,
-        )
+    check_package(semitones)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, BEFORE), np.asarray(audio, np.float32))
         _run([folder, str(sample_rate), str(semitones)], progress)
