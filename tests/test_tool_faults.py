@@ -14,6 +14,7 @@ import soundfile
 
 from infer.options import ConvertOptions
 from infer.speech import engines
+from lib.bug_report import write_bundle
 from lib.errors import RevoiceError
 from lib.files import IMPORT, PART
 from lib.index import FeatureIndex
@@ -65,6 +66,7 @@ TOOLS: dict[str, Callable[[Path], Any]] = {
     "import of files": _install,
     "index": lambda folder: FeatureIndex.load(folder / "eve.index").save(folder / "new.index"),
     "preset": lambda folder: Presets(folder / "presets").save("mine", ConvertOptions()),
+    "bug report": lambda folder: write_bundle({"log.txt": ["a line"]}, folder),
     "convert": lambda folder: run(folder / "song.wav", "--voice", folder / EVE, "--report"),
     "say": lambda folder: run("say", "Hi there.", "--voice", folder / EVE, "-o", folder / "hi.flac"),
     "cover": lambda folder: run(
