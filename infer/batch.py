@@ -63,12 +63,12 @@ def plan_jobs(
     cannot be written.
     """
     if not inputs:
-        raise ConfigError("There is nothing to convert: name at least one recording or folder.")
+        raise ConfigError("There is nothing to convert: specify at least one recording or folder.")
     if output is not None and not output.is_dir() and output.suffix.lower().removeprefix(".") in AUDIO_FORMATS:
         return [_single(inputs, output, audio_format)], []
     if output is not None and not output.is_dir() and output.suffix.lower() in MEDIA_SUFFIXES:
         raise ConfigError(
-            "{path} cannot be written: results are .{suffixes} files. Choose one of these, or name a folder.",
+            "{path} cannot be written: results are .{suffixes} files. Choose one of these, or specify a folder.",
             path=output,
             suffixes=", .".join(AUDIO_FORMATS),
         )
@@ -92,11 +92,11 @@ def plan_jobs(
 def _single(inputs: Sequence[Path], output: Path, audio_format: str | None) -> Job:
     if len(inputs) > 1 or inputs[0].is_dir():
         raise ConfigError(
-            "{path} is the name of one file, but there may be several results. Name a folder.", path=output
+            "{path} is the name of a single file, but there may be several results. Specify a folder.", path=output
         )
     if audio_format and output.suffix.lower() != f".{audio_format}":
         raise ConfigError(
-            "{path} does not end in .{format}. Leave out the format, or change the name.",
+            "{path} does not end in .{format}. Omit the format, or change the name.",
             path=output,
             format=audio_format,
         )
@@ -142,7 +142,7 @@ def with_f0_files(jobs: Sequence[Job], f0_file: Path | None, f0_out: Path | None
     is_file = f0_out is not None and not f0_out.is_dir() and f0_out.suffix.lower() in CURVE_SUFFIXES
     if is_file and len(jobs) > 1:
         raise ConfigError(
-            "{path} is the name of one file, but there are {count} recordings. Name a folder.",
+            "{path} is the name of a single file, but there are {count} recordings. Specify a folder.",
             path=f0_out,
             count=len(jobs),
         )
@@ -286,7 +286,7 @@ def _convert_in_memory(converter: VoiceConverter, job: Job, options: ConvertOpti
 
 def _curve_of(converter: VoiceConverter, job: Job, options: ConvertOptions) -> PitchCurve | None:
     if job.f0_out and converter.pitch_method(options) is None:
-        raise ConfigError("The voice uses no F0, so there is none to write. Leave out the name of the F0 file.")
+        raise ConfigError("The voice uses no F0, so there is none to write. Omit the name of the F0 file.")
     return read_curve(job.f0_file) if job.f0_file else None
 
 

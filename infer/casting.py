@@ -47,7 +47,7 @@ class CastSynthesizer:
         device or the voice does not support the precision.
         """
         if wanted == "int8" and not self._current.supports_int8:
-            raise ConfigError("This voice cannot run in int8. Choose the precision bf16, fp32 or auto.")
+            raise ConfigError("This voice cannot run in int8. Choose bf16, fp32 or auto precision.")
         precision = choose_precision(wanted, self._device, supports_int8=self._int8_helps, casts_encoder=casts_encoder)
         dtypes = precision.generator, precision.analysis
         if dtypes == self._dtypes:

@@ -247,7 +247,7 @@ class VoiceConverter:
         if curve is None:
             return
         if not self._config.has_f0:
-            raise ConfigError("The voice uses no F0, so an F0 file cannot change it. Leave the file out.")
+            raise ConfigError("The voice uses no F0, so an F0 file has no effect. Omit the file.")
         begin, end = float(curve.times.min()), len(audio) / ANALYSIS_RATE
         if begin >= end:
             raise ConfigError(

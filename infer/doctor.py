@@ -100,7 +100,7 @@ def compute_on(device: str) -> Message | None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             error = pool.submit(_largest_error, device).result()
     except BrokenProcessPool:
-        return Message("the computation ended its process")
+        return Message("the computation crashed its process")
     except (RuntimeError, AssertionError) as failure:
         return Message("the computation failed: {reason}", reason=str(failure).splitlines()[0])
     if error <= TOLERANCE:

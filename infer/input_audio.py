@@ -31,7 +31,7 @@ def prepare_input(audio: Samples, progress: Progress = no_progress) -> DiskBuffe
             "It is {seconds:.3f} s long; use a recording of at least {least} s.", seconds=seconds, least=MIN_SECONDS
         )
     if peak < SILENCE_PEAK:
-        raise AudioError("It holds only digital silence; there is no voice to convert. Use another recording.")
+        raise AudioError("It contains only digital silence; there is no voice to convert. Use another recording.")
     excess = max(peak / INPUT_PEAK, 1.0)
     blocks = checked(in_blocks(audio), lambda: progress(0, 1, ""))
     limited = (block / excess if excess > 1 else block for block in blocks)

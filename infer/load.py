@@ -117,7 +117,7 @@ def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> Non
         return
     if wanted.name != encoder.name:
         raise CheckpointError(
-            "{voice} was trained on the content encoder {wanted!r}, but the one installed for the family {family} is "
+            "{voice} was trained with the content encoder {wanted!r}, but the one installed for the {family} family is "
             "{installed!r}. Install {wanted!r}, or train the voice again.",
             voice=label,
             wanted=wanted.name,
@@ -126,8 +126,8 @@ def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> Non
         )
     if wanted.sha256 and wanted.sha256 != encoder.sha256:
         raise CheckpointError(
-            "{voice} was trained on another version of the content encoder {name!r} (SHA-256 {wanted}..., installed is "
-            "{installed}...). Install that version, or train again.",
+            "{voice} was trained with a different version of the content encoder {name!r} (SHA-256 {wanted}..., "
+            "installed is {installed}...). Install that version, or train again.",
             voice=label,
             name=wanted.name,
             wanted=wanted.sha256[:12],

@@ -242,8 +242,8 @@ def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     data, model, own = sections["data"], sections["model"], sections["revoice"]
     if own.get("family") == "lite" and "upsample_rates" in model:
         raise ConfigError(
-            "{path} is of an earlier version of the lite family, whose training cannot be resumed. Train under another "
-            "name.",
+            "{path} is from an earlier version of the lite family, whose training cannot be resumed. Train under "
+            "another name.",
             path=where,
         )
     try:
@@ -288,7 +288,7 @@ def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool 
     rate = sample_rate or rates[0]
     if rate not in rates:
         raise ConfigError(
-            "The family {family} has no sample rate {rate!r}; choose one of {rates}.",
+            "The {family} family has no sample rate {rate!r}; choose one of {rates}.",
             family=family,
             rate=rate,
             rates=", ".join(rates),

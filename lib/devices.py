@@ -44,8 +44,8 @@ def choose_device(wanted: str = "auto") -> Device:
     if numbers := gpu_numbers(wanted):
         if len(numbers) > 1:
             raise ConfigError(
-                "{name!r} names several GPUs, but this uses one. Name one, such as cuda:{first}. Training on the "
-                "page can use several.",
+                "{name!r} specifies several GPUs, but only one can be used here. Specify one, such as cuda:{first}. "
+                "Training in the web UI can use several.",
                 name=wanted, first=numbers[0],
             )  # fmt: skip
         wanted = f"cuda:{numbers[0]}"
@@ -92,10 +92,10 @@ def choose_precision(
     import torch
 
     if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError("A CPU does not compute in fp16. Choose the precision bf16, fp32 or auto.")
+        raise ConfigError("fp16 is not supported on a CPU. Choose bf16, fp32 or auto precision.")
     if wanted == "int8" and not has_fast_int8(device):
         raise ConfigError(
-            "The device {device} has no fast instructions for int8 (VNNI). Choose the precision bf16, fp32 or auto.",
+            "The device {device} has no fast int8 instructions (VNNI). Choose bf16, fp32 or auto precision.",
             device=str(device),
         )
     use_bfloat16 = wanted == "bf16" or (wanted in ("auto", "int8") and has_fast_bfloat16(device))

@@ -141,7 +141,7 @@ class _CheckedConnection(http.client.HTTPConnection):
         for address in addresses:
             if not self._limits.allowed(ipaddress.ip_address(address)):
                 raise LinkError(
-                    "The link leads to {host}, which is an address of this computer or of a private network.",
+                    "The link points to {host}, which is an address of this computer or of a private network.",
                     host=self.host,
                 )
         failure: OSError = ConnectionError("no address")

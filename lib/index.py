@@ -148,7 +148,7 @@ class FeatureIndex:
         """
         if content.shape[1] != self.width:
             raise CheckpointError(
-                "{path} holds vectors of {index_width} features, but this voice's encoder computes {content_width}. "
+                "{path} contains vectors of {index_width} features, but this voice's encoder computes {content_width}. "
                 "Use the index that was built with the voice, or none.",
                 path=self.name,
                 index_width=self.width,
@@ -198,7 +198,7 @@ def _checked(block: FloatArray, width: int | None) -> FloatArray:
     """
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise CheckpointError(
-            "Content features of shape {shape} do not fit the others ({width} features per frame). Extract the "
+            "Content features of shape {shape} do not match the others ({width} features per frame). Extract the "
             "features again, all with one encoder.",
             shape=block.shape,
             width=width,

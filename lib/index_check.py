@@ -101,7 +101,7 @@ def check_structure(path: Path, data: memoryview | FileBytes) -> None:
     if n_vectors == 0:
         other = path.with_name(path.name.replace("trained_", "added_", 1))
         raise CheckpointError(
-            "{path} is an empty index: it was trained, but holds no vectors. Use {other}.",
+            "{path} is an empty index: it was trained, but contains no vectors. Use {other}.",
             path=path,
             other=other.name if other != path and other.is_file() else Message("the file named added_..."),
         )
@@ -116,7 +116,7 @@ def _walk_index(walk: _Walk) -> int:
         raise ValueError(Message("it has {cells} cells of which {nprobe} are searched", cells=n_cells, nprobe=nprobe))
     walk.expect(b"IxF2", b"IxFl")
     if _walk_header(walk) != (width, n_cells):
-        raise ValueError(Message("its centroids do not fit its cells"))
+        raise ValueError(Message("its centroids do not match its cells"))
     walk.count(n_cells * width)
     walk.skip(4 * n_cells * width)
     (direct_map,) = walk.read("b")
@@ -126,7 +126,7 @@ def _walk_index(walk: _Walk) -> int:
     sizes = _walk_cell_sizes(walk, n_cells, 4 * width)
     if sum(sizes) != n_vectors:
         raise ValueError(
-            Message("its cells hold {count} vectors instead of {expected}", count=sum(sizes), expected=n_vectors)
+            Message("its cells contain {count} vectors instead of {expected}", count=sum(sizes), expected=n_vectors)
         )
     seen = np.zeros(n_vectors, np.bool_)
     for size in sizes:
@@ -163,7 +163,7 @@ def _walk_cell_sizes(walk: _Walk, n_cells: int, code_size: int) -> list[int]:
     """Read the number of vectors in each cell, stored for all cells or only for non-empty ones."""
     walk.expect(b"ilar")
     if walk.read("QQ") != (n_cells, code_size):
-        raise ValueError(Message("its cells do not fit its header"))
+        raise ValueError(Message("its cells do not match its header"))
     if walk.expect(b"full", b"sprs") == b"full":
         walk.count(n_cells)
         return [int(size) for size in walk.array("<u8", n_cells)]

@@ -56,8 +56,8 @@ def add_installation(text: str, listed: Path = LIST) -> Path:
         return folder
     if not _is_useful(folder):
         raise ConfigError(
-            "{path} holds no voices and no weights that can be used: no .pth file in it, in weights, assets/weights or "
-            "logs. Specify the folder in which RVC or Applio is installed.",
+            "{path} contains no voices and no weights that can be used: no .pth file in it, in weights, assets/weights "
+            "or logs. Specify the folder in which RVC or Applio is installed.",
             path=folder,
         )
     if len(known) >= MAX_FOLDERS:

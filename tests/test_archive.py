@@ -196,7 +196,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (link, "is a link or device"), (device, "is a link or device"), (twice, "occurs twice"),
     (many, "holds 300 files"), (very_many, "more parts than any"),
     (lambda a: a.writestr("bomb.txt", bytes(200 << 20), zipfile.ZIP_DEFLATED), "would unpack to 209715200 bytes"),
-    (lambda a: a.writestr("readme.txt", b"x"), "holds no voice model"),
+    (lambda a: a.writestr("readme.txt", b"x"), "contains no voice model"),
     (two, "2 files that could be the voice model"),
     (lambda a: a.writestr("a.pth", b"not a voice"), r"was not imported: a\.pth"),
     (with_card("{"), "damaged card"),
@@ -264,7 +264,7 @@ def test_a_checkpoint_in_an_archive_is_refused_with_the_remedy(
     with pytest.raises(CheckpointError, match="training checkpoint, not a voice"):
         take_in(tmp_path / "x.zip")
     shutil.copy(tmp_path / "G_1.pth", tmp_path / "y.zip")  # a .pth is a zip archive, too
-    with pytest.raises(CheckpointError, match="holds no voice model"):
+    with pytest.raises(CheckpointError, match="contains no voice model"):
         take_in(tmp_path / "y.zip")
 
 

@@ -49,11 +49,11 @@ def test_all_known_places(tmp_path: Path, family: str, folder: str, has_f0: bool
     [
         (
             tiny_family("v2", "32k"),
-            "is a base generator of v2 at 32k with F0, but this training run needs one of v2 at 40k with F0",
+            "is a base generator for v2 at 32k with F0, but this training run needs one for v2 at 40k with F0",
         ),
-        (tiny_family("v1", "40k"), "is a base generator of v1 at 40k with F0, but"),
-        (tiny_family("v2", "40k", has_f0=False), "is a base generator of v2 at 40k without F0, but"),
-        (tiny_family("v2", "40k", n_speakers=2), "does not fit this network"),
+        (tiny_family("v1", "40k"), "is a base generator for v1 at 40k with F0, but"),
+        (tiny_family("v2", "40k", has_f0=False), "is a base generator for v2 at 40k without F0, but"),
+        (tiny_family("v2", "40k", n_speakers=2), "does not match this network"),
     ],
 )
 def test_a_generator_of_another_kind_is_refused_before_anything_runs(
@@ -90,7 +90,7 @@ def test_base_models_are_chosen_by_name_whatever_their_files_are_called(tmp_path
     assert base is not None and base.folder.name == "titan"
     assert "enc_q.pre.weight" in base.generator and "discriminators.0.conv_post.bias" in base.discriminator
     assert chosen_base(config, FitOptions(), "contentvec", tmp_path) is None
-    with pytest.raises(CheckpointError, match="of v2 at 40k with F0, but this training run needs one of v2 at 32k"):
+    with pytest.raises(CheckpointError, match="for v2 at 40k with F0, but this training run needs one for v2 at 32k"):
         chosen_base(tiny_family("v2", "32k"), options, "contentvec", tmp_path)
     with pytest.raises(MissingFileError, match="has 0 and 0"):
         chosen_base(config, FitOptions(base_model="other"), "contentvec", tmp_path)
@@ -124,7 +124,7 @@ def test_a_base_model_of_another_encoder_is_refused(tmp_path: Path) -> None:
         torch.save(torch.load(path, weights_only=True) | {"embedder_model": "korean-hubert-base"}, path)
     options = FitOptions(base_model="korean")
     assert chosen_base(config, options, "korean-hubert-base", tmp_path) is not None
-    with pytest.raises(CheckpointError, match="trained on the content encoder 'korean-hubert-base'"):
+    with pytest.raises(CheckpointError, match="trained with the content encoder 'korean-hubert-base'"):
         chosen_base(config, options, "contentvec", tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_one_recording_may_be_given_a_file_name(tmp_path: Path) -> None:
     ("inputs", "output", "audio_format", "sentence"),
     [
         ([], None, None, "nothing to convert"),
-        (["a.wav", "b.wav"], "x.wav", None, "Name a folder"),
+        (["a.wav", "b.wav"], "x.wav", None, "Specify a folder"),
         (["a.wav"], "x.wav", "flac", r"does not end in \.flac"),
         (["a.wav"], "./a.wav", None, "never overwritten"),
         (

@@ -347,7 +347,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, weights: Path, capsys: pytest
         (("merge", "anna", "anna", "--name", "x", "--alpha", "2"), "--alpha cannot be 2"),
         (("info", "carl"), "no voice 'carl'"), (("edit", "anna"), "Nothing to change"), ((), "Expected one of"),
         (("extract", weights / "anna.pth", "--name", "x"), "finished voice"),
-        (("extract", weights, "--name", "x"), "holds no pair"), (("import", tmp_path / "no.zip"), "no.zip"),
+        (("extract", weights, "--name", "x"), "contains no pair"), (("import", tmp_path / "no.zip"), "no.zip"),
     ):  # fmt: skip
         assert run(*words) in (1, 2)
         output = capsys.readouterr().err.strip()

@@ -266,7 +266,7 @@ def test_a_voice_of_the_earlier_lite_must_be_trained_again(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        (ContentEncoderId("lite", ""), "trained on the content encoder 'lite'.* is 'tiny'"),
+        (ContentEncoderId("lite", ""), "trained with the content encoder 'lite'.* is 'tiny'"),
         (ContentEncoderId("tiny", "cd" * 32), "another version of the content encoder 'tiny'.*cdcdcdcdcdcd"),
     ],
 )

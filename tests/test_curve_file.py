@@ -91,8 +91,8 @@ def test_midi_notes_become_hertz(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "holds no F0 curve"),
-        ("seconds,Hz\n", "holds no F0 curve"),
+        ("", "contains no F0 curve"),
+        ("seconds,Hz\n", "contains no F0 curve"),
         ("0.5,220\n0.6\n", r"line 2: '0\.6' is not a point"),
         ("0.5,220\n0.6,abc\n", "line 2"),
         ("0.5,220\nseconds,Hz\n", "line 2"),
@@ -246,7 +246,7 @@ def test_files_in_and_out(tmp_path: Path) -> None:
     ("n_jobs", "f0_file", "f0_out", "sentence"),
     [
         (2, "x.csv", None, "one by one"),
-        (2, None, "x.csv", "Name a folder"),
+        (2, None, "x.csv", "Specify a folder"),
         (1, None, "song0.txt", "already the name"),
     ],
 )

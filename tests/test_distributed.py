@@ -226,7 +226,7 @@ def test_losing_a_process_ends_the_run_with_a_sentence_and_it_can_be_resumed(pro
     workers[1].kill()
     output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode != 0
-    assert output.count("Another of the 2 processes has ended, so this one ends, too. Run the same command") == 1
+    assert output.count("Another of the 2 processes has ended, so this one is exiting, too. Run the same command") == 1
     assert not any(worker.is_running() for worker in workers)
     newest = experiment.newest_pair()
     assert newest is not None

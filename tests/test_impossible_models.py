@@ -154,7 +154,7 @@ def poisoned_moments(content: Content) -> None:
 
 
 DAMAGED_STATES: list[tuple[Change, str]] = [
-    (in_optimizer(state=[1]), "not one of AdamW"), (in_optimizer(param_groups=None), "not one of AdamW"),
+    (in_optimizer(state=[1]), "not from AdamW"), (in_optimizer(param_groups=None), "not from AdamW"),
     (in_optimizer(param_groups=[3]), "settings of the optimiser are incomplete"),
     (in_optimizer(param_groups=[{}]), "settings of the optimiser are incomplete"),
     (in_group(betas=[float("nan"), 0.9]), "out of range"), (in_group(eps=-1.0), "out of range"),

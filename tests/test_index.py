@@ -82,7 +82,7 @@ def test_a_frame_without_neighbours_keeps_its_features() -> None:
 
 
 def test_the_width_must_match_the_encoder() -> None:
-    with pytest.raises(CheckpointError, match=r"holds vectors of 8 features.*computes 16"):
+    with pytest.raises(CheckpointError, match=r"contains vectors of 8 features.*computes 16"):
         FeatureIndex.build([vectors(10)]).search(vectors(2, 16))
 
 
@@ -139,7 +139,7 @@ def test_the_sample_of_many_vectors_is_uniform(monkeypatch: pytest.MonkeyPatch) 
 def test_features_that_cannot_be_indexed() -> None:
     with pytest.raises(ConfigError, match="no content features"):
         FeatureIndex.build([])
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="do not match"):
         FeatureIndex.build([vectors(5), vectors(5, 9)])
     with pytest.raises(CheckpointError, match="not finite"):
         FeatureIndex.build([np.full((3, 4), np.nan, np.float32)])

@@ -150,7 +150,7 @@ def test_bad_input_is_one_sentence(voice: str, songs: Path, tmp_path: Path, caps
     one = songs / "one.wav"
     assert "Not found" in fails(capsys, tmp_path / "missing", "--voice", voice)
     assert "is empty" in fails(capsys, tmp_path / "empty", "--voice", voice)
-    assert "holds no recordings" in fails(capsys, tmp_path / "texts", "--voice", voice)
+    assert "contains no recordings" in fails(capsys, tmp_path / "texts", "--voice", voice)
     assert "0 bytes" in fails(capsys, tmp_path / "zero.wav", "--voice", voice)
     assert "0.020 s long" in fails(capsys, tmp_path / "click.wav", "--voice", voice)
     assert "digital silence" in fails(capsys, tmp_path / "still.wav", "--voice", voice)

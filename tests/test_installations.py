@@ -106,7 +106,7 @@ def test_useless_folders_are_refused(home: Path, tmp_path: Path, rvc: Path) -> N
     with pytest.raises(MissingFileError, match="in which the other program is installed"):
         add_installation(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"holds no voices and no weights"):
+    with pytest.raises(ConfigError, match=r"contains no voices and no weights"):
         add_installation(str(tmp_path / "empty"))
     add_installation(str(rvc))
     add_installation(str(rvc))

@@ -183,7 +183,7 @@ def test_each_precision_has_its_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_int8_is_refused_where_it_is_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     capable(monkeypatch, "avx2")
-    with pytest.raises(ConfigError, match=r"no fast instructions for int8 .*Choose the precision bf16, fp32 or auto\."):
+    with pytest.raises(ConfigError, match=r"no fast int8 instructions .*Choose bf16, fp32 or auto precision\."):
         tiny_converter().convert(voice_like(0.5), PM.model_copy(update={"precision": "int8"}))
 
 

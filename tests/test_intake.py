@@ -144,7 +144,7 @@ def test_taken_names_get_a_number_and_the_same_voice_is_not_added_twice(
         add(tmp_path, look(given / "cora v2.pth"), "Bea")
     assert add(tmp_path, look(given / "cora v2.pth"), "dora") == ["dora"]
     write_voice_model(given / "new.pth", small_voice("v1", "40k", seed=4))
-    with pytest.raises(ConfigError, match="one new voice"):
+    with pytest.raises(ConfigError, match="single voice"):
         add(tmp_path, look(given / "Anna_e200_s4000.pth", given / "new.pth"), "x")
 
 

@@ -70,7 +70,7 @@ def test_gpus_can_be_named_as_in_rvc() -> None:
     assert lines("fit", "0-2", chosen_gpus("0-2")) == [launcher + "-m train fit 'a b' --epochs 7"]
     assert lines("index", "0-2", chosen_gpus("0-2")) == ["-m train index 'a b' --most-vectors 500"]
     assert gpu_numbers("0-0-1") == [0, 1] and gpu_numbers("cpu") == [] and gpu_numbers("") == []
-    with pytest.raises(ConfigError, match=r"'0-2' names several GPUs.*cuda:0"):
+    with pytest.raises(ConfigError, match=r"'0-2' specifies several GPUs.*cuda:0"):
         choose_device("0-2")
     with pytest.raises(ConfigError, match="'cuda:7' cannot be used here"):
         choose_device("7")

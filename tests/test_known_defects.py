@@ -234,7 +234,7 @@ def test_an_incomplete_write_changes_nothing(tmp_path: Path, failure: type[BaseE
 
 @pytest.mark.parametrize("wanted", ["", " ", "-", "0-1", "cuda:x", "meta", "cuda:99"])
 def test_an_unknown_device_is_refused(wanted: str) -> None:
-    with pytest.raises(ConfigError, match="names several GPUs" if wanted == "0-1" else "available: cpu"):
+    with pytest.raises(ConfigError, match="specifies several GPUs" if wanted == "0-1" else "available: cpu"):
         choose_device(wanted)
 
 

@@ -193,7 +193,7 @@ def test_v1_without_f0_is_identified_by_its_posterior_or_metadata(rate: str) -> 
     found = derive_config(voice, {"sample_rate": int(rate[:2]) * 1000}, "a.pth")
     assert isinstance(found, SynthesizerConfig) and isinstance(network, Synthesizer)
     assert found.upsample_rates == network.config.upsample_rates
-    with pytest.raises(CheckpointError, match=r"a\.pth may be of 32k / 48k.*--sample-rate"):
+    with pytest.raises(CheckpointError, match=r"a\.pth could be any of 32k / 48k.*--sample-rate"):
         derive_config(voice, {}, "a.pth")
 
 
@@ -269,7 +269,7 @@ def other_decoder(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        (nan, "not finite"), (wrong_shape, r"1 of another shape \(enc_p\.proj\.bias"), (posing, "a larger size"),
+        (nan, "not finite"), (wrong_shape, r"1 of a different shape \(enc_p\.proj\.bias"), (posing, "a larger size"),
         (missing, r"lacks the tensor 'enc_p\.emb_phone\.weight'"), (foreign, r"1 unknown \(dec\.filter"),
         (whole_numbers, "not a table of real numbers"), (sparse, "not a table of real numbers|could run code"),
         (short_list, "not the usual list"), (other_decoder, "lacks the tensor|another kind"),

@@ -89,7 +89,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ConfigError, match="need the package onnx"):
+    with pytest.raises(ConfigError, match="require the onnx package"):
         export.check_packages()
 
 

@@ -67,8 +67,8 @@ def test_all_problems_are_reported_at_once(
     message = str(raised.value)
     assert "because of 7 problems" in message and message.count("\n- ") == 7
     for part in (
-        "does not belong to the training run", "does not compute in fp16", "nothing", "hubert_base", "rmvpe.pt",
-        "at least 2.2 GB of memory on cpu, but 0.1 GB are free", "disk space",
+        "does not belong to the training run", "fp16 is not supported", "nothing", "hubert_base", "rmvpe.pt",
+        "at least 2.2 GB of memory on cpu, but only 0.1 GB is free", "disk space",
     ):  # fmt: skip
         assert part in message
     assert "from scratch" in found.warnings[0]

@@ -181,7 +181,7 @@ def test_faint_noise_is_silence_and_is_not_amplified(tmp_path: Path, tone: Tone)
     report = run(tmp_path / "in", tmp_path / "out")
     assert names(tmp_path / "out/0_gt_wavs") == ["1_0.wav"]
     assert report.skipped_silent > 0
-    assert "a.wav holds only silence" in report.failures[0][1]
+    assert "a.wav contains only silence" in report.failures[0][1]
 
 
 def test_short_clips_are_counted(tmp_path: Path, tone: Tone) -> None:
@@ -219,7 +219,7 @@ def write_nothing(path: Path, tone: Tone) -> None:
         ("silence", "only silence"),
         ("20 ms", r"shorter than 0\.32 s"),
         ("broken", r"None of the 2 recordings.*a\.wav"),
-        ("file.txt", r"file\.txt (is not a recording|holds no sound)"),
+        ("file.txt", r"file\.txt (is not a recording|contains no audio)"),
     ],
 )
 def test_nothing_to_train_on_is_one_sentence_and_no_file(tmp_path: Path, tone: Tone, name: str, pattern: str) -> None:

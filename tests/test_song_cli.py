@@ -69,7 +69,7 @@ def test_a_text_or_subtitles_become_a_recording(
     assert soundfile.info(tmp_path / "film_eve.flac").duration > 5
     capsys.readouterr()
     assert run("say", "--voice", voice) == 1
-    assert "Enter a text or choose a file" in capsys.readouterr().err
+    assert "Enter text or choose a file" in capsys.readouterr().err
     (tmp_path / "old.txt").write_bytes("Grüße".encode("latin-1"))
     assert run("say", "--file", tmp_path / "old.txt", "--voice", voice) == 1
     assert "UTF-8" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_text_and_subtitles_are_jobs(tmp_path: Path) -> None:
     (tmp_path / "film.srt").write_text(SRT, encoding="utf-8")
     (made,), _ = run(tmp_path / "job", SayRequest(voice="eve", options=SPEECH, file=tmp_path / "film.srt"))
     assert soundfile.info(made).duration > 5
-    with pytest.raises(ConfigError, match="Enter a text or choose a file"):
+    with pytest.raises(ConfigError, match="Enter text or choose a file"):
         run(tmp_path, SayRequest(voice="eve", options=SPEECH))
 
 

@@ -227,7 +227,7 @@ def _run_together(command: Command, for_program: bool) -> int:
         _raise_missing(experiment)
     if ":" in command.device:
         raise ConfigError(
-            "--device {device} names one GPU, but each process uses its own. Leave it out.", device=command.device
+            "--device {device} names one GPU, but each process uses its own. Omit it.", device=command.device
         )
     if os.environ.get("ACCELERATE_USE_CPU") == "True":
         command = command.model_copy(update={"device": "cpu"})

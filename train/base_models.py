@@ -97,7 +97,7 @@ def _named_files(folder: Path) -> tuple[Path, Path]:
     paths = [path for path in sorted(folder.glob("*")) if path.suffix in VOICE_SUFFIXES]
     if len(paths) > MAX_FILES:
         raise CheckpointError(
-            "{folder} holds {count} files. Keep one G and one D file.", folder=folder, count=len(paths)
+            "{folder} contains {count} files. Keep one G and one D file.", folder=folder, count=len(paths)
         )
     generators, discriminators = _by_kind(paths)
     if len(generators) != 1 or len(discriminators) != 1:
@@ -118,9 +118,8 @@ def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
     generators, discriminators = _by_kind(paths[:MAX_FILES])
     if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
         raise ConfigError(
-            "A base model is one generator (G) and one discriminator (D) file; {count} files were given, {found} of "
-            "them a discriminator. Add one "
-            "of each.", count=len(paths), found=len(discriminators),
+            "A base model is one generator (G) and one discriminator (D) file, but {count} files were given "
+            "(discriminators: {found}). Add one of each.", count=len(paths), found=len(discriminators),
         )  # fmt: skip
     return generators[0], discriminators[0]
 
@@ -153,9 +152,8 @@ def _check_encoder(path: Path, wanted: str) -> None:
     declared = _stored(path).get("embedder_model")
     if isinstance(declared, str) and declared and canonical_name(declared) != canonical_name(wanted):
         raise CheckpointError(
-            "{path} was trained on the content encoder {found!r}, but this training run uses {wanted!r}. Choose it "
-            "with "
-            "--content-encoder, or another base model.",
+            "{path} was trained with the content encoder {found!r}, but this training run uses {wanted!r}. Choose it "
+            "with --content-encoder, or another base model.",
             path=path, found=declared, wanted=wanted,
         )  # fmt: skip
 
@@ -177,7 +175,7 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
                 raise MissingFileError(
                     folder / f"{name}.pth",
                     "The other base model is there. `python -m lib.assets list` shows the files that exist; "
-                    "`--no-base` trains without.",
+                    "`--no-base` trains without base models.",
                 )
         generator, discriminator = (file for file in files if file is not None)
         logger.info("base models: %s and %s", generator, discriminator)
@@ -216,8 +214,8 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
     found = kind_of(weights, str(path))
     if found != wanted:
         raise CheckpointError(
-            "{path} is a base generator of {found}, but this training run needs one of {wanted}. "
-            "`python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
+            "{path} is a base generator for {found}, but this training run needs one for {wanted}. `python -m "
+            "lib.assets list` shows the files that exist; `--no-base` trains without base models.",
             path=path, found=found.message, wanted=wanted.message,
         )  # fmt: skip
     check_network(weights, config.synthesizer, str(path), posterior=True)
@@ -232,7 +230,7 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
     if found != wanted:
         raise CheckpointError(
             "{path} is not a base discriminator of the family {family}: it has {found} sub-discriminators instead of "
-            "{wanted}. `python -m lib.assets list` shows the files that exist; `--no-base` trains without.",
+            "{wanted}. `python -m lib.assets list` shows the files that exist; `--no-base` trains without base models.",
             path=path, family=config.family, found=found, wanted=wanted,
         )  # fmt: skip
     with meta_device():

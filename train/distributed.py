@@ -108,7 +108,7 @@ def explaining_lost_processes(remedy: Message) -> Iterator[None]:
         if not connected or isinstance(error, torch.OutOfMemoryError) or not _LOST.search(str(error)):
             raise
         raise ProcessLostError(
-            "Another of the {count} processes has ended, so this one ends, too. {remedy}",
+            "Another of the {count} processes has ended, so this one is exiting, too. {remedy}",
             count=torch.distributed.get_world_size(), remedy=remedy,
         ) from error  # fmt: skip
 

@@ -58,7 +58,7 @@ def check_speaker(config: FamilyConfig, speaker_id: int) -> None:
     count = config.synthesizer.n_speakers
     if speaker_id >= count:
         raise ConfigError(
-            "The speaker id {speaker} does not exist in the family {family}; it has {count} speakers, 0 to {last}.",
+            "The speaker id {speaker} does not exist in the {family} family; it has {count} speakers, 0 to {last}.",
             speaker=speaker_id, family=config.family, count=count, last=count - 1,
         )  # fmt: skip
 
@@ -207,7 +207,7 @@ class Experiment:
         for folder in folders:
             if folder.name not in ours and folder.is_dir() and any(folder.iterdir()):
                 raise ConfigError(
-                    "{folder} contains files of another program. Train on them as they are (python -m train fit "
+                    "{folder} contains files from another program. Train on them as they are (python -m train fit "
                     "{name!r}), or choose another name.",
                     folder=folder, name=self.name,
                 )  # fmt: skip

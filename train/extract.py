@@ -133,8 +133,8 @@ def _networks(
     encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:
         raise ConfigError(
-            "The content encoder {encoder!r} computes {width} features per frame, but the family {family} needs "
-            "{wanted}. Use the encoder that this family was trained with.",
+            "The content encoder {encoder!r} computes {width} features per frame, but the {family} family requires "
+            "{wanted}. Use the encoder with which this family was trained.",
             encoder=encoder.name, width=encoder.width, family=config.family, wanted=config.synthesizer.content_width,
         )  # fmt: skip
     if not config.synthesizer.has_f0:

@@ -56,7 +56,7 @@ def fit(
     experiment's own clips are used.
 
     Raises ConfigError, CheckpointError, AudioError or MissingFileError before anything is changed if training cannot
-    start; Cancelled, after saving, if the run is stopped; ConfigError if the losses are no longer finite; and
+    start; Cancelled, after saving, if the run is stopped; ConfigError if the loss becomes non-finite; and
     ProcessLostError if another process has died. Everything saved before an error is kept.
     """
     if (done := _finished(experiment, options)) is not None:
@@ -150,12 +150,12 @@ def _check_finite(training: Training, losses: dict[str, float]) -> None:
     step, newest = training.state.progress.step, training.checkpoints.newest
     if newest is None:
         raise ConfigError(
-            "The losses are no longer finite at step {step}. The checkpoints from before this run are unchanged. "
-            "Continue with a lower --learning-rate or in fp32.", step=step,
+            "The loss became non-finite (NaN or infinity) at step {step}. The checkpoints from before this run are "
+            "unchanged. Continue with a lower --learning-rate or in fp32.", step=step,
         )  # fmt: skip
     raise ConfigError(
-        "The losses are no longer finite at step {step}. The last good checkpoint is {path}. Continue with a lower "
-        "--learning-rate or in fp32.", step=step, path=newest,
+        "The loss became non-finite (NaN or infinity) at step {step}. The last good checkpoint is {path}. Continue "
+        "with a lower --learning-rate or in fp32.", step=step, path=newest,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Preflight:
             for problem in self.problems[1:]:
                 listed = Message("{before}\n- {problem}", before=listed, problem=problem.message)
             raise ConfigError(
-                "Nothing was started, because of {count} problems:\n{problems}",
+                "Nothing was started because of {count} problems:\n{problems}",
                 count=len(self.problems), problems=listed,
             )  # fmt: skip
 
@@ -218,8 +218,8 @@ class _Checks:
         needed += PROGRAM_BYTES if self.target.type == "cpu" else 0
         if free is not None and free < needed:
             raise ConfigError(
-                "Training a voice of {family} needs at least {needed:.1f} GB of memory on {device}, but {free:.1f} GB "
-                "are free. Close other programs, train a lite voice, or use another device.",
+                "Training a {family} voice needs at least {needed:.1f} GB of memory on {device}, but only {free:.1f} "
+                "GB is free. Close other programs, train a lite voice, or use another device.",
                 family=self.family.family, needed=needed / 1e9, device=str(self.target), free=free / 1e9,
             )  # fmt: skip
         clips = clips_of(self.seconds, self.options)
@@ -247,7 +247,7 @@ class _Checks:
         )
         if found.disk > found.free:
             raise ConfigError(
-                "The training needs about {needed:.1f} GB of disk space in {folder}, but {free:.1f} GB are free. Free "
+                "Training needs about {needed:.1f} GB of disk space in {folder}, but only {free:.1f} GB is free. Free "
                 "some space, or keep fewer checkpoints (--keep-checkpoints 1).",
                 needed=found.disk / 1e9, folder=self.experiment.folder.parent, free=found.free / 1e9,
             )  # fmt: skip

@@ -170,7 +170,9 @@ def _prepare_one(path: Path, writer: _ClipWriter, options: PrepareOptions, tally
         )  # fmt: skip
         tally.failures.append((path, reason))
     elif writer.count == 0:
-        tally.failures.append((path, Message("{path} holds only silence. Remove it, or record it louder.", path=path)))
+        tally.failures.append(
+            (path, Message("{path} contains only silence. Remove it, or record it louder.", path=path))
+        )
 
 
 def _clips(audio: npt.NDArray[np.float32], sample_rate: int, seconds: float) -> Iterator[npt.NDArray[np.float32]]:
@@ -187,7 +189,7 @@ def _nothing_usable(data: Path, tally: _Tally) -> AudioError:
             count=tally.clips, folder=data, least=MIN_SECONDS,
         )  # fmt: skip
     if not tally.failures:
-        return AudioError("{folder} holds only silence. Use recordings of a voice.", folder=data)
+        return AudioError("{folder} contains only silence. Use recordings of a voice.", folder=data)
     first = tally.failures[0][1]
     if len(tally.failures) == 1:
         return AudioError(first.template, **first.values)

@@ -160,7 +160,7 @@ def number_speakers(names: Sequence[str]) -> dict[str, int]:
         is_number = name.isdecimal() and len(name) <= MAX_DIGITS
         if is_number and (other := taken.setdefault(int(name), name)) != name:
             raise ConfigError(
-                "The folders {first} and {second} stand for the same speaker number. Rename one of them.",
+                "The folders {first} and {second} have the same speaker number. Rename one of them.",
                 first=other, second=name,
             )  # fmt: skip
     numbers = {name: number for number, name in taken.items()}

@@ -155,7 +155,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["
     if wanted == "fp32":
         return "no", "requested"
     if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError("A CPU cannot train in fp16. Use --precision bf16, fp32 or auto.")
+        raise ConfigError("Training in fp16 is not supported on a CPU. Use --precision bf16, fp32 or auto.")
     if wanted != "auto":
         return wanted, "requested"
     if has_fast_bfloat16(device):

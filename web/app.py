@@ -196,7 +196,7 @@ def _own_server() -> Iterator[None]:
 def serve(app: gr.Blocks, address: Address, folders: Sequence[Path] = ()) -> list[str]:
     """Start serving in the background, including the files below `folders`; returns the addresses (local, public)."""
     if address.mcp and importlib.util.find_spec("mcp") is None:
-        raise ConfigError("--mcp needs one more package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
+        raise ConfigError("--mcp requires an additional package. Run: .venv/bin/python -m pip install 'mcp>=1.21,<2'")
     check_address(address)
     routes.GradioMultiPartParser = route_utils.GradioMultiPartParser = _BoundedParser
     theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=MONOSPACE_FONT)

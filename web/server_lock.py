@@ -42,6 +42,6 @@ class ServerLock:
                 folder=self._folder, address=address,
             )  # fmt: skip
         return ConfigError(
-            "Another server that is just starting uses {folder}. Wait for its page, or stop it first.",
+            "Another server, which is still starting, uses {folder}. Wait until it is ready, or stop it first.",
             folder=self._folder,
         )

@@ -135,7 +135,7 @@ def _say(arguments: SayArguments) -> int:
 
 def _text(arguments: SayArguments) -> str:
     if (arguments.file is None) == (not arguments.text):
-        raise ConfigError("Enter a text or choose a file, not both.")
+        raise ConfigError("Enter text or choose a file, not both.")
     return arguments.text if arguments.file is None else read_text_file(arguments.file)
 
 
@@ -147,7 +147,7 @@ def _output(arguments: VoiceAndOutput, default: Path) -> Path:
         return folder / f"{default.name}.{chosen or 'wav'}"
     if chosen and output.suffix.lower() != f".{chosen}":
         raise ConfigError(
-            "{path} does not end in .{format}. Leave out the format, or change the name.", path=output, format=chosen
+            "{path} does not end in .{format}. Omit the format, or change the name.", path=output, format=chosen
         )
     return output
 

@@ -79,7 +79,7 @@ def read_sound(path: Path, options: ConvertOptions, progress: Progress = no_prog
     elif audio.shape[1] > wanted:
         raise AudioError(
             "{path} is longer than {minutes} minutes. Stereo, effects and loudness need the whole recording in memory: "
-            "cut it into parts, or leave these options out.",
+            "cut it into parts, or omit these options.",
             path=path,
             minutes=round(MAX_SECONDS / 60),
         )

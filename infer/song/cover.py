@@ -118,8 +118,8 @@ class CoverMaker:
             stems = Stems(vocals, instrumental)
         elif not options.separation:
             raise ConfigError(
-                "The song has to be separated. Provide its instrumental or its vocals, or choose a separation model of "
-                'pymss (see "pymss list").'
+                "The song has to be separated. Provide its instrumental or its vocals, or choose a pymss "
+                'separation model (see "pymss list").'
             )
         else:
             report = named(part_of(progress, 2, 6, 2), Message("separating the vocals"))

@@ -38,8 +38,8 @@ class PymssSeparator:
         """
         if importlib.util.find_spec("pymss") is None:
             raise ConfigError(
-                "Separating a song needs the package pymss. Install it (pip install pymss), or provide your "
-                "own stem: the instrumental or the vocals."
+                "Separating a song requires the pymss package. Install it (pip install pymss), or provide your own "
+                "stem: the instrumental or the vocals."
             )
         import pymss
 

@@ -35,8 +35,8 @@ class Hibari:
     def __init__(self) -> None:
         if importlib.util.find_spec("hibari") is None:
             raise ConfigError(
-                "Speech from text needs the package hibari-tts. Install it (pip install hibari-tts), or choose the "
-                "online engine edge."
+                "Text to speech requires the hibari-tts package. Install it (pip install hibari-tts), or choose the "
+                "online edge engine."
             )
         import hibari
 
@@ -55,8 +55,8 @@ class Edge:
     def __init__(self, voice: str) -> None:
         if importlib.util.find_spec("edge_tts") is None:
             raise ConfigError(
-                "The engine edge needs the package edge-tts. Install it (pip install edge-tts), or choose the offline "
-                "engine hibari."
+                "The edge engine requires the edge-tts package. Install it (pip install edge-tts), or choose the "
+                "offline hibari engine."
             )
         self._voice = voice
 
@@ -72,8 +72,8 @@ class Edge:
             mp3 = b"".join(part["data"] for part in speech.stream_sync() if part["type"] == "audio")
         except Exception as error:  # edge-tts raises its own errors and those of aiohttp, asyncio and ssl
             raise ConfigError(
-                "The speech service edge refused the request or could not be reached ({reason}). Try again later, "
-                "check the name of its voice ({voice}), or choose the offline engine hibari.",
+                "The edge speech service refused the request or could not be reached ({reason}). Try again later, "
+                "check the voice name ({voice}), or choose the offline hibari engine.",
                 reason=f"{type(error).__name__}: {error}"[:200],
                 voice=self._voice,
             ) from error

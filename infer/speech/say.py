@@ -31,7 +31,7 @@ def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Pro
     rate, parts = engine.sample_rate, list[tuple[int, FloatArray]]()
     position, late = 0, 0
     for i, line in enumerate(lines):
-        progress(i, len(lines), Message("reading the text aloud"))
+        progress(i, len(lines), Message("synthesising speech"))
         speech = engine(line.text, speed)
         start = position
         if line.start is not None:
@@ -53,7 +53,7 @@ def say(lines: Sequence[Line], engine: Engine, speed: float = 1.0, progress: Pro
     audio = np.zeros(max(start + len(speech) for start, speech in parts), np.float32)
     for start, speech in parts:
         audio[start : start + len(speech)] += speech
-    progress(len(lines), len(lines), Message("reading the text aloud"))
+    progress(len(lines), len(lines), Message("synthesising speech"))
     return audio
 
 

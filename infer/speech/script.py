@@ -32,7 +32,7 @@ def read_script(text: str) -> list[Line]:
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(
-            "The text has {count} characters; at most {limit} can be spoken at once. Split it.",
+            "The text has {count} characters; at most {limit} can be synthesised at once. Split it.",
             count=len(text),
             limit=MAX_CHARACTERS,
         )

@@ -127,12 +127,10 @@ class Recording:
         except av.error.FFmpegError as error:
             raise unreadable(path, error) from error
         if held is None or samples == 0:
-            raise AudioError(
-                "{path} contains no sound: not one sample could be decoded. Replace or remove it.", path=path
-            )
+            raise AudioError("{path} contains no audio: no sample could be decoded. Replace or remove it.", path=path)
         if decoded.channels_cancel:
             raise AudioError(
-                "{path}: its channels cancel each other, as with a reversed cable or a removed centre, so that their "
+                "{path}: its channels cancel each other, as with inverted polarity or centre cancellation, so the mono "
                 "mix is silent. Use one channel: --channel left.",
                 path=path,
             )
@@ -145,7 +143,9 @@ class Recording:
 def _audio_stream(container: Any, path: Path) -> Any:
     """The first audio stream of a container. Raises AudioError if there is none."""
     if not container.streams.audio or container.streams.audio[0].codec_context is None:
-        raise AudioError("{path} holds no sound that can be decoded. Use a recording (WAV, FLAC, MP3, ...).", path=path)
+        raise AudioError(
+            "{path} contains no audio that can be decoded. Use a recording (WAV, FLAC, MP3, ...).", path=path
+        )
     return container.streams.audio[0]
 
 
@@ -222,7 +222,7 @@ def list_recordings(folder: Path, results: Path | None = None) -> list[Path]:
     if not files:
         raise AudioError("{path} is empty. Put recordings into it (WAV, FLAC, MP3, ...).", path=folder)
     raise AudioError(
-        "{path} holds no recordings: none of its {count} files is audio. Put WAV, FLAC or MP3 files into it.",
+        "{path} contains no recordings: none of its {count} files is audio. Put WAV, FLAC or MP3 files into it.",
         path=folder,
         count=len(files),
     )
@@ -244,7 +244,7 @@ def list_files(folder: Path, results: Path | None = None) -> list[Path]:
         seen.add(real)  # a link may lead back to a folder above it
         if len(found) > MAX_FILES:
             raise AudioError(
-                "{path} holds more than {limit} files. Specify the folder of the recordings.",
+                "{path} contains more than {limit} files. Specify the folder of the recordings.",
                 path=folder,
                 limit=MAX_FILES,
             )

@@ -112,5 +112,5 @@ def _check_choice(family: str, name: str | None) -> None:
         )
     if family == "lite" and name not in (None, "lite"):
         raise ConfigError(
-            "Models of the lite family use their own content encoder, not {name!r}. Leave the name out.", name=name
+            "Models of the lite family use their own content encoder, not {name!r}. Omit the name.", name=name
         )

@@ -103,7 +103,7 @@ def read_fairseq(path: Path) -> HubertWeights:
         named = {name: hugging_face_name(name) for name in tensor_table(content["model"], path)}
     except KeyError as error:
         raise CheckpointError(
-            "{path} holds the tensor {reason}, which a HuBERT encoder does not have. Use hubert_base.pt.",
+            "{path} contains the tensor {reason}, which a HuBERT encoder does not have. Use hubert_base.pt.",
             path=path,
             reason=str(error),
         ) from error

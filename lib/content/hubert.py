@@ -59,7 +59,7 @@ class HubertContentEncoder:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, C) float32; 0 frames if T < 400."""
         if audio.ndim != 1:
             raise AudioError(
-                "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
+                "The content encoder requires mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
             )
         if content_frames(len(audio)) == 0:
             return np.zeros((0, self.width), dtype=np.float32)
@@ -125,7 +125,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
     odd = sorted(wanted.keys() ^ known.keys()) or sorted(k for k in wanted if wanted[k].shape != known[k].shape)
     if odd:
         raise CheckpointError(
-            "{path} is not a HuBERT content encoder: {count} tensors are missing, unknown or of another shape "
+            "{path} is not a HuBERT content encoder: {count} tensors are missing, unexpected or have the wrong shape "
             "({key}, …). Use {encoder}.",
             path=where,
             count=len(odd),

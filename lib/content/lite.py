@@ -46,7 +46,7 @@ class LiteContentEncoder:
         """(T,) float32 at 16 kHz -> ((T - 80) // 320, WIDTH) float32; 0 frames if T < 400."""
         if audio.ndim != 1:
             raise AudioError(
-                "The content encoder needs mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
+                "The content encoder requires mono audio of shape (T,), not {shape}. Mix it to mono.", shape=audio.shape
             )
         if content_frames(len(audio)) == 0:
             return np.zeros((0, WIDTH), dtype=np.float32)
@@ -90,7 +90,7 @@ def dequantized(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 def locate(family: str, name: str | None = None, path: Path = WEIGHTS_FILE) -> Path:
     """Return the file of the bundled encoder. Raises MissingFileError if it does not exist."""
     if not path.is_file():
-        raise MissingFileError(path, "It is part of the project: restore it, or make it with its recipe.")
+        raise MissingFileError(path, "It is part of the project: restore it, or rebuild it with its recipe.")
     return path
 
 

@@ -75,7 +75,7 @@ def _effect(word: str) -> tuple[str, tuple[float, ...]]:
         )
     given = [part.strip() for part in numbers.split(":")] if numbers.strip() else []
     if len(given) > len(EFFECTS[name]):
-        raise ConfigError("The effect {name} has {count} numbers: {form}.", name=name, count=len(EFFECTS[name]),
+        raise ConfigError("The {name} effect takes {count} numbers: {form}.", name=name, count=len(EFFECTS[name]),
                           form=":".join(parameter.name for parameter in EFFECTS[name]))  # fmt: skip
     given += [""] * (len(EFFECTS[name]) - len(given))
     return name, tuple(_number(name, parameter, part) for parameter, part in zip(EFFECTS[name], given, strict=True))
@@ -88,7 +88,7 @@ def _number(effect: str, parameter: Parameter, text: str) -> float:
         value = float("nan")
     if not parameter.low <= value <= parameter.high:
         raise ConfigError(
-            "{text!r} cannot be the {parameter} of the effect {effect}; use a number from {low} to {high}.",
+            "{text!r} cannot be the {parameter} of the {effect} effect; use a number from {low} to {high}.",
             text=text[:MAX_ECHOED], parameter=parameter.name, effect=effect, low=parameter.low, high=parameter.high,
         )  # fmt: skip
     return value

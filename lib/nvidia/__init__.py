@@ -96,8 +96,8 @@ def _advise(card: Card, name: str) -> Message | None:
             driver=card.driver, name=card.name, needed=fitting[-1].driver,
         )  # fmt: skip
     return Message(
-        "{name} (compute capability {capability}, driver {driver}) cannot be used with PyTorch's build {build}. "
-        "Install the build {better}: delete .venv, then run go-web again.",
+        "{name} (compute capability {capability}, driver {driver}) cannot be used with the PyTorch build {build}. "
+        "Install the {better} build: delete .venv, then run go-web again.",
         name=card.name, capability=card.capability or "?", driver=card.driver, build=name, better=better,
     )  # fmt: skip
 

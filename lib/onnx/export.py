@@ -137,7 +137,7 @@ def check_packages() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "ONNX files need the package {package}. Install it: pip install -r requirements-onnx.txt",
+            "ONNX files require the {package} package. Install it: pip install -r requirements-onnx.txt",
             package=error.name or "onnx",
         ) from error
 

@@ -79,7 +79,7 @@ def split_method(method: str) -> tuple[str, ...]:
         if part not in (METHODS if found else PITCH_METHODS):
             raise _unknown_method(part[:MAX_ECHOED], inside_hybrid=found is not None)
     if len(set(parts)) < len(parts):
-        raise ConfigError("{name!r} names a pitch method twice; name each once.", name=method[:MAX_ECHOED])
+        raise ConfigError("{name!r} lists a pitch method twice; list each once.", name=method[:MAX_ECHOED])
     return parts
 
 
@@ -206,7 +206,9 @@ class ExactExtractor:
         padded = {}
         for i, audio in enumerate(clips):
             if audio.ndim != 1 or not np.isfinite(audio).all():
-                raise AudioError("F0 needs finite mono audio of shape (T,); got shape {shape}.", shape=audio.shape)
+                raise AudioError(
+                    "F0 estimation requires finite mono audio of shape (T,); got shape {shape}.", shape=audio.shape
+                )
             if len(found[i]) and np.abs(audio).max() >= SILENCE_PEAK:
                 padded[i] = np.pad(audio.astype(np.float32), (0, max(0, MIN_SAMPLES - len(audio))))
         extract = self._extract

@@ -117,7 +117,7 @@ def read_curve(path: Path) -> PitchCurve:
                 continue
         points.append(_point(path, number, fields, columns, text))
     if not points or columns is None:
-        raise ConfigError("{path} holds no F0 curve; use lines of two numbers, seconds and Hz.", path=path)
+        raise ConfigError("{path} contains no F0 curve; use lines of two numbers, seconds and Hz.", path=path)
     table = np.array(points, dtype=np.float64)
     if 0 < (highest := table[:, 1].max()) < MIN_PITCH:
         raise ConfigError(
@@ -163,10 +163,10 @@ def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise MissingFileError(path, "Use a file of lines with two numbers, seconds and Hz.")
+        raise MissingFileError(path, "Use a file with two numbers, seconds and Hz, on each line.")
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(
-            "{path} has {size} bytes; an F0 file may have {limit} at most.",
+            "{path} has {size} bytes; an F0 file may have at most {limit}.",
             path=path,
             size=path.stat().st_size,
             limit=MAX_BYTES,

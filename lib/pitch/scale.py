@@ -96,7 +96,7 @@ def splice_curve(
     if positions.ndim != 1 or positions.shape != points.shape or len(positions) == 0:
         raise ConfigError("The F0 curve has no points; use lines of two numbers, seconds and Hz.")
     if not (np.isfinite(positions).all() and np.isfinite(points).all()) or positions.min() < 0 or points.min() < 0:
-        raise ConfigError("The F0 curve holds a negative or missing number; use seconds and Hz, 0 Hz for unvoiced.")
+        raise ConfigError("The F0 curve contains a negative or missing number; use seconds and Hz, 0 Hz for unvoiced.")
     order = np.argsort(positions, kind="stable")
     positions, points = positions[order], points[order]
     rounding = 1e-4  # frames; 1.1 s may come out as 110.00001 frames

@@ -127,7 +127,7 @@ def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
         raise CheckpointError(
-            "{path} holds {index_width} content features, but the voice uses {voice_width}. It is the index of "
+            "{path} contains {index_width} content features, but the voice uses {voice_width}. It is the index of "
             "another voice.",
             path=path,
             index_width=index.width,
@@ -262,7 +262,7 @@ def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path) -> _Unpacked:
     indexes = [entry for entry in _with_suffix(entries, (INDEX_SUFFIX,)) if "trained_" not in entry_name(entry)]
     if not models:
         raise CheckpointError(
-            "{path} holds no voice model (.pth or .safetensors). It is not a voice archive.", path=archive
+            "{path} contains no voice model (.pth or .safetensors). It is not a voice archive.", path=archive
         )
     if len(indexes) > 1:
         raise _several(indexes, archive, Message("index"))
@@ -308,7 +308,7 @@ def _with_suffix(entries: Sequence[zipfile.ZipInfo], suffixes: tuple[str, ...]) 
 
 def _several(entries: Sequence[zipfile.ZipInfo], archive: Path, what: Message) -> CheckpointError:
     return CheckpointError(
-        "{path} holds {count} files that could be the {what} ({names}). Keep one.",
+        "{path} contains {count} files that could be the {what} ({names}). Keep one.",
         path=archive,
         count=len(entries),
         what=what,

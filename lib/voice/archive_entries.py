@@ -27,7 +27,7 @@ def checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipI
     entries = opened.infolist()
     if len(entries) > MAX_PARTS:
         raise CheckpointError(
-            "{path} holds {count} files; a voice archive has at most {max_parts}.",
+            "{path} contains {count} files; a voice archive has at most {max_parts}.",
             path=archive,
             count=len(entries),
             max_parts=MAX_PARTS,

@@ -128,7 +128,7 @@ def derive_config(weights: Weights, declared: Declared, where: str) -> NetworkCo
 
 
 def _unusual_shapes(where: str) -> CheckpointError:
-    return CheckpointError("{path} has tensors of unusual shapes: it belongs to another kind of model.", path=where)
+    return CheckpointError("{path} has tensors with unusual shapes: it belongs to another kind of model.", path=where)
 
 
 def check_network(weights: Weights, config: NetworkConfig, where: str, *, posterior: bool = False) -> None:
@@ -167,7 +167,7 @@ def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     """
     if version == "voras_beta":
         raise CheckpointError(
-            "{path} is a VoRAS beta model, another architecture, which cannot be used here.", path=where
+            "{path} is a VoRAS beta model, which has a different architecture and cannot be used here.", path=where
         )
     name = _version_name(version)
     declared = VERSIONS.get(name)

@@ -135,7 +135,7 @@ def _recognise(file: Path, folder: Path, found: _Sorted) -> None:
             if card.get("name"):
                 found.names[file] = str(card["name"])
             if not parts:
-                found.unused.append((file.name, Message("holds neither a voice model nor an index")))
+                found.unused.append((file.name, Message("contains neither a voice model nor an index")))
             for label, path in parts:
                 _read(Part(path, label, file), found)
         elif suffix in INTAKE_SUFFIXES:
@@ -200,7 +200,7 @@ def _give(index: FoundIndex, model: FoundModel, owners: dict[Part, FoundIndex], 
     owners[model.part] = kept
     if dropped is not None:
         found.indexes.remove(dropped)
-        reason = Message("is not used: {other} is for the same voice and holds more", other=kept.part.label)
+        reason = Message("is not used: {other} is for the same voice and contains more", other=kept.part.label)
         found.unused.append((dropped.part.label, reason))
 
 
@@ -282,8 +282,8 @@ def _for_installed_voices(
                 owner = voice
                 break
         if owner is None:
-            reason = Message("names no voice of {width} features. Add it together with its voice, or rename it to the "
-                             "name of the voice", width=index.width)  # fmt: skip
+            reason = Message("its name does not match any voice with {width}-dimensional features. Add it together "
+                             "with its voice, or rename it to the name of the voice", width=index.width)  # fmt: skip
             found.unused.append((label, reason))
         elif own := find_index(owner.path, roots=index_roots(logs)):
             reason = Message("is not used: the voice {voice} has the index {index}", voice=owner.name, index=own.name)
@@ -332,7 +332,9 @@ def install(found: Inspected, name: str | None = None, *, weights: Path = WEIGHT
 def _renamed(voices: list[FoundVoice], name: str, weights: Path) -> FoundVoice:
     """Return the only voice under a name that must be unused."""
     if len(voices) != 1 or voices[0].installed:
-        raise ConfigError("A name can be chosen when one new voice is added; these are {count}.", count=len(voices))
+        raise ConfigError(
+            "A name can be chosen only when a single voice is added; there are {count}.", count=len(voices)
+        )
     if any(voice.name.casefold() == name.casefold() for voice in list_voices([weights])):
         raise ConfigError("There is a voice named {name!r} already. Choose another name.", name=name)
     return replace(voices[0], name=check_name(name, "voice", is_argument=True))
@@ -344,6 +346,6 @@ def _install_index(index: FoundIndex, voice: str, family: Family, logs: Path) ->
     target = inside(logs, experiment, "voice") / index_names(experiment, family, FeatureIndex.load(source).n_cells)[1]
     if target.exists() and not filecmp.cmp(target, source, shallow=False):
         raise CheckpointError(
-            "{path} exists and is another index. Move it away first if the new one is to be used.", path=target
+            "{path} exists and is a different index. Move it away first if the new one is to be used.", path=target
         )
     copy_file(source, target)

@@ -87,9 +87,8 @@ def fetch_voices(
 
 def _no_voice(name: str) -> LinkError:
     return LinkError(
-        "The link leads to {file}. Use the link of a file of one of these types: {suffixes}, or of a Hugging Face "
-        "repository with "
-        "such files.",
+        "The link points to {file}. Use the link of a file of one of these types: {suffixes}, or of a Hugging Face "
+        "repository with such files.",
         file=name, suffixes=", ".join(INTAKE_SUFFIXES),
     )  # fmt: skip
 

@@ -141,7 +141,7 @@ def read_voice_model(path: Path) -> VoiceModel:
         )
     if content.get("version") == "voras_beta":
         raise CheckpointError(
-            "{path} is a VoRAS beta model, another architecture, which cannot be used here.", path=path
+            "{path} is a VoRAS beta model, which has a different architecture and cannot be used here.", path=path
         )
     table = with_rvc_keys(tensor_table(content["weight"], path))
     weights = {key: value for key, value in table.items() if POSTERIOR_PREFIX not in key}

@@ -180,9 +180,8 @@ def _rates(found: Declared, declared: Declared, where: str) -> Declared:
     if known:
         names = " / ".join(f"{rate // 1000}k" for rate in sorted(known))
         raise CheckpointError(
-            "{path} may be of {rates}: networks without F0 have the same tensors at these rates. Specify the "
-            "correct one "
-            "(ckpt extract: --sample-rate).",
+            "The sample rate of {path} could be any of {rates}: networks without F0 have identical tensors at these "
+            "rates. Specify the correct one (ckpt extract: --sample-rate).",
             path=where,
             rates=names,
         )

@@ -108,8 +108,8 @@ def _check_growth(path: Path) -> None:
         unpacked = sum(part.file_size for part in archive.infolist())
     if unpacked > MAX_GROWTH * path.stat().st_size + SPARE_BYTES:
         raise CheckpointError(
-            "{path} was not opened: its {size} bytes would unpack to {unpacked}, like a file made to exhaust memory. "
-            "Get the voice from a source you trust.",
+            "{path} was not opened: its {size} bytes would unpack to {unpacked}; it may be a decompression bomb. Get "
+            "the voice from a source you trust.",
             path=path,
             size=path.stat().st_size,
             unpacked=unpacked,
@@ -136,8 +136,8 @@ def _check_globals(path: Path, is_archive: bool) -> None:
         found = _contains(path, BYTEARRAY)
     if found:
         raise CheckpointError(
-            "{path} was not opened: it requests memory like a file made to exhaust it. Get the voice from a source "
-            "you trust.",
+            "{path} was not opened: it requests an excessive amount of memory, as a maliciously crafted file would. "
+            "Get the voice from a source you trust.",
             path=path,
         )
 
@@ -158,8 +158,8 @@ def check_values(content: Any, path: Path) -> None:
         left -= len(inner)
         if left < 0 or (inner and depth >= MAX_DEPTH):
             raise CheckpointError(
-                "{path} was not opened: its values are nested or repeated like a file made to exhaust memory. Get the "
-                "voice from a source you trust.",
+                "{path} was not opened: its values are nested or repeated, as in a file crafted to exhaust memory. Get "
+                "the voice from a source you trust.",
                 path=path,
             )
         waiting.extend((item, depth + 1) for item in inner)
@@ -196,7 +196,7 @@ def tensor_table(value: Any, path: Path) -> Weights:
     """
     if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
         raise CheckpointError(
-            "{path} holds no table of tensors where a model has one. It is not a voice model.", path=path
+            "{path} contains no table of tensors where a model has one. It is not a voice model.", path=path
         )
     total = 0
     for key, tensor in value.items():

@@ -118,7 +118,7 @@ def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[s
     stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
     if not isinstance(stored, dict) or not isinstance(groups, list):
         raise CheckpointError(
-            "{path}: the optimiser state is not one of AdamW. Go back to an earlier checkpoint.", path=where
+            "{path}: the optimiser state is not from AdamW. Go back to an earlier checkpoint.", path=where
         )
     if len(groups) != 1:
         raise CheckpointError(

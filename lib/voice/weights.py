@@ -95,11 +95,11 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
     if unknown:
         parts.append(Message("{count} unknown ({tensor}, …)", count=len(unknown), tensor=unknown[0]))
     if misshapen:
-        parts.append(Message("{count} of another shape ({tensor}, …)", count=len(misshapen), tensor=misshapen[0]))
+        parts.append(Message("{count} of a different shape ({tensor}, …)", count=len(misshapen), tensor=misshapen[0]))
     if parts:
         differences = functools.reduce(lambda one, other: Message("{one}; {other}", one=one, other=other), parts)
         raise CheckpointError(
-            "{path} does not fit this network: tensors {differences}. It belongs to another model.",
+            "{path} does not match this network: tensors {differences}. It belongs to another model.",
             path=where,
             differences=differences,
         )

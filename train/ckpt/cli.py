@@ -269,7 +269,9 @@ def _import(tool: Import) -> Iterator[str]:
             files += _fetched(given, place) if is_link(given) else [given_path(given)]
         if len(files) != 1 or files[0].suffix.lower() != ARCHIVE_SUFFIX:
             if tool.overwrite:
-                raise ConfigError("--overwrite is for one ZIP archive. Delete the voice first, or choose another name.")
+                raise ConfigError(
+                    "--overwrite works only with a single ZIP archive. Delete the voice first, or choose another name."
+                )
             yield from _import_loose(files, tool.name, Path(folder))
             return
         imported = import_voice(files[0], tool.name, overwrite=tool.overwrite)

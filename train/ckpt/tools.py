@@ -144,7 +144,8 @@ def newest_generator(folder: Path) -> Path:
     pairs = Experiment(folder.name, folder.parent).checkpoint_pairs()
     if not pairs:
         raise ConfigError(
-            "{folder} holds no pair of checkpoints G_….pth and D_….pth. Specify the path of a G_….pth.", folder=folder
+            "{folder} contains no pair of checkpoints G_….pth and D_….pth. Specify the path of a G_….pth.",
+            folder=folder,
         )
     return pairs[0][0]
 
@@ -161,7 +162,7 @@ def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None =
     config = derive_config(weights, {} if sample_rate is None else {"sample_rate": sample_rate}, where)
     if sample_rate not in (None, config.sample_rate):
         raise CheckpointError(
-            "{path} is of a voice of {rate} Hz, not {given}. Leave the rate out.",
+            "{path} belongs to a {rate} Hz voice, not a {given} Hz one. Omit the sample rate.",
             path=where,
             rate=config.sample_rate,
             given=sample_rate,
@@ -196,7 +197,7 @@ def merge(first: VoiceModel, second: VoiceModel, alpha: float = 0.5, info: str |
     ConfigError if alpha is not between 0 and 1, and CheckpointError if the voices are of different kinds.
     """
     if not 0 <= alpha <= 1:
-        raise ConfigError("The share of the first voice cannot be {alpha}; it must be from 0 to 1.", alpha=alpha)
+        raise ConfigError("The weight of the first voice cannot be {alpha}; it must be from 0 to 1.", alpha=alpha)
     _check_mergeable(first, second)
     rows = min(first.config.n_speakers, second.config.n_speakers)
     merged = {}

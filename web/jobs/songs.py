@@ -44,7 +44,7 @@ def say_text(voice: "VoiceConverter", request: SayRequest, name: str, context: J
     from infer.speech.script import read_script, read_text_file
 
     if (request.file is None) == (not request.text.strip()):
-        raise ConfigError("Enter a text or choose a file, not both.")
+        raise ConfigError("Enter text or choose a file, not both.")
     lines = read_script(request.text if request.file is None else read_text_file(request.file))
     output = context.folder / f"{name}.{request.format}"
     sound = speak(voice, load_engine(request.options), lines, request.options, context.progress)
