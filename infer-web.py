@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         "REVOICE_USER and REVOICE_PASSWORD; otherwise the user name is 'revoice', and a random password is generated "
         "and printed at startup.",
     )
-    parser.add_argument("--port", type=int, help="port to listen on (default: the first free port from 7865)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free port starting at 7865)")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -204,7 +204,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from lib.terminal import run_main
+
     try:
-        main()
+        sys.exit(run_main(main))
     except KeyboardInterrupt:  # before the page is served; later, Gradio handles Ctrl-C
         sys.exit(130)

@@ -1,7 +1,7 @@
 """Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
 
 Each case runs in its own process, on random weights (speed does not depend on them) and a synthetic recording, or on
---voice and --recording. Times are the minimum of several repeats, because other programs only make a run slower. The
+--voice and --recording. Times are the minimum of several repeats, because other processes can only slow a run down. The
 baseline is the same code without its optimisations: everything is read from disk for every recording, weight norm is
 not folded, and long audio is converted as one chunk.
 
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from lib.audio import ANALYSIS_RATE  # noqa: E402 - found only from here on
+from lib.terminal import run_main  # noqa: E402
 from lib.typing import FloatArray  # noqa: E402
 
 INDEX_VECTORS = 30_000  # content frames of ten minutes of recordings
@@ -37,15 +38,15 @@ ONE_CHUNK_SECONDS = 1e6  # audio up to this length is not cut
 class Settings:
     """Options of the benchmark."""
 
-    family: Literal["v1", "v2", "lite"] = "lite"  # which networks
+    family: Literal["v1", "v2", "lite"] = "lite"  # model family to benchmark
     seconds: float = 10.0  # length of the synthetic recording
-    repeats: int = 3  # of every measurement; the shortest time counts
-    threads: int = 0  # of torch; 0 = as it chooses
+    repeats: int = 3  # number of repeats per measurement; the shortest time is reported
+    threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
     pitch_method: str = "auto"
     device: str = "auto"
     recording: Path | None = None  # convert this instead of a synthetic recording
-    voice: Path | None = None  # with this voice model instead of random weights
-    stages_only: bool = False  # leave out the baseline, which loads everything again for every repeat
+    voice: Path | None = None  # use this voice model instead of random weights
+    stages_only: bool = False  # skip the baseline, which reloads everything for every repeat
 
 
 @dataclass(frozen=True)
@@ -293,4 +294,6 @@ def main(settings: Settings) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Annotated[Settings, tyro.conf.arg(name="")], description=__doc__))
+    options: Any = Annotated[Settings, tyro.conf.arg(name="")]
+    program = "python benchmarks/bench_convert.py"
+    sys.exit(run_main(lambda: main(tyro.cli(options, prog=program, description=__doc__))))

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
 from benchmarks.random_models import use_random_networks, write_analysis_networks  # noqa: E402
 from lib.audio import ANALYSIS_RATE  # noqa: E402
+from lib.terminal import run_main  # noqa: E402
 
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 
@@ -44,10 +45,10 @@ class Settings:
 
     family: Literal["v1", "v2", "lite"] = "lite"
     clips: int = 200
-    seconds: tuple[float, float] = (1.0, 3.7)  # lengths of the clips, evenly between
-    baseline_clips: int = 40  # on which the baselines are measured
+    seconds: tuple[float, float] = (1.0, 3.7)  # shortest and longest clip; lengths are evenly spaced in between
+    baseline_clips: int = 40  # number of clips used to measure the baselines
     recordings: Path = RECORDINGS
-    threads: int = 0  # of torch; 0 = as it chooses
+    threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
     device: str = "auto"
 
 
@@ -141,7 +142,7 @@ def main() -> None:
     import torch
     import tyro
 
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = tyro.cli(Settings, prog="python benchmarks/bench_extract.py", description=__doc__)
     machine = f"{platform.machine()}, {settings.threads or torch.get_num_threads()} threads, torch {torch.__version__}"
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

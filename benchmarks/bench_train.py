@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
+from lib.terminal import run_main  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,13 +46,13 @@ class Settings:
     """Options of the benchmark."""
 
     family: Literal["v1", "v2", "lite"] = "lite"  # which networks
-    recordings: Path = RECORDINGS  # for the stages before training
-    steps: int = 5  # the fastest counts
+    recordings: Path = RECORDINGS  # recordings used for the stages before training
+    steps: int = 5  # number of steps to time; the fastest is reported
     threads: int = 0  # of torch; 0 = its default
     batch_size: int = 0  # 0 = the family's
     device: str = "auto"
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")  # besides the plain step in fp32
-    clock: Clock = "wall"  # of the steps; cpu: processor time, for a machine that others use too (with --threads 1)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")  # precisions to benchmark besides the fp32 baseline step
+    clock: Clock = "wall"  # clock used to time the steps; cpu = CPU time, for shared machines (with --threads 1)
     steps_only: bool = False  # leave out the stages before training
 
 
@@ -249,7 +250,7 @@ def main() -> None:
     import torch
     import tyro
 
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = tyro.cli(Settings, prog="python benchmarks/bench_train.py", description=__doc__)
     machine = f"{platform.machine()}, {settings.threads or torch.get_num_threads()} threads, torch {torch.__version__}"
     results = run(settings)
     for result in results:
@@ -263,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from matplotlib.figure import Figure  # noqa: E402
 
+from lib.terminal import run_main  # noqa: E402
 from train.metrics import Events  # noqa: E402
 
 
@@ -32,10 +33,10 @@ def points(folder: Path) -> list[tuple[int, float, float]]:
 
 def main() -> None:
     """Plot the curves and print the final loss of each run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python benchmarks/curves.py", description=__doc__.splitlines()[0])
     parser.add_argument("experiments", type=Path, nargs="+", help="folders of training runs, logs/NAME")
-    parser.add_argument("--names", nargs="+", help="labels; default: the names of the folders")
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--names", nargs="+", help="labels (default: the names of the folders)")
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args()
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     by_step, by_minute = figure.subplots(1, 2, sharey=True)
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_convert import synthetic_recording  # noqa: E402 - found only from here on
+from lib.terminal import run_main  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +161,7 @@ def _infer(network: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def steps(bench: Bench) -> Iterator[Row]:
-    """Measure training steps: time, number of kernel launches, share of time the device is busy, memory."""
+    """Measure training steps: time, number of kernel launches, GPU utilisation, memory."""
     import torch
 
     from train.state import make_accelerator, make_state
@@ -369,4 +370,4 @@ def main(settings: Settings) -> int:
 if __name__ == "__main__":
     import tyro
 
-    sys.exit(main(tyro.cli(Settings, description=__doc__)))
+    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python benchmarks/gpu_check.py", description=__doc__))))

@@ -2,11 +2,12 @@
 
     python -m benchmarks.load [--clients 50] [--minutes 5] [--url http://127.0.0.1:7865]
 
-Without --url the script starts a server of its own, from a copy of the program in a temporary folder. Each client of
-a group repeats one action: it converts a second of a recording, uploads and cancels a conversion, or lists
-jobs. Meanwhile, one client sends the worst inputs known, and a process of its own fetches a plain page repeatedly; the
-slowest request counts. On a busy machine a page also waits for a processor that other programs use. On Linux this time
-is reported (benchmarks/page_watch.py), and only the rest of a page's time is compared with the limit.
+Without --url the script starts a server of its own, from a copy of the program in a temporary folder. Each client of a
+group repeats one action: it converts a second of a recording, uploads and cancels a conversion, or lists jobs.
+Meanwhile, one client sends the worst inputs known, and a separate process repeatedly fetches a plain page; the slowest
+request is reported. On a busy machine, serving a page also includes time spent waiting for a CPU that other programs
+are using. On Linux this time is reported (benchmarks/page_watch.py), and only the rest of a page's time is compared
+with the limit.
 """
 
 import argparse
@@ -35,6 +36,7 @@ import soundfile
 
 from benchmarks.page_watch import PagesFetched, watching
 from lib.paths import ROOT
+from lib.terminal import run_main
 
 PROGRAM = ("lib", "infer", "train", "web", "configs", "i18n", "pretrained/lite", "infer-web.py")
 VOICE = "ljspeech"
@@ -151,7 +153,7 @@ async def repeat(url: str, found: Found, action: Action, until: float) -> None:
 
 
 async def run(url: str, clients: int, seconds: float) -> Found:
-    """Let all clients run for a time."""
+    """Let all clients run for the given time."""
     found, until = Found(), time.monotonic() + seconds
     actions: list[Action] = [(convert, upload_and_cancel, list_jobs)[number % 3] for number in range(clients)]
     await asyncio.gather(*(repeat(url, found, action, until) for action in (*actions, attack)))
@@ -195,7 +197,7 @@ def own_server() -> Iterator[tuple[str, int]]:
 
 
 def memory(process: int | None) -> int:
-    """Bytes of memory that the server and its processes hold; 0 for a server that is not ours."""
+    """Bytes of memory that the server and its processes hold; 0 for an external server (--url)."""
     if process is None:
         return 0
     server = psutil.Process(process)
@@ -203,7 +205,7 @@ def memory(process: int | None) -> int:
 
 
 def measure(url: str, process: int | None, clients: int, seconds: float) -> int:
-    """Warm up, run, and print what was found; the exit status."""
+    """Warm up, run, print the results, and return the exit status."""
     asyncio.run(run(url, 3, min(60.0, seconds)))  # one of each kind: what is loaded once is not growth
     held = memory(process)
     with watching(url, process) as watched:
@@ -222,10 +224,12 @@ def measure(url: str, process: int | None, clients: int, seconds: float) -> int:
 
 def main() -> int:
     """Run the load test and print one line of JSON; return 1 if a limit was exceeded, otherwise 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description="Load on a server.")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--url", help="address of a running server; default: one of its own")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load", description="Load-test a server, and print the results as one line of JSON."
+    )
+    parser.add_argument("--clients", type=int, default=50, help="number of simultaneous clients (default: 50)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="duration of the test (default: 5)")
+    parser.add_argument("--url", help="URL of a running server (default: start a temporary one)")
     arguments = parser.parse_args()
     if arguments.url:
         return measure(arguments.url, None, arguments.clients, 60 * arguments.minutes)
@@ -234,4 +238,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

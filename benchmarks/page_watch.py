@@ -1,11 +1,18 @@
-"""Fetches plain pages of a server from a process of its own, and measures how long they wait for a processor.
+"""Measures the latency of plain pages, and how long the requests wait for a CPU (scheduling delay).
 
-On Linux the system counts how long a thread was ready to run but had no processor. The part of a page's time for which
-the thread of the server's event loop or this process waited so would not exist on an idle machine. Waits of the
-server's other threads, and its waits for Python's global lock, count as its own time.
+    python -m benchmarks.page_watch http://127.0.0.1:7865 --pid PID [--seconds 60] [--limit 1]
+
+The pages are fetched in a separate process, also for benchmarks/load.py. Prints one line of JSON.
+
+On Linux, the kernel records how long each thread was runnable but had no CPU (run-queue wait). The part of a page's
+latency during which the server's event-loop thread or this process waited in this way would not occur on an idle
+machine. Run-queue waits of the server's other threads, and waits for the GIL, count as the server's own time.
 """
 
+import argparse
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
+
+from lib.terminal import run_main
 
 PLAIN = ("/", "/config", "/theme.css", "/gradio_api/info")
 PAUSE = 0.1  # seconds between two pages
@@ -25,20 +34,20 @@ REQUESTS = 50  # that show which thread runs it
 
 @dataclass
 class PagesFetched:
-    """Times of pages, and of a control process that only sleeps, in seconds."""
+    """Latencies in seconds of page requests, and wake-up delays of a control process that only sleeps."""
 
     pages: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)  # for a processor, within the same pages
+    waits: list[float] = field(default_factory=list)  # run-queue waits during the same requests
     failures: int = 0  # answers other than 200, or none
     late: list[float] = field(default_factory=list)  # how much later than asked for the control process woke up
 
     @property
     def own(self) -> list[float]:
-        """Times of the pages without the waits for a processor."""
+        """Page latencies minus the run-queue waits."""
         return [max(0.0, page - wait) for page, wait in zip(self.pages, self.waits, strict=True)]
 
     def figures(self, limit: float) -> dict[str, object]:
-        """The figures to print; `limit` in seconds."""
+        """Return the statistics to print; `limit` is in seconds."""
         if not self.pages:
             return {"pages": 0, "failed_pages": self.failures}
         return {
@@ -58,7 +67,7 @@ def _part(values: list[float], part: float) -> float:
 
 
 def _schedule(task: Path) -> tuple[float, float]:
-    """Seconds that a thread has run, and has waited for a processor; zeros where the system does not count them."""
+    """Seconds that a thread has run, and has waited in the run queue; zeros where the system does not count them."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         ran, waited = (task / "schedstat").read_text().split()[:2]
         return int(ran) / 1e9, int(waited) / 1e9
@@ -75,7 +84,7 @@ def _loop_thread(client: httpx.Client, process: int | None) -> Path:
 
 
 def fetch_pages(results: Connection, url: str, process: int | None) -> None:
-    """Fetch pages until `results` is asked to end; sends the PagesFetched."""
+    """Fetch pages until a stop request arrives on `results`, then send the PagesFetched over it."""
     found, number = PagesFetched(), 0
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         threads = (_loop_thread(client, process), Path("/proc/thread-self"))
@@ -96,7 +105,7 @@ def fetch_pages(results: Connection, url: str, process: int | None) -> None:
 
 
 def sleep_repeatedly(results: Connection) -> None:
-    """Sleep until `results` is asked to end; sends how late each sleep ended."""
+    """Sleep repeatedly until a stop request arrives on `results`, then send how late each wake-up was."""
     late = []
     results.send(None)
     while not results.poll():
@@ -108,7 +117,8 @@ def sleep_repeatedly(results: Connection) -> None:
 
 @contextlib.contextmanager
 def watching(url: str, process: int | None) -> Iterator[list[PagesFetched]]:
-    """Fetch pages of the server with this process id during the body; the yielded list then holds the result."""
+    """Fetch pages of the server with this process id during the `with` block; afterwards, the yielded list contains the
+    result."""
     context, results = get_context("spawn"), list[PagesFetched]()
     pipes = [context.Pipe() for _ in range(2)]
     children = [
@@ -130,3 +140,21 @@ def watching(url: str, process: int | None) -> Iterator[list[PagesFetched]]:
             if not results:
                 child.kill()
             child.join()
+
+
+def main() -> None:
+    """Measure a running server, and print the statistics."""
+    description = "Measure the latency of plain pages of a running server, and how long the requests wait for a CPU."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page_watch", description=description)
+    parser.add_argument("url", help="URL of the server, such as http://127.0.0.1:7865")
+    parser.add_argument("--pid", type=int, help="process ID of the server (default: its waits are not measured)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of the measurement (default: 60)")
+    parser.add_argument("--limit", type=float, default=1.0, help="latency in seconds above which pages are counted")
+    options = parser.parse_args()
+    with watching(options.url, options.pid) as watched:
+        time.sleep(options.seconds)
+    print(json.dumps(watched[0].figures(options.limit)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,8 +1,8 @@
 """Speed of conversion compared with a baseline: python benchmarks/run_all.py
 
-The baseline runs this project's own networks the way such programs usually do: float32, weight norm not folded, chunks
-of 38 s processed in one pass, all models read from disk for every file. The v2 voice has random weights, because speed
-does not depend on them; HuBERT base, RMVPE and the index have realistic sizes.
+The baseline runs this project's own networks the way voice conversion programs usually do: float32, weight norm not
+folded, chunks of 38 s processed in one pass, all models read from disk for every file. The v2 voice has random weights,
+because speed does not depend on them; HuBERT base, RMVPE and the index have realistic sizes.
 
 Prints a Markdown table. Each case runs in its own process, so that its peak memory is measured separately. Use --only
 to select cases; with --folder, results are kept and combined in one table.
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes  # noqa: E402
 from benchmarks.random_models import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
 from lib.models.memory import PRIMITIVE_CACHE  # noqa: E402
+from lib.terminal import run_main  # noqa: E402
 
 BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three suffice
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200
@@ -62,12 +63,12 @@ def cpu_seconds() -> float:
 class Settings:
     """Options of the benchmark."""
 
-    only: tuple[str, ...] = ()  # of the cases; none = all
-    folder: Path | None = None  # keeps the made files and the results; None = a temporary one
+    only: tuple[str, ...] = ()  # names of the cases to run (default: all)
+    folder: Path | None = None  # folder in which to keep the generated files and results (default: a temporary folder)
     clock: Literal["wall", "cpu"] = (
         "wall"  # cpu: of all threads, for a machine that does other things, with --threads 1
     )
-    threads: int = 0  # of torch; 0 = as it chooses
+    threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
     measure: str = ""  # measure this case in this process and print JSON; for internal use
 
 
@@ -97,7 +98,7 @@ class V2:
         self.options = ConvertOptions.model_validate({"precision": precision, "pitch_method": "rmvpe"})
 
     def load(self) -> Any:
-        """Load everything from disk. Analyses are not cached, so each repeat computes them."""
+        """Load everything from disk. Analysis results are not cached, so each repeat recomputes them."""
         from infer.load import load_converter
         from infer.model_cache import ModelCache
         from lib.devices import choose_device
@@ -342,7 +343,7 @@ def limit_threads(threads: int) -> None:
 
 
 def describe_machine(settings: Settings) -> str:
-    """Describe the processor, instruction sets, threads and clock behind the results."""
+    """Describe the CPU, instruction sets, threads and clock behind the results."""
     import torch
 
     found = Path("/proc/cpuinfo")
@@ -394,4 +395,4 @@ def main(settings: Settings) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Settings, description=__doc__))
+    sys.exit(run_main(lambda: main(tyro.cli(Settings, prog="python benchmarks/run_all.py", description=__doc__))))

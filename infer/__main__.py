@@ -1,4 +1,4 @@
-"""Converts recordings, files or whole folders, with a voice: python -m infer input.wav --voice alice."""
+"""Converts recordings (files or whole folders) to another voice: python -m infer input.wav --voice alice."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from infer.options import ConvertOptions
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
 from lib.paths import GivenPath
-from lib.terminal import FAILED, terminal
+from lib.terminal import FAILED, run_main, terminal
 
 if TYPE_CHECKING:
     from infer.batch import Outcome
@@ -36,8 +36,8 @@ class _Files(VoiceAndOutput, frozen=True):
     )
     f0_file: GivenPath | None = Field(
         None,
-        description="file with an F0 curve to use instead of the input's: one time (s) and F0 (Hz) pair per line, as "
-        "written by --f0-out, or a table whose header gives the units (time_ms, midi)",
+        description="file with an F0 curve to use instead of the input's: one pair of time (s) and F0 (Hz) per line, "
+        "as written by --f0-out, or a table whose header gives the units (time_ms, midi)",
     )
     f0_out: GivenPath | None = Field(
         None, description="save the target F0 to this .csv or .txt file, or to this folder for several recordings"
@@ -167,4 +167,4 @@ def _report(outcomes: "Sequence[Outcome]", summary: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

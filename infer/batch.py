@@ -58,7 +58,7 @@ def plan_jobs(
 
     `output` is a file (for one recording, if it has the suffix of an audio format) or a folder. If it is None,
     `take.wav` becomes `take_<voice>.wav` in the same folder, and a folder `takes` becomes a folder `takes_<voice>` with
-    the same sub-folders. All names differ, also on case-insensitive file systems, and none is that of an input. The
+    the same sub-folders. All names differ, even on case-insensitive file systems, and none is that of an input. The
     second list contains the folders without recordings. Raises ConfigError if `output` is a file name in a format that
     cannot be written.
     """

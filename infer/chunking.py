@@ -82,7 +82,8 @@ class Chunk:
         return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
 
     def with_fade(self) -> tuple[int, int]:
-        """Return (first, last + 1) of the frames that the chunk contributes, with the cross-fades to its neighbours."""
+        """Return the half-open range (start, stop) of frames that the chunk contributes, with the cross-fades to its
+        neighbours."""
         return (self.start - (FADE_FRAMES if self.start else 0), self.stop + (0 if self.is_last else FADE_FRAMES))
 
     def own_frames(self, pad_frames: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class VoiceAndOutput(BaseModel, frozen=True):
-    """Arguments of every command that converts."""
+    """Arguments shared by all conversion commands."""
 
     voice: str = Field(description="name of a voice in weights/, or path to a voice model")
     output: Annotated[GivenPath | None, arg(aliases=["-o"], metavar="PATH")] = Field(

@@ -86,8 +86,8 @@ class VoiceParts:
 class VoiceConverter:
     """A voice, ready to convert: synthesizer, content encoder and optionally an index, on one device.
 
-    A converter handles one conversion at a time, each with any options: it keeps its synthesizer in the precision of
-    the last conversion.
+    A converter handles one conversion at a time; options may differ between conversions. It keeps its synthesizer in
+    the precision of the last one.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class VoiceConverter:
         limits: ChunkLimits | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """Raises CheckpointError if synthesizer, encoder and index differ in the dimension of content features.
+        """Raise CheckpointError if synthesizer, encoder and index differ in the dimension of content features.
 
         `device` defaults to the CPU. `cache` holds pitch methods, and F0 and features of recent recordings; several
         converters can share it. `limits` determine where long audio is cut; `temperature` scales the synthesizer's
@@ -310,7 +310,7 @@ class VoiceConverter:
         options: ConvertOptions,
         rng: torch.Generator,
     ) -> FloatArray:
-        """Content (F, C) and target F0 of one chunk -> samples of its `own` frames, (first, last + 1)."""
+        """Content (F, C) and target F0 of one chunk -> samples of its `own` frames, (start, stop)."""
         assert own[1] <= len(content), "the padding must be longer than what the encoder drops"
         device = self.device.device
         bins = f0 = None
@@ -333,7 +333,7 @@ class VoiceConverter:
     def _content(
         self, audio: FloatArray, target: TargetF0 | None, options: ConvertOptions, precision: Precision
     ) -> FloatArray:
-        """Content features of (T,) at 16 kHz, with retrieval and protection, at 100 frames/s: (F, C)."""
+        """Content features of 16 kHz audio (T,), with retrieval and protection, at 100 frames/s: (F, C)."""
         key = f"content by {self._encoder_id} in {precision.encoder}"
         original = self._cache.analysis(audio, key, self._encoder_in(precision.encoder))  # [N, C]
         frames = len(target.f0) if target else len(audio) // HOP_LENGTH
@@ -350,7 +350,7 @@ class VoiceConverter:
 
 
 def _check_parts(parts: VoiceParts) -> None:
-    """Raises CheckpointError if the synthesizer does not have 100 frames/s or the feature dimensions differ."""
+    """Raise CheckpointError if the synthesizer does not have 100 frames/s or the feature dimensions differ."""
     config = parts.synthesizer.config
     if config.hop_length * FRAMES_PER_SECOND != config.sample_rate:
         raise CheckpointError(

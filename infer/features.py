@@ -38,7 +38,7 @@ def protect_consonants(content: FloatArray, original: FloatArray, f0: FloatArray
     """Partly undo the retrieval on unvoiced frames, so that consonants and breaths stay clear.
 
     content, original (F, C): with and without retrieved features; f0 (F,) in Hz, before unvoiced frames are filled. On
-    unvoiced frames `protect` is the weight of `content`; from 0.5 on nothing is changed.
+    unvoiced frames `protect` is the weight of `content`; at 0.5 and above nothing is changed.
     """
     if protect >= PROTECT_OFF:
         return content

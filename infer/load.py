@@ -42,7 +42,8 @@ def load_converter(
 
     If `index` is "auto", the index that belongs to the voice is used; None turns retrieval off. The content encoder is
     loaded for `precision`; each conversion may use another. `label` names the voice in messages, in place of its path.
-    Raises MissingFileError if a file does not exist, and CheckpointError if one is damaged or does not fit the voice.
+    Raises MissingFileError if a file does not exist, and CheckpointError if one is damaged or incompatible with the
+    voice.
     """
     device, cache, label = device or choose_device(), cache or ModelCache(), label or str(path)
     nearby = find_index(path) if index == "auto" else index
@@ -101,7 +102,7 @@ def recorded_encoder(voice: VoiceModel) -> ContentEncoderId | None:
 
 
 def check_version(voice: VoiceModel, label: str) -> None:
-    """Raises CheckpointError if the voice is a lite voice of an earlier architecture."""
+    """Raise CheckpointError if the voice is a lite voice of an earlier architecture."""
     if voice.family == "lite" and not isinstance(voice.config, LiteConfig):
         raise CheckpointError(
             "{voice} was trained with an earlier version of the lite family, which is no longer supported. Train the "
@@ -111,7 +112,7 @@ def check_version(voice: VoiceModel, label: str) -> None:
 
 
 def check_encoder(voice: VoiceModel, encoder: ContentEncoder, label: str) -> None:
-    """Raises CheckpointError if the voice file names a content encoder other than this one."""
+    """Raise CheckpointError if the voice file names a content encoder other than this one."""
     wanted = recorded_encoder(voice)
     if wanted is None:
         return

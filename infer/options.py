@@ -131,7 +131,7 @@ class ConvertOptions(BaseModel, frozen=True):
     interpolate_unvoiced: bool = Field(
         False,
         description="interpolate F0 across unvoiced gaps; use for voices trained with interpolated F0, such as those "
-        "trained with RVC versions from 2026 onwards",
+        "trained with RVC versions released since 2026",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
@@ -142,7 +142,8 @@ class ConvertOptions(BaseModel, frozen=True):
 
     @property
     def uses_memory(self) -> bool:
-        """Whether an option requires the whole recording in memory; otherwise it is converted block by block."""
+        """Whether an option requires the whole recording to be held in memory; otherwise it is converted block by
+        block."""
         return (
             self.channel == "stereo"
             or self.keep_format

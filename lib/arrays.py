@@ -1,4 +1,4 @@
-"""Reads `.npy` files, and names the file and the reason if the machine fails to read one."""
+"""Reads `.npy` files, and reports the file and the reason if reading fails because of a system error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,10 @@ from lib.machine import machine_errors, read_failure
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:
-    """Read a `.npy` file, without memory mapping: the system ends a process whose mapped file cannot be read.
+    """Read a `.npy` file, without memory mapping, because an I/O error in a mapped file would kill the process
+    (SIGBUS).
 
-    Raises MachineError if the machine fails to read it, ValueError or EOFError if the file is damaged.
+    Raises MachineError if it cannot be read because of a system error, ValueError or EOFError if the file is damaged.
     """
     with _reading_array(path), path.open("rb") as file:
         array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]

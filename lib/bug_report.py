@@ -26,7 +26,7 @@ _PATH = re.compile(
 
 
 def without_private_parts(text: str) -> str:
-    """Replace this machine's folders, host name and user name by placeholders such as <home>."""
+    """Replace this machine's folders, host name and user name with placeholders such as <home>."""
     folders = {ROOT: "<revoice>", Path(tempfile.gettempdir()): "<temporary>", Path.home(): "<home>"}
     for folder, word in sorted(folders.items(), key=lambda item: -len(str(item[0]))):
         if len(folder.parts) > 1:

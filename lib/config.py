@@ -1,7 +1,7 @@
 """The configuration of a model family: sample rate, network sizes, training defaults; read from and written as JSON.
 
 The files under `configs/` and an experiment's `config.json` have RVC's three objects `train`, `data` and `model`. A
-fourth object, `revoice`, holds the settings of this project; other programs ignore it.
+fourth object, `revoice`, contains the settings of this project; other programs ignore it.
 """
 
 import math
@@ -283,7 +283,7 @@ def read_config(path: Path, foreign: Callable[[], FamilyConfig] | None = None) -
 
 
 def load_family(family: Family, sample_rate: str | None = None, *, has_f0: bool = True) -> FamilyConfig:
-    """Load the bundled configuration of a family at a rate such as "40k"; None stands for the family's default rate."""
+    """Load the bundled configuration of a family at a rate such as "40k"; None selects the family's default rate."""
     rates = FAMILIES[family]
     rate = sample_rate or rates[0]
     if rate not in rates:

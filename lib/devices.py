@@ -1,4 +1,4 @@
-"""Selects the device and the dtypes of a computation, once per call. torch is imported when it is needed."""
+"""Selects the device and the dtypes for a computation, once per call. torch is imported when it is needed."""
 
 import os
 import re
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """The device that computes, and the reason why it was chosen."""
+    """The compute device, and the reason why it was chosen."""
 
     device: "torch.device"
     reason: str
@@ -85,9 +85,9 @@ def choose_precision(
     """Turn the `precision` option (auto, fp32, bf16, fp16, int8) into dtypes.
 
     "auto" uses the fastest dtypes that the hardware supports. The decision depends on the reported instruction sets and
-    not on a measurement, so that a machine always computes the same samples. `supports_int8` is whether the voice can
-    be quantised, `casts_encoder` whether the content encoder can compute in a dtype other than float32. Raises
-    ConfigError if a dtype is not fast on the device.
+    not on a measurement, so that results are reproducible on a given machine. `supports_int8` specifies whether the
+    voice can be quantised, `casts_encoder` whether the content encoder can compute in a dtype other than float32.
+    Raises ConfigError if a dtype is not fast on the device.
     """
     import torch
 
@@ -117,7 +117,7 @@ def has_fast_bfloat16(device: "torch.device") -> bool:
 
 
 def has_fast_int8(device: "torch.device") -> bool:
-    """Whether the processor reports instructions for int8 dot products (AVX-VNNI, AVX512-VNNI or AMX)."""
+    """Whether the CPU reports instructions for int8 dot products (AVX-VNNI, AVX512-VNNI or AMX)."""
     import torch
 
     has_kernels = "onednn" in torch.backends.quantized.supported_engines

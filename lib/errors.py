@@ -27,7 +27,7 @@ from lib.messages import Message, fill, from_json, to_json
 class RevoiceError(Exception):
     """Base class of all errors meant for the user, as RevoiceError("{path} is empty", path=path).
 
-    str(error) is the English message. Without values, the template is used as it is, and braces in it have no meaning.
+    str(error) is the English message. Without values, the template is used as it is, and braces in it are literal.
     """
 
     def __init__(self, template: str, /, **values: object) -> None:
@@ -53,7 +53,7 @@ class AudioError(RevoiceError):
 
 
 class CheckpointError(RevoiceError):
-    """A model file, training state or index is damaged, unsafe, of the wrong kind, or does not fit."""
+    """A model file, training state or index is damaged, unsafe, of the wrong kind, or incompatible."""
 
 
 class ConfigError(RevoiceError):

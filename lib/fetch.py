@@ -1,7 +1,7 @@
-"""Downloads a file from an https link without connecting to private addresses, within limits of size and time.
+"""Downloads a file from an https link without connecting to private addresses, within limits on size and time.
 
 A host name is resolved once, all its addresses are checked, and the connection uses a checked address, so that a second
-response of the name server cannot redirect it. Each redirect is checked like the link itself. Proxies are not used.
+DNS response cannot redirect it (DNS rebinding). Each redirect is checked like the link itself. Proxies are not used.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def is_link(text: str) -> bool:
 
 
 def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Limits | None = None) -> Path:
-    """Download the file of an https link into `folder`, and return its path.
+    """Download the file at an https URL into `folder`, and return its path.
 
     The file name comes from the Content-Disposition header, otherwise from the link. `progress` counts bytes.
 
@@ -205,7 +205,7 @@ def not_a_link(text: str) -> LinkError:
 
 
 def _check_answer(response: http.client.HTTPResponse, link: str, limits: Limits) -> None:
-    """Raises LinkError unless the server sends a file of an allowed size."""
+    """Raise LinkError unless the server sends a file of an allowed size."""
     if response.status != 200:
         raise LinkError(
             "The server of {link} returned status {status}: the file is missing or requires a login.",

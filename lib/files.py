@@ -32,7 +32,7 @@ _cleaned: set[Path] = set()  # folders whose leftovers this process has removed
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder as `path`, with its suffix; on success, it replaces `path`.
 
-    On failure the temporary file is removed. Raises WriteError, see `write_errors`. The first write into a folder
+    On failure the temporary file is removed. Raises WriteError; see `write_errors`. The first write into a folder
     removes the temporary files that killed processes left there.
     """
     with write_errors(path):
@@ -80,7 +80,7 @@ def _lock(handle: int) -> bool | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the entries of `folder` to disk, so that files created in it survive a power failure.
+    """Fsync the directory `folder`, so that files created in it survive a power failure.
 
     Call it before writing anything that refers to these files.
     """
@@ -208,7 +208,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, with the newlines of `text`."""
+    """Write UTF-8 text atomically, keeping the newlines in `text`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 

@@ -76,10 +76,10 @@ class FeatureIndex:
     def build(cls, features: Iterable[FloatArray], seed: int = 0, max_vectors: int | None = None) -> "FeatureIndex":
         """Build an index from arrays (N, C) of content features. The same input and seed give the same index.
 
-        At most MAX_VECTORS vectors are held in memory; if there are more, a random sample of that size is clustered to
-        N_CENTRES centres. If `max_vectors` is given, a larger number of vectors is reduced to that many centres, for a
-        smaller file. Raises ConfigError if there are no features, and CheckpointError if they differ in dimension or
-        are not finite.
+        At most MAX_VECTORS vectors are held in memory; if there are more, a random sample of that size is clustered
+        into N_CENTRES centroids. If `max_vectors` is given, a larger number of vectors is reduced to that many
+        centroids, for a smaller file. Raises ConfigError if there are no features, and CheckpointError if they differ
+        in dimension or are not finite.
         """
         import faiss
 

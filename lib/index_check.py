@@ -1,6 +1,6 @@
 """Checks the structure of an index file before faiss reads it.
 
-Index files come from untrusted sources, and the C++ reader of faiss does not validate them. Only a complete and
+Index files come from untrusted sources, and faiss's C++ reader does not validate them. Only a complete and
 consistent file is passed on to it:
 
     "IwFl" | dimension, count, metric | cells, nprobe | centroids "IxF2" | direct map | "ilar" sizes | codes, ids
@@ -23,7 +23,7 @@ METRIC_L2 = 1  # faiss's number for it
 class FileBytes:
     """The bytes of an open file, of which only the requested slices are read.
 
-    A memory-mapped file would do the same, but the system ends a process whose mapped file cannot be read.
+    A memory-mapped file would do the same, but an I/O error in a mapped file would kill the process (SIGBUS).
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -34,7 +34,7 @@ class FileBytes:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
-        """Raises ValueError if the file has become shorter, or OSError."""
+        """Raise ValueError if the file has become shorter, or OSError."""
         start, stop, _ = part.indices(self._size)
         self._file.seek(start)
         data = self._file.read(stop - start)
@@ -86,7 +86,7 @@ class _Walk:
 
 
 def check_structure(path: Path, data: memoryview | FileBytes) -> None:
-    """Raises CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric.
+    """Raise CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric.
 
     A FileBytes also raises OSError.
     """

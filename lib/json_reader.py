@@ -68,7 +68,7 @@ def read_json_table(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool =
 
 
 def unreadable_json(path: Path, problem: object) -> ConfigError:
-    """Return the error for a JSON file; `problem` is a part of its sentence."""
+    """Return the error for a JSON file; `problem` is inserted into its message."""
     return ConfigError("{path} cannot be used: {problem}. Delete or repair it.", path=path, problem=problem)
 
 
@@ -94,7 +94,7 @@ def _too_deep() -> ValueError:
 
 
 def _check_depth(value: Any) -> None:
-    """Raises ValueError if arrays and objects are nested too deeply. Works level by level and needs no stack."""
+    """Raise ValueError if arrays and objects are nested too deeply. Works level by level and needs no stack."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]

@@ -1,7 +1,7 @@
-"""Turns system failures, such as a full disk, exhausted memory or a lost GPU, into one sentence each.
+"""Turns system failures, such as a full disk, exhausted memory or a lost GPU, into one-sentence messages.
 
-Libraries report them in many ways: OSError, MemoryError, a RuntimeError of torch, faiss or libsndfile, an ImportError.
-A damaged file is not a system failure: readers call these functions first to distinguish the two.
+Libraries report them in many ways: OSError, MemoryError, a RuntimeError from torch, faiss or libsndfile, an
+ImportError. A damaged file is not a system failure: readers call these functions first to distinguish the two.
 """
 
 import errno
@@ -33,7 +33,7 @@ def machine_error(error: BaseException, path: Path | None = None) -> MachineErro
     """Return a MachineError if `error` is a system failure, otherwise None. `path` is the file that was being read."""
     if isinstance(error, MachineError):
         return error
-    if not isinstance(error, FAILURES):
+    if not isinstance(error, FAILURES) or isinstance(error, BrokenPipeError):
         return None
     text = str(error)
     if isinstance(error, MemoryError) or _MEMORY.search(text):

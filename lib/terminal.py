@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -22,9 +23,30 @@ from lib.progress import Cancelled, Progress
 
 REPORT_SECONDS = 0.3  # between progress reports to another program
 LINE_SECONDS = 30.0  # between progress lines without a terminal
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
+FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141  # exit status
 
 Parsed = TypeVar("Parsed")
+
+
+def run_main(main: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status; it ends without a message if the reader of its output has ended.
+
+    Raises BrokenPipeError if a pipe other than standard output is broken.
+    """
+    try:
+        try:
+            return main() or 0
+        finally:
+            if sys.stdout is not None:  # None if it was closed
+                sys.stdout.flush()  # at exit, Python would print the error
+    except BrokenPipeError:
+        try:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+            return BROKEN_PIPE
+        raise
 
 
 def parse_arguments(parse: Callable[[], Parsed], program: str) -> Parsed:
@@ -136,7 +158,7 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 
     Ctrl-C and SIGTERM make the yielded Progress raise Cancelled at its next call. If `whole_steps` is false, they raise
     KeyboardInterrupt at once, for work that may stop at any point. `first` is shown until the Progress is first called.
-    If stderr is not a terminal, a line is printed every half minute instead of the bar.
+    If stderr is not a terminal, a line is printed every 30 seconds instead of the bar.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -172,8 +194,8 @@ def terminal(first: str, level: int = logging.WARNING, *, whole_steps: bool = Tr
 def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
     """Like `terminal`, but for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
 
-    A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines. The end of
-    standard input stops the work like Ctrl-C: the other program has closed it, or has ended.
+    A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines. EOF on
+    standard input cancels the work, as Ctrl-C does: the other program has closed it, or has ended.
     """
 
     def show(line: str) -> None:

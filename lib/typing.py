@@ -10,7 +10,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Samples(Protocol):
-    """A signal (T,) with a length and slices: an array, or a buffer that reads them from disk."""
+    """A signal (T,) that supports len() and slicing: an array, or a buffer that reads slices from disk."""
 
     def __len__(self) -> int: ...
 

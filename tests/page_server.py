@@ -72,3 +72,11 @@ def open_browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+def tabs_of(page: Any) -> list[str]:
+    """The tabs of the page, by the names in their ids, in order."""
+    ids = page.locator("[role=tab][id^='tab-']").evaluate_all("tabs => tabs.map(tab => tab.id)")
+    found = list(dict.fromkeys(name.removeprefix("tab-").removesuffix("-button") for name in ids))
+    assert "convert" in found, ids
+    return found

@@ -11,10 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from tests.page_server import ROOT, copy_program, open_browser, start_page, stop_page
+from tests.page_server import ROOT, copy_program, open_browser, start_page, stop_page, tabs_of
 from web.i18n.translator import Translator
 
-TABS = ("convert", "cover", "train", "voices", "settings")
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
 COLOURS = 64  # of a picture
 COLOUR_SCHEMES = ("light", "dark")
@@ -76,7 +75,7 @@ def take_pictures(folder: Path) -> None:
             use(page, program / "pretrained/lite/demo/source.flac")
             for size in SIZES:
                 page.set_viewport_size(viewport(size))
-                for tab in TABS:
+                for tab in tabs_of(page):
                     show(page, tab)
                     page.evaluate("window.scrollTo(0, 0)")
                     for colours in COLOUR_SCHEMES:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, stop_page
+from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, stop_page, tabs_of
 
 PATIENCE = 300_000  # milliseconds
 SETTLE = 1_000  # milliseconds for a tab to be laid out
-TABS = ("convert", "cover", "train", "voices", "settings")
 CONTROLS = {"voice", "recording", "example", "convert", "options", "listen", "batch"}  # of the tab that opens first
 MAX_STEPS = 80  # presses of the tab key
 WIDE = {"width": 1440, "height": 900}
@@ -86,7 +85,7 @@ def test_axe_finds_no_violation_in_either_theme(browser: Any, address: str) -> N
     page = visit(browser, address)
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     found: set[str] = set()
-    for tab in TABS:
+    for tab in tabs_of(page):
         show(page, tab)
         open_everything(page)
         for dark in (False, True):

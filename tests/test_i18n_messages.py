@@ -163,8 +163,8 @@ def test_every_template_is_translated_and_none_is_obsolete(locale: str) -> None:
 
 def test_the_page_names_options_as_its_fields_do_and_the_command_line_by_flags() -> None:
     template = (
-        "The loss became non-finite (NaN or infinity) at step {step}. The last good checkpoint is {path}. Continue with a lower "
-        "--learning-rate or in fp32."
+        "The loss became non-finite (NaN or infinity) at step {step}. The last good checkpoint is {path}. Continue "
+        "with a lower --learning-rate or in fp32."
     )
     for locale in LANGUAGES:
         label = texts_of(locale)["options.learning_rate.label"]

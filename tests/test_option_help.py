@@ -1,6 +1,8 @@
 """Help describes defaults instead of showing None, shows what is required, and lists every command."""
 
+import os
 import re
+import sys
 
 import pytest
 from pydantic import BaseModel
@@ -9,10 +11,14 @@ from infer.__main__ import Arguments, Diagnosis, parse
 from infer.cli import parse_as
 from infer.song.__main__ import CoverArguments, SayArguments
 from lib.assets.__main__ import main as assets
+from lib.machine import machine_errors
 from lib.option_help import DESCRIBED, EXPLANATION
+from lib.terminal import BROKEN_PIPE, run_main
+from tests.helpers import ROOT
 from train.__main__ import COMMANDS
 from train.__main__ import main as train
 from train.ckpt.cli import TOOLS
+from web.manual.__main__ import main as write_manual
 
 
 def help_of(command: type[BaseModel] | tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
@@ -101,3 +107,51 @@ def test_every_option_is_described(model: type[BaseModel]) -> None:
             assert "default:" not in text, f"{name}: what the default means comes last, in parentheses"
         elif field.is_required() or field.get_default() not in DESCRIBED:
             assert "(default:" not in text, f"{name}: help shows this default itself"
+
+
+def test_a_closed_pipe_ends_a_command_without_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with `python -m infer --help | head -1`, whether the pipe is closed before or while the command prints."""
+
+    def prints_help() -> int:
+        sys.stdout.write("usage\n")
+        raise SystemExit(0)
+
+    def prints_much() -> int:
+        with machine_errors():
+            sys.stdout.write("line\n" * 100_000)
+        return 0
+
+    for command in (prints_help, prints_much):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with monkeypatch.context() as patch, os.fdopen(writing, "w") as pipe:
+            patch.setattr(sys, "stdout", pipe)
+            assert run_main(command) == BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+def test_another_broken_pipe_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_main(fails)
+
+
+def test_every_command_runs_so() -> None:
+    """All but lib.nvidia, which runs before any package is installed."""
+    folders = ("lib", "infer", "train", "web", "recipes", "benchmarks")
+    paths = [ROOT / "infer-web.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    commands = {path: text for path in paths if 'if __name__ == "__main__"' in (text := path.read_text("utf-8"))}
+    lacking = {path.relative_to(ROOT).as_posix() for path, text in commands.items() if "sys.exit(run_main(" not in text}
+    assert len(commands) > 10 and lacking == {"lib/nvidia/__main__.py"}
+
+
+def test_help_of_the_manual_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("web.manual.__main__.write_option_pages", lambda: pytest.fail("the pages were written"))
+    monkeypatch.setattr(sys, "argv", ["manual", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        write_manual()
+    assert "usage: python -m web.manual" in capsys.readouterr().out

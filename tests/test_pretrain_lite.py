@@ -122,12 +122,12 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # --- recordings -------------------------------------------------------------------------------------------------------
 
 
-def test_no_speaker_of_the_test_or_tune_split_is_in_train(tmp_path: Path) -> None:
-    held_back = recordings.TEST | recordings.TUNE
-    assert not recordings.TEST & recordings.TUNE
+def test_no_speaker_of_the_test_or_validation_split_is_in_train(tmp_path: Path) -> None:
+    held_out = recordings.TEST | recordings.VALIDATION
+    assert not recordings.TEST & recordings.VALIDATION
     files = [f"voices/ljspeech/LJ001-{i:04d}.flac" for i in range(1, 33)]
-    files += [f"speech/librispeech-dev-clean-mp3/{speaker}/{i}.mp3" for speaker in [*held_back, "84"] for i in range(4)]
-    files += [f"speech/librispeech-251/{speaker}-1.opus" for speaker in ("100", *held_back)]
+    files += [f"speech/librispeech-dev-clean-mp3/{speaker}/{i}.mp3" for speaker in [*held_out, "84"] for i in range(4)]
+    files += [f"speech/librispeech-251/{speaker}-1.opus" for speaker in ("100", *held_out)]
     files += [f"speech/emodb-de/{number:02d}a.opus" for number in (3, 8, 9, 10, 11, 13)]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

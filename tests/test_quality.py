@@ -16,7 +16,7 @@ from lib.errors import AudioError, ConfigError, MissingFileError
 from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.pitch import PitchExtractor, load_pitch_extractor
 from lib.typing import FloatArray
-from recipes.pretrain_lite.recordings import TEST, TUNE
+from recipes.pretrain_lite.recordings import TEST, VALIDATION
 from recipes.quality import page
 from recipes.quality.__main__ import expand, make_examples, parse, read_other_readers
 from recipes.quality.clips import Clip, add_noise, draw, noisy, read_files, read_readers, read_sets
@@ -42,32 +42,32 @@ def write_split(folder: Path, readers: set[str], utterances: int = 20) -> Path:
     return folder
 
 
-def test_tune_and_test_readers_differ() -> None:
-    assert TUNE and TEST and not TUNE & TEST
+def test_validation_and_test_readers_differ() -> None:
+    assert VALIDATION and TEST and not VALIDATION & TEST
 
 
 def test_six_clips_of_seven_to_25_words_are_drawn_of_each_reader(tmp_path: Path) -> None:
-    folder = write_split(tmp_path, {*TUNE, *TEST, "84"}, utterances=40)
-    clips = read_readers(folder, "tune")
-    assert [clip.reader for clip in clips] == [reader for reader in sorted(TUNE, key=int) for _ in range(6)]
+    folder = write_split(tmp_path, {*VALIDATION, *TEST, "84"}, utterances=40)
+    clips = read_readers(folder, "validation")
+    assert [clip.reader for clip in clips] == [reader for reader in sorted(VALIDATION, key=int) for _ in range(6)]
     assert all(7 <= len((clip.text or "").split()) <= 25 for clip in clips)
     assert all(clip.path == folder / clip.reader / f"{clip.name}.mp3" for clip in clips)
-    assert read_readers(folder, "tune") == clips
-    assert read_readers(folder, "tune", seed=1) != clips
+    assert read_readers(folder, "validation") == clips
+    assert read_readers(folder, "validation", seed=1) != clips
     assert {clip.reader for clip in read_readers(folder, "test")} == TEST
 
 
 def test_the_choice_of_a_reader_does_not_depend_on_the_others(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
-    few = [clip.name for clip in read_readers(write_split(tmp_path / "some", set(TUNE)), "tune")]
-    assert [clip.name for clip in read_readers(write_split(tmp_path, {*TUNE, *TEST}), "tune")] == few
+    few = [clip.name for clip in read_readers(write_split(tmp_path / "some", set(VALIDATION)), "validation")]
+    assert [clip.name for clip in read_readers(write_split(tmp_path, {*VALIDATION, *TEST}), "validation")] == few
 
 
 def test_a_missing_table_or_reader_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"transcripts\.tsv"):
         read_readers(tmp_path, "test")
     with pytest.raises(ConfigError, match="no utterances of the reader"):
-        read_readers(write_split(tmp_path, set(TUNE)), "test")
+        read_readers(write_split(tmp_path, set(VALIDATION)), "test")
 
 
 def test_drawing_keeps_the_order_and_takes_all_of_few() -> None:
@@ -222,7 +222,7 @@ def pitch() -> PitchExtractor:
 
 @pytest.fixture
 def evaluator(tmp_path: Path, pitch: PitchExtractor) -> Evaluator:
-    """A tiny voice with two held-back recordings, an octave above that of the sources."""
+    """A tiny voice with two held-out recordings, an octave above that of the sources."""
     for name, seed in (("own-1", 1), ("own-2", 2)):
         save_audio(tmp_path / f"{name}.wav", voice_like(1.0, seed), 16_000)
     (tmp_path / "transcripts.txt").write_text("own-1|one two\nown-2|one two three four\n", encoding="utf-8")
@@ -245,8 +245,8 @@ def test_the_table_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> N
         "other readers, unconverted",
         "training recordings, unconverted",
         "training recordings, converted",
-        "held-back recordings, unconverted",
-        "held-back recordings, converted",
+        "held-out recordings, unconverted",
+        "held-out recordings, converted",
         "other readers, defaults",
         "other readers with noise, unconverted",
         "other readers with noise, defaults",
@@ -260,7 +260,7 @@ def test_the_table_has_all_lines(evaluator: Evaluator, sources: list[Clip]) -> N
     converted = lines["other readers, defaults"].intervals()
     assert converted["word_error_rate"].value == pytest.approx(2 / 7)
     assert all(np.isfinite(converted[name].value) for name in page.COLUMNS if name != "f0_correlation")
-    assert lines["held-back recordings, unconverted"].intervals()["word_error_rate"].value == pytest.approx(2 / 6)
+    assert lines["held-out recordings, unconverted"].intervals()["word_error_rate"].value == pytest.approx(2 / 6)
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_a_vocoder_has_lines_of_its_own(evaluator: Evaluator, sources: list[Clip
     rate = evaluator.converter.sample_rate
     evaluator.vocoder = lambda clip, seed: clip.clean(rate)
     lines = {line.name: line for line in measure_all(evaluator, sources, [], {}) if "vocoder" in line.name}
-    assert list(lines) == ["other readers, vocoder alone", "held-back recordings, vocoder alone"]
+    assert list(lines) == ["other readers, vocoder alone", "held-out recordings, vocoder alone"]
     figures = lines["other readers, vocoder alone"].intervals()
     assert figures["to_source"].value > 0.99 and figures["cents"].value < 5
 
@@ -353,12 +353,12 @@ def test_rows_of_the_table_are_as_wide_as_its_head() -> None:
 
 
 def test_options_choose_the_clips(tmp_path: Path) -> None:
-    base = ["--voice", "x", "--whisper", "w", "--held-back", str(tmp_path)]
+    base = ["--voice", "x", "--whisper", "w", "--held-out", str(tmp_path)]
     with pytest.raises(ConfigError, match="--readers needs --data"):
-        read_other_readers(parse([*base, "--readers", "tune"]))
+        read_other_readers(parse([*base, "--readers", "validation"]))
     assert read_other_readers(parse(base)) == []
-    data = ["--data", str(write_split(tmp_path, set(TUNE)))]
-    assert len(read_other_readers(parse([*base, *data, "--readers", "tune"]))) == 12
+    data = ["--data", str(write_split(tmp_path, set(VALIDATION)))]
+    assert len(read_other_readers(parse([*base, *data, "--readers", "validation"]))) == 12
     with pytest.raises(AudioError, match="recording"):
         read_other_readers(parse([*base, *data]))
     save_audio(tmp_path / "a.wav", voice_like(0.2), 16_000)

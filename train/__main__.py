@@ -27,6 +27,7 @@ from lib.terminal import (
     report_error,
     report_files,
     reporting,
+    run_main,
     terminal,
 )
 from train.ckpt import cli as ckpt
@@ -391,4 +392,4 @@ def _fit(command: Fit | Run, experiment: "Experiment", progress: Progress) -> st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

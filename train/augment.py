@@ -23,17 +23,17 @@ _REVERB_SECONDS = (0.08, 0.5)  # until the sound has decayed by 60 dB
 
 
 def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """Draw (count,) numbers uniformly between `low` and `high`."""
+    """Draw `count` numbers uniformly between `low` and `high`."""
     return low + (high - low) * torch.rand(count, generator=rng)
 
 
 def log_uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """Draw (count,) numbers whose logarithm is uniform between those of `low` and `high`."""
+    """Draw `count` numbers whose logarithm is uniform between those of `low` and `high`."""
     return uniform(count, math.log(low), math.log(high), rng).exp()
 
 
 def chance(count: int, share: float, rng: torch.Generator) -> Tensor:
-    """Draw (count,) booleans that are true with probability `share`."""
+    """Draw `count` booleans that are true with probability `share`."""
     return torch.rand(count, generator=rng) < share
 
 
@@ -59,7 +59,8 @@ def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
 
 
 def random_curves(count: int, frames: int, knots: int, strength: float, rng: torch.Generator) -> Tensor:
-    """Draw (count, frames) smooth random curves around 0, each with its own standard deviation up to `strength`."""
+    """Draw `count` smooth random curves of `frames` values around 0, each with its own standard deviation up to
+    `strength`."""
     heights = torch.randn(count, 1, knots, generator=rng) * uniform(count, 0.0, strength, rng)[:, None, None]
     return F.interpolate(heights, size=frames, mode="linear", align_corners=True)[:, 0]
 
@@ -67,7 +68,7 @@ def random_curves(count: int, frames: int, knots: int, strength: float, rng: tor
 def warp_frequency(spectrum: Tensor, factor: Tensor) -> Tensor:
     """Stretch the frequency axis of (B, M, BINS) spectra towards higher bins by `factor`, (B, M) or (B, 1).
 
-    The top 15% of the axis are stretched by another factor, so that the highest bin stays in place.
+    The top 15% of the axis is stretched by a different factor, so that the highest bin stays in place.
     """
     bins = torch.arange(BINS, dtype=torch.float32)
     factor = factor[:, :, None]  # [B, M or 1, 1]

@@ -146,7 +146,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _check_encoder(path: Path, wanted: str) -> None:
-    """Raises CheckpointError if the file names another content encoder."""
+    """Raise CheckpointError if the file names another content encoder."""
     if not path.is_file():
         raise MissingFileError(path, "Specify the file of a base model.")
     declared = _stored(path).get("embedder_model")
@@ -208,7 +208,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _read_generator(path: Path, config: FamilyConfig) -> Weights:
-    """The weights of a base generator. Raises CheckpointError if it is of another family or rate, or does not fit."""
+    """The weights of a base generator. Raises CheckpointError if its family, rate or shapes differ."""
     weights = read_weights(path)
     wanted = Kind(config.family, config.audio.sample_rate, config.synthesizer.has_f0)
     found = kind_of(weights, str(path))
@@ -223,7 +223,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
 
 
 def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
-    """The weights of a base discriminator. Raises CheckpointError if it is of another family or does not fit."""
+    """The weights of a base discriminator. Raises CheckpointError if its family or shapes differ."""
     weights = read_weights(path)
     found = len({key.split(".")[1] for key in weights if key.startswith("discriminators.")})
     wanted = config.discriminator.count  # v1 and v2 differ in the periods

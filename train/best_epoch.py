@@ -1,4 +1,4 @@
-"""Finds the best epoch of a training run: measures the voice on the held-out recordings at every save.
+"""Finds the best epoch of a training run: measures the voice on the held-out recordings at every checkpoint.
 
 The voice of the best epoch is exported.
 """

@@ -55,7 +55,7 @@ class Pair:
         return self.generator.stem[2:]
 
     def verify(self) -> None:
-        """Raises CheckpointError if a file differs from the saved one, or if the files are from different saves."""
+        """Raise CheckpointError if a file differs from the saved one, or if the files are from different saves."""
         from lib.voice.training_state import generator_of
 
         if self.facts is None:
@@ -102,7 +102,7 @@ class CheckpointIndex:
         write_json(self.folder / INDEX_NAME, content | {"checksum": _checksum(content)})
 
     def begin(self, number: str) -> None:
-        """Record which pair is going to be written, before its files are."""
+        """Record which pair is about to be written."""
         self.pairs.pop(number, None)
         self.writing = number
         self.write()

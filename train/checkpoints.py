@@ -83,7 +83,7 @@ def resume_newest(state: TrainState, experiment: Experiment) -> "Resumed | None"
     """Resume from the newest intact pair of checkpoints; None if nothing was saved.
 
     Other pairs are reported in a warning and stay unchanged. All processes use the same pair. Raises CheckpointError if
-    there are checkpoints but no intact pair: training never starts again from the base models instead.
+    there are checkpoints but no intact pair: training never silently restarts from the base models.
     """
     pairs, others = find_pairs(read_index(experiment.folder))
     if not pairs and not any(map(experiment.was_saved, others)):
@@ -122,7 +122,8 @@ class Resumed(NamedTuple):
 
 
 def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None:
-    """Resume from a pair of training states. Raises CheckpointError if they do not belong together or do not fit."""
+    """Resume from a pair of training states. Raises CheckpointError if they do not belong together or do not match the
+    networks."""
     paths = (generator, discriminator)
     stored = [read_training_state(path) for path in paths]
     own, other = (_own_entry(item, path) for item, path in zip(stored, paths, strict=True))
@@ -162,7 +163,7 @@ def resume_pair(state: TrainState, generator: Path, discriminator: Path) -> None
 
 
 def _own_entry(stored: TrainingState, path: Path) -> dict[str, Any]:
-    """Return what `save_pair` added to a training state; empty in files of other programs.
+    """Return what `save_pair` added to a training state; empty in files from other programs.
 
     Raises CheckpointError if it is damaged.
     """
@@ -218,7 +219,7 @@ def _restore_random_state(state: TrainState, own: dict[str, Any]) -> None:
 class CheckpointManager:
     """Saves the state of a run into its experiment, exports the voice, and deletes this program's older checkpoints.
 
-    The steps of a save are atomic and have this order: record in `checkpoints.json` that the pair is being written;
+    The steps of a save are atomic and run in this order: record in `checkpoints.json` that the pair is being written;
     write G; write D; list the pair; update the record of stages; export the voice; delete older pairs. If the process
     is killed in between, `Experiment.recover` and the next save continue from there.
     """

@@ -77,7 +77,7 @@ class DataReport:
 
     recordings: tuple[RecordingReport, ...]
     failures: tuple[str, ...] = ()  # messages about recordings that could not be read
-    f0: tuple[float, float, float] | None = None  # Hz: 5th, 50th and 95th percentile
+    f0: tuple[float, float, float] | None = None  # Hz: 5th, 50th and 95th percentiless
     f0_histogram: tuple[tuple[int, float], ...] = ()  # F0 in Hz of each semitone, and its seconds
 
     @property

@@ -1,6 +1,6 @@
 """Loads training clips as batches: dataset, collation, length-bucketed sampler and loader.
 
-Unlike in RVC, lengths are read from the files instead of estimated, no clip is discarded, and the batch size is per
+Unlike in RVC, lengths are read from the files rather than estimated, no clip is discarded, and the batch size is per
 device (Accelerate distributes the batches).
 """
 
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
 
 @contextmanager
 def _reading(clip: Clip) -> Iterator[None]:
-    """Raises AudioError if a file of a clip is damaged, and MachineError if the disk cannot be read."""
+    """Raise AudioError if a file of a clip is damaged, and MachineError if the disk cannot be read."""
     try:
         yield
     except (OSError, ValueError, IndexError, EOFError, soundfile.LibsndfileError) as error:
@@ -197,7 +197,7 @@ class BucketSampler(Sampler[list[int]]):
     """Yields batches of clips of similar length, in an order drawn from the epoch number.
 
     Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length n belongs to
-    the bucket with b_k < n <= b_k+1; lengths outside the boundaries are put into the first or last bucket.
+    the bucket with b[k] < n <= b[k + 1]; lengths outside the boundaries are put into the first or last bucket.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, boundaries: Sequence[int] = BOUNDARIES) -> None:

@@ -59,7 +59,7 @@ def disconnect() -> None:
 
 
 def check_launcher(environment: Mapping[str, str]) -> None:
-    """Raises ConfigError if `accelerate launch --cpu` was asked for several processes: it starts only one.
+    """Raise ConfigError if `accelerate launch --cpu` was given several processes: it starts only one.
 
     It then sets the address of the main process, but no rank.
     """

@@ -59,7 +59,7 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
 
 
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, *, noisy: bool = False) -> int:
-    """Return the number of epochs on `seconds` of recordings that trains a good voice of the family.
+    """Return the number of epochs that yields a good voice of the family from `seconds` of recordings.
 
     It is at most MAX_EPOCHS, the most that is usual, also where a few seconds of recordings then make fewer steps. For
     noisy recordings it is NOISY_EPOCHS for v1 and v2, because longer training learns the noise.
@@ -73,7 +73,8 @@ def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, 
 
 
 def known_speed(family: Family, batch_size: int, logs: Path = LOGS) -> float | None:
-    """Return the last steps per second of the newest run of the family with that batch size; None if there is none."""
+    """Return the most recently measured speed, in steps per second, of the newest run of the family with that batch
+    size; None if there is none."""
     paths = [path for path in logs.glob("*/events.jsonl") if not path.parent.name.startswith(".")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         experiment = Experiment(path.parent.name, logs)
@@ -139,6 +140,6 @@ def batch_for(memory: float, clips: int, usual: int) -> int:
     """Return the clips per step for a GPU with `memory` bytes free: one per 2 GB.
 
     It is limited so that an epoch has at least 10 steps, but `usual`, the family's default, is always allowed. Larger
-    batches for a small data set would mean fewer steps, and the voice would be trained less.
+    batches for a small data set would mean fewer steps, and the voice would be undertrained.
     """
     return min(max(int(memory / BYTES_PER_CLIP), 1), MAX_BATCH, max(usual, clips // MIN_STEPS_PER_EPOCH))

@@ -54,7 +54,7 @@ def _kind(config: FamilyConfig) -> tuple[Any, ...]:
 
 
 def check_speaker(config: FamilyConfig, speaker_id: int) -> None:
-    """Raises ConfigError if the speaker embedding of the family has no row `speaker_id`."""
+    """Raise ConfigError if the speaker embedding of the family has no row `speaker_id`."""
     count = config.synthesizer.n_speakers
     if speaker_id >= count:
         raise ConfigError(
@@ -145,7 +145,7 @@ class Experiment:
         return old
 
     def check_voice_is_ours(self) -> None:
-        """Raises ConfigError if a voice of this name exists that was not trained in this experiment."""
+        """Raise ConfigError if a voice of this name exists that was not trained in this experiment."""
         if self.voice.exists() and not self.stage("fit").get("voice"):
             raise ConfigError(
                 "{path} exists and does not belong to the training run {name!r}. Rename it, or choose another "
@@ -268,7 +268,7 @@ class Experiment:
         return [pair.files for pair in pairs]
 
     def was_saved(self, problem: CheckpointError) -> bool:
-        """Whether the lone or damaged checkpoint behind `problem` may be the rest of a completed save.
+        """Whether the lone or damaged checkpoint behind `problem` may be what is left of a completed save.
 
         It is not if no save has been completed and this program wrote the file: it is then left from a run of an
         earlier version that was killed while saving.
@@ -290,7 +290,7 @@ class Experiment:
         return next(iter(self.checkpoint_pairs()), None)
 
     def recover(self) -> None:
-        """Complete or undo what a killed process has interrupted, and remove its temporary files.
+        """Complete or undo what a killed process left unfinished, and remove its temporary files.
 
         The process that has locked the experiment calls this before it writes.
         """

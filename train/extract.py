@@ -128,7 +128,7 @@ def _networks(
 ) -> tuple[ContentEncoder, ExactExtractor | None]:
     """Return the content encoder, and the pitch method for a voice with F0.
 
-    Raises ConfigError if the encoder does not fit.
+    Raises ConfigError if the encoder is not compatible with the family.
     """
     encoder = load_content_encoder(config.family, device, options.content_encoder, precision.encoder)
     if encoder.width != config.synthesizer.content_width:

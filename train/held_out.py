@@ -72,7 +72,7 @@ def _end_of_longest(own: Sequence[Source], wanted: float) -> dict[str, int]:
 def held_out_parts(experiment: Experiment, options: FitOptions) -> dict[str, int]:
     """Return the recordings that a run holds out, in the form that `choose_parts` returns.
 
-    A run that has started keeps its choice, as far as the recordings still exist. Raises ConfigError if recordings are
+    A run that has started keeps its choice for those recordings that still exist. Raises ConfigError if recordings are
     to be held out but all have been used for training or are too short.
     """
     table, begun = read_table(experiment), any(experiment.folder.glob("G_*.pth"))
@@ -198,8 +198,8 @@ class HeldOut:
 def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArray) -> float:
     """Return the mean cosine similarity between converted clips and recordings of their speakers.
 
-    `real` and `made` are unit embeddings (N, E), `speakers` (N,) the speaker numbers. A clip is not compared with its
-    own recording, unless its speaker has no other.
+    `real` and `generated` are unit embeddings (N, E), `speakers` (N,) the speaker numbers. A clip is not compared with
+    its own recording, unless its speaker has no other.
     """
     same = np.equal.outer(speakers, speakers)
     others = same & ~np.eye(len(speakers), dtype=bool)

@@ -21,7 +21,7 @@ MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 
 
 def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
-    """Return the mean distance of the STFT magnitudes of two [B, T], below the `cutoffs` [B] in Hz.
+    """Return the mean distance between the STFT magnitudes of two signals [B, T], below the `cutoffs` [B] in Hz.
 
     This is the multi-resolution STFT loss of Yamamoto et al. (2020).
     """
@@ -52,7 +52,7 @@ def bandwidth(audio: Tensor, sample_rate: int) -> float:
     spectrum = torch.stft(
         audio.float(), BANDWIDTH_FFT, BANDWIDTH_FFT // 2, window=window, center=False, return_complex=True
     )
-    # Not the mean: where a crop begins or ends within speech, single frames hold all frequencies.
+    # Not the mean: where a crop begins or ends within speech, single frames contain all frequencies.
     power = spectrum.abs().square().quantile(LOUD_FRAMES, dim=2).amax(0)  # [bins]
     loud = (power > power.max() * 10 ** (-MAX_DROP_DB / 10)).nonzero()
     if len(loud) == 0:
@@ -84,7 +84,8 @@ def generator_hinge(generated: Sequence[DiscriminatorOutput]) -> Tensor:
 
 
 def feature_distance(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Mean distance of the outputs of all layers of all discriminators (Larsen et al. 2016)."""
+    """Mean distance between the outputs of all layers of all discriminators for real and generated audio (Larsen et al.
+    2016)."""
     pairs = [
         (a.float() - b.float()).abs().mean()
         for one, other in zip(real, generated, strict=True)

@@ -50,7 +50,7 @@ class LiteObjective:
         return output
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return the factor of the learning rate for a step.
+        """Return the learning rate multiplier for a step.
 
         When training starts from a base model, it is high for the speaker embedding, with a warm-up and a linear decay,
         and then low for the vocoder. Otherwise it is 1.

@@ -140,7 +140,7 @@ def _check_stop(training: Training, progress: Progress) -> None:
 
 
 def _check_finite(training: Training, losses: dict[str, float]) -> None:
-    """Raises ConfigError if a loss is not finite, before a checkpoint is written.
+    """Raise ConfigError if a loss is not finite, before a checkpoint is written.
 
     In fp16, overflows are expected: the gradient scaler skips their steps.
     """

@@ -1,4 +1,4 @@
-"""Builds the networks of a model family, with new weights, and its training objective."""
+"""Builds the networks of a model family, randomly initialised, and its training objective."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

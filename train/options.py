@@ -67,8 +67,8 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     )
     precision: Precision = Field(
         "auto",
-        description="numeric precision of HuBERT and RMVPE; fp16 has no effect here; auto = that of earlier runs, "
-        "otherwise the fastest on this hardware",
+        description="numeric precision of HuBERT and RMVPE; fp16 has no effect here; auto = the same as in earlier "
+        "runs, otherwise the fastest on this hardware",
     )
     device: Device = "auto"
 
@@ -118,8 +118,8 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     )
     precision: Precision = Field(
         "auto",
-        description="numeric precision of generator and discriminator; auto = that of earlier runs, otherwise the "
-        "fastest on this hardware",
+        description="numeric precision of generator and discriminator; auto = the same as in earlier runs, otherwise "
+        "the fastest on this hardware",
     )
     base: bool = Field(True, description="start from the model family's base models if they are installed")
     base_model: str | None = Field(
@@ -133,7 +133,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     base_discriminator: GivenPath | None = Field(
         None, description="matching base discriminator (D) checkpoint; requires --base-generator"
     )
-    speaker_id: int = Field(0, ge=0, le=108, description="row of the speaker embedding to train")
+    speaker_id: int = Field(0, ge=0, le=108, description="index of the speaker embedding to train")
     held_out: Literal["auto", "on", "off"] = Field(
         "auto",
         description="hold out 5% of the recordings (at least 20 s) from training and evaluate the model on them at "
@@ -164,5 +164,5 @@ class RunOptions(PrepareOptions, ExtractOptions, IndexOptions, FitOptions, froze
     precision: Precision = Field(
         "auto",
         description="numeric precision of the networks; fp16 applies to generator and discriminator only, fp32 and "
-        "bf16 also to HuBERT and RMVPE; auto = that of earlier runs, otherwise the fastest on this hardware",
+        "bf16 also to HuBERT and RMVPE; auto = the same as in earlier runs, otherwise the fastest on this hardware",
     )

@@ -1,6 +1,6 @@
 """The stages of training, in order, and whether a stage is done.
 
-A stage is done if the fingerprint of its inputs is the recorded one and its outputs exist. Running a stage again
+A stage is done if the fingerprint of its inputs matches the recorded one and its outputs exist. Running a stage again
 invalidates the later stages, except training, which continues with the new clips. Importing this module does not import
 torch.
 """

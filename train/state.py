@@ -148,7 +148,7 @@ def update_average(state: TrainState) -> None:
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> tuple[Literal["no", "bf16", "fp16"], str]:
-    """Return Accelerate's name of the training precision, and the reason.
+    """Return Accelerate's name for the training precision, and the reason.
 
     Raises ConfigError if fp16 is requested on a CPU.
     """

@@ -1,7 +1,7 @@
 """The API description of the endpoints: names of results, and defaults that differ from those of the web UI's controls.
 
-Gradio describes endpoints by the components of the web UI. Results get names here; parameters whose value depends on
-the voice or on other parameters are optional and None.
+Gradio describes endpoints in terms of the components of the web UI. Results get names here; parameters whose value
+depends on the voice or on other parameters are optional and None.
 """
 
 from collections.abc import Mapping

@@ -247,7 +247,7 @@ def _app_arguments(address: Address) -> dict[str, Any]:
 
 
 def check_address(address: Address) -> None:
-    """Raises ConfigError if a certificate or the root path cannot be used."""
+    """Raise ConfigError if a certificate or the root path cannot be used."""
     if not ROOT_PATH.fullmatch(address.root_path):
         raise ConfigError("The root path {path!r} is not valid. Use a path like /voices.", path=address.root_path)
     if address.key and not address.certificate:

@@ -1,6 +1,6 @@
 """Deletes uploads and results in Gradio's cache after a day, measured by a monotonic clock.
 
-Gradio itself compares file dates with the system clock; if the clock is set forward, all uploads seem too old.
+Gradio itself compares modification times with the system clock; if the clock is set forward, all uploads seem too old.
 """
 
 import contextlib

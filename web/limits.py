@@ -44,7 +44,7 @@ def client_of(address: str | None) -> str:
 
 
 def check_disk(folder: Path, coming: int = 0) -> Refusal | None:
-    """Return a refusal if `coming` bytes would leave less than MIN_FREE on the disk of a folder; otherwise None."""
+    """Return a refusal if `incoming` bytes would leave less than MIN_FREE on the disk of a folder; otherwise None."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if shutil.disk_usage(folder).free - coming < MIN_FREE:

@@ -1,6 +1,7 @@
-"""ASGI middleware that keeps the page and its configuration, which are equal in every answer to the same kind of user.
+"""ASGI middleware that caches the page and its configuration, which are identical in every response to the same kind of
+user.
 
-Gradio copies and formats half a megabyte for each request of them, which costs a fifth of a second of processor time.
+Gradio copies and formats half a megabyte for each of these requests, which takes 200 ms of CPU time.
 """
 
 from collections import OrderedDict
@@ -29,7 +30,7 @@ class _Answer(NamedTuple):
 
 
 class PageCache:
-    """Answers repeated requests of the page without Gradio."""
+    """Serves repeated requests for the page without calling Gradio."""
 
     def __init__(self, app: ASGIApp, default: str | None = None) -> None:
         """`default` is the language of users who have not chosen one, as in TranslateMiddleware."""
@@ -38,7 +39,7 @@ class PageCache:
         self._answers: OrderedDict[Key, _Answer] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         key = self._key(scope)
         if key is None:
             await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Shortens the start of the page: leaves out what Gradio does at every start although this program does not need it."""
+"""Speeds up startup: skips work that Gradio does on every start but that this program does not need."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ PLOTS = "matplotlib"
 def import_gradio() -> None:
     """Import Gradio without writing its stub files, and pandas' styles without pyplot.
 
-    At every import Gradio generates a stub (.pyi) for each of its components, for editors, from its source. pandas
+    On every import, Gradio generates a stub file (.pyi) for editors from the source of each component. pandas
     imports pyplot for the colours of styled tables, which the page does not have; matplotlib stays importable.
     """
     if "gradio" in sys.modules:
@@ -55,9 +55,10 @@ class _WithoutStubs:
 
 @contextmanager
 def without_applications() -> Iterator[None]:
-    """Let Gradio make no web application while a page is built.
+    """Prevent Gradio from creating web applications while a page is being built.
 
-    It makes one when a page begins, when it is complete and for its queue; `launch` makes the one that is served.
+    It would create one when a Blocks context is entered, one when it is exited and one for its queue; `launch` creates
+    the one that is served.
     """
     from gradio import blocks
 

@@ -1,4 +1,4 @@
-"""ASGI middleware that decides which requests reach Gradio, by sender, size, number and login.
+"""ASGI middleware that decides which requests reach Gradio, based on sender, size, number and login.
 
 Without a login, only this machine can reach the web UI, and a website open in the same browser must not be able to use
 it. Therefore the Host header must name this machine (against DNS rebinding), and a request that changes something must
@@ -188,7 +188,7 @@ def _logged_in(scope: Scope, path: str, headers: Mapping[str, str]) -> bool:
 
 
 def has_token(scope: Scope, headers: Mapping[str, str]) -> bool:
-    """Whether the request has the token of a login."""
+    """Whether the request carries a valid login token."""
     app: Any = scope.get("app")  # Gradio's, which has the tokens
     if not _has_login(scope):
         return False

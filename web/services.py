@@ -53,9 +53,9 @@ class Services:
     """The functions behind the web UI; voices are referred to by name.
 
     `inspect_files` lists the contents of files, unpacking archives below a temporary folder; `add_files` adds them, a
-    single voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files of a
-    link into a folder; if it is None, links are not allowed. `local` means that only the user of this machine can reach
-    the web UI, and may use any of its folders.
+    single voice under a chosen name, and returns the names of the voices. `fetch_link` downloads the voice files that a
+    link points to into a folder; if it is None, links are not allowed. `local` means that only the user of this machine
+    can reach the web UI, and may use any of its folders.
     """
 
     device: str
@@ -93,7 +93,7 @@ def make_services(
 ) -> Services:
     """Connect the web UI to `infer` and `train`: voices from `roots`, jobs and their results in logs/.jobs.
 
-    `roots` defaults to `lib.voice.library.voice_roots`. `links` is whether users may give links to download; it
+    `roots` defaults to `lib.voice.library.voice_roots`. `links` specifies whether users may enter links to download; it
     defaults to `local`. Raises ConfigError if the device cannot be used.
     """
     home = (roots or voice_roots())[0]
@@ -192,7 +192,7 @@ def _card(voice: Voice) -> VoiceCard:
 
 
 def publish(voice: Path, publication: "Publication", token: str) -> str:
-    """Upload a voice and its index to the account of the token; return the URL."""
+    """Upload a voice and its index to the account that the token belongs to; return the URL."""
     from lib.voice.publish import publish_voice
 
     return publish_voice(voice, find_index(voice), publication, token)
@@ -204,7 +204,7 @@ def facts_of_voices(roots: Sequence[Path] | None = None, *, open_files: bool = F
 
 
 def voice_range(name: str, roots: Sequence[Path] | None = None) -> tuple[float, float, float] | None:
-    """Return the 5th, 50th and 95th percentile in Hz of the F0 that a voice was trained on; None if not recorded."""
+    """Return the 5th, 50th and 95th percentiles in Hz of the F0 that a voice was trained on; None if not recorded."""
     from lib.voice.model_file import read_voice_model, training_range
 
     return training_range(read_voice_model(find_voice(name, roots).path))

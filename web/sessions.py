@@ -1,8 +1,8 @@
-"""Sessions of Gradio's page that compute and keep only what they use.
+"""Gradio sessions that compute component configurations lazily.
 
-Gradio computes the configuration of every component for each session and keeps it: on its event loop, 90 ms and half a
-megabyte for every call of the API, up to 10,000 times. Only links to the state of a page read all of them, which the
-server does not offer (web/request_checks.py).
+Gradio computes the configuration of every component for each session and keeps it: each API call takes 90 ms on the
+event loop and half a megabyte of memory, for up to 10,000 sessions. Only links to the state of a page read all of them,
+and the server does not offer such links (web/request_checks.py).
 """
 
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ class _Configurations(dict[int, dict[str, Any]]):
 
 
 class Session(SessionState):  # type: ignore[misc]  # Gradio has no types
-    """The state of one open page or one call of the API."""
+    """The state of one open page or one API call."""
 
     def __init__(self, blocks: gr.Blocks) -> None:
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))  # computes no configuration

@@ -35,13 +35,13 @@ class Speeds:
 
 
 def measure_in_subprocess(device: str) -> Speeds:
-    """Measure in a subprocess, so that a driver crash or running out of memory cannot end the server."""
+    """Measure in a subprocess, so that a driver crash or running out of memory cannot bring down the server."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, device).result()
 
 
 def measure(device: str) -> Speeds:
-    """Measure in this process for some seconds. Raises ConfigError if the device is not available."""
+    """Measure in this process for a few seconds. Raises ConfigError if the device is not available."""
     where = choose_device(device).device
     audio = load_audio(RECORDING, ANALYSIS_RATE)
     seconds = len(audio) / ANALYSIS_RATE

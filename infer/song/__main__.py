@@ -17,7 +17,7 @@ from lib.effects.spec import PRESETS
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.paths import GivenPath
-from lib.terminal import terminal
+from lib.terminal import run_main, terminal
 
 if TYPE_CHECKING:
     from infer.song.cover import Cover
@@ -153,4 +153,4 @@ def _output(arguments: VoiceAndOutput, default: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_main(lambda: main(sys.argv[1:])))

@@ -210,7 +210,7 @@ def _step(progress: Progress, name: str) -> Progress:
 def instrumental_shift(options: CoverOptions, vocal_shift: float) -> int:
     """Return the shift of the instrumental in semitones.
 
-    Unless the options give one, it is the shift of the vocals without whole octaves, so that both stay in the same key.
+    Unless the options give one, it is the vocals' shift modulo whole octaves, so that both stay in the same key.
     """
     if options.instrumental_shift is not None:
         return options.instrumental_shift

@@ -1,4 +1,4 @@
-"""Separation with pymss (MIT), an optional package with many models. The user downloads their weights.
+"""Separation with pymss (MIT), an optional package with many models. The user downloads the weights.
 
 Files of the older model types (Demucs, Apollo, VR) are pickles that can execute code; they are refused.
 """
@@ -32,7 +32,7 @@ class PymssSeparator:
     """A Separator that runs a pymss model."""
 
     def __init__(self, name: str, device: str, models: Path) -> None:
-        """Raises ConfigError if pymss is not installed or the model is unknown or unsafe.
+        """Raise ConfigError if pymss is not installed or the model is unknown or unsafe.
 
         Raises MissingFileError if weights are missing.
         """
@@ -108,7 +108,7 @@ def _load(pymss: Any, found: dict[str, Any], device: str, name: str) -> Any:
 
 @contextmanager
 def translated_errors(name: str) -> Iterator[None]:
-    """Raises MachineError or CheckpointError in place of pymss's errors in the `with` block.
+    """Raise MachineError or CheckpointError in place of pymss's errors in the `with` block.
 
     Cancelled and RevoiceError pass unchanged.
     """

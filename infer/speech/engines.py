@@ -61,7 +61,7 @@ class Edge:
         self._voice = voice
 
     def __call__(self, text: str, speed: float) -> FloatArray:
-        """Synthesise a sentence. Raises ConfigError if the service refuses or cannot be reached."""
+        """Synthesise a sentence. Raises ConfigError if the service refuses the request or cannot be reached."""
         import edge_tts
 
         rate = f"{round(100 * (speed - 1)):+d}%"

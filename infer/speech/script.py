@@ -45,8 +45,8 @@ def read_script(text: str) -> list[Line]:
 def read_text_file(path: Path) -> str:
     """Return the text of a UTF-8 file.
 
-    A file over the size limit is read only far enough for `read_script` to refuse it. Raises ConfigError if it is not
-    UTF-8.
+    Only slightly more than the size limit is read, so that `read_script` can reject a longer file. Raises ConfigError
+    if it is not UTF-8.
     """
     with path.open("rb") as file:
         start = file.read(4 * MAX_CHARACTERS + 4)

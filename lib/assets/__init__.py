@@ -144,7 +144,7 @@ def known_name(sha256: str) -> str | None:
 def choose(names: Sequence[str]) -> list[Asset]:
     """Return the files with these names, in the order of MANIFEST.
 
-    A name of SETS stands for several files. Raises ConfigError, listing all names, if a name is unknown.
+    A name in SETS stands for several files. Raises ConfigError, listing all names, if a name is unknown.
     """
     names = [part for name in names for part in SETS.get(name, (name,))]
     existing = [*dict.fromkeys(asset.name for asset in MANIFEST), *SETS]
@@ -171,7 +171,7 @@ def path_of(asset: Asset, root: Path | None = None) -> Path:
 
 
 def missing_megabytes(names: Sequence[str], root: Path | None = None) -> int | None:
-    """Return the total size in MB of those of the named files that are not installed; None if a size is unknown."""
+    """Return the total size in MB of the named files that are not installed; None if a size is unknown."""
     sizes = [asset.megabytes for asset in choose(names) if not path_of(asset, root).is_file()]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
@@ -188,7 +188,7 @@ def state_of(asset: Asset, root: Path | None = None) -> str:
 def download(
     names: Sequence[str], root: Path | None = None, progress: Progress = no_progress, received: Received | None = None
 ) -> list[Path]:
-    """Download those of the named files that are missing, and return the paths of all.
+    """Download the named files that are missing, and return the paths of all named files.
 
     `received` is called with the number of bytes received and the size of the current file. A file gets its final name
     after its hash has been verified; the next call resumes an interrupted download. Raises ConfigError if a name is
@@ -263,7 +263,7 @@ def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
 
 
 def _verify(staged: Path, asset: Asset, by_hand: Message) -> None:
-    """Raises CheckpointError if a downloaded file is not the published one; it is then deleted."""
+    """Raise CheckpointError if a downloaded file is not the published one; it is then deleted."""
     if (actual := sha256_of(staged)) != asset.sha256:
         staged.unlink()
         raise CheckpointError(

@@ -12,7 +12,7 @@ from lib import assets
 from lib.assets import LICENCE, PROGRAM, REPOSITORY, choose, download, how_to_get, path_of, state_of
 from lib.errors import RevoiceError
 from lib.option_help import REGISTRY
-from lib.terminal import FAILED, INTERRUPTED, parse_arguments
+from lib.terminal import FAILED, INTERRUPTED, parse_arguments, run_main
 
 
 class List(BaseModel, frozen=True):
@@ -95,4 +95,4 @@ def _verify(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

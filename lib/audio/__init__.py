@@ -1,4 +1,4 @@
-"""Recordings.
+"""Audio files: decoding, filtering, encoding, tags.
 
 Read in this order: decode, filters, encode, tags; mel for spectrograms.
 """

@@ -1,4 +1,4 @@
-"""Decode recordings of any container block by block to mono float32, and find recordings in folders."""
+"""Decode recordings in any container format block by block to mono float32, and find recordings in folders."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ MEDIA_SUFFIXES = RECORDING_SUFFIXES | {
 def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> FloatArray:
     """Decode a recording to mono float32 at `sample_rate`: (T,), where T is `resampled_length` of its samples.
 
-    Raises MissingFileError or AudioError, see `Recording`.
+    Raises MissingFileError or AudioError; see `Recording`.
     """
     audio, native_rate = load_audio_native(path, channel)
     return resample(audio, native_rate, sample_rate)
@@ -58,7 +58,7 @@ def load_audio(path: Path, sample_rate: int, channel: MonoChannel = "mix") -> Fl
 def load_stereo(path: Path, progress: Progress = no_progress) -> tuple[FloatArray, int]:
     """Decode the first audio stream with its channels: ((C, T) float32, its sample rate in Hz), C = 1 or 2, T >= 1.
 
-    Raises MissingFileError or AudioError, see `Recording`.
+    Raises MissingFileError or AudioError; see `Recording`.
     """
     recording = Recording(path, "stereo")
     return np.concatenate([*checked(recording.blocks, lambda: progress(0, 1, ""))], axis=-1), recording.sample_rate
@@ -67,7 +67,7 @@ def load_stereo(path: Path, progress: Progress = no_progress) -> tuple[FloatArra
 def load_audio_native(path: Path, channel: MonoChannel = "mix") -> tuple[FloatArray, int]:
     """Decode the first audio stream of any container: ((T,) mono float32, its sample rate in Hz), T >= 1.
 
-    Raises MissingFileError or AudioError, see `Recording`.
+    Raises MissingFileError or AudioError; see `Recording`.
     """
     recording = Recording(path, channel)
     return np.concatenate([*recording.blocks]), recording.sample_rate
@@ -383,7 +383,7 @@ def _warn_if_damaged(path: Path, samples: int, decoded: _Decoded, expected: int 
     rate = decoded.sample_rate
     if expected is not None and samples < expected - TRUNCATION_TOLERANCE * rate:
         logger.warning(
-            "%s is truncated: it holds %.1f s of the %.1f s in its header", path, samples / rate, expected / rate
+            "%s is truncated: it contains %.1f s of the %.1f s in its header", path, samples / rate, expected / rate
         )
     elif _riff_is_truncated(path):
         logger.warning("%s is truncated after %.1f s: its header states a longer file", path, samples / rate)

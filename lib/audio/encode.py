@@ -55,7 +55,7 @@ _TAGGED: dict[tuple[str, Subtype], tuple[str, str]] = {  # codec and sample form
 
 
 def save_audio(path: Path, audio: npt.NDArray[Any], sample_rate: int, *, subtype: Subtype = "PCM_16") -> None:
-    """Write mono (T,) to `path`, see `save_blocks`."""
+    """Write mono audio (T,) to `path`; see `save_blocks`."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 1 or len(audio) == 0:
         raise AudioError(
@@ -111,9 +111,9 @@ def save_blocks(
     """Write mono blocks (N,) or stereo blocks (2, N) to `path`, atomically, and verify the file by decoding it.
 
     The suffix of `path` determines the format. WAV is 16-bit, 24-bit or 32-bit float; FLAC is 16-bit or 24-bit ("FLOAT"
-    gives 24-bit); .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, their cover art into all
-    but WAV. Formats with fixed sample rates (Opus: 48 kHz; MP3, AAC: the standard rates) use the next higher rate, and
-    decode to `resampled_length` samples at it. Values outside [-1, 1] are clipped except in float WAV.
+    gives 24-bit); .ogg and .opus are Opus; .m4a is AAC. `tags` are written into every format, cover art into every
+    format except WAV. Formats with fixed sample rates (Opus: 48 kHz; MP3, AAC: the standard rates) use the next higher
+    rate, and decode to `resampled_length` samples at that rate. Values outside [-1, 1] are clipped except in float WAV.
 
     Raises ConfigError if the suffix is unknown, AudioError if the audio cannot be used, and WriteError if the file
     cannot be written; in each case `path` is left unchanged.

@@ -69,7 +69,7 @@ def resample_blocks(blocks: Iterable[FloatArray], from_rate: int, to_rate: int) 
 
 
 def highpass(audio: npt.NDArray[Any]) -> Doubles:
-    """Remove frequencies below 48 Hz from (T,) at 16 kHz without delay; returns (T,) float64.
+    """Attenuate frequencies below 48 Hz in 16 kHz audio (T,), without delay; returns (T,) float64.
 
     Zero-phase: the filter runs forwards and backwards over the signal with an odd extension of 18 samples at both ends.
     A shorter signal is extended by one sample less than its own length.
@@ -110,7 +110,8 @@ def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
 
 
 def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
-    """Remove frequencies below 48 Hz from (T,) in one forward pass, as for training data; returns (T,) float32."""
+    """Attenuate frequencies below 48 Hz in 16 kHz audio (T,) in one forward pass, as for training data; returns (T,)
+    float32."""
     forwards = _Highpass(sample_rate)
     out = np.empty(len(audio), np.float32)
     for start in range(0, len(audio), BLOCK):  # in float64, but an hour of it would take more than a gigabyte

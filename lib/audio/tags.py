@@ -1,4 +1,4 @@
-"""Tags and cover art of recordings: read from any container, and prepared for another one."""
+"""Tags and cover art of recordings: read from any container, and prepared for writing to another."""
 
 import base64
 import struct

@@ -61,7 +61,7 @@ FAMILIES: dict[str, str] = {"v1": "lib.content.hubert", "v2": "lib.content.huber
 
 
 def canonical_name(name: str) -> str:
-    """Return this program's name of a content encoder, given any of the names that other programs use."""
+    """Return this program's name for a content encoder, given any of the names that other programs use."""
     if name in SAME_AS_CONTENTVEC:
         return CONTENTVEC
     hyphenated = name.replace("_", "-").lower()
@@ -74,14 +74,16 @@ def content_frames(samples: int) -> int:
 
 
 def casts_encoder(family: str) -> bool:
-    """Whether the content encoder of a family can compute in a dtype other than float32; lite's would not be faster."""
+    """Whether the content encoder of a family can compute in a dtype other than float32; the lite encoder would not be
+    any faster."""
     return family != "lite"
 
 
 def find_content_encoder(family: str, name: str | None = None) -> Path:
     """Return the file or folder from which `load_content_encoder` loads, without reading the weights.
 
-    Raises MissingFileError if it is not installed, and ConfigError or CheckpointError if it does not fit the family.
+    Raises MissingFileError if it is not installed, and ConfigError or CheckpointError if it is not compatible with the
+    family.
     """
     _check_choice(family, name)
     found: Path = importlib.import_module(FAMILIES[family]).locate(family, name)
@@ -103,7 +105,7 @@ def load_content_encoder(
 
 
 def _check_choice(family: str, name: str | None) -> None:
-    """Raises ConfigError if a family is unknown or does not support the encoder."""
+    """Raise ConfigError if a family is unknown or does not support the encoder."""
     if family not in FAMILIES:
         raise ConfigError(
             "The model family {family!r} does not exist. Choose one of {families}.",

@@ -85,10 +85,10 @@ class HubertContentEncoder:
 def load(
     family: str, device: torch.device, name: str = CONTENTVEC, dtype: torch.dtype = torch.float32
 ) -> HubertContentEncoder:
-    """Load the HuBERT called `name` for models of `family` ("v1" or "v2").
+    """Load the HuBERT model called `name` for models of `family` ("v1" or "v2").
 
     `dtype` is that of its matrix products and convolutions. Raises MissingFileError if it is not installed, and
-    CheckpointError if it is damaged or does not fit.
+    CheckpointError if it is damaged or incompatible.
     """
     name = canonical_name(name)
     path = find(name)

@@ -1,4 +1,4 @@
-"""HuBERT weights from every source in one form: Hugging Face folders, and the cache of converted files."""
+"""HuBERT weights from every source in a common form: Hugging Face folders, and the cache of converted files."""
 
 import json
 import logging
@@ -66,7 +66,7 @@ def _plain_name(key: str) -> str:
 def _shape(tensors: Weights, heads: int, strides: tuple[int, ...], pre_norm: bool) -> HubertShape:
     """Derive the architecture from the tensors and the other settings.
 
-    Raises KeyError, IndexError or ValueError if they do not fit.
+    Raises KeyError, IndexError or ValueError if they do not match the network.
     """
     convs = [tensors[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(len(strides))]
     kernels = tuple(conv[2] for conv in convs)

@@ -36,8 +36,8 @@ class LiteContentEncoder:
     def sha256(self) -> str:
         """SHA-256, in hexadecimal, of the weights file that defined the code.
 
-        An encoder that was trained to reproduce the code of an earlier one records the SHA-256 of the earlier file in
-        its metadata, so that voices trained with either work with both.
+        If an encoder was trained to reproduce the code of an earlier one, its metadata contains the SHA-256 of the
+        earlier file, so that voices trained with either work with both.
         """
         return code_sha256(self._path)
 

@@ -1,4 +1,5 @@
-"""Integrated loudness and true peak according to EBU R128 (ITU-R BS.1770-4), and the gain to a target loudness."""
+"""Integrated loudness and true peak according to EBU R128 (ITU-R BS.1770-4), and the gain required to reach a target
+loudness."""
 
 import logging
 
@@ -67,7 +68,7 @@ def _k_weighting(sample_rate: int) -> npt.NDArray[np.float64]:
 
 
 def true_peak(audio: FloatArray, sample_rate: int) -> float:
-    """Measure the true (inter-sample) peak of (T,) or (C, T) in dBTP."""
+    """Measure the true (inter-sample) peak of audio (T,) or (C, T) in dBTP."""
     return _decibels(float(_true_peaks(audio, sample_rate).max(initial=0.0)))
 
 
@@ -92,9 +93,9 @@ def _true_peaks(audio: FloatArray, sample_rate: int, progress: Progress = no_pro
 def to_loudness(audio: FloatArray, sample_rate: int, target: float, progress: Progress = no_progress) -> FloatArray:
     """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
-    If a gain alone would exceed the peak, a limiter is applied. If the limiter would remove more than half of the
-    additional gain, the peak is kept, the result is quieter than the target, and a warning is logged. Raises AudioError
-    if the audio is silent.
+    If gain alone would exceed the peak limit, a limiter is applied. If the limiter would remove more than half of the
+    additional gain, the peak limit takes precedence: the result is quieter than the target, and a warning is logged.
+    Raises AudioError if the audio is silent.
     """
     measured = integrated_loudness(audio, sample_rate, part_of(progress, 0, MAX_ROUNDS + 2))
     if not np.isfinite(measured):

@@ -68,12 +68,12 @@ class VoiceSynthesizer(Protocol):
         """Content [B, F, C] at 100 frames/s, lengths [B], speaker_id [B], pitch bins and F0 [B, F] -> audio [B, 1, T].
 
         `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales it (0 = none). `keep` is
-        (first, last + 1) of the frames whose samples are returned; by default all frames are.
+        the half-open range (start, stop) of frames whose samples are returned; by default all frames are.
         """
         ...
 
     def fold_weight_norm(self) -> "VoiceSynthesizer":
-        """Replace each weight-normed weight by its computed value, which is faster. Returns self."""
+        """Fold weight norm into the weights, which speeds up inference. Returns self."""
         ...
 
     def cast(self, generator: "torch.dtype", prior: "torch.dtype") -> "VoiceSynthesizer":

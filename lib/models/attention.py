@@ -17,8 +17,8 @@ MASKED_SCORE = -1e4  # not -inf: a wholly masked row then is uniform instead of 
 def skew(band: Tensor) -> Tensor:
     """Place row i of a band at column i: [..., Q, 2w + 1] -> [..., Q, Q + 2w], entry (i, i + r) = band[i, r], else 0.
 
-    Each row is padded to Q + 2w + 1 columns and the flat buffer is read again with rows one shorter, which moves row i
-    by i columns to the right:
+    Each row is padded to Q + 2w + 1 columns and the flat buffer is reinterpreted with rows one element shorter, which
+    moves row i by i columns to the right:
 
         a b c . . .         a b c . .
         d e f . . .   ->    . d e f .

@@ -200,10 +200,10 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Compute the result of `forward`, up to rounding error, block by block, with the receptive field as context.
 
-        On a CPU this takes much less time and memory, because a block fits into the processor's caches. On a GPU long
+        On a CPU this takes much less time and memory, because a block fits into the CPU's caches. On a GPU long
         blocks are fast; if `block_frames` is None, they are as long as its free memory allows. If memory runs out,
-        blocks become shorter. `keep` is (first, last + 1) of the frames whose samples are returned; the other frames
-        are context.
+        blocks become shorter. `keep` is the half-open range (start, stop) of frames whose samples are returned; the
+        other frames are context.
         """
         excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
         begin, end = keep or (0, latent.shape[2])
@@ -225,7 +225,8 @@ class Generator(nn.Module):
     def _block(
         self, latent: Tensor, excitation: Tensor | None, speaker: Tensor, block: tuple[int, int], *, may_fail: bool
     ) -> Tensor | None:
-        """Audio [B, 1, T] of the frames (first, last + 1) of the whole latents; None if memory ran out."""
+        """Audio [B, 1, T] of the half-open range of frames (start, stop) of the whole latents; None if memory ran
+        out."""
         hop, (start, last) = self.hop_length, block
         low, high = max(start - self.receptive_field, 0), min(last + self.receptive_field, latent.shape[2])
         context = None if excitation is None else excitation[..., low * hop : high * hop]
@@ -259,7 +260,7 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Latent [B, Z, F], excitation [B, 1, F * hop] -> audio [B, 1, T].
 
-        The frames `around` are context and are not part of the result. The first stage has nearly all of the receptive
+        The `around` frames are context and are not part of the result. The first stage has nearly all of the receptive
         field; context that later stages do not need is dropped early.
         """
         x = self.conv_pre(latent) + self.cond(speaker)
@@ -282,7 +283,8 @@ class Generator(nn.Module):
 
 
 def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
-    """Return the block length in frames for a GPU: it fits into half of the free memory, and is one of a few values."""
+    """Return the block length in frames for a GPU: it fits into half of the free memory, and is a multiple of
+    BLOCK_FRAMES."""
     return max(BLOCK_FRAMES, min(free_bytes // 2 // bytes_per_frame, MAX_GPU_FRAMES) // BLOCK_FRAMES * BLOCK_FRAMES)
 
 

@@ -1,9 +1,9 @@
-"""The HuBERT network (Hsu et al. 2021) as used by ContentVec and its relatives, with Hugging Face's tensor names.
+"""The HuBERT network (Hsu et al. 2021) as used by ContentVec and similar models, with Hugging Face's tensor names.
 
     samples -> convolutions, 50 frames/s -> projection -> + positions -> transformer layers -> content features
 
-Two kinds exist. HuBERT base has a group norm (one group per channel) after the first convolution only, and post-norm
-transformer layers; other models have a layer norm after every convolution, or pre-norm transformer layers.
+There are two variants. HuBERT base has a group norm (one group per channel) after the first convolution only, and
+post-norm transformer layers; other models have a layer norm after every convolution, or pre-norm transformer layers.
 `HubertShape` describes the kind.
 
 After `cast`, matrix products run in another dtype; norms, softmax and residual connections stay in float32.

@@ -1,4 +1,4 @@
-"""int8 residual blocks of the generator, for processors with fast int8 dot products (VNNI).
+"""int8 residual blocks of the generator, for CPUs with fast int8 dot products (VNNI).
 
 Weights have one scale per output channel; inputs are quantised dynamically, with scale and zero point from their
 minimum and maximum (Jacob et al. 2018). Accumulation is exact; the residual connections stay in float32.
@@ -74,7 +74,8 @@ class Int8Conv:
         self.n_bytes = steps.nbytes
 
     def __call__(self, x: Quantized) -> Tensor:
-        """Quantized, `dilation` rows -> float32, as many rows: a convolution without dilation is twice as fast."""
+        """Take a Quantized tensor with `dilation` rows and return float32 with the same number of rows.
+        The dilation is turned into rows because an undilated convolution is twice as fast."""
         weight = (self.weight, self.scales, self.zeros, self.bias)
         output = (1.0, 0, torch.float32)  # scale, zero point, dtype
         out: Tensor = torch.ops.onednn.qconv_pointwise(*x, *weight, *self.geometry, *output, "none", [], "")

@@ -226,7 +226,7 @@ class LiteSynthesizer(nn.Module):
 
         Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
         segments on every device. If `prior_only`, only the prior gets gradients. Otherwise the prior runs without
-        gradients and the vocoder is trained on the mel spectrogram it predicts.
+        gradients and the vocoder is trained on the mel spectrogram that the prior predicts.
         """
         frames, hop = self.config.segment_frames, self.config.hop_length
         if starts is None:
@@ -242,7 +242,8 @@ class LiteSynthesizer(nn.Module):
         return LiteOutput(mel, self.dec(cut, cut_f0, noise), starts)
 
     def predict_mel(self, content: Tensor, f0: Tensor, speaker_id: Tensor) -> Tensor:
-        """Conversion: content [B, F, C] (last: the level), F0 [B, F] Hz, speaker_id [B] -> log mel [B, F, M]."""
+        """Conversion: content [B, F, C], whose last channel is the level, F0 [B, F] Hz, speaker_id [B] -> log mel [B,
+        F, M]."""
         code, level = content[..., :-1], content[..., -1:]
         corrected = torch.cat([CODE_GAIN * code, level + LEVEL_SHIFT], 2)
         mel: Tensor = self.enc_p(corrected, f0, self.emb_g(speaker_id))
@@ -266,9 +267,9 @@ class LiteSynthesizer(nn.Module):
     ) -> Tensor:
         """Content [B, F, C] at 100 frames/s, speaker_id [B], F0 [B, F] Hz -> audio [B, 1, F * hop] in float32.
 
-        `generator` makes the noise reproducible; `temperature` scales it (0 = none). `keep` is (first, last + 1) of the
-        frames whose samples are returned. `lengths` and `pitch_bins` belong to the interface of VoiceSynthesizer and
-        are not used here.
+        `generator` makes the noise reproducible; `temperature` scales it (0 = none). `keep` is the half-open range
+        (start, stop) of frames whose samples are returned. `lengths` and `pitch_bins` belong to the interface of
+        VoiceSynthesizer and are not used here.
         """
         assert f0 is not None, "the lite family has no voices without F0"
         first, last = keep or (0, content.shape[1])
@@ -286,7 +287,7 @@ class LiteSynthesizer(nn.Module):
         return self
 
     def cast(self, generator: torch.dtype, prior: torch.dtype) -> "LiteSynthesizer":
-        """Return self: the network is so small that a narrower dtype saves no time."""
+        """Return self: the network is so small that a lower-precision dtype saves no time."""
         return self
 
     @property

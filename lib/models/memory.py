@@ -56,7 +56,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def trim_memory() -> None:
     """Return freed memory to the system.
 
-    This takes some milliseconds, and allocating the memory again takes about as long.
+    This takes a few milliseconds, and allocating the memory again takes about as long.
     """
     library = _allocator()
     if library is not None:

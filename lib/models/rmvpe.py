@@ -188,7 +188,7 @@ class BiGRU(nn.Module):
 
 
 class Rmvpe(nn.Module):
-    """Computes the salience of 360 pitches: log-mel [B, 128, T] -> [B, T, 360] in 0..1.
+    """Computes the salience of 360 pitch bins: log-mel [B, 128, T] -> [B, T, 360] in 0..1.
 
     T is a multiple of FRAME_MULTIPLE. The published network has channels=16 and hidden=256. The convolutions can be
     cast to another dtype; the recurrent layer and everything after it stay in float32.

@@ -1,6 +1,6 @@
 """Sine source of the neural source-filter generator (Wang, Takaki & Yamagishi 2019).
 
-One sine at F0, without overtones, plus noise.
+A single sine at F0, without harmonics, plus noise.
 """
 
 import torch

@@ -140,7 +140,8 @@ class Synthesizer(nn.Module):
         """Content [B, F, C] at 100 frames/s, lengths, speaker_id [B], bins and F0 [B, F] -> audio [B, 1, F * hop].
 
         `generator`, a CPU torch.Generator, makes the noise reproducible; `temperature` scales all random numbers (0 =
-        none). `keep` is (first, last + 1) of the frames whose samples are returned; it does not change the samples.
+        none). `keep` is the half-open range (start, stop) of frames whose samples are returned; it does not change the
+        samples.
         """
         speaker = self.speaker(speaker_id)
         mean, log_scale, mask = self.enc_p(content, pitch_bins, lengths)
@@ -185,7 +186,7 @@ class Synthesizer(nn.Module):
         return sum(weight.nbytes for weight in self.parameters()) + sum(block.n_bytes for block in blocks)
 
     def fold_weight_norm(self) -> "Synthesizer":
-        """Replace each weight-normed weight by its value. Returns self.
+        """Fold weight norm into the weights. Returns self.
 
         The network becomes faster; its results are the same up to rounding error.
         """

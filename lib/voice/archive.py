@@ -1,8 +1,8 @@
 """Voice archives: NAME.zip with a voice model, its index and a card.
 
 An exported archive has no folders. `card.json` contains the metadata and the SHA-256 of the parts, `README.md` the same
-in readable form. Archives of other programs can be imported, too: one voice model and at most one index, in any folder
-and under any name, because parts are never unpacked under their own names.
+in readable form. Archives from other programs can be imported, too: one voice model and at most one index, in any
+folder and under any name, because parts are never unpacked under their own names.
 """
 
 import contextlib
@@ -57,8 +57,8 @@ class Imported:
 def export_voice(voice: Path, index: Path | None, output: Path, name: str | None = None) -> Path:
     """Write voice, index and card into one archive, atomically, and return its path.
 
-    Both model files are read first, so that the archive can be imported. `name` defaults to the stem of the voice's
-    file.
+    Both model files are validated first, to make sure that the archive can be imported. `name` defaults to the stem of
+    the voice's file.
     """
     name = check_name(name or voice.stem, "voice")
     model = read_voice_model(voice)
@@ -296,7 +296,7 @@ def _voice_first(models: Sequence[zipfile.ZipInfo], files: dict[str, Path], arch
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether a model file is readable and holds a training checkpoint, G or D."""
+    """Whether a model file is readable and contains a training checkpoint, G or D."""
     with contextlib.suppress(CheckpointError):
         return is_training_state(path)
     return False

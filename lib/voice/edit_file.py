@@ -1,4 +1,4 @@
-"""Changes entries of a voice file. All other content is preserved: dtypes, posterior, entries of other programs."""
+"""Changes entries of a voice file. All other content is preserved: dtypes, posterior, entries from other programs."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def edit_voice_file(source: Path, output: Path, changes: Mapping[str, Any]) -> N
     content |= {key: value for key, value in changes.items() if key not in removed}
     with replacing(output) as temporary:
         if output.suffix.lower() == SAFETENSORS:
-            if not metadata:  # from a .pth file, which can hold more kinds of values
+            if not metadata:  # from a .pth file, which can contain more kinds of values
                 weights = content.pop("weight")
                 content = {"weight": weights} | plain_entries(content, str(source))
             written = _write_safetensors(temporary, content, metadata)

@@ -25,7 +25,7 @@ SHIPPED = PRETRAINED / "lite" / "voices" / "voices.json"
 class VoiceFacts:
     """Display name, language and speaker of a voice; empty if unknown.
 
-    `language` is a code such as en or pt, or a name; `reader`, the speaker, is free text.
+    `language` is a code such as en or pt, or a name; `reader`, a description of the speaker, is free text.
     """
 
     display_name: str = ""
@@ -42,7 +42,7 @@ def facts_of(entries: Mapping[str, Any]) -> VoiceFacts:
 def read_facts(path: Path, *, open_file: bool = True) -> VoiceFacts:
     """Return the metadata of a voice, empty if its file cannot be read. It is cached until the file changes.
 
-    If `open_file` is false, only the metadata of bundled voices is known, and no package is imported for it.
+    If `open_file` is false, only the metadata of bundled voices is available, and no package is imported for it.
     """
     if path.parent == SHIPPED.parent:
         return _shipped().get(path.stem, VoiceFacts())

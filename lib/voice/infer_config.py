@@ -1,10 +1,11 @@
 """Infers the config, family and kind of a synthesizer from its tensors.
 
 Files also declare these values (`config`, `sr`, `f0`, `version`), often incorrectly: in RVC the user fills in a form
-when a voice is extracted. The tensors take precedence; declared values are used only for what the tensors do not show.
+when a voice is extracted. The tensors take precedence; declared values are used only for what cannot be inferred from
+the tensors.
 
-ARCHITECTURES lists the networks that a voice can have. Each entry consists of a test on tensor names, the config from
-tensors, the network from a config, and the `config` list in both directions.
+ARCHITECTURES lists the networks that a voice can have. Each entry consists of functions that test tensor names, derive
+the config from tensors, build the network from a config, and convert the `config` list in both directions.
 """
 
 import functools
@@ -88,7 +89,7 @@ def _architecture_for(config: NetworkConfig) -> Architecture:
 
 
 def build_network(config: NetworkConfig, *, posterior: bool = False) -> Network:
-    """Build the untrained network of a config, in float32."""
+    """Build a randomly initialised network from a config, in float32."""
     return _architecture_for(config).build(config, posterior=posterior)
 
 
@@ -132,7 +133,7 @@ def _unusual_shapes(where: str) -> CheckpointError:
 
 
 def check_network(weights: Weights, config: NetworkConfig, where: str, *, posterior: bool = False) -> None:
-    """Raises CheckpointError unless the weights are exactly those of this network, and finite."""
+    """Raise CheckpointError unless the weights are exactly those of this network, and finite."""
     try:
         shapes = _shapes(config, posterior)
     except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError) as error:

@@ -254,7 +254,8 @@ def _plan(
 def free_name(wanted: str, taken: Iterable[str], logs: Path | None = None) -> str:
     """Return `wanted`, with a number appended if the name is taken or its folder in `logs` contains an index.
 
-    Names must differ in more than case, as on Windows and macOS. Raises ConfigError if no name is free.
+    Names that differ only in case count as equal, because they clash on Windows and macOS. Raises ConfigError if no
+    name is free.
     """
     folded = {name.casefold() for name in taken}
     clean = clean_name(wanted) or "voice"

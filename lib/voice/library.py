@@ -203,7 +203,7 @@ def _usable(paths: Sequence[Path], family: str | None) -> list[Path]:
 
 
 def rank_index(stem: str, experiment: str, voice: str) -> int | None:
-    """Rank how well the name of an index fits a voice, ignoring case; None if it is unrelated."""
+    """Rank how well the name of an index matches a voice, ignoring case; None if it is unrelated."""
     experiment, voice = experiment.casefold(), voice.casefold()
     if match := _STANDARD.match(stem):
         if match["experiment"].casefold() == experiment:
@@ -233,7 +233,7 @@ def _index_files(beside: Path, roots: Sequence[Path]) -> list[Path]:
 
 
 def delete_voice(name: str, root: Path = WEIGHTS) -> Path:
-    """Move a voice of `root` to root/.trash, from where `restore_voice` restores it; return its new path.
+    """Move a voice in `root` to root/.trash, from where `restore_voice` restores it; return its new path.
 
     This program never empties the trash. Raises ConfigError if the voice is not in `root`.
     """

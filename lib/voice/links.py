@@ -32,7 +32,7 @@ class HubPlace:
 
 
 def hub_place(link: str) -> HubPlace | None:
-    """Return the place on the Hugging Face Hub given by a link or "owner/name"; None for any other link.
+    """Return the location on the Hugging Face Hub that a link or "owner/name" points to; None for any other link.
 
     The Hub is huggingface.co, or the mirror given by HF_ENDPOINT. Raises LinkError if it is a page of the Hub without
     files.
@@ -68,7 +68,8 @@ def hub_place(link: str) -> HubPlace | None:
 def fetch_voices(
     link: str, folder: Path, progress: Progress = no_progress, *, limits: Limits | None = None, own: bool = True
 ) -> list[Path]:
-    """Download the voice models, indexes and archives of a link into `folder`, which must exist; return their paths.
+    """Download the voice models, indexes and archives that a link points to into `folder`, which must exist; return
+    their paths.
 
     If `own` is set, private repositories that the Hugging Face account of this machine can read are allowed; otherwise
     only public ones are. Raises LinkError if the link cannot be used, leads to no such file, or exceeds `limits`.

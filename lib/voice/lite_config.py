@@ -20,7 +20,8 @@ def matches(weights: Weights) -> bool:
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the `config` list in a voice model. Raises CheckpointError if it is not such a list."""
+    """Map the values of a voice model's `config` list to field names. Raises CheckpointError if it is not such a
+    list."""
     if not isinstance(raw, list | tuple) or len(raw) != len(_FIELDS):
         raise CheckpointError(
             "{path}: the entry 'config' is not the list of two values of a lite voice. Get a new copy of the voice.",
@@ -37,9 +38,9 @@ def config_list(config: LiteConfig) -> list[Any]:
 def derive(weights: Weights, declared: Declared, where: str) -> LiteConfig:
     """Derive the config of a network from its weights.
 
-    The tensors do not show the sample rate, which is 24 kHz; raises CheckpointError if another one is declared. Also
-    raises KeyError if a tensor is missing, and ValidationError, IndexError, TypeError or ValueError if shapes are
-    impossible.
+    The sample rate, which is 24 kHz, cannot be inferred from the tensors; raises CheckpointError if another one is
+    declared. Also raises KeyError if a tensor is missing, and ValidationError, IndexError, TypeError or ValueError if
+    shapes are impossible.
     """
     width, inputs = weights["enc_p.first.weight"].shape
     channels, bands, _ = weights["dec.first.weight"].shape

@@ -37,7 +37,7 @@ from lib.voice.weights import Weights, check_finite, load_weights, rvc_state_dic
 logger = logging.getLogger(__name__)
 
 VOCODER = "HiFi-GAN"
-METADATA = "revoice"  # the entry of a .safetensors file's metadata that holds everything but the tensors, as JSON
+METADATA = "revoice"  # the entry of a .safetensors file's metadata that contains everything but the tensors, as JSON
 SPEAKER_NAMES = "speaker_names"  # an optional entry, {"0": "alice"}; other programs ignore it
 INDEX_RATE = "index_rate"  # an optional entry: the recommended index rate of a conversion
 MAX_DEPTH = 20  # of nested values
@@ -48,7 +48,7 @@ _KNOWN = {"weight", "config", "info", "sr", "f0", "version", "content_encoder"}
 
 
 class ContentEncoderId(NamedTuple):
-    """Identifies the content encoder on which a voice was trained."""
+    """Identifies the content encoder with which a voice was trained."""
 
     name: str
     sha256: str
@@ -84,7 +84,7 @@ def speaker_names(voice: VoiceModel) -> dict[int, str]:
 
 
 def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
-    """Return the 5th, 50th and 95th percentile in Hz of the F0 that a voice was trained on; None if not recorded."""
+    """Return the 5th, 50th and 95th percentiles in Hz of the F0 that a voice was trained on; None if not recorded."""
     stored = voice.extra.get("training_f0")
     numbers = [value for value in stored if isinstance(value, int | float)] if isinstance(stored, list | tuple) else []
     if len(numbers) != 3:
@@ -113,7 +113,8 @@ def find_speaker(voice: VoiceModel, speaker: str) -> int:
 
 
 def recommended_index_rate(voice: VoiceModel) -> float:
-    """Return the index rate of a conversion that sets none: the voice's entry `index_rate`, or the family's default."""
+    """Return the index rate of a conversion that does not specify one: the voice's entry `index_rate`, or the family's
+    default."""
     stored = voice.extra.get(INDEX_RATE)
     if isinstance(stored, int | float) and not isinstance(stored, bool) and 0 <= stored <= 1:
         return float(stored)
@@ -181,7 +182,7 @@ def _read_safetensors_voice(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_files(content: Any, path: Path) -> None:
-    """Raises CheckpointError if the entries of a voice model are missing; the message names the actual kind of file."""
+    """Raise CheckpointError if the entries of a voice model are missing; the message names the actual kind of file."""
     if isinstance(content, dict) and "weight" in content and "config" in content:
         return
     model = content.get("model", content) if isinstance(content, dict) else None
@@ -251,7 +252,8 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
-    """Return a string for an entry of a voice. Raises ConfigError if it is longer than readers of voices accept."""
+    """Return a string for an entry of a voice. Raises ConfigError if it is longer than the code that reads voices
+    accepts."""
     if len(text) > most:
         raise ConfigError(
             "The text of {entry} is too long ({size} characters; {most} are allowed). Shorten it.",

@@ -1,4 +1,4 @@
-"""Makes torch's safe reader accept numpy scalars, which some programs store among the entries of a voice.
+"""Makes torch's weights-only loader accept NumPy scalars, which some programs store among the entries of a voice.
 
 torch calls the functions below instead of numpy's, so that no numpy code runs on the content of a file. A scalar
 becomes a Python number or string.

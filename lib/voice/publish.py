@@ -49,8 +49,8 @@ def publish_voice(
     """Upload a voice, its index and a card in one commit; return the URL of the new repository.
 
     Raises ConfigError if the licence, consent or token is missing or the name is not allowed, CheckpointError if a file
-    is damaged, and LinkError if the Hub refuses the upload, for example because the repository exists or the token may
-    not write.
+    is damaged, and LinkError if the Hub refuses the upload, for example because the repository exists or the token
+    lacks write permission.
     """
     _check(publication, token)
     model = read_voice_model(voice)
@@ -84,7 +84,7 @@ def publish_voice(
 
 
 def _check(publication: Publication, token: str) -> None:
-    """Raises ConfigError if a required entry is missing."""
+    """Raise ConfigError if a required entry is missing."""
     if not _REPOSITORY.fullmatch(publication.repository):
         raise ConfigError(
             "{name!r} cannot be the name of a repository. Use letters, digits, '-', '_' and '.'.",

@@ -28,7 +28,7 @@ Declared = dict[str, Any]
 
 
 def parse_config_list(raw: Any, where: str) -> Declared:
-    """Name the values of the positional `config` list in a voice model.
+    """Map the values of a voice model's positional `config` list to field names.
 
     Raises CheckpointError if it is not such a list.
     """
@@ -64,7 +64,7 @@ def derive(weights: Weights, declared: Declared, where: str) -> SynthesizerConfi
 
 
 def _check_rates(config: SynthesizerConfig) -> None:
-    """Raises ValueError if rates would expand a recording to gigabytes or exceed their kernels."""
+    """Raise ValueError if rates would expand a recording to gigabytes or exceed their kernels."""
     kernels = zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)
     if config.hop_length > config.sample_rate // MIN_FRAME_RATE or any(kernel < rate for kernel, rate in kernels):
         raise ValueError

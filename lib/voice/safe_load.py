@@ -82,7 +82,7 @@ def _check_size(path: Path) -> None:
 
 
 def check_directory(path: Path, max_parts: int) -> None:
-    """Raises CheckpointError if the central directory of a zip archive is too long for `max_parts` entries.
+    """Raise CheckpointError if the central directory of a zip archive is too long for `max_parts` entries.
 
     The check does not read the directory: reading a million entries takes seconds and a gigabyte of memory.
     """
@@ -102,7 +102,7 @@ def check_directory(path: Path, max_parts: int) -> None:
 
 
 def _check_growth(path: Path) -> None:
-    """Raises CheckpointError if the parts of an archive unpack to far more bytes than the file has."""
+    """Raise CheckpointError if the parts of an archive unpack to far more bytes than the file has."""
     check_directory(path, MAX_PARTS)
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(part.file_size for part in archive.infolist())
@@ -127,7 +127,7 @@ def _contains(path: Path, wanted: bytes) -> bool:
 
 
 def _check_globals(path: Path, is_archive: bool) -> None:
-    """Raises CheckpointError if a pickle names a global that could exhaust memory while it is read."""
+    """Raise CheckpointError if a pickle names a global that could exhaust memory while it is read."""
     if is_archive:
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(part) for part in archive.infolist() if part.filename.lower().endswith("data.pkl")]
@@ -143,7 +143,7 @@ def _check_globals(path: Path, is_archive: bool) -> None:
 
 
 def check_values(content: Any, path: Path) -> None:
-    """Raises CheckpointError if plain values expand far beyond the file size (nested references)."""
+    """Raise CheckpointError if plain values expand far beyond the file size (nested references)."""
     left = MAX_VALUES
     waiting = [(content, 0)]
     while waiting:

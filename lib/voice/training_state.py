@@ -110,10 +110,10 @@ def write_training_state(path: Path, state: TrainingState) -> None:
 
 
 def optimizer_for(module: nn.Module, state: TrainingState, where: str) -> dict[str, Any]:
-    """Re-index an optimiser state by parameter name, so that files of other programs can be resumed.
+    """Re-index an optimiser state by parameter name, so that checkpoints from other programs can be resumed.
 
-    In a file, index i means the i-th key of its `model`, whose order differs between programs. Raises CheckpointError
-    if the state does not belong to these weights.
+    In a file, index i refers to the i-th key of its `model`, whose order differs between programs. Raises
+    CheckpointError if the state does not belong to these weights.
     """
     stored, groups = state.optimizer.get("state"), state.optimizer.get("param_groups")
     if not isinstance(stored, dict) or not isinstance(groups, list):

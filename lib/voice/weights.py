@@ -37,7 +37,7 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> None:
     """Load weights with RVC's keys strictly into `module`, cast to its dtypes.
 
     A module on the meta device gets the tensors themselves, without a copy. Raises CheckpointError, listing the
-    differences, if the weights do not fit.
+    differences, if the weights do not match.
     """
     check_shapes(shapes_of(module), weights, where)
     own = module.state_dict()
@@ -85,7 +85,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 
 def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
-    """Raises CheckpointError unless `weights` has exactly the expected tensors."""
+    """Raise CheckpointError unless `weights` has exactly the expected tensors."""
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     misshapen = sorted(k for k in expected.keys() & weights.keys() if expected[k] != weights[k].shape)
@@ -106,7 +106,7 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
 
 
 def check_finite(weights: Weights, where: str) -> None:
-    """Raises CheckpointError if a tensor contains NaN or infinity."""
+    """Raise CheckpointError if a tensor contains NaN or infinity."""
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(

@@ -5,6 +5,7 @@ graphs again when the networks of the lite family change.
 """
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.onnx.export import write_graph
 from lib.onnx.graphs import LiteEncoderGraph, LitePriorGraph, LiteVocoderGraph
 from lib.paths import ROOT
+from lib.terminal import run_main
 from lib.voice.infer_config import build_network
 
 FOLDER = ROOT / "docs" / "browser"
@@ -68,4 +70,4 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_main(lambda: tyro.cli(main, prog="python -m recipes.browser")))

@@ -10,6 +10,7 @@ import tyro
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
+from lib.terminal import run_main
 from recipes.pretrain_lite.options import (
     AcousticOptions,
     ExportOptions,
@@ -63,7 +64,13 @@ def main() -> int:
         "noise": NoiseOptions,
     }
     try:
-        print(_run(tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)))
+        print(
+            _run(
+                tyro.extras.subcommand_cli_from_dict(
+                    commands, prog="python -m recipes.pretrain_lite", description=__doc__
+                )
+            )
+        )
     except RevoiceError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -74,4 +81,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

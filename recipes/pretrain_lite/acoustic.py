@@ -1,9 +1,9 @@
 """Trains the encoder's bottleneck and the prior together, by regression on the mel spectrograms of many speakers.
 
 The mel spectrogram of a clip is predicted from its code, speaker, F0 and level; half of the codes are computed from a
-version of the clip with modified formants and pitch, and with room and noise added. Two terms remove speaker
-information from the code: the squared distance between the codes of a clip and of its version, and an adversarial
-speaker classifier with a reversed gradient (Ganin & Lempitsky 2015).
+version of the clip with modified formants and pitch, and with reverberation and noise added. Two terms remove speaker
+information from the code: the squared distance between the codes of a clip and its augmented version, and an
+adversarial speaker classifier with gradient reversal (Ganin & Lempitsky 2015).
 """
 
 import logging

@@ -76,7 +76,7 @@ def coloured_noise(count: int, rng: np.random.Generator) -> FloatArray:
 
 
 def draw_noise(count: int, recorded: list[Path], rng: np.random.Generator) -> FloatArray:
-    """Draw (count,) white, coloured or recorded noise at 16 kHz; its level is arbitrary."""
+    """Draw `count` samples of white, coloured or recorded noise at 16 kHz; its level is arbitrary."""
     kind = rng.random()
     if kind < WHITE:
         return rng.standard_normal(count).astype(np.float32)

@@ -14,7 +14,7 @@ class _Options(BaseModel):
     """Random seed."""
 
     threads: int = Field(1, ge=1)
-    """Threads of torch."""
+    """Number of PyTorch threads."""
 
 
 class _WithData(_Options):
@@ -23,27 +23,27 @@ class _WithData(_Options):
 
 
 class SpeechOptions(_Options):
-    """Options of the `speech` command."""
+    """Synthesise speech in ten languages with espeak-ng."""
 
 
 class FeatureOptions(_WithData):
-    """Options of the `features` command."""
+    """Extract the training features of all clips, one file per clip."""
 
     whisper: Path
-    """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
+    """Encoder of Whisper base as an .npz of plain arrays, with CTranslate2's parameter names."""
 
     part: int = Field(0, ge=0)
-    """Number of this process, from 0; several may share the clips."""
+    """Index of this process, starting at 0; several processes can share the clips."""
 
     parts: int = Field(1, ge=1)
     """Number of processes that share the clips."""
 
 
 class AcousticOptions(_Options):
-    """Options of the `acoustic` command."""
+    """Train the encoder's bottleneck and the prior."""
 
     base: Path | None = None
-    """Folder with encoder.safetensors and G.safetensors to start from; None: random initial weights."""
+    """Folder with encoder.safetensors and G.safetensors to start from (default: random initial weights)."""
 
     steps: int = Field(4000, ge=1)
     """Training steps; a batch has 8 crops of 2 s."""
@@ -65,27 +65,27 @@ class AcousticOptions(_Options):
 
 
 class VocoderOptions(_WithData):
-    """Options of the `vocoder` command."""
+    """Train the vocoder."""
 
     max_minutes: float = Field(60, gt=0)
-    """Length of this run; running the command again resumes."""
+    """Duration of this run in minutes; running the command again resumes training."""
 
     learning_rate: float = Field(8e-4, gt=0)
     """Initial learning rate of the vocoder; it falls to a tenth during the run."""
 
     predicted: float = Field(0.0, ge=0, le=1)
-    """Share of the crops whose mel spectrogram is predicted by the prior instead of measured."""
+    """Fraction of crops whose mel spectrogram is predicted by the prior instead of computed from the recording."""
 
 
 class ExportOptions(_Options):
-    """Options of the `export` command."""
+    """Write the trained networks as pretrained/lite/{encoder,G,D}.safetensors."""
 
     whisper: Path
-    """Encoder of Whisper base as an .npz of plain arrays with the names of CTranslate2."""
+    """Encoder of Whisper base as an .npz of plain arrays, with CTranslate2's parameter names."""
 
 
 class NoiseOptions(_WithData):
-    """Options of the `noise` command."""
+    """Train the bottleneck of an exported encoder to remove noise."""
 
     encoder: Path = PRETRAINED / "lite" / "encoder.safetensors"
     """The exported encoder; its bottleneck is replaced by one that removes noise."""

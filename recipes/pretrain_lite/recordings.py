@@ -1,4 +1,4 @@
-"""The recordings on which the lite models are trained, split by speaker into train, tune and test."""
+"""The recordings on which the lite models are trained, split by speaker into train, validation and test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ import soxr
 from lib.errors import MissingFileError
 from lib.typing import FloatArray
 
-# Speakers of LibriSpeech dev-clean. Those of tune are for development, those of test for final results only.
-TUNE = frozenset({"422", "1988"})
+# Speakers of LibriSpeech dev-clean. Those of validation are for development, those of test for final results only.
+VALIDATION = frozenset({"422", "1988"})
 TEST = frozenset({"1272", "1462", "2086", "2412"})
 EMODB_TEST = frozenset({"emodb03", "emodb08", "emodb10", "emodb13"})
-LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held back
+LJ_CLIPS = 28  # LJ001-0001 to LJ001-0028; the four after them are held out
 DEV_CLEAN_CYCLE = 4  # of each four utterances of a train speaker, the last is left out
 DEV_CLEAN_CUTOFF, SPEECH_CUTOFF, FULL_CUTOFF = 6000, 8000, 12_000  # Hz: the recordings have no content above
 
@@ -42,7 +42,7 @@ def training_recordings(data: Path, speech: Path | None = None) -> list[Recordin
     found = [Recording("lj", path, FULL_CUTOFF, 4) for path in _files(data / "voices/ljspeech", "*.flac")[:LJ_CLIPS]]
     dev_clean = data / "speech/librispeech-dev-clean-mp3"
     for folder in sorted(path for path in dev_clean.iterdir() if path.is_dir()) if dev_clean.is_dir() else []:
-        if folder.name not in TUNE | TEST:
+        if folder.name not in VALIDATION | TEST:
             files = _files(folder, "*.mp3")
             files = [path for i, path in enumerate(files) if i % DEV_CLEAN_CYCLE < DEV_CLEAN_CYCLE - 1]
             found += [Recording(folder.name, path, DEV_CLEAN_CUTOFF) for path in files]
@@ -50,7 +50,7 @@ def training_recordings(data: Path, speech: Path | None = None) -> list[Recordin
         found.append(Recording(path.stem.split("-")[0], path, SPEECH_CUTOFF))
     for path in _files(data / "speech/emodb-de", "**/*.opus"):
         found.append(Recording(f"emodb{path.stem[:2]}", path, SPEECH_CUTOFF))
-    found = [recording for recording in found if recording.speaker not in TUNE | TEST | EMODB_TEST]
+    found = [recording for recording in found if recording.speaker not in VALIDATION | TEST | EMODB_TEST]
     return found + (synthetic_recordings(speech) if speech else [])
 
 

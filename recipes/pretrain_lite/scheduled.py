@@ -1,4 +1,5 @@
-"""A training of a fixed number of steps: one-cycle learning rate, resumable to the bit, losses logged as JSON lines."""
+"""A training run with a fixed number of steps: one-cycle learning rate, bit-exact resumption, losses logged as JSON
+lines."""
 
 import json
 import logging
@@ -27,7 +28,7 @@ class ScheduledTraining(ABC):
         self, networks: nn.Module, optimizer: torch.optim.Optimizer, rates: float | list[float], steps: int,
         *, warm_up: float, seed: int,
     ) -> None:  # fmt: skip
-        """`rates` are the maximum learning rates; `warm_up` is the share of the steps until they are reached."""
+        """`rates` are the maximum learning rates; `warm_up` is the fraction of the steps spent warming up to them."""
         self.networks, self.optimizer, self.steps = networks, optimizer, steps
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=warm_up)
         self.rng, self.noise = random.Random(seed), torch.Generator().manual_seed(seed)

@@ -58,7 +58,7 @@ class Crops(NamedTuple):
 
 
 class VocoderTraining:
-    """Networks, optimisers and clips of the training."""
+    """Networks, optimisers and clips of the training run."""
 
     def __init__(self, options: VocoderOptions, folder: Path, family: FamilyConfig | None = None) -> None:
         """`family` gives the sizes of the networks; it defaults to configs/lite."""

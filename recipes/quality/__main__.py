@@ -1,7 +1,7 @@
-"""Objective measures of a voice: python -m recipes.quality --voice NAME --whisper FOLDER --held-back FILES ...
+"""Objective measures of a voice: python -m recipes.quality --voice NAME --whisper FOLDER --held-out FILES ...
 
 Prints a table of word errors, speaker similarity, F0 and artefacts, with one row per set of clips: sources, held-out
-recordings of the voice (--held-back), other readers, noisy clips, and any further sets. Each clip is transposed by
+recordings of the voice (--held-out), other readers, noisy clips, and any further sets. Each clip is transposed by
 whole semitones to the register of the voice and converted with several seeds. Needs requirements-quality.txt.
 """
 
@@ -19,6 +19,7 @@ from lib.audio.decode import list_recordings
 from lib.errors import ConfigError, RevoiceError
 from lib.files import write_text
 from lib.pitch import load_pitch_extractor
+from lib.terminal import run_main
 from lib.voice.library import find_voice
 from lib.voice.model_file import read_voice_model
 from recipes.quality.clips import SPLITS, Clip, noisy, read_files, read_folder, read_readers, read_sets
@@ -31,28 +32,35 @@ from recipes.quality.vocoder import load_vocoder
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m recipes.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--voice", required=True, help="name of a voice or path of its file")
-    parser.add_argument("--whisper", type=Path, required=True, help="folder of a Whisper model for CTranslate2")
+    parser.add_argument("--voice", required=True, help="name of a voice, or path to its file")
+    parser.add_argument(
+        "--whisper", type=Path, required=True, help="folder containing a Whisper model in CTranslate2 format"
+    )
     own = "recordings of the voice, files or folders"
-    parser.add_argument("--held-back", type=Path, nargs="+", required=True, help=f"{own}, not used in training")
+    parser.add_argument("--held-out", type=Path, nargs="+", required=True, help=f"{own}, not used in training")
     parser.add_argument("--trained", type=Path, nargs="+", default=[], help=f"{own}, used in training")
     parser.add_argument(
         "--data",
         type=Path,
-        help="recordings of other readers: a plain folder, or with --readers "
-        "LibriSpeech dev-clean as READER/UTTERANCE.mp3 with transcripts.tsv",
+        help="recordings of other speakers: a folder of recordings or, with --readers, LibriSpeech dev-clean laid out "
+        "as READER/UTTERANCE.mp3 with transcripts.tsv",
     )
     parser.add_argument(
-        "--readers", choices=sorted(SPLITS), help="readers to take from --data; test is for final results"
+        "--readers",
+        choices=sorted(SPLITS),
+        help="which split of the readers in --data to use; use test only for final results",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=FOLDER[:LANGUAGE]",
-        help="a further set of recordings; without transcripts.txt the source's own transcript is the reference",
+        help="an additional set of recordings; if it has no transcripts.txt, Whisper's transcript of the source is "
+        "used as the reference",
     )
-    parser.add_argument("--language", default="en", help="language of all clips whose set names none (default: en)")
+    parser.add_argument(
+        "--language", default="en", help="language of the clips in sets that do not specify one (default: en)"
+    )
     parser.add_argument(
         "--repeats",
         type=int,
@@ -61,10 +69,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="conversions per clip, with different seeds (default: 3)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of clips (default: 0)")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--output", type=Path, help="folder for an HTML page with players, and figures.json")
-    parser.add_argument("--pictures", action="store_true", help="spectrograms on the page")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for selecting the clips (default: 0)")
+    parser.add_argument("--json", type=Path, help="write the metrics to this JSON file")
+    parser.add_argument(
+        "--output", type=Path, help="folder for an HTML report with audio players, and for the metrics as JSON"
+    )
+    parser.add_argument("--pictures", action="store_true", help="include spectrograms in the HTML page")
     return parser.parse_args(arguments)
 
 
@@ -87,7 +97,7 @@ def read_other_readers(options: argparse.Namespace) -> list[Clip]:
 def make_evaluator(options: argparse.Namespace) -> Evaluator:
     """Load the voice, Whisper, the speaker encoder and the pitch method."""
     voice, pitch = find_voice(options.voice), load_pitch_extractor("swift", torch.device("cpu"))
-    references = read_files(expand(options.held_back), options.language, is_own=True)
+    references = read_files(expand(options.held_out), options.language, is_own=True)
     trained_on = read_voice_model(voice.path).extra.get("training_f0")  # low, median, high in Hz
     medians = [trained_on[1]] if trained_on else [median_f0(clip.clean(), pitch) for clip in references]
     return Evaluator(
@@ -138,7 +148,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         write_text(options.json, to_json(lines, settings))
     if options.output:
-        shown = {"other readers": readers, "noise": noisy(readers[:1]), "held back": list(evaluator.references), **sets}
+        shown = {"other readers": readers, "noise": noisy(readers[:1]), "held out": list(evaluator.references), **sets}
         pitch = evaluator.pitch if options.pictures else None
         write_page(
             options.output, f"The voice {settings['voice']}", lines, make_examples(evaluator, shown), settings, pitch
@@ -156,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -1,4 +1,5 @@
-"""The recordings on which a voice is evaluated: readers of LibriSpeech, plain folders, and both with added noise."""
+"""The recordings on which a voice is evaluated: readers of LibriSpeech, folders of recordings, and both with added
+noise."""
 
 import csv
 import re
@@ -13,9 +14,9 @@ from lib.audio import ANALYSIS_RATE
 from lib.audio.decode import list_recordings, load_audio
 from lib.errors import ConfigError, MissingFileError
 from lib.typing import FloatArray
-from recipes.pretrain_lite.recordings import TEST, TUNE
+from recipes.pretrain_lite.recordings import TEST, VALIDATION
 
-SPLITS = {"tune": TUNE, "test": TEST}
+SPLITS = {"validation": VALIDATION, "test": TEST}
 CLIPS_PER_READER, CLIPS_PER_SET = 6, 24
 MIN_WORDS, MAX_WORDS = 7, 25  # of a reader's clip
 SNR_DB = 10.0  # of noisy clips
@@ -48,7 +49,7 @@ class Clip:
 
 
 def add_noise(audio: FloatArray, snr_db: float, seed: int) -> FloatArray:
-    """Add white noise to (T,), with a mean power `snr_db` below that of the audio."""
+    """Add white noise to audio (T,), with a mean power `snr_db` below that of the audio."""
     noise = np.random.default_rng(seed).standard_normal(len(audio))
     scale = np.sqrt(np.mean(np.square(audio, dtype=np.float64)) / 10 ** (snr_db / 10))
     noisy: FloatArray = (audio + scale * noise).astype(np.float32)
@@ -68,7 +69,7 @@ def draw(clips: Sequence[Clip], count: int, key: str, seed: int = 0) -> list[Cli
 
 
 def read_readers(folder: Path, split: str, language: str = "en", seed: int = 0) -> list[Clip]:
-    """Return six clips of 7 to 25 words by each reader of a split, "tune" or "test".
+    """Return six clips of 7 to 25 words from each speaker in a split, "validation" or "test".
 
     The folder is laid out as READER/UTTERANCE.mp3, with transcripts.tsv: utterance, reader, sex, text. Raises
     MissingFileError if that table is missing, and ConfigError if it has no utterances of a reader.
@@ -119,7 +120,7 @@ def read_folder(folder: Path, language: str = "en", seed: int = 0) -> list[Clip]
 def read_sets(given: Iterable[str], language: str = "en", seed: int = 0) -> dict[str, list[Clip]]:
     """Read the sets given as NAME=FOLDER or NAME=FOLDER:pt; sets with the same name are merged.
 
-    Raises ConfigError if an argument has another form.
+    Raises ConfigError if an argument is malformed.
     """
     sets: dict[str, list[Clip]] = {}
     for text in given:

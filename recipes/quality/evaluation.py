@@ -32,7 +32,7 @@ class Evaluator:
     transcribe: Transcriber
     embed: SpeakerEncoder
     pitch: PitchExtractor
-    references: Sequence[Clip]  # held-back recordings of the voice
+    references: Sequence[Clip]  # held-out recordings of the voice
     voice_f0: float  # Hz, median F0 of the recordings that the voice was trained on
     repeats: int = 3  # conversions of each clip, with the seeds 0, 1, ...
     vocoder: Vocoder | None = None  # of voices that have one
@@ -40,7 +40,7 @@ class Evaluator:
     _embeddings: dict[Path, FloatArray] = field(default_factory=dict)
 
     def shift(self, clip: Clip, audio: FloatArray) -> int:
-        """Return the shift in whole semitones from the median F0 of (T,) at 16 kHz to that of the voice.
+        """Return the shift in whole semitones from the median F0 of 16 kHz audio (T,) to that of the voice.
 
         It is 0 for the voice's own recordings.
         """
@@ -145,10 +145,10 @@ def measure_all(
     if readers:
         yield evaluator.unconverted("other readers, unconverted", readers)
     if evaluator.vocoder is not None:
-        for name, clips in {"other readers": readers, "held-back recordings": evaluator.references}.items():
+        for name, clips in {"other readers": readers, "held-out recordings": evaluator.references}.items():
             if clips:
                 yield evaluator.vocoded(f"{name}, vocoder alone", clips)
-    for name, clips in {"training recordings": trained, "held-back recordings": evaluator.references}.items():
+    for name, clips in {"training recordings": trained, "held-out recordings": evaluator.references}.items():
         if clips:
             yield evaluator.unconverted(f"{name}, unconverted", clips)
             yield evaluator.converted(f"{name}, converted", clips, options)
@@ -170,6 +170,6 @@ def count_clipped(audio: FloatArray) -> int:
 
 
 def median_f0(audio: FloatArray, pitch: Callable[[FloatArray], FloatArray]) -> float:
-    """Return the median F0 in Hz of the voiced frames of (T,) at 16 kHz; 0 if there are none."""
+    """Return the median F0 in Hz of the voiced frames of 16 kHz audio (T,); 0 if there are none."""
     f0 = pitch(audio)
     return float(np.median(f0[f0 > 0])) if np.any(f0 > 0) else 0.0

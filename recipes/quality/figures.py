@@ -20,7 +20,7 @@ class Figures:
     """The metrics of one conversion, or their means over several conversions of one clip; NaN if not available."""
 
     word_errors: float  # number of word errors
-    to_voice: float  # mean cosine of speaker embeddings, to held-back recordings of the voice
+    to_voice: float  # mean cosine of speaker embeddings, to held-out recordings of the voice
     to_source: float  # and to the unconverted clip
     f0_correlation: float
     cents: float  # median error of F0

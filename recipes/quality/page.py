@@ -36,7 +36,7 @@ HEADINGS = ["set", "clips", "words", *(heading for heading, _, _ in COLUMNS.valu
 _WIDTHS = (38, 5, 5, *(width for _, _, width in COLUMNS.values()))
 _EXPLANATION = (
     "Word errors are counted by Whisper. Similarity is the cosine of resemblyzer's speaker embeddings, to recordings "
-    "of the voice held back from training and to the source. F0 correlation, median F0 error and voicing agreement "
+    "of the voice held out from training and to the source. F0 correlation, median F0 error and voicing agreement "
     "compare the result with the transposed source. Pauses are measured relative to the speech. Clipped is the number "
     "of samples at full scale. Square brackets are 95 % confidence intervals over clips (bootstrap)."
 )

@@ -42,7 +42,7 @@ class Whisper:
     """A Whisper model in CTranslate2's format, in int8 on the CPU, with a beam size of 5."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises MissingFileError if the folder is incomplete, and ConfigError if a package is not installed."""
+        """Raise MissingFileError if the folder is incomplete, and ConfigError if a package is not installed."""
         for name in WHISPER_FILES:
             if not any(folder.glob(name)):
                 raise MissingFileError(folder / name, "requirements-quality.txt names a source of Whisper base.")

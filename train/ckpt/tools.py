@@ -1,6 +1,6 @@
 """Tools for model files: describe, extract a voice from a training checkpoint, merge two voices, edit, convert.
 
-Unlike in RVC, a model's properties are inferred from its tensors instead of entered by the user, incompatible voices
+Unlike in RVC, a model's properties are inferred from its tensors rather than entered by the user, incompatible voices
 cannot be merged, and existing files are replaced only with `overwrite`.
 """
 
@@ -58,7 +58,7 @@ def _exists(path: Path) -> ConfigError:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raises ConfigError if a file exists and may not be replaced."""
+    """Raise ConfigError if a file exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise _exists(path)
 
@@ -229,7 +229,7 @@ def _blended(first: str, second: str) -> str:
 
 
 def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
-    """Raises ConfigError or CheckpointError, with the first difference, if the voices cannot be blended."""
+    """Raise ConfigError or CheckpointError, with the first difference, if the voices cannot be blended."""
     compared: list[tuple[str, Any, Any]] = [
         (Message("family"), first.family, second.family),
         (Message("sample rate"), first.config.sample_rate, second.config.sample_rate),
@@ -268,7 +268,7 @@ def edit(
     licence: str | None = None,
     speakers: str | None = None,
 ) -> VoiceModel:
-    """Return the voice with changed strings; None keeps an entry, an empty string removes it.
+    """Return the voice with the given strings changed; None keeps an entry, an empty string removes it.
 
     `speakers` are names separated by commas, from speaker 0 on. Raises ConfigError if the voice has fewer speakers, or
     if a string exceeds its limit (MAX_TEXT, MAX_SPEAKER_NAME).
@@ -340,7 +340,7 @@ def convert(source: Path, output: Path | None = None, *, overwrite: bool = False
 
 
 def _compare(voice: VoiceModel, written: VoiceModel, path: Path) -> None:
-    """Raises RevoiceError if a written voice differs from the original."""
+    """Raise RevoiceError if a written voice differs from the original."""
     same_facts = replace(written, weights={}) == replace(
         voice, weights={}, config=voice.config.model_copy(update={"segment_frames": written.config.segment_frames})
     )

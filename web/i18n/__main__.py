@@ -7,13 +7,16 @@ import argparse
 import json
 import sys
 
+from lib.terminal import run_main
 from web.i18n.catalogue import TRANSLATED, missing, obsolete, read
 
 
 def main() -> int:
     """Print the requested templates; `check` returns 1 if a catalogue is incomplete or has obsolete entries."""
-    parser = argparse.ArgumentParser(description="Compare i18n/messages/ with the templates in the program.")
-    parser.add_argument("what", choices=["check", "missing", "obsolete"])
+    parser = argparse.ArgumentParser(
+        prog="python -m web.i18n", description="Compare i18n/messages/ with the templates in the program."
+    )
+    parser.add_argument("what", choices=["check", "missing", "obsolete"], help="what to report")
     what = parser.parse_args().what
     if what == "missing":
         union = sorted({template for locale in TRANSLATED for template in missing(locale)})
@@ -31,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

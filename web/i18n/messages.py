@@ -52,7 +52,8 @@ def page_texts(locale: str) -> Mapping[str, str]:
 
 
 def with_labels(message: str, locale: str) -> str:
-    """A message for the page: options of the command line are named as on the page, except in whole commands."""
+    """Adapt a message to the web UI: command-line options are replaced by their labels in the UI, except in complete
+    commands."""
 
     def label(flag: re.Match[str]) -> str:
         text = texts_of(locale).get(f"options.{flag[1].replace('-', '_')}.label")

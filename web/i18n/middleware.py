@@ -1,4 +1,4 @@
-"""ASGI middleware that replaces the placeholders in all responses by text in the user's language.
+"""ASGI middleware that replaces the placeholders in all responses with text in the user's language.
 
 HTML pages, results of handlers, messages and progress pass through it. Changing the language sets a cookie and reloads
 the web UI; jobs on the server keep running.

@@ -1,10 +1,10 @@
-"""Placeholders for the texts of the web UI; the middleware replaces them by text in the user's language.
+"""Placeholders for the texts of the web UI; the middleware replaces them with text in the user's language.
 
-Gradio builds the web UI once for all users. Therefore `PageTexts` returns, instead of a text, a placeholder with the
-text's key and values, and `translate` inserts the text in one language. The delimiters of a placeholder contain a
-random token of this process, so that external input cannot imitate one. They are ASCII, so JSON and HTML leave them
-unchanged, except for the backslash in the first delimiter: each level of JSON doubles it, so the number of backslashes
-tells `translate` how many levels of escaping the inserted text needs.
+Gradio builds the web UI once for all users. Therefore `PageTexts` returns, instead of a string, a placeholder with its
+key and values, and `translate` inserts the text in one language. The delimiters of a placeholder contain a random token
+of this process, so that external input cannot imitate one. They are ASCII, so JSON and HTML leave them unchanged,
+except for the backslash in the first delimiter: each level of JSON doubles it, so the number of backslashes tells
+`translate` how many levels of escaping the inserted text needs.
 """
 
 import html

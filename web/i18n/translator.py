@@ -1,4 +1,5 @@
-"""Translator: returns the text of a key in one language; also the list of languages and the choice for a request."""
+"""Translator, which returns the string for a key in one language; the list of languages; and the choice of a request's
+language."""
 
 import json
 import re
@@ -38,7 +39,7 @@ class Translator:
         self.texts = texts_of(locale)
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the text of a key. Raises KeyError if it is unknown, which is a bug."""
+        """Return the string for a key. Raises KeyError if it is unknown, which is a bug."""
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:

@@ -193,7 +193,7 @@ class JobRegistry:
         return sorted(found, key=lambda job: (job.number, job.created), reverse=True)
 
     def cancel(self, job_id: str) -> None:
-        """Remove a queued job from its queue, or request a running one to stop."""
+        """Remove a queued job from its queue, or ask a running one to stop."""
         with self._changed:
             job = self.get(job_id)
             if job.state == "waiting":
@@ -252,7 +252,7 @@ class JobRegistry:
         return next(queue for queue, kinds in zip(self._queues, QUEUES, strict=True) if kind in kinds)
 
     def _check_queue(self, queue: deque[str], client: str) -> None:
-        """Raises ConfigError if a queue is full, or a client of another machine has used up its share."""
+        """Raise ConfigError if a queue is full, or a client of another machine has used up its share."""
         if len(queue) >= MAX_WAITING:
             raise ConfigError("{count} jobs are already queued. Try again later.", count=len(queue))
         own = sum(self._clients.get(job_id) == client for job_id in queue)

@@ -258,7 +258,7 @@ def train_commands(request: TrainRequest, gpus: Sequence[int]) -> list[list[str]
 
 
 def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
-    """Run a training job in subprocesses, so that a crash fails only the job. Cancelling saves a checkpoint."""
+    """Run a training job in subprocesses, so that a crash makes only the job fail. Cancelling saves a checkpoint."""
     made: list[Path] = []
     for command in train_commands(request, chosen_gpus(request.options.device)):
         made = _train(command, request.name, context) or made

@@ -1,1 +1,1 @@
-"""The manual, docs/LANGUAGE/*.md: generates its page of options, and serves all its pages."""
+"""The manual, docs/LANGUAGE/*.md: generates its options page, and serves all its pages."""

@@ -1,4 +1,4 @@
-"""The manual's page of options: texts from the catalogues, values and defaults from the options models."""
+"""The manual's options page: texts from the catalogues, values and defaults from the options models."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ COMMANDS = (
 
 
 def option_page(language: str, earlier: str = "") -> str:
-    """Return the page of options in a language, as Markdown; handwritten paragraphs are taken from `earlier`."""
+    """Return the options page in a language, as Markdown; handwritten paragraphs are taken from `earlier`."""
     t, kept, done = Translator(language), by_hand(earlier), set[str]()
     parts = [f"# {page_title(t, 'options')}", navigation(language, "options")]
     for command in COMMANDS:
@@ -117,7 +117,7 @@ def _number(value: object) -> str:
 
 
 def write_option_pages() -> None:
-    """Generate the page of options of every manual again."""
+    """Regenerate the options page of every manual."""
     from lib.files import write_text
 
     for language in MANUALS:

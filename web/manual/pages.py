@@ -60,7 +60,7 @@ def documents() -> frozenset[str]:
 
 
 def render(path: str, text: str, known: Collection[str]) -> str:
-    """Render a document as HTML. Links to files other than those of `known` become plain text."""
+    """Render a document as HTML. Links to files other than those in `known` become plain text."""
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     tokens = parser.parse(text)
     title = next((token.content for token in tokens if token.type == "inline"), "")

@@ -81,7 +81,7 @@ def _component(name: str, field: FieldInfo, value: object, t: Translator, tab: s
 
 
 def option_text(t: Translator, name: str, part: str, tab: str) -> str:
-    """Return an option's label or info; the key of a text that applies to one tab only ends with its name."""
+    """Return an option's label or info; if a string applies to one tab only, its key ends with the name of that tab."""
     own = f"_{tab}" if f"options.{name}.{part}_{tab}" in texts_of(MASTER) else ""
     return t(f"options.{name}.{part}{own}")
 

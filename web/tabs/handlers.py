@@ -95,7 +95,7 @@ class CancelButton:
         self, button: gr.Button, run: gr.Button, begin: Any = None, inputs: Sequence[Any] = (),
         outputs: Sequence[Any] = (),
     ) -> Any:  # fmt: skip
-        """Connect `button`, which is enabled when `run` is pressed; return the event of that press.
+        """Connect `button`, which is enabled when `run` is clicked; return that click event.
 
         The caller chains the job to this event, and then `end`. `begin` is also called at the press, with the values of
         `inputs`; it returns those of `outputs`.
@@ -145,7 +145,8 @@ def show_percent(bar: gr.Progress, done: float, total: float, what: str) -> None
 
 
 def with_names(t: Translator, action: Any, names: Sequence[str], cancelled: Any, *, required: int = 0) -> Any:
-    """Turn a function of (request, bar, values by name) into a handler; its API has the parameters `names`.
+    """Turn a function (request, bar, values) into a handler, where `values` is keyed by name; its API has the
+    parameters `names`.
 
     Gradio takes the parameter names of an endpoint from the handler's signature. The first `required` of them must be
     given; if one of the others is omitted, it has the value of the control in the web UI, or None. If the handler is

@@ -137,7 +137,7 @@ class _JobPanel:
 
 
 def deletes_files(job: JobView) -> bool:
-    """Whether files that the user may want to keep are deleted with the job; those of a training stay."""
+    """Whether files that the user may want to keep are deleted with the job; those of a training run are kept."""
     return job.kind != "train" and job.state == "done"
 
 

@@ -1,4 +1,4 @@
-"""Lists files that a conversion or training needs and that are not installed, with a button that downloads them."""
+"""Lists missing files that a conversion or training run requires, with a button that downloads them."""
 
 import html
 from collections.abc import Callable, Sequence

@@ -61,7 +61,7 @@ class Remembered:
         ]
 
     def keep(self, form: Form[ConvertOptions], memory: object, voice: str | None, values: Sequence[Any]) -> Any:
-        """Add the options of a conversion that starts to the browser's storage; invalid options change nothing.
+        """When a conversion starts, store its options in the browser; invalid options change nothing.
 
         `memory` is the stored value; returns the new one.
         """

@@ -88,7 +88,8 @@ class ResultPanel:
         return [self.player, self.report, self.picture, self.file, self.list, self.chosen]
 
     def follow(self, event: Any, made: Any = None) -> None:
-        """After `event`, a conversion in this browser session, select its entry if `made` holds a result.
+        """After `event` (a conversion in this browser session), select the conversion's entry if `made` contains a
+        result.
 
         `made` is the component that shows the result, by default the player of this panel.
         """

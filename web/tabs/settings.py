@@ -1,4 +1,4 @@
-"""Settings and help: language, theme, manual, devices and their speed, downloads of weights, bug report, questions."""
+"""Settings and help: language, theme, manual, devices and their speed, downloads of weights, bug report, FAQ."""
 
 from typing import Any
 

@@ -244,7 +244,7 @@ def _typed(words: Sequence[str]) -> str:
 
 
 def _check_unfinished(t: Translator, name: str, epochs: int) -> None:
-    """Raises ConfigError if all epochs are done: training would end at once without a change."""
+    """Raise ConfigError if all epochs are done: training would end at once without a change."""
     if not Experiment(name).config_file.is_file() or (newest := Experiment(name).newest_pair()) is None:
         return
     from lib.voice.training_state import peek_progress
@@ -287,7 +287,8 @@ def _recordings(t: Translator, services: Services, name: str, files: list[str] |
 
 
 def keep_recordings(paths: Sequence[Path], folder: Path) -> None:
-    """Copy recordings into a folder, each atomically; existing files are not rewritten, so they keep their dates."""
+    """Copy recordings into a folder, each atomically; existing files are not rewritten, so their modification times do
+    not change."""
     for path in paths:
         target, number = folder / path.name, 1
         while target.exists() and not filecmp.cmp(path, target, shallow=False):

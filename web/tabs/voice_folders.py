@@ -57,6 +57,6 @@ def _used() -> list[str]:
 
 
 def _check_local(t: Translator, services: Services) -> None:
-    """Raises ConfigError if other machines can reach the web UI: only the local user may choose folders."""
+    """Raise ConfigError if other machines can reach the web UI: only the local user may choose folders."""
     if not services.local:
         raise ConfigError(t("voices.folders_local"))
