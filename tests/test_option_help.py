@@ -6,13 +6,14 @@ import sys
 
 import pytest
 from pydantic import BaseModel
+from tyro.extras import subcommand_cli_from_dict
 
 from infer.__main__ import Arguments, Diagnosis, parse
 from infer.cli import parse_as
 from infer.song.__main__ import CoverArguments, SayArguments
 from lib.assets.__main__ import main as assets
 from lib.machine import machine_errors
-from lib.option_help import DESCRIBED, EXPLANATION
+from lib.option_help import DESCRIBED, EXPLANATION, REGISTRY
 from lib.terminal import BROKEN_PIPE, run_main
 from tests.helpers import ROOT
 from train.__main__ import COMMANDS
@@ -155,3 +156,10 @@ def test_help_of_the_manual_writes_nothing(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(SystemExit, match="0"):
         write_manual()
     assert "usage: python -m web.manual" in capsys.readouterr().out
+
+
+def test_an_earlier_name_of_an_option_still_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--speaker-description" in help_of(("ckpt", "edit"), capsys)
+    for name in ("--speaker-description", "--reader"):
+        edit = subcommand_cli_from_dict(TOOLS, args=["edit", "anna", name, "woman"], registry=REGISTRY)
+        assert edit.reader == "woman"

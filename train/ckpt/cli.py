@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from lib.paths import GivenPath, given_path
 
@@ -68,7 +68,7 @@ class Edit(BaseModel, frozen=True):
     )
     display_name: str | None = Field(None, description="name shown in the web UI (default: unchanged)")
     language: str | None = Field(None, description="language of the recordings, such as en or pt (default: unchanged)")
-    reader: str | None = Field(
+    reader: Annotated[str | None, arg(name="speaker-description", aliases=["--reader"])] = Field(
         None, description="description of the speaker: woman, man, child or any text (default: unchanged)"
     )
     output: GivenPath | None = Field(
@@ -211,7 +211,7 @@ def _edit(tool: Edit) -> str:
     if all(text is None for text in (*texts, *facts.values())):
         raise ConfigError(
             "Nothing to change: specify --info, --author, --licence, --speakers, --display-name, --language or "
-            "--reader."
+            "--speaker-description."
         )
     path = voice_path(tool.voice)
     target, voice = edit_target(path, tool.output), read_voice_model(path)
