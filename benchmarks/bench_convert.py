@@ -39,11 +39,11 @@ class Settings:
     """Options of the benchmark."""
 
     family: Literal["v1", "v2", "lite"] = "lite"  # model family to benchmark
-    seconds: float = 10.0  # length of the synthetic recording
+    seconds: float = 10.0  # length of the synthetic recording in seconds
     repeats: int = 3  # number of repeats per measurement; the shortest time is reported
     threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
-    pitch_method: str = "auto"
-    device: str = "auto"
+    pitch_method: str = "auto"  # pitch extraction method
+    device: str = "auto"  # device to run on: auto, cpu, cuda, cuda:1, mps
     recording: Path | None = None  # convert this instead of a synthetic recording
     voice: Path | None = None  # use this voice model instead of random weights
     stages_only: bool = False  # skip the baseline, which reloads everything for every repeat

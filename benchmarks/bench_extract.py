@@ -43,13 +43,13 @@ RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 class Settings:
     """Options of the benchmark."""
 
-    family: Literal["v1", "v2", "lite"] = "lite"
-    clips: int = 200
+    family: Literal["v1", "v2", "lite"] = "lite"  # model family to benchmark
+    clips: int = 200  # number of clips
     seconds: tuple[float, float] = (1.0, 3.7)  # shortest and longest clip; lengths are evenly spaced in between
     baseline_clips: int = 40  # number of clips used to measure the baselines
-    recordings: Path = RECORDINGS
+    recordings: Path = RECORDINGS  # recordings from which the clips are cut
     threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
-    device: str = "auto"
+    device: str = "auto"  # device to run on: auto, cpu, cuda, cuda:1, mps
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,15 @@ RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 class Settings:
     """Options of the benchmark."""
 
-    family: Literal["v1", "v2", "lite"] = "lite"  # which networks
+    family: Literal["v1", "v2", "lite"] = "lite"  # model family to benchmark
     recordings: Path = RECORDINGS  # recordings used for the stages before training
     steps: int = 5  # number of steps to time; the fastest is reported
-    threads: int = 0  # of torch; 0 = its default
-    batch_size: int = 0  # 0 = the family's
-    device: str = "auto"
+    threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
+    batch_size: int = 0  # clips per step; 0 = the family's default
+    device: str = "auto"  # device to run on: auto, cpu, cuda, cuda:1, mps
     precisions: tuple[Precision, ...] = ("fp32", "bf16")  # precisions to benchmark besides the fp32 baseline step
     clock: Clock = "wall"  # clock used to time the steps; cpu = CPU time, for shared machines (with --threads 1)
-    steps_only: bool = False  # leave out the stages before training
+    steps_only: bool = False  # skip the stages before training
 
 
 @dataclass(frozen=True)

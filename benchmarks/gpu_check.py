@@ -41,9 +41,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Settings:
     """Options of the check."""
 
-    device: str = "auto"
-    tiny: bool = False  # small networks, short recordings, few repeats
-    only: tuple[str, ...] = ()  # names of checks; none = all
+    device: str = "auto"  # device to run on: auto, cpu, cuda, cuda:1, mps
+    tiny: bool = False  # use small networks, short recordings and few repeats
+    only: tuple[str, ...] = ()  # names of the checks to run (default: all)
 
 
 @dataclass(frozen=True)

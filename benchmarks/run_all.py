@@ -66,7 +66,7 @@ class Settings:
     only: tuple[str, ...] = ()  # names of the cases to run (default: all)
     folder: Path | None = None  # folder in which to keep the generated files and results (default: a temporary folder)
     clock: Literal["wall", "cpu"] = (
-        "wall"  # cpu: of all threads, for a machine that does other things, with --threads 1
+        "wall"  # clock used for timing; cpu = CPU time of all threads, for shared machines (with --threads 1)
     )
     threads: int = 0  # number of PyTorch threads; 0 = PyTorch's default
     measure: str = ""  # measure this case in this process and print JSON; for internal use

@@ -75,8 +75,8 @@ def open_browser() -> Iterator[Any]:
 
 
 def tabs_of(page: Any) -> list[str]:
-    """The tabs of the page, by the names in their ids, in order."""
-    ids = page.locator("[role=tab][id^='tab-']").evaluate_all("tabs => tabs.map(tab => tab.id)")
-    found = list(dict.fromkeys(name.removeprefix("tab-").removesuffix("-button") for name in ids))
-    assert "convert" in found, ids
+    """The tabs of the page, also those in the menu of a narrow window, by the names in their ids."""
+    components = page.evaluate("window.gradio_config.components")
+    found = [each["props"]["elem_id"].removeprefix("tab-") for each in components if each["type"] == "tabitem"]
+    assert "convert" in found
     return found

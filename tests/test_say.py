@@ -1,4 +1,4 @@
-"""Speech from text: sentences, subtitles and their times; engines that are not installed."""
+"""Text to speech: sentences, subtitles and their times; engines that are not installed."""
 
 import importlib.util
 

@@ -48,6 +48,6 @@ def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float | str:
 
 @functools.cache
 def allow_numpy_scalars() -> None:
-    """Register the replacements with torch's safe reader, once per process."""
+    """Register the replacements with torch's weights-only loader, once per process."""
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     add_safe_globals([(_Dtype, "numpy.dtype"), *((_scalar, name) for name in names)])

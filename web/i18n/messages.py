@@ -15,7 +15,7 @@ from lib.messages import Message
 from web.i18n.translator import LANGUAGES, LOCALES, MASTER, Translator, field_name, texts_of
 
 CATALOGUES = LOCALES / "messages"
-PREFIX = "message:"  # of the keys of templates among the texts of a language
+PREFIX = "message:"  # of the keys of templates among the strings of a language
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
 COMMAND = "python -m"  # in messages that quote a whole command
 QUOTES = {"de": "„{}“", "es": "«{}»", "fr": "« {} »", "it": "«{}»", "ja": "「{}」", "ko": "'{}'", "ru": "«{}»"}
@@ -37,13 +37,13 @@ def known_templates() -> frozenset[str]:
 
 @cache
 def key_of(template: str) -> str:
-    """Return the key of a template among the texts of a language."""
+    """Return the key of a template among the strings of a language."""
     return PREFIX + hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
 @cache
 def page_texts(locale: str) -> Mapping[str, str]:
-    """Return all texts of a language, keyed as placeholders are: those of the web UI and those of the catalogue."""
+    """Return all strings of a language, keyed as placeholders are: those of the web UI and those of the catalogue."""
     translations = catalogue(locale)
     messages = {
         key_of(template): with_labels(translations.get(template, template), locale) for template in known_templates()

@@ -1,4 +1,4 @@
-"""Placeholders for the texts of the web UI; the middleware replaces them with text in the user's language.
+"""Placeholders for the strings of the web UI; the middleware replaces them with text in the user's language.
 
 Gradio builds the web UI once for all users. Therefore `PageTexts` returns, instead of a string, a placeholder with its
 key and values, and `translate` inserts the text in one language. The delimiters of a placeholder contain a random token
@@ -32,7 +32,7 @@ class PageTexts(Translator):
         self.default = default
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return the placeholder of a text.
+        """Return the placeholder for a string.
 
         Raises KeyError if the key is unknown or a value is missing, as in any language.
         """
@@ -57,7 +57,8 @@ class PageTexts(Translator):
         return BEGIN + key + "".join(f"{NAME}{name}{VALUE}{value}" for name, value in fields.items()) + END
 
     def for_request(self, request: Any) -> Translator:
-        """Return a translator into the language of a gr.Request, for texts that do not pass through the middleware."""
+        """Return a translator into the language of a gr.Request, for strings that do not pass through the
+        middleware."""
         return Translator(request_language(request.headers, self.default))
 
 
@@ -131,7 +132,7 @@ def _continue(stack: list[_Open], kind: str, output: list[str], texts: Mapping[s
 
 
 def _words(placeholder: _Open, texts: Mapping[str, str], in_html: bool) -> str:
-    """The words of a placeholder, escaped as the text around it is; its values are already."""
+    """The string for a placeholder, escaped as the text around it is; its values are already."""
     text = texts.get(placeholder.key or "")
     if text is None:
         return placeholder.key or ""

@@ -32,7 +32,7 @@ LANGUAGES: Mapping[str, str] = {  # by their own names, in the order of the choi
 
 
 class Translator:
-    """The texts of one language, by key; placeholders such as {seconds} are filled from keyword arguments."""
+    """The strings of one language, by key; placeholders such as {seconds} are filled from keyword arguments."""
 
     def __init__(self, locale: str = MASTER) -> None:
         self.locale = locale
@@ -43,7 +43,7 @@ class Translator:
         return self.texts[key].format(**{name: shorten(str(value)) for name, value in values.items()})
 
     def fill(self, text: str, fields: Mapping[str, str]) -> str:
-        """Fill in the fields of a text; without fields it is returned as it is."""
+        """Fill in the fields of a string; without fields it is returned as it is."""
         return fill_fields(text, fields) if fields else text
 
     def bounded(self, text: str) -> str:
@@ -58,7 +58,7 @@ class Translator:
         return self.fill(words, fields)
 
     def for_request(self, request: Any) -> "Translator":
-        """Return the translator for texts created while handling a gr.Request: this one, which has one language."""
+        """Return the translator for strings created while handling a gr.Request: this one, which has one language."""
         return self
 
 
@@ -74,7 +74,7 @@ def field_name(name: str, spec: str | None, conversion: str | None) -> str:
 
 @lru_cache(4096)
 def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
-    """Split a text into pairs of literal text and the name of the field that follows it, or None."""
+    """Split a string into pairs of literal text and the name of the field that follows it, or None."""
     return tuple(
         (words, None if name is None else field_name(name, spec, conversion))
         for words, name, spec, conversion in Formatter().parse(text)
@@ -82,13 +82,13 @@ def text_parts(text: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def fill_fields(text: str, fields: Mapping[str, str]) -> str:
-    """Fill in the fields of a text with values that have already been formatted."""
+    """Fill in the fields of a string with values that have already been formatted."""
     return "".join(words + (fields.get(name, "") if name else "") for words, name in text_parts(text))
 
 
 @cache
 def texts_of(locale: str) -> Mapping[str, str]:
-    """Return all texts of a language, with English ones for those that are missing."""
+    """Return all strings of a language, with English ones for those that are missing."""
     texts: dict[str, str] = {}
     for name in dict.fromkeys((MASTER, locale)):
         texts |= json.loads((LOCALES / f"{name}.json").read_text(encoding="utf-8"))

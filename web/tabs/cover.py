@@ -1,4 +1,4 @@
-"""Covers and speech from text: song or stems, or a text, and a voice in; a player, files and jobs out."""
+"""Covers and text to speech: song or stems, or a text, and a voice in; a player, files and jobs out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,7 +132,7 @@ def _build_say(t: Translator, services: Services, voice: Any) -> None:
     player = gr.Audio(label=t("convert.result"), type="filepath", interactive=False, buttons=["download"])
 
     def say(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> str:
-        """Synthesise a text, a text file or subtitles in a voice; returns the recording."""
+        """Synthesise text, a text file or subtitles in a voice; returns the recording."""
         name = listed_voice(t, services, values["voice"])
         chosen = {key: values[key] for key in form.names} | {"device": services.device}
         work = checked(SayRequest, {
