@@ -61,8 +61,9 @@ def estimate_training(config: FamilyConfig, options: RunOptions, seconds: float,
 def suggested_epochs(config: FamilyConfig, options: RunOptions, seconds: float, *, noisy: bool = False) -> int:
     """Return the number of epochs that yields a good voice of the family from `seconds` of recordings.
 
-    It is at most MAX_EPOCHS, the most that is usual, also where a few seconds of recordings then make fewer steps. For
-    noisy recordings it is NOISY_EPOCHS for v1 and v2, because longer training learns the noise.
+    It is at most MAX_EPOCHS, the upper end of the usual range, even if a few seconds of recordings then yield fewer
+    steps. For noisy recordings it is NOISY_EPOCHS for v1 and v2, because with longer training the model learns the
+    noise.
     """
     clips = clips_of(seconds, options)
     steps = math.ceil(clips / (options.batch_size or config.train.batch_size))
