@@ -84,7 +84,7 @@ def test_an_index_of_another_width_is_never_paired(given: Path, look: Look) -> N
     found = look(given / "cora v2.pth", given / "added_IVF1_Flat_nprobe_1_cora v2_v2.index")
     assert pairs(found) == {"cora v2": None}
     assert [name for name, _ in found.unused] == ["added_IVF1_Flat_nprobe_1_cora v2_v2.index"]
-    assert "256 features" in found.unused[0][1]
+    assert "256-dimensional features" in found.unused[0][1]
 
 
 @pytest.mark.slow
