@@ -188,7 +188,7 @@ def _convert_all(
 
 
 def _with_formants(audio: FloatArray, conversion: Conversion, factor: float, progress: Progress) -> FloatArray:
-    """Shift the formants of (T,); a voice without F0 is analysed as if it were unvoiced."""
+    """Shift the formants of audio (T,); a voice without F0 is analysed as if it were unvoiced."""
     f0 = np.zeros(0, np.float32) if conversion.f0 is None else conversion.f0
     return shift_formants(audio, conversion.sample_rate, f0, factor, progress)
 

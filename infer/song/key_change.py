@@ -26,8 +26,8 @@ def check_package(semitones: int) -> None:
     """Raise ConfigError if a key change by so many semitones needs the python-stretch package and it is missing."""
     if semitones != 0 and importlib.util.find_spec("python_stretch") is None:
         raise ConfigError(
-            "Changing the key of the instrumental by {semitones} semitones needs the package python-stretch. Install "
-            "it (pip install python-stretch), or choose a pitch shift of whole octaves.",
+            "Changing the key of the instrumental by {semitones} semitones requires the python-stretch package. "
+            "Install it (pip install python-stretch), or choose a pitch shift of whole octaves.",
             semitones=semitones,
         )
 

@@ -32,7 +32,8 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
 
 
 def resample(audio: npt.NDArray[Any], from_rate: int, to_rate: int, progress: Progress = no_progress) -> FloatArray:
-    """Resample (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always returns a new array."""
+    """Resample audio (T,) or (C, T) with soxr's HQ filter to float32 of `resampled_length`; always returns a new
+    array."""
     audio = np.asarray(audio, dtype=np.float32)
     if from_rate == to_rate or audio.shape[-1] == 0:
         return audio.copy()

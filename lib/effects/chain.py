@@ -47,7 +47,7 @@ APPLY: dict[str, Effect] = {
 
 
 def apply_chain(audio: FloatArray, sample_rate: int, chain: Chain, progress: Progress = no_progress) -> FloatArray:
-    """Apply effects one after another to (C, T)."""
+    """Apply effects one after another to audio (C, T)."""
     for i, (name, numbers) in enumerate(chain):
         report = part_of(progress, i, len(chain))
         audio = APPLY[name](audio, sample_rate, *numbers, progress=report).astype(np.float32)

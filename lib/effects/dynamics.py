@@ -24,7 +24,7 @@ def limit(
     peaks: FloatArray | None = None,
     progress: Progress = no_progress,
 ) -> FloatArray:
-    """Keep every sample below `ceiling` dBFS. The gain begins to change 5 ms before a peak.
+    """Keep every sample below `ceiling` dBFS. Look-ahead is 5 ms.
 
     `peaks` (T,) are additional magnitudes to keep below it, such as inter-sample peaks.
     """

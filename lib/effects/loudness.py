@@ -25,7 +25,7 @@ MIN_SHARE = 0.5  # of the gain beyond the headroom; with less than this left by 
 
 
 def integrated_loudness(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> float:
-    """Measure the integrated loudness of (T,) or (C, T) in LUFS; -inf for silence.
+    """Measure the integrated loudness of audio (T,) or (C, T) in LUFS; -inf for silence.
 
     A mono signal counts as one channel.
     """
@@ -77,7 +77,7 @@ def _decibels(peak: float) -> float:
 
 
 def _true_peaks(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
-    """Measure the largest magnitude of (T,) or (C, T) between each sample and the next: (T,)."""
+    """Measure the largest magnitude of audio (T,) or (C, T) between each sample and the next: (T,)."""
     audio = np.atleast_2d(audio)
     peaks, position = np.zeros(audio.shape[1], np.float32), 0
     parts = (audio[:, piece] for piece in pieces(audio.shape[1], sample_rate, progress))
@@ -91,7 +91,7 @@ def _true_peaks(audio: FloatArray, sample_rate: int, progress: Progress = no_pro
 
 
 def to_loudness(audio: FloatArray, sample_rate: int, target: float, progress: Progress = no_progress) -> FloatArray:
-    """Bring (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
+    """Bring audio (T,) or (C, T) to `target` LUFS, with a true peak of at most -1 dBTP.
 
     If gain alone would exceed the peak limit, a limiter is applied. If the limiter would remove more than half of the
     additional gain, the peak limit takes precedence: the result is quieter than the target, and a warning is logged.
@@ -135,7 +135,7 @@ def _amplified(audio: FloatArray, gain: float) -> FloatArray:
 
 
 def _limited(audio: FloatArray, sample_rate: int, peaks: FloatArray, progress: Progress) -> FloatArray:
-    """Limit (T,) or (C, T), whose true peaks are `peaks` (T,), to a true peak of at most MAX_TRUE_PEAK."""
+    """Limit audio (T,) or (C, T), whose true peaks are `peaks` (T,), to a true peak of at most MAX_TRUE_PEAK."""
     result = limit(audio, sample_rate, MAX_TRUE_PEAK, peaks, part_of(progress, 0, 2))
     peak = float(_true_peaks(result, sample_rate, part_of(progress, 1, 2)).max(initial=0.0))
     excess = _decibels(peak) - MAX_TRUE_PEAK

@@ -29,7 +29,8 @@ MIN_GAIN = 10 ** (-30 / 20)
 
 
 def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress: Progress = no_progress) -> FloatArray:
-    """Reduce stationary noise in (T,); strength 0 changes nothing, 1 removes as much as possible. Returns (T,)."""
+    """Reduce stationary noise in audio (T,); strength 0 changes nothing, 1 removes as much as possible. Returns
+    (T,)."""
     if strength <= 0:
         return audio
     if importlib.util.find_spec(PACKAGE) is None:
@@ -44,7 +45,7 @@ def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress:
 
 
 def spectral_gate(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
-    """Reduce stationary noise in (T,) with a Wiener gain.
+    """Reduce stationary noise in audio (T,) with a Wiener gain.
 
     The noise is estimated in the quietest fifth of each minute.
     """
@@ -104,7 +105,7 @@ def _wiener_gains(power: npt.NDArray[np.float32], progress: Progress) -> npt.NDA
 
 
 def deep_filter(audio: FloatArray, progress: Progress = no_progress) -> FloatArray:
-    """Reduce noise in (T,) at 48 kHz with DeepFilterNet 3: (T,), with its delay compensated.
+    """Reduce noise in 48 kHz audio (T,) with DeepFilterNet 3; returns (T,), with the network's delay compensated.
 
     Its package contains the model.
     """

@@ -23,7 +23,7 @@ class StereoImage:
     delays: tuple[float, float]  # s; one of them is 0
 
     def apply(self, mono: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
-        """Apply the stereo image to (T,): (2, T)."""
+        """Apply the stereo image to mono audio (T,); returns (2, T)."""
         places = np.arange(self.gains.shape[1]) + 0.5
         result = np.stack([_delayed(mono, round(delay * sample_rate)) for delay in self.delays])
         for piece in pieces(len(mono), sample_rate, progress):
