@@ -13,6 +13,7 @@ import pytest
 from lib.errors import AudioError
 from web.jobs import worker as worker_module
 from web.jobs.registry import JobContext, JobRegistry, Runner
+from web.jobs.reports import throttled
 from web.jobs.requests import ConvertRequest, Kind
 from web.jobs.worker import Worker
 
@@ -139,3 +140,18 @@ def test_a_job_does_not_hold_the_process_when_the_server_is_gone(tmp_path: Path,
     pipe.close()
     worker._process.join(PATIENCE)
     assert worker._process.exitcode == status
+
+
+def test_the_progress_of_a_step_is_sent_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.jobs.reports.REPORT_SECONDS", 1e9)
+    sent: list[dict[str, object]] = []
+    report = throttled(lambda **values: sent.append(values))
+    for step in ("mixing", "writing"):
+        for done in range(50):
+            report(done=done, total=50, what=step)
+        report(details={"step": step})
+    assert [values.get("what") for values in sent] == ["mixing", None, "writing", None]
+    monkeypatch.setattr("web.jobs.reports.REPORT_SECONDS", 0.0)
+    for done in range(3):
+        report(done=done, total=3, what="writing")
+    assert len(sent) == 7

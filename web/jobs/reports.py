@@ -13,17 +13,36 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib.messages import from_json
 from lib.progress import Cancelled
 from web.jobs.registry import JobContext
 
+REPORT_SECONDS = 0.1  # between two reports of the progress of a step
+
 
 def read_report(value: Any) -> dict[str, Any]:
     """Return a report from parsed JSON; anything else becomes a line of the log."""
     return {key: from_json(item) for key, item in value.items()} if isinstance(value, dict) else {"log": str(value)}
+
+
+def throttled(send: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that passes reports to `send`, but of the progress of one step only ten per second."""
+    last: tuple[object, float] = (None, 0.0)
+
+    def report(**values: Any) -> None:
+        nonlocal last
+        if "done" in values:
+            step, now = values["what"], time.monotonic()
+            if step == last[0] and now - last[1] < REPORT_SECONDS:
+                return
+            last = step, now
+        send(**values)
+
+    return report
 
 
 def handle_report(report: Mapping[str, Any], context: JobContext) -> None:

@@ -24,7 +24,7 @@ from lib.json_reader import parse_json
 from lib.messages import Message, to_json
 from lib.progress import Cancelled
 from web.jobs.registry import MAX_JOB_BYTES, JobContext, Runner, unexpected
-from web.jobs.reports import handle_report, read_report
+from web.jobs.reports import handle_report, read_report, throttled
 from web.jobs.requests import Kind, Request, read_request
 
 logger = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class _WorkerLoop:
             if self._closed:
                 return None
             number, kind, request, folder = self._jobs.pop(0)
-            context = JobContext(Path(folder), self.send, lambda line: self.send(log=line))
+            context = JobContext(Path(folder), throttled(self.send), lambda line: self.send(log=line))
             self._context = (number, context)
             return kind, request, context
 
