@@ -81,14 +81,14 @@ def test_the_student_comes_nearer_to_the_clean_code(options: NoiseOptions, tmp_p
     weights = dequantized(load_file(folder / "teacher.safetensors"))
     teacher = Bottleneck(weights["bottleneck.first.weight"].shape[1])
     teacher.load_state_dict({n.removeprefix("bottleneck."): w for n, w in weights.items() if n.startswith("bottle")})
-    training = NoiseTraining(options.model_copy(update={"steps": 60, "learning_rate": 2e-3}), folder, teacher)
-    losses = [training.train_step() for _ in range(50)]
+    training = NoiseTraining(options.model_copy(update={"steps": 40, "learning_rate": 2e-3}), folder, teacher)
+    losses = [training.train_step() for _ in range(30)]
     assert losses[0].keys() == {"clean", "noisy", "augmented"}
     assert losses[0]["clean"] < losses[0]["noisy"], "dropout alone changes the code of a clean clip"
-    early, late = (np.mean([step["noisy"] for step in part]) for part in (losses[:5], losses[-10:]))
+    early, late = (np.mean([step["noisy"] for step in part]) for part in (losses[:5], losses[-5:]))
     assert late < 0.85 * early
     training.save(tmp_path / "noise.pt")
     expected = training.train_step()
-    resumed = NoiseTraining(options.model_copy(update={"steps": 60, "learning_rate": 2e-3}), folder, teacher)
+    resumed = NoiseTraining(options.model_copy(update={"steps": 40, "learning_rate": 2e-3}), folder, teacher)
     resumed.resume(tmp_path / "noise.pt")
-    assert resumed.step == 50 and resumed.train_step() == expected
+    assert resumed.step == 30 and resumed.train_step() == expected
