@@ -92,6 +92,7 @@ class LimitedProtocol(H11Protocol):
         """Read a part of a request."""
         if self._awaits == "body":
             self._awaits = None  # its time starts again
+            self._stop_timer()
         super().data_received(data)
         self._watch()
 
