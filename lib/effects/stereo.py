@@ -46,7 +46,7 @@ def find_image(
     of a second, reaches 0.7 within 2 ms: most of the power is then common to both channels. Returns None for silence
     and for channels with different contents, such as two speakers, which have to be converted separately.
     """
-    power = np.array([np.dot(channel, channel) for channel in audio], np.float64) / audio.shape[1]
+    power = np.square(audio, dtype=np.float64).mean(axis=1)
     if not power.any():
         return None
     delay, correlation = _correlate(audio, sample_rate, part_of(progress, 0, 2))
