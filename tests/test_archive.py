@@ -194,7 +194,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr("..\\out.pth", b"x"), "leads out of the folder"),
     (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as voice name"),
     (link, "is a link or device"), (device, "is a link or device"), (twice, "occurs twice"),
-    (many, "holds 300 files"), (very_many, "more parts than any"),
+    (many, "contains 300 files"), (very_many, "more parts than any"),
     (lambda a: a.writestr("bomb.txt", bytes(200 << 20), zipfile.ZIP_DEFLATED), "would unpack to 209715200 bytes"),
     (lambda a: a.writestr("readme.txt", b"x"), "contains no voice model"),
     (two, "2 files that could be the voice model"),
@@ -242,13 +242,13 @@ def test_damaged_archives_and_indices_of_other_voices_are_refused(
         with pytest.raises(CheckpointError):
             take_in(tmp_path / f"{i}.zip")
     write_voice_model(voice, small_voice("v2", "40k"))
-    with pytest.raises(CheckpointError, match=r"holds 256 content features, but the voice uses 768"):
+    with pytest.raises(CheckpointError, match=r"contains 256 content features, but the voice uses 768"):
         export_voice(voice, index, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as opened:
         opened.write(voice, "a.pth")
         opened.write(index, "a.index")
-    with pytest.raises(CheckpointError, match=r"c\.zip was not imported: its index holds 256"):
+    with pytest.raises(CheckpointError, match=r"c\.zip was not imported: its index contains 256"):
         take_in(tmp_path / "c.zip")
     with pytest.raises(MissingFileError):
         take_in(tmp_path / "nowhere.zip")

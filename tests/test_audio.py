@@ -286,7 +286,7 @@ def test_an_intact_recording_gives_no_warning(tmp_path: Path, caplog: pytest.Log
     [
         (b"", "is empty"),
         (b"This is a shopping list.\n" * 50, "not a recording"),
-        (WAV_HEADER, "no sound"),
+        (WAV_HEADER, "no audio"),
     ],
 )
 def test_other_files_are_refused_as_recordings_in_one_sentence(tmp_path: Path, content: bytes, pattern: str) -> None:

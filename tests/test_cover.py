@@ -232,7 +232,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, song: Song)
     with pytest.raises(AudioError, match="not part of the song"):
         make(tmp_path, Sources(write(tmp_path / "silent.wav", 0 * song.song), None, song.instrumental_path))
     with pytest.raises(
-        AudioError, match=r"The vocals of \S*silent\.wav cannot be converted\. It holds only digital silence"
+        AudioError, match=r"The vocals of \S*silent\.wav cannot be converted\. It contains only digital silence"
     ):
         make(tmp_path, Sources(None, tmp_path / "silent.wav", song.instrumental_path))
     with pytest.raises(ConfigError, match="never overwritten"):

@@ -114,7 +114,7 @@ def nested(levels: int) -> list[Any]:
         (laughs(8), "nested or repeated"),
         (nested(300), "nested or repeated"),
         ([("ha" * 50_000,) * 1000] * 1000, "nested or repeated"),
-        (Call(bytearray, 8 << 30), "requests memory"),
+        (Call(bytearray, 8 << 30), "excessive amount of memory"),
     ],
     ids=["laughs", "nested", "texts", "bytearray"],
 )

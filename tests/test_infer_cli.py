@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from infer import convert as convert_module
+from infer import loudness
 from infer import model_cache as loaded_module
 from infer.__main__ import main
 from lib.audio import AUDIO_FORMATS
@@ -190,7 +190,7 @@ def test_an_interrupt_ends_cleanly(voice: str, songs: Path, monkeypatch: pytest.
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "follow_envelope", interrupted)
+    monkeypatch.setattr(loudness, "follow_envelope", interrupted)
     before = sorted(songs.iterdir())
     assert run(songs / "one.wav", "--voice", voice) == 130
     assert "Stopped" in capsys.readouterr().err

@@ -35,10 +35,10 @@ def test_a_second_server_reports_the_address_of_the_first_and_a_killed_one_leave
             ServerLock(folder).held().__enter__()
         first.kill()
     with ServerLock(folder).held():
-        with pytest.raises(ConfigError, match="just starting"):  # its own address is not known yet
+        with pytest.raises(ConfigError, match="still starting"):  # its own address is not known yet
             ServerLock(folder).held().__enter__()
         (folder / ".server.json").write_text('{"addresses": []}')
-        with pytest.raises(ConfigError, match="just starting"):
+        with pytest.raises(ConfigError, match="still starting"):
             ServerLock(folder).held().__enter__()
     assert [path.name for path in folder.iterdir()] in ([".server.lock"], [])
     with ServerLock(folder).held():

@@ -104,7 +104,7 @@ def test_a_repository_gives_its_voices_and_indexes_only(hub: FakeHub, tmp_path: 
 def test_one_file_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
     found = fetch_voices("https://huggingface.co/o/v/resolve/main/G_2333333.pth", tmp_path)
     assert [path.name for path in found] == ["G_2333333.pth"], "what is asked for by name is not left out"
-    for name, pattern in (("README.md", "leads to README.md"), ("none.pth", "no voice model, index or archive")):
+    for name, pattern in (("README.md", "points to README.md"), ("none.pth", "no voice model, index or archive")):
         with pytest.raises(LinkError, match=pattern):
             fetch_voices(f"https://huggingface.co/o/v/blob/main/{name}", tmp_path)
 
@@ -145,7 +145,7 @@ def test_another_link_gives_its_file_or_says_what_it_is(tmp_path: Path, monkeypa
     monkeypatch.setattr(links, "fetch", fetch("alice.PTH"))
     assert fetch_voices("https://example.org/x", tmp_path) == [tmp_path / "alice.PTH"]
     monkeypatch.setattr(links, "fetch", fetch("song.mp3"))
-    with pytest.raises(LinkError, match=r"leads to song\.mp3.*\.pth"):
+    with pytest.raises(LinkError, match=r"points to song\.mp3.*\.pth"):
         fetch_voices("https://example.org/x", tmp_path)
     assert not (tmp_path / "song.mp3").exists()
 
