@@ -59,7 +59,7 @@ def test_the_best_card_decides() -> None:
 
 def test_an_installed_build_that_does_not_fit_is_reported_with_the_remedy() -> None:
     (advice,) = advise([Card("GTX 1060", 580, 6.1)], "cu130")
-    assert "GTX 1060 (compute capability 6.1, driver 580) cannot be used" in advice and "cu126 build: delete .venv" in advice
+    assert "GTX 1060 (compute capability 6.1, driver 580) cannot" in advice and "cu126 build: delete .venv" in advice
     (advice,) = advise([Card("RTX 3060", 560, 8.6)], "cu130")
     assert "driver 560" in advice and "cu126" in advice
     (advice,) = advise([Card("RTX 3060", 580, 8.6)], "cpu")
