@@ -94,7 +94,7 @@ def add_rvc_options(parser: argparse.ArgumentParser) -> None:
 def prepare_environment(folder: str) -> None:
     """Set environment variables for oneDNN's cache, Gradio's folder and analytics, and a proxy bypass.
 
-    By default, Gradio would also make statistics of its last 10,000 events after each event, which nothing here reads.
+    Otherwise Gradio would also compute statistics on its last 10,000 events after each event; nothing here reads them.
     """
     os.environ.setdefault(*PRIMITIVE_CACHE)
     os.environ["GRADIO_TEMP_DIR"] = folder

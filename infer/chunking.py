@@ -78,7 +78,7 @@ class Chunk:
         return padded[self.start * HOP_LENGTH : (self.stop + 2 * pad_frames + 1) * HOP_LENGTH]
 
     def padded_frames(self, pad_frames: int) -> slice:
-        """Slice from a curve over the padded audio (F0) the frames that correspond to `padded_audio`."""
+        """Slice the frames that correspond to `padded_audio` out of a curve, such as F0, over the padded audio."""
         return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
 
     def with_fade(self) -> tuple[int, int]:

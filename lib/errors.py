@@ -8,7 +8,7 @@
     ├── MissingFileError        a file or folder that is missing; the message says how to get it
     ├── MachineError            a system failure: out of memory, an unreadable disk, a lost GPU
     │   └── WriteError          a file cannot be written: a full disk, a read-only folder
-    └── ProcessLostError        another process of the same run has ended, so this one cannot continue
+    └── ProcessLostError        another process of the same run has exited, so this one cannot continue
 
 They are raised where the problem is found and caught once, at the edge (command line, web UI, per file of a batch).
 `lib.progress.Cancelled` is deliberately not among them: cancelling is not an error.
@@ -88,7 +88,7 @@ class WriteError(MachineError):
 
 
 class ProcessLostError(RevoiceError):
-    """Another process of the same run has ended, so this one cannot continue."""
+    """Another process of the same run has exited, so this one cannot continue."""
 
 
 def error_from_json(value: Mapping[str, object]) -> RevoiceError:

@@ -54,7 +54,7 @@ def is_public(address: IPAddress) -> bool:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a download. If `context` is None, the certificates of the system are used."""
+    """Limits on a download. If `context` is None, the certificates of the system are used."""
 
     allowed: Allowed = is_public
     max_bytes: int = MAX_BYTES
@@ -90,7 +90,7 @@ def fetch(link: str, folder: Path, progress: Progress = no_progress, limits: Lim
 
 
 class _Deadline:
-    """Shuts down the connection when the time is over, even while a call is waiting for data."""
+    """Shuts down the connection when the time is up, even while a call is waiting for data."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -107,7 +107,7 @@ class _Deadline:
         self._timer.cancel()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut this connection down at the end. Raises TimeoutError if the time is over."""
+        """Shut this connection down at the deadline. Raises TimeoutError if the time is up."""
         self._connection = connection
         if self._over:
             raise TimeoutError
@@ -120,7 +120,7 @@ class _Deadline:
 
     @property
     def error(self) -> LinkError | None:
-        """The error if the time is over."""
+        """The error if the time is up."""
         return too_slow(self._seconds) if self._over else None
 
 

@@ -99,7 +99,7 @@ def _clean_once(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, all_unused: bool = False) -> None:
-    """Remove temporary files and folders in `folder` that were left by processes that no longer run.
+    """Remove temporary files and folders in `folder` that were left by processes that are no longer running.
 
     A running process holds a lock on each of its own. If files cannot be locked (Windows, some network drives), nothing
     is removed, unless `all_unused` states that no process is writing there.

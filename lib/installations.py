@@ -13,7 +13,7 @@ from lib.paths import ROOT, WEIGHTS, given_path
 
 LIST = WEIGHTS / "folders.txt"
 MAX_FOLDERS = 20
-HEADER = "# Folders of RVC, Applio or their forks, one a line. They are read in place and never changed.\n"
+HEADER = "# Folders of RVC, Applio or their forks, one per line. They are read in place and never changed.\n"
 VOICE_FOLDERS = ("weights", "assets/weights", "logs/weights")
 INDEX_FOLDERS = ("logs", "assets/indices", "indices")
 EXPERIMENTS = "logs"  # where Applio keeps voices, each in the folder of its training

@@ -66,7 +66,7 @@ def checked(items: Iterable[Item], check: Callable[[], object]) -> Iterator[Item
 
 
 class Repeated:
-    """A Progress whose last report can be repeated while a step takes long."""
+    """A Progress whose last report can be repeated during a long step."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -29,7 +29,7 @@ Parsed = TypeVar("Parsed")
 
 
 def run_main(main: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status; it ends without a message if the reader of its output has ended.
+    """Run a command and return its exit status; it exits silently if the process reading its output has exited.
 
     Raises BrokenPipeError if a pipe other than standard output is broken.
     """
@@ -195,7 +195,7 @@ def reporting(level: int = logging.WARNING) -> Iterator[Progress]:
     """Like `terminal`, but for another program: prints one JSON object per line, {"done", "total", "what"} or {"log"}.
 
     A message in "what" is {"template", "values"}; `report_error` and `report_files` print the last lines. EOF on
-    standard input cancels the work, as Ctrl-C does: the other program has closed it, or has ended.
+    standard input cancels the work, as Ctrl-C does: the other program has closed it, or has exited.
     """
 
     def show(line: str) -> None:

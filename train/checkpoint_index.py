@@ -86,7 +86,7 @@ class CheckpointIndex:
         return self.folder / f"G_{number}.pth", self.folder / f"D_{number}.pth"
 
     def write(self) -> None:
-        """Write the file atomically, after flushing the checkpoints' folder entries to disk.
+        """Write the file atomically, after flushing the checkpoints' directory entries to disk.
 
         Raises WriteError if it cannot be written.
         """

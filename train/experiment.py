@@ -268,10 +268,10 @@ class Experiment:
         return [pair.files for pair in pairs]
 
     def was_saved(self, problem: CheckpointError) -> bool:
-        """Whether the lone or damaged checkpoint behind `problem` may be what is left of a completed save.
+        """Whether the lone or damaged checkpoint behind `problem` may be the remainder of a completed save.
 
-        It is not if no save has been completed and this program wrote the file: it is then left from a run of an
-        earlier version that was killed while saving.
+        If no save has been completed and this program wrote the file, it is not: the file was left by a run of an
+        earlier version, killed while saving.
         """
         from lib.voice.safe_load import safe_load
 

@@ -45,7 +45,7 @@ def augment_features(
 
 
 def with_noise_floor(level: Tensor, rng: torch.Generator) -> Tensor:
-    """Raise the levels (B, N), as returned by `frame_levels`, to a noise floor in a random share of calls."""
+    """Raise the levels (B, N), as returned by `frame_levels`, to a noise floor in a random fraction of calls."""
     if float(torch.rand(1, generator=rng)) >= FLOOR_SHARE:
         return level
     floor = float(uniform(1, *NOISE_FLOOR, rng))

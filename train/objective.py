@@ -64,8 +64,8 @@ class Objective(Protocol):
     def generator_losses(self, discriminate: Discriminate | None, batch: Batch, output: Any, frames: Tensor) -> Losses:
         """Losses of the generator; `discriminate` is None in a step that is not adversarial.
 
-        `frames` is the divisor for means over frames. In a micro-batch it is not its own number of frames, but its
-        share of the whole batch's, so that the losses of the micro-batches add up to those of the batch.
+        `frames` is the divisor for means over frames. For a micro-batch it is not the micro-batch's own number of
+        frames but its share of the whole batch's, so that the losses of the micro-batches add up to those of the batch.
         """
         ...
 

@@ -58,6 +58,6 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the place and the reason of the first wrong value."""
+    """Return the location of the first invalid value, and why it is invalid."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

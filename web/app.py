@@ -165,7 +165,7 @@ class _BoundedParser(GradioMultiPartParser):  # type: ignore[misc]  # Gradio has
 
 
 class _Server(http_server.Server):  # type: ignore[misc]  # Gradio has no types
-    """Gradio's server with limits of connections, and without its start-up limit of 5 s: it waits for its thread."""
+    """Gradio's server with limits on connections, and without its start-up limit of 5 s: it waits for its thread."""
 
     def __init__(self, config: Config, *arguments: Any, **values: Any) -> None:
         limit_connections(config)

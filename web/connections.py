@@ -1,7 +1,7 @@
-"""Limits of connections: how many there are, and how long one may wait for a request.
+"""Limits on connections: how many there are, and how long one may wait for a request.
 
-uvicorn counts no connections per client, and waits for the end of a header or a body without a limit. A client could
-therefore use up the file descriptors of the server with half a header on each connection (slowloris).
+uvicorn does not limit the connections per client, and waits indefinitely for the end of a header or body. A client
+could therefore use up the file descriptors of the server with half a header on each connection (slowloris).
 """
 
 import asyncio
@@ -33,7 +33,8 @@ class Connections:
     def open(self, connection: "LimitedProtocol") -> bool:
         """Count a connection, unless a limit is reached and no other connection can be closed for it.
 
-        The one that has waited longest for a request is closed: of the same client if that is over its own limit.
+        The connection that has waited longest for a request is closed; if the client has reached its own limit, one of
+        its connections is chosen.
         """
         client = connection.counted_for
         if client != THIS_MACHINE and self._of_client[client] >= self.of_client:

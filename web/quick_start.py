@@ -39,7 +39,7 @@ class _WithoutStubs:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find Gradio's module of the generator; other modules are left to the other finders."""
+        """Find Gradio's stub generator; leave all other modules to the other finders."""
         spec = PathFinder.find_spec(name, path, target) if name == STUBS else None
         if spec is None or spec.loader is None:
             return None
@@ -73,4 +73,4 @@ def without_applications() -> Iterator[None]:
 class _NoApplication:
     @staticmethod
     def create_app(*_: Any, **__: Any) -> None:
-        """Make nothing."""
+        """Do nothing."""

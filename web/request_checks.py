@@ -23,7 +23,7 @@ from web.limits import MAX_EVENTS, THIS_MACHINE, ClientLimits, Refusal, check_di
 API = "/gradio_api/"
 UPLOAD = f"{API}upload"  # has limits of its own: Gradio's max_file_size, and web/limits.py
 LOGIN = "/login"
-# Gradio's links to the state of a page: each request for one writes a file of half a megabyte, which nothing counts.
+# Gradio's deep links: each request for one writes a file of half a megabyte, which nothing counts.
 NOT_OFFERED = f"{API}deep_link"
 STARTS_EVENT = (f"{API}queue/join", f"{API}call/", f"{API}run/", f"{API}api/")
 MAX_BODY = 1_000_000  # bytes of any other request

@@ -1,8 +1,8 @@
 """Gradio sessions that compute component configurations lazily.
 
 Gradio computes the configuration of every component for each session and keeps it: each API call takes 90 ms on the
-event loop and half a megabyte of memory, for up to 10,000 sessions. Only links to the state of a page read all of them,
-and the server does not offer such links (web/request_checks.py).
+event loop and half a megabyte of memory, for up to 10,000 sessions. Only Gradio's deep links read all of
+them, and the server does not offer deep links (web/request_checks.py).
 """
 
 from types import SimpleNamespace

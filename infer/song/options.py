@@ -34,8 +34,8 @@ class CoverOptions(ConvertOptions, frozen=True):
         None,
         ge=-MAX_KEY_CHANGE,
         le=MAX_KEY_CHANGE,
-        description="semitones to add to the instrumental (default: the vocals' shift, reduced to within half an "
-        "octave so that the key matches, e.g. +11 becomes -1)",
+        description="semitones to add to the instrumental (default: the vocals' shift, moved by whole octaves into "
+        "the range from -6 to 6 so that the key matches, e.g. +11 becomes -1)",
     )
     vocal_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the converted vocals, in dB")
     instrumental_level: float = Field(0.0, ge=-40, le=20, description="gain applied to the instrumental, in dB")

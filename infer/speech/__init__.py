@@ -1,4 +1,4 @@
-"""Speech from text and subtitles, as input of a conversion.
+"""Speech from text and subtitles, as input to a conversion.
 
 Read in this order: options, script, engines, say.
 """

@@ -239,7 +239,7 @@ class _Stream:
 
     @property
     def gain(self) -> np.float32:
-        """The gain before encoding with which the decoded file has the level of the blocks."""
+        """Gain to apply before encoding so that the decoded file has the same level as the blocks."""
         scales = LAME_SCALES if self.codec == _MP3.codec else ()
         return np.float32(1 / next((scale for below, scale in scales if self.total_bits < below), 1.0))
 

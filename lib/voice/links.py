@@ -181,7 +181,7 @@ class _Meter:
         return Bar
 
     def count(self, size: int) -> None:
-        """Count bytes. Raises LinkError if they are too many, or the time is over."""
+        """Count bytes. Raises LinkError if there are too many, or the time is up."""
         self._received += size
         if self._received > self._limits.max_bytes:
             raise too_large(self._limits.max_bytes)

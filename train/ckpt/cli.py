@@ -121,7 +121,9 @@ class Publish(BaseModel, frozen=True):
 
     voice: Positional[str] = Field(description="name of a voice, or path to its file")
     repository: Positional[str] = Field(description="name of the new repository, or owner/name")
-    licence: Positional[str] = Field(description="licence of the voice, such as cc-by-4.0, or its name")
+    licence: Positional[str] = Field(
+        description="licence of the voice: an identifier such as cc-by-4.0, or its full name"
+    )
     consent: bool = Field(
         False, description="confirm that the speaker has consented to publication; without it, nothing is uploaded"
     )
@@ -293,7 +295,10 @@ def _fetched(link: str, folder: Path) -> list[Path]:
 
 
 def _import_loose(files: list[Path], name: str | None, folder: Path) -> Iterator[str]:
-    """Import files other than a single archive: `name` is for the only new voice among them. `folder` is temporary."""
+    """Import files other than a single archive; `name` names the new voice, if there is exactly one.
+
+    `folder` is temporary.
+    """
     from lib.errors import CheckpointError, MissingFileError
     from lib.voice.intake import inspect_files, install
 

@@ -43,7 +43,7 @@ def _template(call: ast.Call) -> str | None:
 
 @cache
 def constants() -> frozenset[str]:
-    """Return all string constants in the source code; some, such as labels of metadata, are translated as they are."""
+    """Return all string constants in the source code; some, such as metadata labels, are themselves catalogue keys."""
     texts = {node.value for node in _nodes() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {node.arg for node in _nodes() if isinstance(node, ast.keyword) and node.arg}
     return frozenset(texts | {text.replace("_", " ") for text in texts | names})

@@ -30,7 +30,7 @@ def read_report(value: Any) -> dict[str, Any]:
 
 
 def throttled(send: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that passes reports to `send`, but of the progress of one step only ten per second."""
+    """Return a function that passes reports to `send`, but at most ten progress reports per second for one step."""
     last: tuple[object, float] = (None, 0.0)
 
     def report(**values: Any) -> None:

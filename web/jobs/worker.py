@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 0.5  # for a cancelled conversion to stop, so that the process and its loaded voices can be kept
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
-LEAVE_SECONDS = 2.0  # for the process to return from its job after the server has ended
+LEAVE_SECONDS = 2.0  # for the process to return from its job after the server has exited
 
 Runners = Mapping[Kind, Runner]
 
 
 class Worker:
-    """Starts the worker process, sends it one job at a time, and restarts it if it has ended."""
+    """Starts the worker process, sends it one job at a time, and restarts it if it has exited."""
 
     def __init__(self, make_runners: Callable[[], Runners], imports: Sequence[str] = ()) -> None:
         """`make_runners` is a module-level function; the process calls it and runs jobs with the result.
@@ -136,7 +136,7 @@ def _receive(pipe: Connection) -> dict[str, Any]:
 
 
 class _WorkerLoop:
-    """The child's side of the pipe: receives jobs and sends their reports, until the server has ended."""
+    """The child's side of the pipe: receives jobs and sends their reports, until the server has exited."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -200,7 +200,7 @@ class _Forward(logging.Handler):
 
 
 def work(pipe: Connection, make_runners: Callable[[], Runners], imports: Sequence[str]) -> None:
-    """Run jobs until the server has ended. This is the main function of the worker process."""
+    """Run jobs until the server has exited. This is the main function of the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C, and this process ends after it
     loop = _WorkerLoop(pipe)
     logging.basicConfig(level=logging.INFO, handlers=[_Forward(loop)], format="%(message)s")

@@ -90,7 +90,7 @@ class _ConvertTab:
         self.needs = NeedsPanel(t, "convert")
 
     def lay_out_options(self) -> None:
-        """The options that often matter, the others folded, and presets of all."""
+        """The commonly used options, the others collapsed, and presets for all of them."""
         t, services = self.t, self.services
         with gr.Row():
             self.form += Form(ConvertOptions, t, skip=_ALL - MAIN, shown=SHOWN)

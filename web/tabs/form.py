@@ -19,7 +19,7 @@ class Form(Generic[Options]):
     """The components of an options model, with the model's ranges and defaults.
 
     The constructor adds them to the current Blocks. Fields listed in `skip` get no component; their values are passed
-    to `parse`. `shown` gives initial values for fields that have a component for a number but whose default is None.
+    to `parse`. `shown` gives initial values for fields that have a numeric component but whose default is None.
     `tab` is the name of the tab, for texts that apply to it only.
     """
 

@@ -97,8 +97,8 @@ class CancelButton:
     ) -> Any:  # fmt: skip
         """Connect `button`, which is enabled when `run` is clicked; return that click event.
 
-        The caller chains the job to this event, and then `end`. `begin` is also called at the press, with the values of
-        `inputs`; it returns those of `outputs`.
+        The caller chains the job to this event, and then `end`. `begin` is also called when `run` is clicked,
+        with the values of `inputs`; it returns those of `outputs`.
         """
 
         def start(request: gr.Request, *values: Any) -> list[Any]:
@@ -140,7 +140,7 @@ class CancelButton:
 
 
 def show_percent(bar: gr.Progress, done: float, total: float, what: str) -> None:
-    """Show a progress bar in percent; Gradio would call every count of a total "steps", in English."""
+    """Show a progress bar in percent; otherwise Gradio would show a count with the English unit "steps"."""
     bar(done / total if total else 0.0, desc=what)
 
 

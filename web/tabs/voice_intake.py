@@ -105,7 +105,7 @@ class _Intake:
     def add_voices(self, files: Sequence[str] | None, name: str | None = None) -> tuple[str, None]:
         """Add the voices and indexes in any number of files: .pth, .safetensors, .index and .zip.
 
-        `name` is for the only new voice; if it is empty, the name of its file is used.
+        `name` names the new voice, if there is exactly one; if it is empty, the name of its file is used.
         """
         with handle_errors(self._t, names_only=True), self._inspected(files) as found:
             if not _has_news(found):
@@ -119,7 +119,7 @@ class _Intake:
             return said, None
 
     def fetch(self, link: str, bar: gr.Progress = gr.Progress()) -> tuple[list[str], str]:  # noqa: B008
-        """Download the files of a link for the drop zone, and empty the link field."""
+        """Download the files that a link points to for the drop zone, and clear the link field."""
 
         def progress(done: int, total: int, what: str) -> None:
             size = f"({done / 1e6:.0f} / {total / 1e6:.0f} MB)"
@@ -133,9 +133,9 @@ class _Intake:
             return files, ""
 
     def add_link(self, link: str, name: str | None = None) -> str:
-        """Add the voices and indexes of a link: a Hugging Face repository or file, or an https link to a file.
+        """Add the voices and indexes from a link: a Hugging Face repository or file, or an https link to a file.
 
-        `name` is for the only new voice; if it is empty, the name of its file is used.
+        `name` names the new voice, if there is exactly one; if it is empty, the name of its file is used.
         """
         with tempfile.TemporaryDirectory(prefix="link-", dir=self._services.folder) as folder:
             with handle_errors(self._t, names_only=True):
