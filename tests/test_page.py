@@ -89,7 +89,8 @@ def choose(page: Any, field: str, text: str) -> None:
         page.locator(f"#{field} input").click()
         wanted = page.locator("ul[role=listbox] li", has_text=text).first
         with contextlib.suppress(playwright_error()):
-            wanted.click(timeout=LIST_REFRESH)
+            wanted.wait_for(timeout=LIST_REFRESH)
+            wanted.click(timeout=5 * LIST_REFRESH, no_wait_after=True)  # which may reload the page
             return
         page.locator(f"#{field} input").press("Escape")
         page.locator(f"#{field} input").blur()
