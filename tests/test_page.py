@@ -140,11 +140,11 @@ def wait_for_job(page: Any, panel: str, state: str, timeout: int = PATIENCE) -> 
 
 
 def train(page: Any, recording: Path) -> None:
-    """Start a short training of one uploaded recording."""
+    """Start a training of one uploaded recording, short but long enough to be seen and cancelled on a busy machine."""
     show(page, "train")
     page.locator("#train-name textarea, #train-name input").first.fill(VOICE)
     upload(page, "train-files", recording)
-    page.get_by_label(text_of("options.epochs.label"), exact=False).first.fill("4")
+    page.get_by_label(text_of("options.epochs.label"), exact=False).first.fill("30")
     page.locator("#train-start").click()
 
 
