@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.models.memory import PRIMITIVE_CACHE
+from lib.run_main import run_main
 
 if TYPE_CHECKING:
     from web.jobs.worker import Worker
@@ -204,8 +205,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lib.terminal import run_main
-
     try:
         sys.exit(run_main(main))
     except KeyboardInterrupt:  # before the page is served; later, Gradio handles Ctrl-C

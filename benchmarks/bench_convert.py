@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from lib.audio import ANALYSIS_RATE  # noqa: E402 - found only from here on
-from lib.terminal import run_main  # noqa: E402
+from lib.run_main import run_main  # noqa: E402
 from lib.typing import FloatArray  # noqa: E402
 
 INDEX_VECTORS = 30_000  # content frames of ten minutes of recordings

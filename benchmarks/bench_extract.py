@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
 from benchmarks.random_models import use_random_networks, write_analysis_networks  # noqa: E402
 from lib.audio import ANALYSIS_RATE  # noqa: E402
-from lib.terminal import run_main  # noqa: E402
+from lib.run_main import run_main  # noqa: E402
 
 RECORDINGS = ROOT / "pretrained" / "lite" / "demo" / "voice"
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from benchmarks.bench_convert import peak_megabytes  # noqa: E402 - found only from here on
-from lib.terminal import run_main  # noqa: E402
+from lib.run_main import run_main  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from matplotlib.figure import Figure  # noqa: E402
 
-from lib.terminal import run_main  # noqa: E402
+from lib.run_main import run_main  # noqa: E402
 from train.metrics import Events  # noqa: E402
 
 

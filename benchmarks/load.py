@@ -36,7 +36,7 @@ import soundfile
 
 from benchmarks.page_watch import PagesFetched, watching
 from lib.paths import ROOT
-from lib.terminal import run_main
+from lib.run_main import run_main
 
 PROGRAM = ("lib", "infer", "train", "web", "configs", "i18n", "pretrained/lite", "infer-web.py")
 VOICE = "ljspeech"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from lib.terminal import run_main
+from lib.run_main import run_main
 
 PLAIN = ("/", "/config", "/theme.css", "/gradio_api/info")
 PAUSE = 0.1  # seconds between two pages

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 from benchmarks.bench_convert import INDEX_VECTORS, peak_megabytes  # noqa: E402
 from benchmarks.random_models import FAMILY, RATE, SHORT_FILES, prepare, use_random_networks  # noqa: E402
 from lib.models.memory import PRIMITIVE_CACHE  # noqa: E402
-from lib.terminal import run_main  # noqa: E402
+from lib.run_main import run_main  # noqa: E402
 
 BASELINE_FILES = 3  # of the short ones; the baseline takes so long for each that three suffice
 GEMM_SIZE, GENERATOR_FRAMES = 2048, 1200

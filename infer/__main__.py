@@ -15,7 +15,8 @@ from infer.options import ConvertOptions
 from lib.messages import Message
 from lib.models.memory import PRIMITIVE_CACHE
 from lib.paths import GivenPath
-from lib.terminal import FAILED, run_main, terminal
+from lib.run_main import run_main
+from lib.terminal import FAILED, terminal
 
 if TYPE_CHECKING:
     from infer.batch import Outcome

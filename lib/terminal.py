@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -23,30 +22,9 @@ from lib.progress import Cancelled, Progress
 
 REPORT_SECONDS = 0.3  # between progress reports to another program
 LINE_SECONDS = 30.0  # between progress lines without a terminal
-FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141  # exit status
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit status
 
 Parsed = TypeVar("Parsed")
-
-
-def run_main(main: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status; it exits silently if the process reading its output has exited.
-
-    Raises BrokenPipeError if a pipe other than standard output is broken.
-    """
-    try:
-        try:
-            return main() or 0
-        finally:
-            if sys.stdout is not None:  # None if it was closed
-                sys.stdout.flush()  # at exit, Python would print the error
-    except BrokenPipeError:
-        try:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
-            return BROKEN_PIPE
-        raise
 
 
 def parse_arguments(parse: Callable[[], Parsed], program: str) -> Parsed:

@@ -267,7 +267,7 @@ def test_a_voice_of_the_earlier_lite_must_be_trained_again(tmp_path: Path) -> No
     ("wanted", "sentence"),
     [
         (ContentEncoderId("lite", ""), "trained with the content encoder 'lite'.* is 'tiny'"),
-        (ContentEncoderId("tiny", "cd" * 32), "another version of the content encoder 'tiny'.*cdcdcdcdcdcd"),
+        (ContentEncoderId("tiny", "cd" * 32), "a different version of the content encoder 'tiny'.*cdcdcdcdcdcd"),
     ],
 )
 def test_a_voice_of_another_encoder_is_refused(wanted: ContentEncoderId, sentence: str) -> None:

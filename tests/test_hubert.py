@@ -234,7 +234,7 @@ def test_recordings_become_a_voice_that_converts(
     assert len(converted) == 20_000 and bool(np.isfinite(converted).all())
     if family == "v1":  # another encoder in the same place is noticed, and so is that there is none
         install(family, pretrained, seed=1)
-        with pytest.raises(CheckpointError, match="another version of the content encoder 'contentvec'"):
+        with pytest.raises(CheckpointError, match="a different version of the content encoder 'contentvec'"):
             load_converter(report.voice)
         (pretrained / "hubert_base.pt").unlink()
         with pytest.raises(MissingFileError, match="download hubert_base"):

@@ -14,7 +14,7 @@ from infer.song.__main__ import CoverArguments, SayArguments
 from lib.assets.__main__ import main as assets
 from lib.machine import machine_errors
 from lib.option_help import DESCRIBED, EXPLANATION, REGISTRY
-from lib.terminal import BROKEN_PIPE, run_main
+from lib.run_main import BROKEN_PIPE, run_main
 from tests.helpers import ROOT
 from train.__main__ import COMMANDS
 from train.__main__ import main as train

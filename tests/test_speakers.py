@@ -82,7 +82,7 @@ def test_more_speakers_than_the_family_has_are_refused_before_anything_is_writte
     (tmp_path / "data" / "64").mkdir(parents=True)
     soundfile.write(tmp_path / "data" / "64" / "a.wav", buzz(200.0, 1.0), 24_000)
     experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
-    with pytest.raises(ConfigError, match="64 does not exist in the family lite"):
+    with pytest.raises(ConfigError, match="64 does not exist in the lite family"):
         prepare_stage(experiment, tmp_path / "data", load_family("lite"), FOLDERS)
     assert not experiment.folder.exists()
 

@@ -20,6 +20,7 @@ from lib.messages import Message
 from lib.option_help import REGISTRY
 from lib.paths import GivenPath
 from lib.progress import Cancelled, Progress, no_progress
+from lib.run_main import run_main
 from lib.terminal import (
     FAILED,
     INTERRUPTED,
@@ -27,7 +28,6 @@ from lib.terminal import (
     report_error,
     report_files,
     reporting,
-    run_main,
     terminal,
 )
 from train.ckpt import cli as ckpt

@@ -40,11 +40,11 @@ ADVICE = {  # by the ids of `DataReport.advice`
     "little": "Less than 10 minutes of speech or singing. This works, but more gives better results.",
     "much": "More than 50 minutes. Training takes longer, with little benefit.",
     "duplicates": "Some recordings are duplicates. Remove the copies.",
-    "clipped": "Some recordings are clipped. Record them again with lower gain.",
+    "clipped": "Some recordings are clipped. Record them again at a lower gain.",
     "quiet": "The recordings are quiet, so the model will also learn the noise. Record closer to the microphone.",
     "noisy": "The recordings are noisy. Reduce the noise first; for v1 and v2, 20 to 30 epochs are enough, because "
     "with longer training the model starts to learn the noise.",
-    "uneven": "Loudness varies widely between recordings. Bring them to the same level.",
+    "uneven": "Loudness varies widely between recordings. Normalise them to the same level.",
     "silent": "More than half of the audio is silence. Cut long pauses.",
     "low_rate": "Some recordings have a low sample rate. The voice will lack high frequencies.",
     "short": "Some recordings are shorter than one second and may be skipped.",

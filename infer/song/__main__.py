@@ -17,7 +17,8 @@ from lib.effects.spec import PRESETS
 from lib.errors import ConfigError
 from lib.messages import Message
 from lib.paths import GivenPath
-from lib.terminal import run_main, terminal
+from lib.run_main import run_main
+from lib.terminal import terminal
 
 if TYPE_CHECKING:
     from infer.song.cover import Cover

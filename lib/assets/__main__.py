@@ -12,7 +12,8 @@ from lib import assets
 from lib.assets import LICENCE, PROGRAM, REPOSITORY, choose, download, how_to_get, path_of, state_of
 from lib.errors import RevoiceError
 from lib.option_help import REGISTRY
-from lib.terminal import FAILED, INTERRUPTED, parse_arguments, run_main
+from lib.run_main import run_main
+from lib.terminal import FAILED, INTERRUPTED, parse_arguments
 
 
 class List(BaseModel, frozen=True):

@@ -21,7 +21,7 @@ from lib.models.lite_synthesizer import LiteSynthesizer
 from lib.onnx.export import write_graph
 from lib.onnx.graphs import LiteEncoderGraph, LitePriorGraph, LiteVocoderGraph
 from lib.paths import ROOT
-from lib.terminal import run_main
+from lib.run_main import run_main
 from lib.voice.infer_config import build_network
 
 FOLDER = ROOT / "docs" / "browser"

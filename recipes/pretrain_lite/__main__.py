@@ -10,7 +10,7 @@ import tyro
 
 from lib.errors import RevoiceError
 from lib.progress import Cancelled, Progress
-from lib.terminal import run_main
+from lib.run_main import run_main
 from recipes.pretrain_lite.options import (
     AcousticOptions,
     ExportOptions,

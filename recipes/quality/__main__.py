@@ -19,7 +19,7 @@ from lib.audio.decode import list_recordings
 from lib.errors import ConfigError, RevoiceError
 from lib.files import write_text
 from lib.pitch import load_pitch_extractor
-from lib.terminal import run_main
+from lib.run_main import run_main
 from lib.voice.library import find_voice
 from lib.voice.model_file import read_voice_model
 from recipes.quality.clips import SPLITS, Clip, noisy, read_files, read_folder, read_readers, read_sets

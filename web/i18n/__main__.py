@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 
-from lib.terminal import run_main
+from lib.run_main import run_main
 from web.i18n.catalogue import TRANSLATED, missing, obsolete, read
 
 

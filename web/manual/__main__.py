@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lib.terminal import run_main
+from lib.run_main import run_main
 from web.manual.options import write_option_pages
 
 
