@@ -25,7 +25,7 @@ from lib.messages import Message, fill, from_json, to_json
 
 
 class RevoiceError(Exception):
-    """Base class of all errors meant for the user, as RevoiceError("{path} is empty", path=path).
+    """Base class of all errors meant for the user, as in RevoiceError("{path} is empty", path=path).
 
     str(error) is the English message. Without values, the template is used as it is, and braces in it are literal.
     """

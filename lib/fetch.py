@@ -183,7 +183,7 @@ def _opened(link: str, limits: Limits, clock: _Deadline) -> Iterator[tuple[http.
 
 
 def _checked(link: str) -> SplitResult:
-    """Return the parts of a link. Raises LinkError unless it is an https link with a host and without a login."""
+    """Return the parts of a link. Raises LinkError unless it is an https link with a host and without credentials."""
     try:
         parts = urlsplit(link)
         usable = bool(parts.hostname) and parts.port != 0 and parts.username is None

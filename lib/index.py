@@ -168,7 +168,7 @@ class FeatureIndex:
 
 
 def _collect(features: Iterable[FloatArray], seed: int) -> tuple[FloatArray, int]:
-    """Stack arrays (N, C) to (M, C), a uniform random sample of at most MAX_VECTORS, and count all vectors."""
+    """Stack arrays (N, C) into (M, C), a uniform random sample of at most MAX_VECTORS, and count all vectors."""
     rng = np.random.default_rng(seed)
     parts: list[FloatArray] = []
     kept: FloatArray | None = None

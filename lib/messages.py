@@ -21,7 +21,7 @@ def _cut(value: object) -> object:
 
 
 class Message(str):
-    """An English message with its template and values, as Message("File {number} of {total}", number=1, total=3).
+    """An English message with its template and values, as in Message("File {number} of {total}", number=1, total=3).
 
     A Message is a str and can be used wherever a string is expected. Values can be Messages themselves.
     """

@@ -189,7 +189,7 @@ def _run(command: Command, for_program: bool) -> int:
 
 
 def _check_all(command: Command, experiment: "Experiment") -> None:
-    """Check everything that the command needs before it changes anything; all problems are one error."""
+    """Check everything that the command needs before it changes anything; all problems are reported as one error."""
     from train.preflight import VoiceKind, preflight
 
     kind = VoiceKind(command.family, command.sample_rate, command.pitch) if isinstance(command, _Kind) else None
@@ -205,7 +205,7 @@ def _check_all(command: Command, experiment: "Experiment") -> None:
 
 
 def _run_stages(command: Command, experiment: "Experiment", progress: Progress, for_program: bool) -> None:
-    """Run the stages of a command, and print the results of each and which files exist, also after Ctrl-C."""
+    """Run the stages of a command, and print the results of each and which files exist, even after Ctrl-C."""
     began = time.monotonic()
     try:
         for sentence in _stages(command, experiment, progress):

@@ -168,7 +168,7 @@ class Experiment:
     def _rebuilt_state(self) -> dict[str, Any]:
         """Rebuild the record from the files: that of the last save, without fingerprints, so that the stages run again.
 
-        Folders count as ours if the configuration is, because it is written only once they were found empty or ours.
+        Folders count as ours if the configuration is, because it is written only after they were found empty or ours.
         """
         index = read_index(self.folder)
         state = dict(index.record)

@@ -39,7 +39,7 @@ def choose_parts(table: Table) -> dict[str, int]:
     """Choose the recordings to hold out: per file name, the number of the first held-out clip.
 
     They make up 5% of each speaker's material, at least 20 s over all speakers, and at most a third. The recordings are
-    chosen by a hash of their file names, so that adding data changes the choice little. If a speaker has only one
+    chosen by a hash of their file names, so that adding data hardly changes the choice. If a speaker has only one
     recording, its end is held out. Empty if nothing can be held out.
     """
     parts: dict[str, int] = {}

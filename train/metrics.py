@@ -47,7 +47,7 @@ class TensorBoard:
         threading.excepthook = self._report_thread_error
 
     def _report_thread_error(self, error: threading.ExceptHookArgs) -> None:
-        """Print no traceback of TensorBoard's thread: the next call of its writer raises the same error."""
+        """Suppress the traceback of TensorBoard's thread: the next call to its writer raises the same error."""
         if not type(error.thread).__module__.startswith("tensorboard."):
             self._previous_hook(error)
 

@@ -94,7 +94,7 @@ def set_up(experiment: Experiment, options: FitOptions, clips: Sequence[Clip] | 
 
 
 def _make_best(experiment: Experiment, chosen: ChosenClips, state: TrainState) -> BestEpoch | None:
-    """Return what evaluates the held-out recordings, and record which they are.
+    """Return the evaluator of the held-out recordings, and record which recordings they are.
 
     None if there are none, or in a process other than the main process.
     """

@@ -133,7 +133,7 @@ class _Step:
     def _use_smaller_micro_batches(self) -> None:
         """For the rest of the run, compute half as many clips at once; a single one with gradient checkpointing.
 
-        Raises ConfigError if that has been done.
+        Raises ConfigError if that has already been done.
         """
         state = self.state
         size = min(state.micro_batch or self.clips, self.clips)

@@ -51,7 +51,7 @@ class PageCache:
             await send({"type": "http.response.body", "body": answer.body})
 
     def _key(self, scope: Scope) -> Key | None:
-        """What an answer depends on; None for requests whose answers are not kept."""
+        """What a response depends on; None for requests whose responses are not kept."""
         if scope["type"] != "http" or scope["method"] != "GET" or scope.get("query_string"):
             return None
         path = route_path(scope)
@@ -70,7 +70,7 @@ class PageCache:
 
 
 def _recording(send: Send, keep: Callable[[_Answer], None]) -> Send:
-    """`send` that keeps a complete, successful answer which sets no cookie."""
+    """`send` that keeps a complete, successful response that sets no cookie."""
     start: Message | None = None
     parts: list[bytes] = []
 

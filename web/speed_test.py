@@ -56,7 +56,7 @@ def measure(device: str) -> Speeds:
 
 
 def _per_second(work: Callable[[], Any]) -> float:
-    """Calls of `work` per second."""
+    """Calls to `work` per second."""
     work()
     begin, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - begin) < MIN_SECONDS or not count:

@@ -157,7 +157,7 @@ def unreadable(path: Path, error: Any) -> RevoiceError:
 
 
 def _larger(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """Join decoded frames of some thousand samples to blocks of about BLOCK samples."""
+    """Join decoded frames of a few thousand samples into blocks of about BLOCK samples."""
     parts: list[FloatArray] = []
     length = 0
     for block in blocks:
@@ -372,7 +372,7 @@ def _channels(frame: Any) -> npt.NDArray[Any]:
 
 
 def _expected_samples(stream: Any, sample_rate: int) -> int | None:
-    """Number of samples by the container's header; None if it states no duration."""
+    """Number of samples according to the container's header; None if it states no duration."""
     if not stream.duration or not stream.time_base:
         return None
     seconds = Fraction(stream.duration) * Fraction(stream.time_base)

@@ -78,7 +78,7 @@ def save_array(
     tags: Tags | None = None,
     progress: Progress = no_progress,
 ) -> None:
-    """Write (C, T), C = 1 or 2, to `path`, see `save_blocks`."""
+    """Write (C, T), C = 1 or 2, to `path`; see `save_blocks`."""
     signal = audio[0] if len(audio) == 1 else audio
     parts = (signal[..., piece] for piece in pieces(audio.shape[1], sample_rate, part_of(progress, 0, 2)))
     save_blocks(path, parts, sample_rate, subtype, tags, part_of(progress, 1, 2))

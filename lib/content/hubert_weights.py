@@ -59,7 +59,7 @@ def assemble(
 
 
 def _plain_name(key: str) -> str:
-    """The name of a tensor in our network, from older and newer spellings and from networks inside another."""
+    """The name of a tensor in our network, from older and newer spellings and from networks nested in others."""
     return rvc_key(key.removeprefix("hubert."))
 
 

@@ -34,7 +34,7 @@ class LiteContentEncoder:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256, in hexadecimal, of the weights file that defined the code.
+        """SHA-256, in hexadecimal, of the weights file that defined the content code.
 
         If an encoder was trained to reproduce the code of an earlier one, its metadata contains the SHA-256 of the
         earlier file, so that voices trained with either work with both.

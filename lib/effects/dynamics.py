@@ -12,7 +12,7 @@ FLOOR = 1e-6
 
 
 def _loudest(audio: FloatArray) -> FloatArray:
-    """The larger magnitude of all channels: (T,)."""
+    """The largest magnitude of all channels: (T,)."""
     magnitude: FloatArray = np.abs(np.atleast_2d(audio)).max(axis=0)
     return magnitude
 

@@ -72,7 +72,7 @@ def _gains(
 
 
 def _at(rows: npt.NDArray[np.float64], places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Every row (F, bins) interpolated linearly at places (N,): (F, N)."""
+    """Every row (F, bins) interpolated linearly at positions (N,): (F, N)."""
     low = np.minimum(places.astype(int), rows.shape[1] - 2)
     share = places - low
     values: npt.NDArray[np.float64] = rows[:, low] * (1 - share) + rows[:, low + 1] * share

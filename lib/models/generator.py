@@ -289,7 +289,7 @@ def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
 
 
 def _block_length(frames: int, longest: int) -> int:
-    """A block length that divides `frames` almost evenly and is one of few lengths."""
+    """A block length that divides `frames` almost evenly and is one of a few lengths."""
     even = math.ceil(frames / max(1, math.ceil(frames / longest)))
     return min(longest, math.ceil(even / BLOCK_STEP) * BLOCK_STEP)
 

@@ -88,7 +88,7 @@ def scaled_f0(f0: Tensor) -> Tensor:
 def pulse_train(f0: Tensor, sample_rate: int, hop_length: int) -> Tensor:
     """F0 (B, F) Hz -> (B, F * hop): all harmonics as cosines of amplitude 1, band-limited; 0 where unvoiced.
 
-    The sum of cosines in closed form is Dirichlet's kernel.
+    In closed form, the sum of cosines is the Dirichlet kernel.
     """
     rate = f0.repeat_interleave(hop_length, 1).double()
     phase = math.pi * (torch.cumsum(rate / sample_rate, 1) % 1.0)

@@ -84,7 +84,7 @@ def release_mapped_weights(network: "nn.Module") -> None:
 
 
 def _unchanged_mappings() -> Iterator[tuple[int, int]]:
-    """First address and end of the mapped model files of which no page was written to."""
+    """Start and end addresses of the mapped model files none of whose pages has been written to."""
     mapped: tuple[int, int] | None = None
     with contextlib.suppress(OSError), MAPPINGS.open(errors="replace") as lines:  # not every system lets it be read
         for line in lines:

@@ -46,7 +46,7 @@ class Key(NamedTuple):
 
 
 def find_key(f0: FloatArray, tonic: Note | None = None, scale: Scale | None = None) -> Key | None:
-    """Return the key that fits a melody (F,) in Hz best; None if nothing is voiced.
+    """Return the key that best fits a melody (F,) in Hz; None if nothing is voiced.
 
     If the tonic or the scale is given, only keys with it are compared; otherwise the scale is major or minor.
     """
@@ -110,7 +110,7 @@ def _centre(pitch: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _nearest_notes(centre: npt.NDArray[np.float64], classes: Sequence[int]) -> npt.NDArray[np.float64]:
-    """For every frame the nearest note of the scale; the last one is kept unless another is clearly nearer."""
+    """For every frame the nearest note of the scale; the previous one is kept unless another is clearly nearer."""
     lowest, highest = int(centre.min()) - 12, int(centre.max()) + 13
     scale = np.array([midi for midi in range(lowest, highest) if midi % 12 in classes], np.float64)
     nearest: npt.NDArray[np.float64] = scale[np.abs(centre[:, None] - scale).argmin(axis=1)]

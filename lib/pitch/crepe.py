@@ -64,7 +64,7 @@ def _predict(
     """F0 and periodicity every `hop_length` samples: (T,) -> (T // hop_length + 1,) Hz and 0..1.
 
     The package's own prediction adds noise to the pitch, which makes results differ from run to run, and its Viterbi
-    search is compiled for tens of seconds when first used.
+    search takes tens of seconds to compile when first used.
     """
     import torchcrepe
 

@@ -201,7 +201,7 @@ def _count(fields: list[str]) -> int:
 def _columns(path: Path, number: int, header: str, width: int | None) -> _Columns:
     """Return the columns named in a header.
 
-    `width` is the number of columns if the header is a comment, which may also be another remark. Raises ConfigError if
+    `width` is the number of columns if the header is a comment, which may also be a plain remark. Raises ConfigError if
     it has no column of times or of pitches, or a unit is ambiguous.
     """
     fields = _fields(re.sub(r"(?<!\s)\s+(?=[(\[])", "", header)) if header else []  # "Time (s)" is one name

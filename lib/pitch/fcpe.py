@@ -38,7 +38,7 @@ def load(method: str, device: torch.device) -> PitchExtractor:
 def _load_network(method: str) -> Any:
     """Build the package's network with its own weights.
 
-    Its own loader is not used: it prints, and whether the file may run code depends on PyTorch's version.
+    Its own loader is not used: it prints messages, and whether the file may run code depends on PyTorch's version.
     """
     try:
         import torchfcpe

@@ -50,7 +50,7 @@ def _to_frames(
     """Resample from the network's frames of 16 ms to ours of 10 ms: (N,) seconds, Hz, 0..1 -> (frames,) Hz.
 
     The confidence is interpolated linearly and decides which frames are voiced; their F0 is interpolated between the
-    network's voiced frames in the logarithm, so that a glide stays a glide.
+    network's voiced frames on a logarithmic scale, so that a glide stays a glide.
     """
     voiced = confidence >= VOICING_THRESHOLD
     if not voiced.any():

@@ -126,7 +126,7 @@ def inspect_files(
 
 
 def _recognise(file: Path, folder: Path, found: _Sorted) -> None:
-    """Sort one given file into `found`; of an archive, all its parts."""
+    """Sort one given file, or all parts of an archive, into `found`."""
     suffix = file.suffix.lower()
     try:
         if suffix == ARCHIVE_SUFFIX:

@@ -95,7 +95,7 @@ def _no_voice(name: str) -> LinkError:
 
 
 def _fetch_from_hub(place: HubPlace, folder: Path, progress: Progress, limits: Limits, own: bool) -> list[Path]:
-    """Download the files of a place. The hub's own client follows its redirects and verifies sizes."""
+    """Download the files of a place. The Hub's own client follows its redirects and verifies sizes."""
     import httpx2
     import huggingface_hub
 
@@ -126,7 +126,7 @@ def _fetch_from_hub(place: HubPlace, folder: Path, progress: Progress, limits: L
 
 
 def _chosen(place: HubPlace, sizes: dict[str, int], limits: Limits) -> list[str]:
-    """The files to download. Raises LinkError if there are none, too many, or too large ones."""
+    """The files to download. Raises LinkError if there are none or too many, or if they are too large."""
     if place.path and not place.path.endswith("/"):
         names = [place.path] if place.path in sizes else []
         if names and PurePosixPath(place.path).suffix.lower() not in INTAKE_SUFFIXES:

@@ -85,7 +85,7 @@ def _count(weights: Weights, pattern: str) -> int:
 
 
 def _layers_without_tensors(declared: Declared) -> Declared:
-    """Fields that no tensor shows without a transformer: as declared, or the default."""
+    """Fields that the tensors do not show if there is no transformer: as declared, or the default."""
     names = ("filter_channels", "kernel_size", "n_heads")
     return {name: declared.get(name, SynthesizerConfig.model_fields[name].default) for name in names}
 

@@ -87,7 +87,7 @@ class SpeakerClassifier(nn.Module):
 
 
 class F0Regressor(nn.Module):
-    """Predicts F0, scaled as by `scaled_f0`, from the code of each frame."""
+    """Predicts F0, scaled as in `scaled_f0`, from the code of each frame."""
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()

@@ -154,7 +154,7 @@ def _write_example(folder: Path, example: Example, pitch: PitchExtractor | None)
 
 
 def _shrink(picture: Path) -> None:
-    """Reduce an image to the width of the page and few colours."""
+    """Reduce an image to the width of the page and to a few colours."""
     from PIL import Image
 
     with Image.open(picture) as opened:

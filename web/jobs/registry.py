@@ -145,7 +145,7 @@ class JobRegistry:
             thread.start()
 
     def _read(self, path: Path) -> None:
-        """Read a job of an earlier start; a damaged file is ignored."""
+        """Read a job from an earlier run of the server; a damaged file is ignored."""
         try:
             job = _read_job(path)
         except (RevoiceError, ValueError, LookupError, TypeError) as error:

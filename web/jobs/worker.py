@@ -1,6 +1,6 @@
 """The worker process: runs conversions and keeps their voices in memory.
 
-A long call into a library (harvest over two minutes) cannot be interrupted. If a cancelled conversion does not stop,
+A long call into a library (e.g. harvest on 2 minutes) cannot be interrupted. If a cancelled conversion does not stop,
 its process is therefore killed. A crash or running out of memory fails only the job.
 """
 
