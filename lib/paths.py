@@ -94,7 +94,7 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
         problem = Message("it begins with a hyphen, like an option of a command")
     if problem:
         raise ConfigError(
-            "{name!r} cannot be used as {what} name: {problem}. Choose another name.",
+            "{name!r} cannot be used as a {what} name: {problem}. Choose another name.",
             name=name[:MAX_NAME_LENGTH],
             what=_NAMED[what],
             problem=problem,

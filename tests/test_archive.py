@@ -90,7 +90,7 @@ def test_an_existing_voice_is_replaced_only_on_request(
     assert read_voice_model(other).family == "v2"
     assert take_in(archive, "bea").voice.name == "bea.pth"
     assert take_in(archive, overwrite=True).voice.name == "anna.pth" and not other.exists()
-    with pytest.raises(ConfigError, match="cannot be used as voice name"):
+    with pytest.raises(ConfigError, match="cannot be used as a voice name"):
         take_in(archive, "../anna")
 
 
@@ -192,7 +192,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr("/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("C:/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("..\\out.pth", b"x"), "leads out of the folder"),
-    (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as voice name"),
+    (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as a voice name"),
     (link, "is a link or device"), (device, "is a link or device"), (twice, "occurs twice"),
     (many, "contains 300 files"), (very_many, "more parts than any"),
     (lambda a: a.writestr("bomb.txt", bytes(200 << 20), zipfile.ZIP_DEFLATED), "would unpack to 209715200 bytes"),
@@ -203,7 +203,7 @@ HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (with_card("[" * 100_000), "damaged card"),
     (with_card("[]"), "invalid card"),
     (with_card('{"files": {"a.pth": "00"}}'), "does not match its card"),
-    (with_card('{"name": "../x"}'), "cannot be used as voice name"),
+    (with_card('{"name": "../x"}'), "cannot be used as a voice name"),
 ]  # fmt: skip
 
 

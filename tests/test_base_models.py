@@ -94,7 +94,7 @@ def test_base_models_are_chosen_by_name_whatever_their_files_are_called(tmp_path
         chosen_base(tiny_family("v2", "32k"), options, "contentvec", tmp_path)
     with pytest.raises(MissingFileError, match="has 0 and 0"):
         chosen_base(config, FitOptions(base_model="other"), "contentvec", tmp_path)
-    with pytest.raises(ConfigError, match="cannot be used as base model name"):
+    with pytest.raises(ConfigError, match="cannot be used as a base model name"):
         chosen_base(config, FitOptions(base_model="../titan"), "contentvec", tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_given_files_are_told_apart_by_their_tensors(tmp_path: Path) -> None:
     put(tmp_path, config, ("one", "two"))
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     assert pair_of([two, one]) == (one, two) == pair_of([one, two])
-    patterns = r"1 files were given \(discriminators: 0\)", r"2 files were given \(discriminators: 2\)"
+    patterns = "Files given: 1; discriminators among them: 0", "Files given: 2; discriminators among them: 2"
     for wrong, pattern in zip(([one], [two, two]), patterns, strict=True):
         with pytest.raises(ConfigError, match=pattern):
             pair_of(wrong)

@@ -218,7 +218,7 @@ def test_new_voices_replace_nothing_by_themselves(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"anna\.safetensors exists"):
         new_voice("anna", weights=tmp_path)
     assert new_voice("anna", overwrite=True, weights=tmp_path) == tmp_path / "anna.pth"
-    with pytest.raises(ConfigError, match="cannot be used as voice name"):
+    with pytest.raises(ConfigError, match="cannot be used as a voice name"):
         new_voice("../anna", weights=tmp_path)
 
 

@@ -108,7 +108,7 @@ def test_read_only_folder_costs_only_the_cache(places: Path) -> None:
 def test_missing_named_encoder_says_what_to_put_where(places: Path) -> None:
     with pytest.raises(MissingFileError, match=r"'spin'.*Hugging Face folder"):
         load_content_encoder("v2", CPU, "spin")
-    with pytest.raises(ConfigError, match="cannot be used as content encoder name"):
+    with pytest.raises(ConfigError, match="cannot be used as a content encoder name"):
         load_content_encoder("v2", CPU, "../../etc")
 
 

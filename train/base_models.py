@@ -118,8 +118,8 @@ def pair_of(paths: Sequence[Path]) -> tuple[Path, Path]:
     generators, discriminators = _by_kind(paths[:MAX_FILES])
     if len(paths) > MAX_FILES or len(generators) != 1 or len(discriminators) != 1:
         raise ConfigError(
-            "A base model is one generator (G) and one discriminator (D) file, but {count} files were given "
-            "(discriminators: {found}). Add one of each.", count=len(paths), found=len(discriminators),
+            "A base model consists of one generator (G) and one discriminator (D) file. Files given: {count}; "
+            "discriminators among them: {found}. Add one of each.", count=len(paths), found=len(discriminators),
         )  # fmt: skip
     return generators[0], discriminators[0]
 
