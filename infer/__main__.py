@@ -158,7 +158,7 @@ def _report(outcomes: "Sequence[Outcome]", summary: str) -> int:
         factor = outcome.elapsed_seconds / outcome.audio_seconds
         print(
             f"{outcome.output}  {outcome.audio_seconds:.2f} s at {outcome.sample_rate} Hz, converted in "
-            f"{outcome.elapsed_seconds:.2f} s ({factor:.2f} x real time)"
+            f"{outcome.elapsed_seconds:.2f} s (real-time factor {factor:.2f})"
         )
     if done:
         print(f"pitch: {done[0].pitch_method or 'not used by this voice'}, {summary}")

@@ -1,5 +1,6 @@
 """Shared fixtures: where golden and real data lie, and tones."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from tests.helpers import GOLDEN, SHARED_DATA, SMALL_SET, SPECIFICATION, Floats,
 # The first example of a law may import a library, and a busy machine may pause: neither is a failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test, with its fixtures, draws the same random numbers in every run."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for libraries that use it
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

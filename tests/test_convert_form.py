@@ -20,6 +20,7 @@ from web.presets import LAST, Presets
 from web.services import Services, make_services
 from web.tabs import remembered
 from web.tabs.convert import SHOWN, SKIP
+from web.tabs.cover import build_cover_tab
 from web.tabs.form import Form
 from web.tabs.remembered import Remembered, last_options, values_for, values_of
 
@@ -48,6 +49,15 @@ def test_a_chosen_voice_brings_its_last_options_or_its_recommended_index_rate(se
     assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1, index_rate=0.5)) == [0.1, 0.5]
     assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1)) == [0.1, 0.25]
     assert values_of(ConvertOptions(protect=0.1), NAMES) == [0.1, gr.skip()]
+
+
+def test_a_cover_starts_with_the_index_rate_of_its_voice(services: Services) -> None:
+    with gr.Blocks() as page:
+        build_cover_tab(T, services)
+    slider = next(at for at in page.blocks.values() if getattr(at, "label", "") == T("options.index_rate.label"))
+    (shown,) = [each for each in page.fns.values() if each.outputs == [slider]]
+    assert {event for _, event in shown.targets} == {"load", "change"}
+    assert shown.fn is not None and [shown.fn(name) for name in ("old", "anna", "lea")] == [0.75, 0.25, 0.0]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Covers and text to speech: song or stems, or a text, and a voice in; a player, files and jobs out."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from web.tabs.convert_inputs import chosen_options, listed_voice, wait_for
 from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
+from web.tabs.remembered import recommended_rate
 from web.tabs.voice_names import voice_choices
 from web.validation import checked
 
@@ -85,6 +87,8 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
         done = wait_for(t, services, job_id, request, bar, pressed)
         return done.results[0], _report(t, done.details["cover"]), list(done.results[1:])
 
+    rate = form.components[form.names.index("index_rate")]
+    gr.on(None, partial(recommended_rate, services), [voice], rate, show_progress="hidden", api_visibility="private")
     names = ["voice", "song", "vocals", "instrumental", "format", *form.names]
     event = pressed.wire(cancel, run).then(
         with_names(t, make_cover, names, (None, t("convert.cancelled"), None)),

@@ -107,7 +107,14 @@ def values_for(
     An index rate among the options takes precedence over the recommended one.
     """
     values = values_of(options, names) if options else [gr.skip()] * len(names)
-    if voice in services.list_voices() and (options is None or options.index_rate is None):
-        with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
-            values[names.index("index_rate")] = services.index_rate(voice)
+    if options is None or options.index_rate is None:
+        values[names.index("index_rate")] = recommended_rate(services, voice)
     return values
+
+
+def recommended_rate(services: Services, voice: str | None) -> Any:
+    """Return the index rate that a voice recommends; the slider does not change if the voice cannot be read."""
+    if voice in services.list_voices():
+        with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
+            return services.index_rate(voice)
+    return gr.skip()
