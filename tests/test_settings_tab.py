@@ -20,7 +20,7 @@ from lib.bug_report import without_private_parts
 from lib.errors import ConfigError
 from lib.paths import ROOT
 from web.bug_report import LOG_LINES, LogTail, log_lines, write_bug_report
-from web.i18n.translator import Translator, texts_of
+from web.i18n.translator import LANGUAGES, Translator, texts_of
 from web.jobs.registry import JobView
 from web.jobs.requests import ConvertRequest
 from web.speed_test import measure, measure_in_subprocess
@@ -140,8 +140,15 @@ def test_answers_use_the_names_of_buttons_and_folders() -> None:
         "faq.other.answer": ("settings.weights",),
         "faq.words.answer": ("convert.compare",),
         "faq.begin.answer": ("tab.convert", "tab.train", "tab.voices", "convert.run", "train.start"),
+        "faq.gpu.answer": ("tab.train", "convert.options"),
+        "faq.index.answer": ("tab.convert", "convert.report"),
+        "faq.memory.answer": ("tab.train",),
+        "faq.missing.answer": ("settings.weights",),
+        "jobs.trained": ("tab.convert",),
+        "train.sample_info": ("jobs.stop", "jobs.resume"),
+        "voices.deleted": ("voices.undo",),
     }.items():
-        for locale in ("en_US", "de", "fr", "zh_CN", "ru"):
+        for locale in LANGUAGES:
             for name in named:
                 assert re.split(r" ?[(\uff08]", texts_of(locale)[name])[0] in texts_of(locale)[key], (locale, key, name)
     assert "`hubert_base`" in texts["faq.other.answer"] and "logs/NAME" in texts["faq.index.answer"]
