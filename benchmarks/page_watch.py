@@ -147,7 +147,7 @@ def main() -> None:
     description = "Measure the latency of plain pages of a running server, and how long the requests wait for a CPU."
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page_watch", description=description)
     parser.add_argument("url", help="URL of the server, such as http://127.0.0.1:7865")
-    parser.add_argument("--pid", type=int, help="process ID of the server (default: its waits are not measured)")
+    parser.add_argument("--pid", type=int, help="process ID of the server (default: scheduling delay is not measured)")
     parser.add_argument("--seconds", type=float, default=60.0, help="duration of the measurement (default: 60)")
     parser.add_argument("--limit", type=float, default=1.0, help="latency in seconds above which pages are counted")
     options = parser.parse_args()

@@ -14,7 +14,7 @@ from lib.models.synthesizer import Synthesizer, snr_db
 logger = logging.getLogger(__name__)
 
 FLOAT32 = (torch.float32, torch.float32)
-INT8_CHANNELS = 512  # at the start of a generator; in smaller ones quantizing takes longer than int8 saves
+INT8_CHANNELS = 512  # at the start of a generator; in smaller ones quantising takes longer than int8 saves
 MIN_INT8_SNR = 30.0  # dB; bfloat16 reaches about 40
 
 

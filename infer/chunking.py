@@ -124,7 +124,7 @@ def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitu
 
 
 def join(parts: Iterable[tuple[Chunk, FloatArray]], n_samples: int, hop_length: int) -> Iterator[FloatArray]:
-    """Join the parts (the samples of `with_fade()`, in order) with cross-fades, and yield blocks (n_samples,).
+    """Join the parts (the samples of `with_fade()`, in order) with cross-fades, and yield blocks of n_samples in total.
 
     Only one part is in memory at a time. Samples beyond the end of the last frame are dropped.
     """

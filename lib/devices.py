@@ -84,10 +84,11 @@ def choose_precision(
 ) -> Precision:
     """Turn the `precision` option (auto, fp32, bf16, fp16, int8) into dtypes.
 
-    "auto" uses the fastest dtypes that the hardware supports. The decision depends on the reported instruction sets and
-    not on a measurement, so that results are reproducible on a given machine. `supports_int8` specifies whether the
-    voice can be quantised, `casts_encoder` whether the content encoder can compute in a dtype other than float32.
-    Raises ConfigError if a dtype is not fast on the device.
+    "auto" uses bfloat16 or int8 where the hardware has instructions for it, otherwise float32; never float16. The
+    decision depends on the reported instruction sets and not on a measurement, so that results are reproducible on a
+    given machine. `supports_int8` specifies whether "auto" may quantise the generator, `casts_encoder` whether the
+    content encoder can compute in a dtype other than float32. Raises ConfigError for fp16 on a CPU, and for int8
+    without fast int8 instructions.
     """
     import torch
 

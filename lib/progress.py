@@ -38,7 +38,7 @@ def part_of(progress: Progress, index: int, count: int, size: int = 1) -> Progre
 
 
 def named(progress: Progress, step: str) -> Progress:
-    """Return a Progress that reports `step` where a report has no name."""
+    """Return a Progress that reports `step` where `what` is empty."""
 
     def report(done: int, total: int, what: str) -> None:
         progress(done, total, what or step)
@@ -49,7 +49,7 @@ def named(progress: Progress, step: str) -> Progress:
 def pieces(n_samples: int, sample_rate: int, progress: Progress, unit: int = 1) -> Iterator[slice]:
     """Yield slices of about a second that cover `n_samples`, and report before each one and at the end.
 
-    All but the last are multiples of `unit` samples long. The reports have no name; see `named`.
+    All but the last are multiples of `unit` samples long. The `what` of the reports is empty; see `named`.
     """
     size = max(round(PIECE_SECONDS * sample_rate) // unit, 1) * unit
     for start in range(0, n_samples, size):

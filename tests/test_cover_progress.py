@@ -23,7 +23,7 @@ from lib.audio.filters import resample
 from lib.effects.chain import APPLY, apply_chain
 from lib.effects.formants import shift_formants
 from lib.effects.loudness import integrated_loudness, to_loudness
-from lib.effects.noise import spectral_gate
+from lib.effects.noise import wiener_filter
 from lib.effects.spec import parse_chain
 from lib.effects.stereo import find_image
 from lib.progress import Cancelled, Progress, no_progress, pieces
@@ -56,7 +56,7 @@ STEPS: dict[str, Step] = {
     "silence": lambda audio, progress: silence_where_silent(audio, audio, RATE, progress),
     "mix": lambda audio, progress: mix(audio, audio, RATE, CoverOptions(vocal_pan=0.3), progress),
     "split": lambda audio, progress: split_song(audio, 0.5 * audio, RATE, Path("stem"), progress)[0],
-    "gate": lambda audio, progress: spectral_gate(audio[0], RATE, progress),
+    "wiener filter": lambda audio, progress: wiener_filter(audio[0], RATE, progress),
     "loudness": lambda audio, progress: integrated_loudness(audio, RATE, progress),
     "limited": lambda audio, progress: to_loudness(audio, RATE, -8.0, progress),
     "formants": lambda audio, progress: shift_formants(audio[0], RATE, np.full(700, 150, np.float32), 1.2, progress),

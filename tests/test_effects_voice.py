@@ -8,7 +8,7 @@ import torch
 
 from lib.audio.filters import resample
 from lib.effects.formants import shift_formants
-from lib.effects.noise import PACKAGE, deep_filter, reduce_noise, spectral_gate
+from lib.effects.noise import PACKAGE, deep_filter, reduce_noise, wiener_filter
 from lib.pitch import load_pitch_extractor
 from tests.helpers import Floats
 
@@ -87,15 +87,15 @@ def noisy(clean: Floats, decibels: float) -> Floats:
 
 
 @pytest.mark.parametrize("decibels", [5.0, 10.0, 20.0])
-def test_the_gate_raises_the_snr_and_leaves_clean_speech_alone(decibels: float) -> None:
+def test_the_wiener_filter_raises_the_snr_and_leaves_clean_speech_alone(decibels: float) -> None:
     clean = speech()
     source = noisy(clean, decibels)
-    result = spectral_gate(source, RATE)
+    result = wiener_filter(source, RATE)
     assert result.shape == clean.shape
     assert snr(result, clean) > decibels + 5
     pause = slice(round(0.33 * RATE), round(0.42 * RATE))
     assert np.std(result[pause]) < 0.2 * np.std(source[pause])
-    assert snr(spectral_gate(clean, RATE), clean) > 30
+    assert snr(wiener_filter(clean, RATE), clean) > 30
 
 
 def test_the_strength_lies_between_nothing_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +123,8 @@ def test_deepfilternet_has_no_delay_and_removes_noise_in_pauses() -> None:
 def test_long_recordings_are_cleaned_in_parts_without_seams() -> None:
     rate = 4000
     noise = (0.01 * np.random.default_rng(0).standard_normal(130 * rate)).astype(np.float32)
-    cleaned = spectral_gate(noise, rate)
+    cleaned = wiener_filter(noise, rate)
     assert cleaned.shape == noise.shape
     blocks = [np.std(cleaned[start : start + rate // 10]) for start in range(0, len(noise), rate // 10)]
     assert max(blocks) < 0.6 * 0.01
-    assert len(spectral_gate(noise[:5], rate)) == 5
+    assert len(wiener_filter(noise[:5], rate)) == 5

@@ -198,7 +198,7 @@ class HeldOut:
 def speaker_similarity(speakers: Sequence[int], real: FloatArray, made: FloatArray) -> float:
     """Return the mean cosine similarity between converted clips and recordings of their speakers.
 
-    `real` and `generated` are unit embeddings (N, E), `speakers` (N,) the speaker numbers. A clip is not compared with
+    `real` and `made` are unit embeddings (N, E), `speakers` (N,) the speaker numbers. A clip is not compared with
     its own recording, unless its speaker has no other.
     """
     same = np.equal.outer(speakers, speakers)

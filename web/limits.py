@@ -43,11 +43,11 @@ def client_of(address: str | None) -> str:
     return THIS_MACHINE if found.is_loopback else str(found)
 
 
-def check_disk(folder: Path, coming: int = 0) -> Refusal | None:
+def check_disk(folder: Path, incoming: int = 0) -> Refusal | None:
     """Return a refusal if `incoming` bytes would leave less than MIN_FREE on the disk of a folder; otherwise None."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    if shutil.disk_usage(folder).free - coming < MIN_FREE:
+    if shutil.disk_usage(folder).free - incoming < MIN_FREE:
         return 507, "The disk of the server is almost full. Delete jobs that have ended, then try again."
     return None
 

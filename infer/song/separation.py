@@ -11,7 +11,10 @@ MODELS = PRETRAINED / "separation"
 
 
 class Separator(Protocol):
-    """Returns the stem that its model extracts from audio (C, T) at any rate: (C, T). Its reports have no name."""
+    """Returns the stem that its model extracts from audio (C, T) at any rate: (C, T).
+
+    The `what` of its progress reports is empty.
+    """
 
     def __call__(self, audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray: ...
 

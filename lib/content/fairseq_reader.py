@@ -13,7 +13,7 @@ import torch
 
 from lib.content.hubert_weights import BASE_STRIDES, HubertWeights, assemble
 from lib.errors import CheckpointError
-from lib.voice.safe_load import safe_load, tensor_table
+from lib.voice.safe_load import checked_state_dict, safe_load
 
 
 class _Inert:
@@ -100,7 +100,7 @@ def read_fairseq(path: Path) -> HubertWeights:
             "{path} is not a fairseq checkpoint: it lacks the entry 'model'. Use hubert_base.pt.", path=path
         )
     try:
-        named = {name: hugging_face_name(name) for name in tensor_table(content["model"], path)}
+        named = {name: hugging_face_name(name) for name in checked_state_dict(content["model"], path)}
     except KeyError as error:
         raise CheckpointError(
             "{path} contains the tensor {reason}, which a HuBERT encoder does not have. Use hubert_base.pt.",

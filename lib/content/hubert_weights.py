@@ -16,7 +16,7 @@ from lib.json_reader import parse_json
 from lib.machine import machine_errors
 from lib.models.hubert import HubertShape
 from lib.paths import SAFETENSORS
-from lib.voice.safe_load import read_safetensors, safe_load, tensor_table
+from lib.voice.safe_load import checked_state_dict, read_safetensors, safe_load
 from lib.voice.weights import Weights, check_finite, rvc_key
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def read_directory(folder: Path) -> HubertWeights:
                 supported=value,
             )
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHT_FILES[0])
-    tensors = read_safetensors(path)[0] if path.suffix == SAFETENSORS else tensor_table(safe_load(path), path)
+    tensors = read_safetensors(path)[0] if path.suffix == SAFETENSORS else checked_state_dict(safe_load(path), path)
     heads = config.get("num_attention_heads", 12)
     strides = config.get("conv_stride", BASE_STRIDES)
     return assemble(tensors, path, heads=heads, strides=strides, pre_norm=config.get("do_stable_layer_norm") is True)

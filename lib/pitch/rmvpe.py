@@ -144,7 +144,7 @@ def find_weights() -> Path:
 
 
 def _read_table(path: Path) -> Weights:
-    """Read a table of tensors from `.safetensors` or `.pt`, executing no code from it."""
+    """Read a state dict from `.safetensors` or `.pt`, executing no code from it."""
     table: Any
     if path.suffix == SAFETENSORS:
         try:

@@ -105,7 +105,7 @@ def _readme(card: dict[str, Any]) -> str:
     return (
         f"# Voice {card['name']}\n\n{facts}\n\n"
         f"Import it with `python -m train ckpt import {card['name']}.zip`, or put the voice model into `weights/` and "
-        f"the index into `logs/{card['name']}/`. Ask the person whose voice it is before you publish conversions.\n"
+        f"the index into `logs/{card['name']}/`. Ask the speaker before you publish conversions.\n"
     )
 
 

@@ -31,7 +31,7 @@ from lib.voice.infer_config import (
     derive_config,
     derive_family,
 )
-from lib.voice.safe_load import check_values, read_safetensors, safe_load, tensor_table
+from lib.voice.safe_load import check_values, checked_state_dict, read_safetensors, safe_load
 from lib.voice.weights import Weights, check_finite, load_weights, rvc_state_dict, with_rvc_keys
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def read_voice_model(path: Path) -> VoiceModel:
         raise CheckpointError(
             "{path} is a VoRAS beta model, which has a different architecture and cannot be used here.", path=path
         )
-    table = with_rvc_keys(tensor_table(content["weight"], path))
+    table = with_rvc_keys(checked_state_dict(content["weight"], path))
     weights = {key: value for key, value in table.items() if POSTERIOR_PREFIX not in key}
     where = str(path)
     declared = architecture_of(table).parse_list(content["config"], where)

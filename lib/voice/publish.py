@@ -33,7 +33,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 @dataclass(frozen=True)
 class Publication:
-    """Where and how a voice is published. `consent` states that the person whose voice it is has agreed."""
+    """Where and how a voice is published. `consent` states that the speaker has consented."""
 
     repository: str  # owner/name, or the name of a repository of the token's account
     licence: str
@@ -119,8 +119,8 @@ def model_card(repository: str, voice: VoiceModel, publication: Publication, fil
         f"```sh\npython -m train ckpt import {constants.ENDPOINT}/{repository}\n"
         f"python -m infer input.wav --voice {name}{method}\n```",
         f"Or paste the link of this page under *Add a voice* in the web UI of Revoice.{others}",
-        "## Consent\n\nThe publisher states that the person whose voice this is has agreed to the publication. Ask "
-        "that person before you publish conversions, say that they are converted, and deceive nobody with them.",
+        "## Consent\n\nThe publisher states that the speaker has consented to publication. Ask the speaker "
+        "before you publish conversions, say that they are converted, and deceive nobody with them.",
     ]
     return "\n\n".join(parts) + "\n"
 

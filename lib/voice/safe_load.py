@@ -176,7 +176,7 @@ def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
         raise CheckpointError(
             "{path} is damaged or not a .safetensors file ({detail}). Get a new copy.", path=path, detail=str(error)
         ) from error
-    return tensor_table(weights, path), metadata
+    return checked_state_dict(weights, path), metadata
 
 
 def read_weights(path: Path) -> Weights:
@@ -186,11 +186,11 @@ def read_weights(path: Path) -> Weights:
     content = safe_load(path)
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError("{path} is not a training checkpoint: it lacks the entry 'model'.", path=path)
-    return with_rvc_keys(tensor_table(content["model"], path))
+    return with_rvc_keys(checked_state_dict(content["model"], path))
 
 
-def tensor_table(value: Any, path: Path) -> Weights:
-    """Return `value` if it is a table of plain real tensors no larger than its file.
+def checked_state_dict(value: Any, path: Path) -> Weights:
+    """Return `value` if it is a state dict of dense real tensors no larger than its file.
 
     Raises CheckpointError if it is not.
     """

@@ -11,7 +11,7 @@ from lib.errors import CheckpointError
 from lib.files import replacing
 from lib.messages import Message
 from lib.paths import VOICE_SUFFIXES
-from lib.voice.safe_load import safe_load, tensor_table
+from lib.voice.safe_load import checked_state_dict, safe_load
 from lib.voice.weights import Weights, check_finite, rvc_key, with_rvc_keys
 
 GENERATOR = "generator_sha256"  # in the entry of this project in a discriminator's file
@@ -52,12 +52,12 @@ def read_training_state(path: Path) -> TrainingState:
         raise CheckpointError("{path} is a finished voice, not a training checkpoint. Move it to weights/.", path=path)
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError("{path} is not a training checkpoint: it lacks the entry 'model'.", path=path)
-    weights = with_rvc_keys(tensor_table(content["model"], path))
+    weights = with_rvc_keys(checked_state_dict(content["model"], path))
     check_finite(weights, str(path))
     known = {"model", "iteration", "optimizer", "learning_rate", "average"}
     average = None
     if "average" in content:
-        average = with_rvc_keys(tensor_table(content["average"], path))
+        average = with_rvc_keys(checked_state_dict(content["average"], path))
         check_finite(average, str(path))
     try:
         return TrainingState(

@@ -1,4 +1,4 @@
-"""Tables of named tensors: named as in RVC's files, compared with a network and loaded strictly."""
+"""State dicts: RVC's key names, comparison with a network, and strict loading."""
 
 import functools
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ from lib.voice.model_file import (
     voice_weights,
     write_voice_model,
 )
-from lib.voice.safe_load import safe_load, tensor_table
+from lib.voice.safe_load import checked_state_dict, safe_load
 from lib.voice.training_state import TrainingState, read_training_state
 from lib.voice.weights import Weights, with_rvc_keys
 from train.experiment import Experiment
@@ -151,7 +151,7 @@ def newest_generator(folder: Path) -> Path:
 
 
 def extract(checkpoint: Path, info: str | None = None, sample_rate: int | None = None) -> VoiceModel:
-    """Extract the voice model from a generator's training checkpoint (or a bare table of its tensors), in fp16.
+    """Extract the voice model from a generator's training checkpoint (or a bare state dict), in fp16.
 
     Everything is inferred from the tensors. `sample_rate` in Hz is only needed for networks without F0 and without
     posterior, whose tensors do not show it. Raises CheckpointError if the file contains no generator, or one with
@@ -180,7 +180,7 @@ def _generator(path: Path) -> tuple[Weights, int | None]:
     if isinstance(content, dict) and "weight" in content and "config" in content:
         raise CheckpointError("{path} is a finished voice already; there is nothing to extract.", path=path)
     is_state = isinstance(content, dict) and "model" in content
-    weights = with_rvc_keys(tensor_table(content.get("average", content["model"]) if is_state else content, path))
+    weights = with_rvc_keys(checked_state_dict(content.get("average", content["model"]) if is_state else content, path))
     if any(key.startswith("discriminators.") for key in weights):
         raise CheckpointError("{path} is a discriminator; the voice is in the G_….pth beside it.", path=path)
     epoch = content.get("iteration") if is_state else None

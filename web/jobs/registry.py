@@ -159,8 +159,8 @@ class JobRegistry:
     def submit(self, title: str, request: Request, client: str = THIS_MACHINE) -> str:
         """Copy the uploads of a request into a new job's folder, add the job to its queue and return its id.
 
-        They are copied because the server deletes uploads when it ends. Raises ConfigError if the queue already has too
-        many jobs, in total or of this client, or if the copies exceed a limit.
+        They are copied because the server deletes uploads when it exits. Raises ConfigError if the queue already has
+        too many jobs, in total or of this client, or if the copies exceed a limit.
         """
         kind = kind_of(request)
         job_id = secrets.token_hex(8)

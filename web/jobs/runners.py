@@ -266,7 +266,7 @@ def train(request: TrainRequest, context: JobContext) -> Sequence[Path]:
 
 
 def _train(command: Sequence[str], name: str, context: JobContext) -> list[Path]:
-    """Run one command of a training job; it stops when its standard input is closed or this server has ended."""
+    """Run one command of a training job; it stops when its standard input is closed or this server has exited."""
     place = command.index("train") + 1  # after the module's name
     with subprocess.Popen(
         [sys.executable, *command[:place], "--report-as-json", *command[place:]], cwd=ROOT, stdin=subprocess.PIPE,

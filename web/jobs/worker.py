@@ -176,7 +176,7 @@ class _WorkerLoop:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def next_job(self) -> tuple[Kind, object, JobContext] | None:
-        """Wait for a job; None when the server has ended."""
+        """Wait for a job; None when the server has exited."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._jobs))
             if self._closed:

@@ -34,7 +34,7 @@ def chosen_options(services: Services, form: Form[Options], values: Mapping[str,
 
 
 def listed_voice(t: Translator, services: Services, voice: str | None) -> str:
-    """Return `name` if there is a voice of that name. Raises ConfigError if there is not."""
+    """Return `voice` if there is a voice of that name. Raises ConfigError if there is not."""
     if not voice:
         raise ConfigError(t("convert.no_voice"))
     if voice not in services.list_voices():
