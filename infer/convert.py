@@ -361,15 +361,15 @@ def _check_parts(parts: VoiceParts) -> None:
         )
     if parts.encoder.width != config.content_width:
         raise CheckpointError(
-            "The voice uses {width} content features, but the content encoder has {other}. Use the content encoder "
-            "that was made for this voice.",
+            "The voice uses {width}-dimensional content features, but the content encoder computes {other}-dimensional "
+            "ones. Use the content encoder that was made for this voice.",
             width=config.content_width,
             other=parts.encoder.width,
         )
     if parts.index is not None and parts.index.width != config.content_width:
         raise CheckpointError(
-            "The voice uses {width} content features, but the index has {other}. Use the index that was made for "
-            "this voice.",
+            "The voice uses {width}-dimensional content features, but the index stores {other}-dimensional ones. Use "
+            "the index that was made for this voice.",
             width=config.content_width,
             other=parts.index.width,
         )

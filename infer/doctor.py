@@ -83,7 +83,7 @@ def _devices() -> Iterator[Finding]:
         if name == "auto":
             continue
         problem = compute_on(name)
-        found = Message("{device}: computes correctly", device=reason)
+        found = Message("{device}: test computation passed", device=reason)
         if problem is None:
             yield Finding(Message("device {name}", name=name), "ok", found)
         else:
@@ -100,7 +100,7 @@ def compute_on(device: str) -> Message | None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             error = pool.submit(_largest_error, device).result()
     except BrokenProcessPool:
-        return Message("the computation crashed its process")
+        return Message("the process crashed during the computation")
     except (RuntimeError, AssertionError) as failure:
         return Message("the computation failed: {reason}", reason=str(failure).splitlines()[0])
     if error <= TOLERANCE:

@@ -136,7 +136,7 @@ class ConvertOptions(BaseModel, frozen=True):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="numeric precision of the networks; fp16 and int8 apply to the generator only, fp32 and bf16 also "
-        "to HuBERT and RMVPE; auto = fastest on this hardware",
+        "to HuBERT and RMVPE; auto = bf16 or int8 if the hardware accelerates it, otherwise fp32",
     )
     device: str = Field("auto", description="device to run on: auto, cpu, cuda, cuda:1, mps")
 

@@ -200,7 +200,7 @@ def _checked(link: str) -> SplitResult:
 def not_a_link(text: str) -> LinkError:
     """Return the error for a string that is not the URL of a file."""
     return LinkError(
-        "{link} is not a link to a file. Copy the link of a file or of a Hugging Face repository.", link=text
+        "{link} is not a link to a file. Copy a link to a file or to a Hugging Face repository.", link=text
     )  # fmt: skip
 
 

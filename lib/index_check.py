@@ -113,7 +113,9 @@ def _walk_index(walk: _Walk) -> int:
     width, n_vectors = _walk_header(walk)
     n_cells, nprobe = walk.read("QQ")
     if not (1 <= n_cells <= max(len(walk.data), 1) and 1 <= nprobe <= n_cells):
-        raise ValueError(Message("it has {cells} cells of which {nprobe} are searched", cells=n_cells, nprobe=nprobe))
+        raise ValueError(
+            Message("its number of cells ({cells}) or nprobe ({nprobe}) is invalid", cells=n_cells, nprobe=nprobe)
+        )
     walk.expect(b"IxF2", b"IxFl")
     if _walk_header(walk) != (width, n_cells):
         raise ValueError(Message("its centroids do not match its cells"))
@@ -138,7 +140,7 @@ def _walk_index(walk: _Walk) -> int:
     if not seen.all():
         raise ValueError(Message("it has duplicate ids"))
     if walk.at != len(walk.data):
-        raise ValueError(Message("data follows its end"))
+        raise ValueError(Message("it has trailing data"))
     return n_vectors
 
 
@@ -146,11 +148,11 @@ def _walk_header(walk: _Walk) -> tuple[int, int]:
     """Read the header of an index or of its centroids: (features per vector, vectors)."""
     width, n_vectors, _, _, is_trained, metric = walk.read("iqqqbi")
     if metric != METRIC_L2:
-        raise ValueError(Message("its metric is number {metric}, not squared distance", metric=metric))
+        raise ValueError(Message("its metric type is {metric}, not 1 (L2)", metric=metric))
     if not (1 <= width <= MAX_WIDTH and 0 <= n_vectors <= len(walk.data) and is_trained == 1):
         raise ValueError(
             Message(
-                "its header has {vectors} vectors of {width} features, trained: {trained}",
+                "its header is invalid ({vectors} vectors of dimension {width}, trained: {trained})",
                 vectors=n_vectors,
                 width=width,
                 trained=is_trained,
@@ -169,8 +171,8 @@ def _walk_cell_sizes(walk: _Walk, n_cells: int, code_size: int) -> list[int]:
         return [int(size) for size in walk.array("<u8", n_cells)]
     (count,) = walk.read("Q")
     if count % 2 or count > 2 * n_cells:
-        raise ValueError(Message("its table of cells has {count} entries", count=count))
+        raise ValueError(Message("its list of cell sizes has an invalid length ({count})", count=count))
     pairs = walk.array("<u8", count).reshape(-1, 2)
     if len(pairs) and not (int(pairs[:, 0].max()) < n_cells and len(np.unique(pairs[:, 0])) == len(pairs)):
-        raise ValueError(Message("its table of cells names a cell that does not exist, or names one twice"))
+        raise ValueError(Message("its list of cell sizes refers to a nonexistent cell, or to one cell twice"))
     return [int(size) for _, size in pairs]

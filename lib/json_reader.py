@@ -63,7 +63,7 @@ def read_json_table(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool =
     """
     value = read_json(path, max_bytes, allow_nan=allow_nan)
     if not isinstance(value, dict):
-        raise unreadable_json(path, Message("it contains no table of values"))
+        raise unreadable_json(path, Message("it is not a JSON object"))
     return value
 
 

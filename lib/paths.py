@@ -91,7 +91,7 @@ def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     elif name != name.strip(" .") or name.split(".")[0].lower() in _RESERVED:
         problem = Message("it begins or ends with a dot or space, or is a reserved word")
     elif is_argument and name.startswith("-"):
-        problem = Message("it begins with a hyphen, like an option of a command")
+        problem = Message("it begins with a hyphen, like a command-line option")
     if problem:
         raise ConfigError(
             "{name!r} cannot be used as a {what} name: {problem}. Choose another name.",

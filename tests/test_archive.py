@@ -188,10 +188,10 @@ def with_card(card: str) -> Callable[[zipfile.ZipFile], None]:
 
 HOSTILE: list[tuple[Callable[[zipfile.ZipFile], None], str]] = [
     (lambda a: a.writestr(zipfile.ZipInfo(""), b"x"), "has no name"),
-    (lambda a: a.writestr("../../out.pth", b"x"), "leads out of the folder"),
+    (lambda a: a.writestr("../../out.pth", b"x"), "has '..' in its path"),
     (lambda a: a.writestr("/out.pth", b"x"), "absolute path"),
     (lambda a: a.writestr("C:/out.pth", b"x"), "absolute path"),
-    (lambda a: a.writestr("..\\out.pth", b"x"), "leads out of the folder"),
+    (lambda a: a.writestr("..\\out.pth", b"x"), "has '..' in its path"),
     (lambda a: a.writestr("models/CON.pth", b"x"), "cannot be used as a voice name"),
     (link, "is a link or device"), (device, "is a link or device"), (twice, "occurs twice"),
     (many, "contains 300 files"), (very_many, "more parts than any"),
@@ -242,7 +242,7 @@ def test_damaged_archives_and_indices_of_other_voices_are_refused(
         with pytest.raises(CheckpointError):
             take_in(tmp_path / f"{i}.zip")
     write_voice_model(voice, small_voice("v2", "40k"))
-    with pytest.raises(CheckpointError, match=r"contains 256 content features, but the voice uses 768"):
+    with pytest.raises(CheckpointError, match=r"contains 256-dimensional content features, but the voice uses 768-"):
         export_voice(voice, index, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as opened:

@@ -77,7 +77,7 @@ def test_a_discriminator_of_another_family_is_refused(tmp_path: Path) -> None:
 def test_half_a_pair_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "pretrained_v2", tiny_family("v2", "40k"))
     (tmp_path / "pretrained_v2" / "f0D40k.pth").unlink()
-    with pytest.raises(MissingFileError, match=r"f0D40k\.pth.*The other base model is there"):
+    with pytest.raises(MissingFileError, match=r"f0D40k\.pth.*Only the other file of the G/D pair was found"):
         find_base(tiny_family("v2", "40k"), tmp_path)
 
 

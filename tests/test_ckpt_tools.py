@@ -188,7 +188,8 @@ def test_files_without_a_generator_are_not_extracted(tmp_path: Path) -> None:
     torch.save({"model": {"x": torch.zeros(3)}}, tmp_path / "other.pth")
     torch.save([1], tmp_path / "list.pth")
     for name, pattern in (
-        ("voice", "finished voice"), ("D_1", "a discriminator"), ("other", "lacks the tensor"), ("list", "no table"),
+        ("voice", "finished voice"), ("D_1", "a discriminator"), ("other", "lacks the tensor"),
+        ("list", "no state dict"),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=pattern):
             extract(tmp_path / f"{name}.pth")

@@ -226,9 +226,9 @@ def test_progress_counts_chunks_and_may_cancel(converter: VoiceConverter) -> Non
 
 
 def test_parts_that_do_not_fit() -> None:
-    with pytest.raises(CheckpointError, match="uses 12 content features, but the index has 7"):
+    with pytest.raises(CheckpointError, match="uses 12-dimensional content features, but the index stores 7-"):
         tiny_converter(index=FeatureIndex.build([np.ones((50, 7), np.float32)]))
-    with pytest.raises(CheckpointError, match="uses 13 content features, but the content encoder has 12"):
+    with pytest.raises(CheckpointError, match="13-dimensional content features, but the content encoder computes 12-"):
         tiny_converter(synthesizer=tiny_synthesizer(content_width=13))
     with pytest.raises(CheckpointError, match="240 samples per frame"):
         tiny_converter(synthesizer=tiny_synthesizer(sample_rate=32_000))

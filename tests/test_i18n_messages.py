@@ -70,7 +70,7 @@ def test_words_among_the_values_of_a_message_are_translated() -> None:
         _raised(lambda: check_name("", "voice")): ("(Stimme)", "voice"),
         _raised(lambda: inside(Path("weights"), "../x", "preset")): ("(Voreinstellung)", "preset"),
         _raised(lambda: check_shapes(shapes, {"b": torch.zeros(3), "c": torch.zeros(1)}, "v.pth")): (
-            "Tensoren 1 fehlen (a, …); 1 unbekannt (c, …); 1 mit anderer Form (b, …).",
+            "(fehlende Tensoren: 1, etwa a; unerwartete Tensoren: 1, etwa c; Tensoren mit anderer Form: 1, etwa b).",
             "missing",
         ),
         Kind("v2", 40_000, False).message: ("v2 mit 40k, ohne Tonhöhe", "without"),

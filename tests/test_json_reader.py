@@ -66,7 +66,7 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a regular file"):
         read_json(tmp_path)
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"contains no table of values. Delete or repair it\.$"):
+    with pytest.raises(ConfigError, match=r"is not a JSON object. Delete or repair it\.$"):
         read_json_table(tmp_path / "list.json")
     with pytest.raises(ConfigError, match="larger than 1 bytes"):
         read_json(tmp_path / "list.json", 1)

@@ -102,7 +102,7 @@ def test_voice_index_and_card_are_uploaded_privately(hub: FakeHub, voice: Path, 
 
 @pytest.mark.parametrize(("publication", "token", "says"), [
     (Publication("anna", " ", consent=True), TOKEN, "Choose the licence"),
-    (Publication("anna", "mit"), TOKEN, "agrees to the publication"),
+    (Publication("anna", "mit"), TOKEN, "consented to publication"),
     (Publication("an na", "mit", consent=True), TOKEN, "cannot be the name of a repository"),
     (Publication("a/b/c", "mit", consent=True), TOKEN, "cannot be the name of a repository"),
     (Publication("anna", "x" * 101, consent=True), TOKEN, "too long"), (GOOD, " ", "Hugging Face access token"),
@@ -117,7 +117,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(
 
 def test_a_repository_that_exists_is_not_changed(hub: FakeHub, voice: Path) -> None:
     hub.private["me/anna"] = False
-    with pytest.raises(LinkError, match=r"anna \(Hugging Face hub\) could not be uploaded \(You already created"):
+    with pytest.raises(LinkError, match=r"anna \(Hugging Face Hub\) could not be uploaded \(You already created"):
         publish_voice(voice, None, GOOD, TOKEN)
     assert hub.private == {"me/anna": False} and not hub.files
 

@@ -205,7 +205,7 @@ def test_missing_weights_are_named_with_folder_and_command(places: Places) -> No
     ("name", "content", "sentence"),
     [
         ("rmvpe.pt", {"unet.encoder.bn.weight": torch.ones(1)}, "does not match"),
-        ("rmvpe.pt", {"model": {"a": torch.ones(1)}}, "no table of tensors"),
+        ("rmvpe.pt", {"model": {"a": torch.ones(1)}}, "no state dict"),
         ("rmvpe.pt", b"\x00\x01 not a model", "damaged"),
         ("rmvpe.safetensors", b"\xff" * 100, "damaged"),
         ("rmvpe.safetensors", b"", "damaged"),

@@ -31,14 +31,14 @@ def test_a_second_server_reports_the_address_of_the_first_and_a_killed_one_leave
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=r"its page is at http://127.0.0.1:7865/\. Open that page"):
+        with pytest.raises(ConfigError, match=r"at http://127.0.0.1:7865/, is already using"):
             ServerLock(folder).held().__enter__()
         first.kill()
     with ServerLock(folder).held():
-        with pytest.raises(ConfigError, match="still starting"):  # its own address is not known yet
+        with pytest.raises(ConfigError, match="is starting and is already using"):  # its own address is not known yet
             ServerLock(folder).held().__enter__()
         (folder / ".server.json").write_text('{"addresses": []}')
-        with pytest.raises(ConfigError, match="still starting"):
+        with pytest.raises(ConfigError, match="is starting and is already using"):
             ServerLock(folder).held().__enter__()
     assert [path.name for path in folder.iterdir()] in ([".server.lock"], [])
     with ServerLock(folder).held():

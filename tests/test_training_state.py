@@ -113,7 +113,7 @@ def test_optimiser_states_of_other_models_are_refused(change: Any, pattern: str)
     ("entry", "value", "pattern"),
     [
         ("iteration", "many", "is damaged"), ("optimizer", 3, "is damaged"), ("learning_rate", [1], "is damaged"),
-        ("model", {"a": torch.full((3,), torch.inf)}, "not finite"), ("model", {}, "no table of tensors"),
+        ("model", {"a": torch.full((3,), torch.inf)}, "not finite"), ("model", {}, "no state dict"),
     ],
 )  # fmt: skip
 def test_damaged_states_are_refused(tmp_path: Path, entry: str, value: Any, pattern: str) -> None:

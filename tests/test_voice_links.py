@@ -1,4 +1,4 @@
-"""Voices from links: places on the Hugging Face hub, other files, and what is refused."""
+"""Voices from links: places on the Hugging Face Hub, other files, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_one_file_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_a_repository_that_is_too_large_is_not_begun(hub: FakeHub, tmp_path: Path) -> None:
-    with pytest.raises(LinkError, match=r"has 3 voice files there.*link of a folder"):
+    with pytest.raises(LinkError, match=r"contains 3 voice files at that location.*link to a folder"):
         fetch_voices("owner/voices", tmp_path, limits=Limits(max_bytes=16))
     hub.files = {f"{number}.pth": b"" for number in range(51)}
     with pytest.raises(LinkError, match="51 voice files"):
@@ -129,7 +129,7 @@ def test_a_download_ends_when_its_limits_are_exceeded(hub: FakeHub, tmp_path: Pa
 @pytest.mark.parametrize("failure", [httpx2.ConnectError("no route"), OSError("offline"), ValueError("odd")])
 def test_an_unreachable_hub_is_one_sentence(hub: FakeHub, tmp_path: Path, failure: Exception) -> None:
     hub.failure = failure
-    with pytest.raises(LinkError, match=rf"owner/voices \(Hugging Face hub\) could not be read \({failure}\)"):
+    with pytest.raises(LinkError, match=rf"owner/voices \(Hugging Face Hub\) could not be read \({failure}\)"):
         fetch_voices("owner/voices", tmp_path)
 
 

@@ -174,8 +174,8 @@ def find_base(config: FamilyConfig, root: Path = ROOT) -> BaseModels | None:
             if file is None:
                 raise MissingFileError(
                     folder / f"{name}.pth",
-                    "The other base model is there. `python -m lib.assets list` shows the files that exist; "
-                    "`--no-base` trains without base models.",
+                    "Only the other file of the G/D pair was found. `python -m lib.assets list` shows the available "
+                    "downloads; `--no-base` trains without base models.",
                 )
         generator, discriminator = (file for file in files if file is not None)
         logger.info("base models: %s and %s", generator, discriminator)
@@ -215,7 +215,7 @@ def _read_generator(path: Path, config: FamilyConfig) -> Weights:
     if found != wanted:
         raise CheckpointError(
             "{path} is a base generator for {found}, but this training run needs one for {wanted}. `python -m "
-            "lib.assets list` shows the files that exist; `--no-base` trains without base models.",
+            "lib.assets list` shows the available downloads; `--no-base` trains without base models.",
             path=path, found=found.message, wanted=wanted.message,
         )  # fmt: skip
     check_network(weights, config.synthesizer, str(path), posterior=True)
@@ -230,7 +230,8 @@ def _read_discriminator(path: Path, config: FamilyConfig) -> Weights:
     if found != wanted:
         raise CheckpointError(
             "{path} is not a base discriminator of the family {family}: it has {found} sub-discriminators instead of "
-            "{wanted}. `python -m lib.assets list` shows the files that exist; `--no-base` trains without base models.",
+            "{wanted}. `python -m lib.assets list` shows the available downloads; `--no-base` trains without base "
+            "models.",
             path=path, family=config.family, found=found, wanted=wanted,
         )  # fmt: skip
     with meta_device():

@@ -65,7 +65,7 @@ def check_launcher(environment: Mapping[str, str]) -> None:
     """
     if environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in environment and "RANK" not in environment:
         raise ConfigError(
-            "On a CPU, accelerate launch starts only one process. Start them with: "
+            "On a CPU, accelerate launch starts only one process. To start several, use: "
             "python -m torch.distributed.run --standalone --nproc_per_node N -m train …"
         )
 

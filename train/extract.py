@@ -228,7 +228,7 @@ def _check_cancelled(progress: Progress, done: int, total: int) -> None:
     """Report the progress; raise Cancelled in every process if one of them has been asked to stop."""
     stop = False
     try:
-        progress(done, total, Message("F0 and content"))
+        progress(done, total, Message("extracting F0 and content features"))
     except Cancelled:
         stop = True
     if any_process(stop)[0]:

@@ -67,7 +67,7 @@ def describe_best(history: Sequence[Evaluation], voice: Path | None = None) -> M
             epoch=best.epoch, best=best.mel, last=last.mel, file=file,
         )  # fmt: skip
     return Message(
-        "Best epoch so far by the held-out recordings: {epoch} (mel distance {best:.3f}, now {last:.3f}), saved as "
+        "Best epoch so far on the held-out recordings: {epoch} (mel distance {best:.3f}, now {last:.3f}), saved as "
         "{file}.",
         epoch=best.epoch, best=best.mel, last=last.mel, file=file,
     )  # fmt: skip

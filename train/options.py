@@ -68,7 +68,7 @@ class ExtractOptions(BaseModel, frozen=True, extra="forbid"):
     precision: Precision = Field(
         "auto",
         description="numeric precision of HuBERT and RMVPE; fp16 has no effect here; auto = the same as in earlier "
-        "runs, otherwise the fastest on this hardware",
+        "runs, otherwise bf16 if the hardware accelerates it, else fp32",
     )
     device: Device = "auto"
 
@@ -119,7 +119,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     precision: Precision = Field(
         "auto",
         description="numeric precision of generator and discriminator; auto = the same as in earlier runs, otherwise "
-        "the fastest on this hardware",
+        "bf16 if the hardware accelerates it, else fp32",
     )
     base: bool = Field(True, description="start from the model family's base models if they are installed")
     base_model: str | None = Field(
@@ -164,5 +164,6 @@ class RunOptions(PrepareOptions, ExtractOptions, IndexOptions, FitOptions, froze
     precision: Precision = Field(
         "auto",
         description="numeric precision of the networks; fp16 applies to generator and discriminator only, fp32 and "
-        "bf16 also to HuBERT and RMVPE; auto = the same as in earlier runs, otherwise the fastest on this hardware",
+        "bf16 also to HuBERT and RMVPE; auto = the same as in earlier runs, otherwise bf16 if the hardware "
+        "accelerates it, else fp32",
     )

@@ -38,10 +38,11 @@ class ServerLock:
         with contextlib.suppress(RevoiceError, KeyError, IndexError, TypeError):
             address = str(read_json_table(self._addresses)["addresses"][0])[:MAX_SHOWN]
             return ConfigError(
-                "Another server uses {folder}; its page is at {address}. Open that page, or stop that server first.",
+                "Another server, at {address}, is already using {folder}. Open that address, or stop that server "
+                "first.",
                 folder=self._folder, address=address,
             )  # fmt: skip
         return ConfigError(
-            "Another server, which is still starting, uses {folder}. Wait until it is ready, or stop it first.",
+            "Another server is starting and is already using {folder}. Wait until it is ready, or stop it first.",
             folder=self._folder,
         )

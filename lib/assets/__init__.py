@@ -17,7 +17,7 @@ from lib.messages import Message
 from lib.paths import PRETRAINED
 from lib.progress import Progress, no_progress
 
-REPOSITORY = "lj1995/VoiceConversionWebUI"  # on the Hugging Face hub
+REPOSITORY = "lj1995/VoiceConversionWebUI"  # on the Hugging Face Hub
 LICENCE = "MIT"  # as that repository states
 PROGRAM = "python -m lib.assets"
 STAGING = ".download"  # below pretrained/; interrupted downloads are resumed from here
@@ -234,7 +234,7 @@ def _fetch(asset: Asset, root: Path, received: Received | None = None) -> None:
 
     target = path_of(asset, root)
     by_hand = Message(
-        "put the file {file} of {repository} (Hugging Face hub) there by hand", file=asset.source, repository=REPOSITORY
+        "put the file {file} of {repository} (Hugging Face Hub) there by hand", file=asset.source, repository=REPOSITORY
     )
     if asset.source is None:
         raise MissingFileError(

@@ -72,7 +72,7 @@ def _print_progress(done: int, total: int, what: str) -> None:
 
 
 def _list() -> int:
-    print(f"From {REPOSITORY} on the Hugging Face hub (licence: {LICENCE}), into pretrained/:")
+    print(f"From {REPOSITORY} on the Hugging Face Hub (licence: {LICENCE}), into pretrained/:")
     for asset in assets.MANIFEST:
         here = "installed" if path_of(asset).is_file() else "missing"
         size = "" if asset.size is None else f"  {asset.size:,} bytes"

@@ -114,7 +114,7 @@ class Recording:
                 for block in _larger(decoded.run(container, stream)):
                     if not np.isfinite(block).all():
                         raise AudioError(
-                            "{path} contains samples that are not numbers (NaN or infinite). Export it again.",
+                            "{path} contains non-finite samples (NaN or infinity). Export it again.",
                             path=path,
                         )
                     held = block if held is None else np.concatenate([held, block], axis=-1)

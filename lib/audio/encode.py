@@ -148,9 +148,7 @@ def save_blocks(
 def _finite(path: Path, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
     for block in blocks:
         if not np.isfinite(block).all():
-            raise AudioError(
-                "Cannot write {path}: the audio contains samples that are not numbers (NaN or infinite).", path=path
-            )
+            raise AudioError("Cannot write {path}: the audio contains non-finite samples (NaN or infinity).", path=path)
         yield block
 
 

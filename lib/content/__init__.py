@@ -51,7 +51,7 @@ def encode_clips(encoder: ContentEncoder, clips: Sequence[FloatArray]) -> list[F
 
 CONTENTVEC = "contentvec"  # the encoder of v1 and v2 voices, unless the file names another
 SAME_AS_CONTENTVEC = {"hubert_base", "hubert-base", "hubert"}  # names of it in other programs
-REPOSITORIES = {  # on the Hugging Face hub, of other encoders that voices name
+REPOSITORIES = {  # on the Hugging Face Hub, of other encoders that voices name
     "chinese-hubert-base": "TencentGameMate/chinese-hubert-base",
     "japanese-hubert-base": "rinna/japanese-hubert-base",
     "korean-hubert-base": "team-lucid/hubert-base-korean",

@@ -112,7 +112,7 @@ def build(weights: HubertWeights, family: str, device: torch.device, name: str, 
         raise _too_few_layers(where, shape.layers, family)
     if family in PROJECTED and shape.projection is None:
         raise CheckpointError(
-            "{path} lacks final_proj, the projection that {family} needs. Use a complete file, or a model of v2.",
+            "{path} lacks final_proj, the projection that {family} needs. Use a complete file, or a v2 model.",
             path=where,
             family=family,
         )

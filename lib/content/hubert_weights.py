@@ -135,7 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
             "{path} is damaged or not a configuration ({reason}). Get a new copy.", path=path, reason=str(error)
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointError("{path} contains no table of settings. Get a new copy.", path=path)
+        raise CheckpointError("{path} is not a JSON object with settings. Get a new copy.", path=path)
     return config
 
 

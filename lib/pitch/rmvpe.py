@@ -156,7 +156,7 @@ def _read_table(path: Path) -> Weights:
         table = safe_load(path)
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise CheckpointError(
-            "{path} contains no table of tensors: these are not RMVPE's weights. Get a new copy.", path=path
+            "{path} contains no state dict, so it is not RMVPE's weights file. Get a new copy.", path=path
         )
     return table
 

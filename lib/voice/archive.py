@@ -127,8 +127,8 @@ def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
     index = FeatureIndex.load(path)
     if index.width != voice.config.content_width:
         raise CheckpointError(
-            "{path} contains {index_width} content features, but the voice uses {voice_width}. It is the index of "
-            "another voice.",
+            "{path} contains {index_width}-dimensional content features, but the voice uses {voice_width}-dimensional "
+            "ones. It is the index of another voice.",
             path=path,
             index_width=index.width,
             voice_width=voice.config.content_width,

@@ -61,9 +61,9 @@ def _problem(entry: zipfile.ZipInfo) -> Message | None:
     if not name:
         return Message("has no name")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\x00" in name:
-        return Message("has an absolute path or one of another system")
+        return Message("has an absolute path or an invalid name")
     if ".." in re.split(r"[/\\]", name):
-        return Message("leads out of the folder")
+        return Message("has '..' in its path")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return Message("is a link or device")
     if entry.flag_bits & 1:

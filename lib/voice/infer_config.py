@@ -179,8 +179,8 @@ def derive_family(config: NetworkConfig, version: Any, where: str) -> Family:
     family: Family | None = {256: "v1", 768: "v2"}.get(config.content_width)  # type: ignore[assignment]
     if family is None or name not in VERSIONS:
         raise CheckpointError(
-            "{path} declares the version {version!r:.60} and has {width} content features; supported are v1 (256), v2 "
-            "(768) and lite.",
+            "{path} declares the version {version!r:.60} and has {width}-dimensional content features; supported are "
+            "v1 (256), v2 (768) and lite.",
             path=where,
             version=version,
             width=config.content_width,

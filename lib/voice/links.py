@@ -88,8 +88,8 @@ def fetch_voices(
 
 def _no_voice(name: str) -> LinkError:
     return LinkError(
-        "The link points to {file}. Use the link of a file of one of these types: {suffixes}, or of a Hugging Face "
-        "repository with such files.",
+        "The link points to {file}. Use a link to a file of one of these types: {suffixes}, or to a Hugging Face "
+        "repository that contains such files.",
         file=name, suffixes=", ".join(INTAKE_SUFFIXES),
     )  # fmt: skip
 
@@ -120,7 +120,7 @@ def _fetch_from_hub(place: HubPlace, folder: Path, progress: Progress, limits: L
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise LinkError(
-            "{repository} (Hugging Face hub) could not be read ({reason}). Check the link and the connection.",
+            "{repository} (Hugging Face Hub) could not be read ({reason}). Check the link and the connection.",
             repository=place.repository, reason=reason,
         ) from error  # fmt: skip
 
@@ -136,12 +136,14 @@ def _chosen(place: HubPlace, sizes: dict[str, int], limits: Limits) -> list[str]
     size = sum(sizes[name] for name in names)
     if not names:
         raise LinkError(
-            "{repository} (Hugging Face hub) has no voice model, index or archive there.", repository=place.repository
+            "{repository} (Hugging Face Hub) contains no voice model, index or archive at that location.",
+            repository=place.repository,
         )
     if len(names) > MAX_FILES or size > limits.max_bytes:
         raise LinkError(
-            "{repository} (Hugging Face hub) has {count} voice files there, {size} MB in all; at most {most_files} "
-            "files and {most} MB can be downloaded at once. Use the link of a folder or a single file.",
+            "{repository} (Hugging Face Hub) contains {count} voice files at that location, {size} MB in total; at "
+            "most {most_files} files and {most} MB can be downloaded at once. Use a link to a folder or to a single "
+            "file.",
             repository=place.repository, count=len(names), size=size // 10**6, most_files=MAX_FILES,
             most=limits.max_bytes // 10**6,
         )  # fmt: skip

@@ -75,7 +75,7 @@ def publish_voice(
     except (OSError, ValueError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
         raise LinkError(
-            "{repository} (Hugging Face hub) could not be uploaded ({reason}). Check the name, the connection and "
+            "{repository} (Hugging Face Hub) could not be uploaded ({reason}). Check the name, the connection and "
             "the write permission of the token; an existing repository is not changed.",
             repository=publication.repository, reason=reason.replace(token.strip(), "…"),
         ) from None  # fmt: skip
@@ -95,7 +95,7 @@ def _check(publication: Publication, token: str) -> None:
     checked_text("licence", publication.licence, MAX_LICENCE)
     checked_text("info", publication.notes)
     if not publication.consent:
-        raise ConfigError("Confirm that the person whose voice it is agrees to the publication.")
+        raise ConfigError("Confirm that the speaker has consented to publication.")
     if not token.strip():
         raise ConfigError("A Hugging Face access token with write permission is needed (Settings, Access Tokens).")
 

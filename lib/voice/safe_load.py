@@ -195,14 +195,12 @@ def checked_state_dict(value: Any, path: Path) -> Weights:
     Raises CheckpointError if it is not.
     """
     if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
-        raise CheckpointError(
-            "{path} contains no table of tensors where a model has one. It is not a voice model.", path=path
-        )
+        raise CheckpointError("{path} contains no state dict, so it is not a model file.", path=path)
     total = 0
     for key, tensor in value.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             raise CheckpointError(
-                "{path} is not a voice model: its entry {key!r} is not a table of real numbers.", path=path, key=key
+                "{path} is not a model file: its entry {key!r} is not a real-valued tensor.", path=path, key=key
             )
         size = tensor.numel() * tensor.element_size()
         total += size

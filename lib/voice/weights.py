@@ -91,15 +91,19 @@ def check_shapes(expected: Shapes, weights: Weights, where: str) -> None:
     misshapen = sorted(k for k in expected.keys() & weights.keys() if expected[k] != weights[k].shape)
     parts = []
     if missing:
-        parts.append(Message("{count} missing ({tensor}, …)", count=len(missing), tensor=missing[0]))
+        parts.append(Message("missing tensors: {count}, such as {tensor}", count=len(missing), tensor=missing[0]))
     if unknown:
-        parts.append(Message("{count} unknown ({tensor}, …)", count=len(unknown), tensor=unknown[0]))
+        parts.append(Message("unexpected tensors: {count}, such as {tensor}", count=len(unknown), tensor=unknown[0]))
     if misshapen:
-        parts.append(Message("{count} of a different shape ({tensor}, …)", count=len(misshapen), tensor=misshapen[0]))
+        parts.append(
+            Message(
+                "tensors of a different shape: {count}, such as {tensor}", count=len(misshapen), tensor=misshapen[0]
+            )
+        )
     if parts:
         differences = functools.reduce(lambda one, other: Message("{one}; {other}", one=one, other=other), parts)
         raise CheckpointError(
-            "{path} does not match this network: tensors {differences}. It belongs to another model.",
+            "{path} does not match this network ({differences}). It belongs to another model.",
             path=where,
             differences=differences,
         )

@@ -242,7 +242,7 @@ def _check_mergeable(first: VoiceModel, second: VoiceModel) -> None:
             compared.append((Message("version of the content encoder"), one.sha256[:12], other.sha256[:12]))
     embedders = (first.extra.get("embedder_model"), second.extra.get("embedder_model"))
     if None not in embedders:
-        compared.append((Message("embedder"), *embedders))
+        compared.append((Message("content encoder"), *embedders))
     shapes = [
         voice.config.model_dump(exclude={"n_speakers", "p_dropout", "segment_frames"}) for voice in (first, second)
     ]
