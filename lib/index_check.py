@@ -74,7 +74,7 @@ class _Walk:
         (count,) = self.read("Q")
         if count != expected:
             raise ValueError(
-                Message("a table has {count} entries instead of {expected}", count=count, expected=expected)
+                Message("an array has {count} entries instead of {expected}", count=count, expected=expected)
             )
 
     def expect(self, *names: bytes) -> bytes:

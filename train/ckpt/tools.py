@@ -103,7 +103,7 @@ def _describe_voice(path: Path, voice: VoiceModel) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Format values for display: numbers with one decimal, lists and tables as strings."""
+    """Format values for display: numbers with one decimal, lists and dicts as strings."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
