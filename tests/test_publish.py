@@ -91,7 +91,7 @@ def test_voice_index_and_card_are_uploaded_privately(hub: FakeHub, voice: Path, 
     assert name.startswith("added_IVF") and name.endswith("_anna_v2.index") and hub.files[name] == index.read_bytes()
     assert card.startswith('---\nlicense: cc-by-4.0\nlanguage:\n- "no"\npipeline_tag: audio-to-audio\n')
     for part in ("RVC v2", "40000 Hz", "method: rmvpe", "100 to 400 Hz, median 200 Hz", "woman", "| epochs | 200 |",
-                 "import https://huggingface.co/me/anna", "--voice anna --pitch-method rmvpe", "has agreed",
+                 "import https://huggingface.co/me/anna", "--voice anna --pitch-method rmvpe", "has consented",
                  f"`{name}`", r"# Anna \| \<b\>"):  # fmt: skip
         assert part in card, part
     assert TOKEN not in card

@@ -1,7 +1,6 @@
 """Covers and text to speech: song or stems, or a text, and a voice in; a player, files and jobs out."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,8 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
         return done.results[0], _report(t, done.details["cover"]), list(done.results[1:])
 
     rate = form.components[form.names.index("index_rate")]
-    gr.on(None, partial(recommended_rate, services), [voice], rate, show_progress="hidden", api_visibility="private")
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    gr.on(None, lambda name: recommended_rate(services, name), [voice], rate, **hidden)
     names = ["voice", "song", "vocals", "instrumental", "format", *form.names]
     event = pressed.wire(cancel, run).then(
         with_names(t, make_cover, names, (None, t("convert.cancelled"), None)),
