@@ -1,4 +1,5 @@
-"""Load test: many clients on one server. Measures page latency, memory growth and damaged results.
+"""Load test: many clients on one server. Measures page latency and memory growth, and
+counts damaged results.
 
     python -m benchmarks.load [--clients 50] [--minutes 5] [--url http://127.0.0.1:7865]
 

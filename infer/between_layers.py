@@ -1,4 +1,5 @@
-"""Checks for cancellation between the layers of networks, because one call of a large network takes many seconds."""
+"""Checks for cancellation between the layers of networks, because one forward pass of a large one can take
+seconds."""
 
 import threading
 from collections.abc import Iterator

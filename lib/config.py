@@ -236,7 +236,7 @@ def _read_sections(value: dict[str, Any], where: str) -> dict[str, dict[str, Any
 def parse_config(value: dict[str, Any], where: str) -> FamilyConfig:
     """Build a FamilyConfig from the four objects of a `config.json`; `where` names the file in messages.
 
-    Raises ConfigError, listing all missing, unknown and invalid keys at once, if there are any.
+    Raises ConfigError, listing the first missing, unknown and invalid keys, if there are any.
     """
     sections = _read_sections(value, where)
     data, model, own = sections["data"], sections["model"], sections["revoice"]

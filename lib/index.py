@@ -103,8 +103,8 @@ class FeatureIndex:
     def load(cls, path: Path) -> "FeatureIndex":
         """Read an index file.
 
-        Raises MissingFileError if it does not exist, CheckpointError if it is damaged, empty or not such an index, and
-        MachineError if the disk cannot be read.
+        Raises MissingFileError if it does not exist, CheckpointError if it is damaged, empty or not an IVF,Flat index,
+        and MachineError if the disk cannot be read.
         """
         import faiss
 

@@ -88,7 +88,7 @@ class _Walk:
 def check_structure(path: Path, data: memoryview | FileBytes) -> None:
     """Raise CheckpointError unless the data is one complete, non-empty IVF,Flat index with the L2 metric.
 
-    A FileBytes also raises OSError.
+    Also raises OSError if `data` is a FileBytes that cannot be read.
     """
     try:
         n_vectors = _walk_index(_Walk(data))

@@ -52,7 +52,7 @@ def reverberate(audio: Tensor, rng: torch.Generator, share: float = 0.45) -> Ten
 
 
 def distort(audio: Tensor, rng: torch.Generator, share: float = 0.1) -> Tensor:
-    """Clip some items of (B, T) audio softly, like an overdriven microphone preamplifier."""
+    """Apply soft clipping to some items of (B, T) audio, like an overdriven microphone preamplifier."""
     count = len(audio)
     drive = log_uniform(count, 2.0, 8.0, rng)[:, None]
     return torch.where(chance(count, share, rng)[:, None], torch.tanh(drive * audio) / drive, audio)

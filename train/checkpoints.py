@@ -1,4 +1,4 @@
-"""The files of a training run: G/D checkpoints, the exported voice, validation samples.
+"""The files of a training run: G/D checkpoints, the exported voice, audio samples.
 
 Only the main process writes them.
 """
@@ -269,7 +269,7 @@ class CheckpointManager:
         try:
             write_sample(state.voice, dataset, folder, step, state.accelerator.device)
         except (RevoiceError, OSError) as error:  # training does not depend on it
-            logger.warning("no validation sample was written: %s", error)
+            logger.warning("no audio sample was written: %s", error)
 
     def _save_pair(self, state: TrainState, index: CheckpointIndex) -> None:
         """Write both files; if that fails, neither of them is kept."""

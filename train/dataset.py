@@ -100,7 +100,7 @@ def read_content(clip: Clip) -> npt.NDArray[np.float32]:
 
 
 class ClipDataset(Dataset[Item]):
-    """Reads clips from disk; long ones are cropped at an offset drawn from (seed, epoch, clip).
+    """Reads clips from disk; long ones are cropped at a random offset, seeded with (seed, epoch, clip).
 
     A crop has `config.max_frames` frames.
     """
@@ -136,7 +136,7 @@ class ClipDataset(Dataset[Item]):
         return min(counts)
 
     def lengths(self) -> list[int]:
-        """Return the frames of each item after cropping."""
+        """Return the number of frames of each item after cropping."""
         return [min(frames, self.config.max_frames) for frames in self.frames]
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ def collate(items: Sequence[Item], config: FamilyConfig) -> Batch:
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Yields batches of clips of similar length, in an order drawn from the epoch number.
+    """Yields batches of clips of similar length, in a random order seeded with the epoch number.
 
     Each bucket is filled up to whole batches by repeating its own shuffled list from the start. A length n belongs to
     the bucket with b[k] < n <= b[k + 1]; lengths outside the boundaries are put into the first or last bucket.

@@ -126,7 +126,7 @@ def clips_of(seconds: float, options: PrepareOptions) -> int:
 
 
 def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int) -> int:
-    """Return the clips per step when training on `clips` clips.
+    """Return the batch size for training on `clips` clips.
 
     On a GPU it depends on free memory and the number of clips (see `batch_for`); elsewhere it is the family's default.
     """
@@ -138,7 +138,7 @@ def default_batch_size(config: FamilyConfig, device: "torch.device", clips: int)
 
 
 def batch_for(memory: float, clips: int, usual: int) -> int:
-    """Return the clips per step for a GPU with `memory` bytes free: one per 2 GB.
+    """Return the batch size for a GPU with `memory` bytes free: one clip per 2 GB.
 
     It is limited so that an epoch has at least 10 steps, but `usual`, the family's default, is always allowed. Larger
     batches for a small data set would mean fewer steps, and the voice would be undertrained.

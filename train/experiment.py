@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RESERVED_NAMES = ("mute", "pretrain_lite")
 PLOT_NAME = "losses.png"
-SAMPLES_FOLDER = "samples"  # validation samples, written with the checkpoints
+SAMPLES_FOLDER = "samples"  # audio samples, written with the checkpoints
 
 
 def list_clips(folder: Path) -> list[Path]:

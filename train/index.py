@@ -65,7 +65,7 @@ def index_stage(experiment: Experiment, options: IndexOptions, progress: Progres
 
 
 def write_total_features(paths: Sequence[Path], target: Path) -> None:
-    """Write arrays (N, C) of content features into one float32 `.npy` file, row by row, to save memory."""
+    """Write arrays (N, C) of content features into one float32 `.npy` file, one array at a time, to save memory."""
     shapes = [array_shape(path) for path in paths]
     widths, rows = {shape[1] for shape in shapes}, sum(shape[0] for shape in shapes)
     with replacing(target) as temporary:

@@ -23,7 +23,7 @@ MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
     """Return the mean distance between the STFT magnitudes of two signals [B, T], below the `cutoffs` [B] in Hz.
 
-    This is the multi-resolution STFT loss of Yamamoto et al. (2020).
+    This is a variant of the multi-resolution STFT loss of Yamamoto et al. (2020).
     """
     losses = []
     for n_fft in RESOLUTIONS:

@@ -186,7 +186,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def plot_losses(events: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plot the mel, adversarial and KL losses in "fit" events against steps, as a PNG."""
+    """Plot the losses and the training speed in "fit" events against steps, as a PNG."""
     from matplotlib.figure import Figure  # no pyplot: it would keep a global state
 
     figure = Figure(figsize=(9, 6))

@@ -1,4 +1,4 @@
-"""Reconstructions of training clips by the current network: validation samples and their spectrograms."""
+"""Reconstructions of training or held-out clips by the current network: audio samples and their spectrograms."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cuts a recording at its pauses: turns silence into sample ranges (pure functions).
+"""Cuts a recording at its pauses: finds the sample ranges that contain sound (pure functions).
 
 A pause is a run of frames whose RMS lies below the threshold. A short pause is cut at its quietest frame and nothing is
 lost; of a longer pause, up to `max_silence_ms` are kept on either side and the middle is dropped:

@@ -1,4 +1,4 @@
-"""The remix: converted vocals over the instrumental, with level, pan and reverb."""
+"""The mixdown: converted vocals over the instrumental, with level, pan and reverb."""
 
 import numpy as np
 

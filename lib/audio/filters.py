@@ -111,8 +111,10 @@ def highpass_blocks(blocks: Iterable[npt.NDArray[Any]]) -> Iterator[Doubles]:
 
 
 def highpass_causal(audio: npt.NDArray[Any], sample_rate: int) -> FloatArray:
-    """Attenuate frequencies below 48 Hz in 16 kHz audio (T,) in one forward pass, as for training data; returns (T,)
-    float32."""
+    """Attenuate frequencies below 48 Hz in audio (T,) in one forward pass, as for training data.
+
+    Returns (T,) float32.
+    """
     forwards = _Highpass(sample_rate)
     out = np.empty(len(audio), np.float32)
     for start in range(0, len(audio), BLOCK):  # in float64, but an hour of it would take more than a gigabyte

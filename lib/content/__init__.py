@@ -37,7 +37,7 @@ class ContentEncoder(Protocol):
 
 @runtime_checkable
 class BatchEncoder(Protocol):
-    """A ContentEncoder that computes several clips faster as one batch, with the same features."""
+    """A ContentEncoder that processes several clips faster as one batch, with the same features."""
 
     def batch(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
         """Compute the features of each clip."""

@@ -29,8 +29,7 @@ MIN_GAIN = 10 ** (-30 / 20)
 
 
 def reduce_noise(audio: FloatArray, sample_rate: int, strength: float, progress: Progress = no_progress) -> FloatArray:
-    """Reduce stationary noise in audio (T,); strength 0 changes nothing, 1 removes as much as possible. Returns
-    (T,)."""
+    """Reduce noise in audio (T,); strength 0 changes nothing, 1 removes as much as possible. Returns (T,)."""
     if strength <= 0:
         return audio
     if importlib.util.find_spec(PACKAGE) is None:

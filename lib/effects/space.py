@@ -78,7 +78,7 @@ def chorus(
     level: float,
     progress: Progress = no_progress,
 ) -> FloatArray:
-    """Add a copy with a modulated delay; the LFO of the second channel lags by 90 degrees."""
+    """Add a copy with a modulated delay; the LFO of the second channel leads by 90 degrees."""
     result = audio.copy()
     longest = round((CHORUS_DELAY + depth_ms / 1000) * sample_rate) + 2
     for piece in pieces(audio.shape[1], sample_rate, progress):

@@ -1,4 +1,4 @@
-"""The networks. Every class that a voice model can contain is a VoiceSynthesizer."""
+"""The networks. The network of every voice model is a VoiceSynthesizer."""
 
 from typing import TYPE_CHECKING, Protocol
 

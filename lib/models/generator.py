@@ -87,7 +87,7 @@ class ResidualBlock1(nn.Module):
         self.convs2 = nn.ModuleList(_conv(channels, kernel_size, 1) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T], or [B, C, 1, T]."""
+        """[B, C, T] or [B, C, 1, T] -> the same shape."""
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
             hidden = F.leaky_relu_(_convolve(dilated, F.leaky_relu(x, LRELU_SLOPE)), LRELU_SLOPE)
             x = _add(_convolve(plain, hidden), x)
@@ -106,7 +106,7 @@ class ResidualBlock2(nn.Module):
         self.convs = nn.ModuleList(_conv(channels, kernel_size, dilation) for dilation in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T] -> [B, C, T], or [B, C, 1, T]."""
+        """[B, C, T] or [B, C, 1, T] -> the same shape."""
         for conv in self.convs:
             x = _add(_convolve(conv, F.leaky_relu(x, LRELU_SLOPE)), x)
         return x

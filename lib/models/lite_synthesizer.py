@@ -1,9 +1,9 @@
 """The voice network of the lite family: content, F0 and speaker -> mel spectrogram -> waveform.
 
-The prior, a stack of non-causal convolutions, predicts a log-mel spectrogram; it is trained by regression. A
-source-filter vocoder computes the waveform: for each frame it multiplies the spectra of a pulse train at F0 and of
-white noise by predicted filters, and an inverse STFT overlap-adds their sum. Both run at 100 frames/s, not at the
-sample rate, which makes them fast.
+The prior is an acoustic model: a stack of non-causal convolutions predicts a log-mel spectrogram; it is trained by
+regression. A source-filter vocoder computes the waveform: for each frame it multiplies the spectra of a pulse train at
+F0 and of white noise by predicted filters, and an inverse STFT overlap-adds their sum. Both run at 100 frames/s, not at
+the sample rate, which makes them fast.
 """
 
 import functools

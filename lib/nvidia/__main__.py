@@ -7,7 +7,7 @@ from lib.nvidia import BUILDS, CPU, advise, find_cards, suitable_build
 
 
 def main() -> int:
-    """Print the name of the build, and problems of cards or drivers on stderr."""
+    """Print the name of the build, and problems with cards or drivers on stderr."""
     description = "Print the PyTorch build for this machine: cu130, cu126 or cpu."
     argparse.ArgumentParser(prog="python -m lib.nvidia", description=description).parse_args()
     cards = find_cards()

@@ -1,7 +1,7 @@
 """The networks in the form required by ONNX: tensor inputs and outputs, variable length, noise as an input.
 
-ONNX has no complex numbers and its runtimes lack some operators, so short-time spectra are computed as convolutions
-with cosines and sines. Everything else is the PyTorch network itself.
+Few ONNX operators accept complex tensors, and its runtimes lack some operators, so short-time spectra are computed as
+convolutions with cosines and sines. Everything else is the PyTorch network itself.
 """
 
 import math

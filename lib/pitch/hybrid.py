@@ -20,8 +20,8 @@ def combine(extractors: Sequence[PitchExtractor]) -> PitchExtractor:
 def vote(curves: FloatArray) -> FloatArray:
     """Combine the curves of M methods: (M, F) Hz -> (F,) Hz.
 
-    A frame is voiced if more than half of the methods estimate it as voiced; its F0 is the median of their values. Of
-    two methods, both must therefore estimate the frame as voiced.
+    A frame is voiced if more than half of the methods classify it as voiced; its F0 is the median of their values. Of
+    two methods, both must therefore classify the frame as voiced.
     """
     voiced = curves > 0
     hertz = np.where(voiced, curves, np.nan)

@@ -1,4 +1,5 @@
-"""Import of loose files: voice models, indexes and archives given together, recognised and paired by their content.
+"""Import of loose files: voice models, indexes and archives given together, recognised by their content and
+paired by name or feature dimension.
 
 `inspect_files` determines what an import would add, `install` adds it. Nothing is replaced: if the name of a voice is
 taken, the voice is added under a new name, and a voice that is already installed is not added twice.
@@ -100,9 +101,9 @@ def inspect_files(
     """Recognise voice models, indexes and archives, and pair each index with its voice.
 
     Archives are unpacked below `folder`, a temporary folder created by the caller, from which `install` reads. An index
-    is paired with the voice that its file name contains, if their feature dimensions are equal; otherwise with the only
-    voice of the same dimension in the same archive or, failing that, among all files. Files that cannot be used are
-    listed in `unused`. Raises ConfigError if there are no files or more than MAX_FILES.
+    is paired with the voice whose name its file name contains, if their feature dimensions are equal; otherwise with
+    the only voice of the same dimension in the same archive or, failing that, among all files. Files that cannot be
+    used are listed in `unused`. Raises ConfigError if there are no files or more than MAX_FILES.
     """
     if not files:
         raise ConfigError("No file was given. Choose a .pth, .safetensors, .index or .zip file.")

@@ -96,7 +96,8 @@ def training_range(voice: VoiceModel) -> tuple[float, float, float] | None:
 def find_speaker(voice: VoiceModel, speaker: str) -> int:
     """Return the number of a speaker given by name or number.
 
-    Raises ConfigError, listing the available speakers, if there is no such speaker.
+    Raises ConfigError, listing the available speakers, if `speaker` is neither a known name nor a number.
+    Numbers are not checked.
     """
     names = speaker_names(voice)
     for number, name in names.items():

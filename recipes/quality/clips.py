@@ -69,7 +69,7 @@ def draw(clips: Sequence[Clip], count: int, key: str, seed: int = 0) -> list[Cli
 
 
 def read_readers(folder: Path, split: str, language: str = "en", seed: int = 0) -> list[Clip]:
-    """Return six clips of 7 to 25 words from each speaker in a split, "validation" or "test".
+    """Return up to six clips of 7 to 25 words from each speaker in a split, "validation" or "test".
 
     The folder is laid out as READER/UTTERANCE.mp3, with transcripts.tsv: utterance, reader, sex, text. Raises
     MissingFileError if that table is missing, and ConfigError if it has no utterances of a reader.

@@ -105,7 +105,7 @@ class Import(BaseModel, frozen=True):
 
     files: Positional[tuple[GivenText, ...]] = Field(
         description="files, or https links to files or Hugging Face repositories; each index is matched to its voice "
-        "by content"
+        "by name or feature dimension"
     )
     name: str | None = Field(
         None, description="name of the voice (default: the name stored in the archive, otherwise the file name)"

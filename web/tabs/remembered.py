@@ -113,7 +113,7 @@ def values_for(
 
 
 def recommended_rate(services: Services, voice: str | None) -> Any:
-    """Return the index rate that a voice recommends; the slider does not change if the voice cannot be read."""
+    """Return the index rate recommended for a voice; the slider does not change if the voice cannot be read."""
     if voice in services.list_voices():
         with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
             return services.index_rate(voice)

@@ -305,7 +305,7 @@ def _experiments() -> list[str]:
 
 
 def _build_progress(t: Translator) -> None:
-    """Loss curves and validation samples of one experiment, read from its folder."""
+    """Loss curves and audio samples of one experiment, read from its folder."""
     experiments = _experiments()
     with gr.Accordion(t("train.progress"), open=True, visible=bool(experiments)) as panel:
         shown = gr.Dropdown(label=t("train.experiment"), choices=experiments, elem_id="train-shown")

@@ -1,4 +1,4 @@
-"""Adds voices in the web UI: a drop zone for files of any program, a table of their contents, and a button."""
+"""Adds voices in the web UI: a drop zone for files from any program, a table of their contents, and a button."""
 
 import html
 import shutil
