@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, stop_page, tabs_of
+from web.i18n.gradio_texts import gradio_texts
+from web.i18n.translator import texts_of
 
 PATIENCE = 300_000  # milliseconds
 SETTLE = 1_000  # milliseconds for a tab to be laid out
@@ -56,9 +58,9 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-def visit(browser: Any, address: str) -> Any:
+def visit(browser: Any, address: str, locale: str = "en-US") -> Any:
     """A page of a new visitor."""
-    page = browser.new_context(viewport=WIDE, locale="en-US").new_page()
+    page = browser.new_context(viewport=WIDE, locale=locale).new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.locator("#convert").wait_for()
@@ -104,6 +106,20 @@ def test_axe_finds_no_violation_in_either_theme(browser: Any, address: str) -> N
         page.set_viewport_size(WIDE)
     page.context.close()
     assert not found, "\n".join(sorted(found))
+
+
+def test_texts_of_gradio_are_in_the_language_of_the_page(browser: Any, address: str) -> None:
+    """Names for screen readers and the heading of messages, for which Gradio has no translations."""
+    page, texts, words = visit(browser, address, "it"), texts_of("it"), dict(gradio_texts("it"))
+    page.locator("#convert").click()
+    heading = page.locator(".toast-title").first
+    heading.wait_for()
+    assert heading.inner_text().strip() == texts["error.title"]
+    assert words["Drop Audio Here"] in page.locator("#recording").inner_text()
+    names = set(page.locator("button").evaluate_all("buttons => buttons.map(button => button.ariaLabel)"))
+    wanted = ("Upload file", "Record audio", "Reset to default value", "Close", "Click to upload or drop files")
+    assert names >= {words[name] for name in wanted} and not names & words.keys()
+    page.context.close()
 
 
 def test_a_drop_down_is_used_by_keyboard_and_described(browser: Any, address: str) -> None:

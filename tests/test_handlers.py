@@ -1,5 +1,6 @@
 """Handlers: cancelling, and their names."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,19 @@ def test_cancelling_is_not_shown_as_an_error() -> None:
     with pytest.raises(Cancelled):
         progress(2, 2, "converting")
     assert button.reset(request)["interactive"] and not button.idle()["interactive"]
+
+
+@pytest.mark.parametrize("cleared", [(), ("none",)])
+def test_a_job_enables_its_cancel_button(cleared: tuple[str, ...]) -> None:
+    """Also where nothing but the button changes: Gradio would show a list as the text of the button."""
+    with gr.Blocks() as app:
+        cancel, others = CancelButton(T), [gr.Textbox() for _ in cleared]
+        button, run = cancel.lay_out("cancel"), gr.Button("run")
+        cancel.wire(button, run, (lambda: cleared) if cleared else None, (), others)
+    started = next(fn for fn in app.fns.values() if fn.targets == [(run._id, "click")])
+    values = started.fn(gr.Request(session_hash="s", username=None))
+    shown = asyncio.run(app.postprocess_data(started, values, None))
+    assert shown == [gr.update(value=T("convert.cancel"), interactive=True), *cleared]
 
 
 def test_handlers_are_tools_by_their_own_names() -> None:

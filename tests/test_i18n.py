@@ -4,8 +4,10 @@ import html
 import json
 import string
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import gradio
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from lib.errors import ConfigError
 from tests.work import lines_run
 from web.i18n import placeholders
+from web.i18n.gradio_texts import gradio_texts
 from web.i18n.middleware import TranslateMiddleware
 from web.i18n.placeholders import BEGIN, END, MAX_NESTED, NAME, VALUE, PageTexts, translate
 from web.i18n.translator import (
@@ -244,6 +247,21 @@ def test_files_and_other_kinds_pass_as_they_are() -> None:
 def test_a_page_sets_the_language_of_gradio() -> None:
     headers, parts = answer("text/html; charset=utf-8", [b"<html><head></head></html>"], accept_language="zh-CN")
     assert b"'zh-CN'" in parts[0] and int(headers["content-length"]) == len(parts[0])
+
+
+def test_gradio_has_the_texts_that_are_translated_in_the_browser() -> None:
+    """They are found by their English words, so a text that an update of Gradio changes would stay English."""
+    scripts = Path(gradio.__file__).parent.glob("templates/frontend/assets/*.js")
+    source = "".join(path.read_text(encoding="utf-8", errors="replace") for path in scripts)
+    assert not [text for text, _ in gradio_texts("de") if text.split("{value}")[0].strip("- ") not in source]
+
+
+@pytest.mark.parametrize("locale", LANGUAGES)
+def test_a_translated_text_of_gradio_is_not_translated_again(locale: str) -> None:
+    words = {english: text for english, text in gradio_texts(locale) if english != text}
+    assert not words.keys() & set(words.values())
+    assert all(("{value}" in english) == ("{value}" in text) for english, text in words.items())
+    assert len(words) > 20 or locale == MASTER
 
 
 def test_no_other_file_of_the_page_reads_the_locale_files() -> None:

@@ -10,9 +10,10 @@ import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from web.i18n.gradio_texts import translate_script
 from web.i18n.messages import page_texts
 from web.i18n.placeholders import may_contain_placeholders, request_language, translate
-from web.i18n.translator import COOKIE, texts_of
+from web.i18n.translator import COOKIE
 
 _TRANSLATED = ("text/html", "application/json", "text/event-stream")
 _FILES = "/gradio_api/file="  # responses with files of the user, which are not changed
@@ -99,14 +100,10 @@ ATTRIBUTES = (
 def page_script(locale: str) -> str:
     """Return the first script of the HTML page.
 
-    Gradio's own texts follow `navigator.language`, and its theme a query parameter. The heading of its messages is
-    always "Error", whatever title is set, so a style replaces it.
+    Gradio's own texts follow `navigator.language` as far as it has translations, and its theme a query parameter.
     """
     tag = locale.replace("_", "-")
-    failed = json.dumps(texts_of(locale)["error.title"], ensure_ascii=False)
-    style = f".toast-title.error{{font-size:0!important}}.toast-title.error::after{{content:{failed};font-size:1rem}}"
     return (
-        f"document.head.appendChild(document.createElement('style')).textContent={json.dumps(style)};"
         f"document.documentElement.lang='{tag}';"
         f"Object.defineProperty(navigator,'language',{{get:()=>'{tag}'}});"
         "(()=>{const look=localStorage.getItem('revoice-theme'),url=new URL(location.href);"
@@ -115,6 +112,7 @@ def page_script(locale: str) -> str:
         f"new MutationObserver(()=>{{for(const [which,name,value] of {json.dumps(ATTRIBUTES)})"
         "for(const element of document.querySelectorAll(`${which}:not([${name}])`))element.setAttribute(name,value);"
         "}).observe(document,{childList:true,subtree:true});"
+        f"{translate_script(locale)}"
     )
 
 

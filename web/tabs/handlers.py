@@ -101,8 +101,9 @@ class CancelButton:
         with the values of `inputs`; it returns those of `outputs`.
         """
 
-        def start(request: gr.Request, *values: Any) -> list[Any]:
-            return [self.reset(request), *(begin(*values) if begin else ())]
+        def start(request: gr.Request, *values: Any) -> Any:
+            enabled = self.reset(request)
+            return [enabled, *begin(*values)] if begin else enabled  # Gradio shows a list as the value of one output
 
         button.click(self.press, outputs=button, **_AT_ONCE)
         return run.click(start, list(inputs), [button, *outputs], **_AT_ONCE)
