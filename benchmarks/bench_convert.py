@@ -1,9 +1,9 @@
 """Speed and memory of conversion, stage by stage: python benchmarks/bench_convert.py --family lite
 
-Each case runs in its own process, on random weights (speed does not depend on them) and a synthetic recording, or on
---voice and --recording. Times are the minimum of several repeats, because other processes can only slow a run down. The
-baseline is the same code without its optimisations: everything is read from disk for every recording, weight norm is
-not folded, and long audio is converted as one chunk.
+Each case runs in its own process, with random weights (speed does not depend on them) and a synthetic recording, or
+with --voice and --recording. Times are the minimum of several repeats, because other processes can only slow a run
+down. The baseline is the same code without its optimisations: everything is read from disk for every recording, weight
+norm is not folded, and long audio is converted as one chunk.
 
 Prints one JSON line per case and a table: seconds, real-time factor (time / length of the audio; lower is better), peak
 memory of the process, and the ratio baseline / this.

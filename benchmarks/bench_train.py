@@ -1,10 +1,11 @@
 """Speed of training, stage by stage: python benchmarks/bench_train.py --family lite
 
 Measures the prepare stage, F0 with each method, content features, and the training step in each precision. Each case of
-the training step runs in its own process on random clips (speed does not depend on their content). Times are the
-minimum of several repeats. The baseline is the plain step: float32, real and generated audio in separate passes through
-the discriminator, whose gradients are also computed for the generator's losses, and one optimiser operation per tensor.
-The losses of all cases are printed; they agree. The baseline of the other stages is the length of the audio.
+the training step runs in its own process on random clips (speed does not depend on their content). Step times are the
+minimum of several repeats; the other stages are measured once. The baseline is the plain step: float32, real and
+generated audio in separate passes through the discriminator, whose gradients are also computed for the generator's
+losses, and one optimiser operation per tensor. The losses of all cases are printed; they agree. The baseline of the
+other stages is the length of the audio.
 
 Prints one JSON line per case and a table: seconds, multiple of real time or steps per second, peak memory, and the
 ratio to the baseline of the same run.

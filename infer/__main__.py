@@ -45,7 +45,7 @@ class _Files(VoiceAndOutput, frozen=True):
     )
     report: bool = Field(False, description="compare each result with its input: print metrics and save spectrograms")
     target: GivenPath | None = Field(
-        None, description="recordings of the target voice, for the timbre metric of --report"
+        None, description="recording of the target voice, or a folder of recordings, for the timbre metric of --report"
     )
 
 

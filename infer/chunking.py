@@ -78,7 +78,7 @@ class Chunk:
         return padded[self.start * HOP_LENGTH : (self.stop + 2 * pad_frames + 1) * HOP_LENGTH]
 
     def padded_frames(self, pad_frames: int) -> slice:
-        """Slice the frames that correspond to `padded_audio` out of a curve, such as F0, over the padded audio."""
+        """Return the slice of the frames of `padded_audio` in a curve, such as F0, over the padded audio."""
         return slice(self.start, None if self.is_last else self.stop + 2 * pad_frames)
 
     def with_fade(self) -> tuple[int, int]:
@@ -126,7 +126,8 @@ def plan_chunks(audio: Samples, limits: ChunkLimits, rule: EnergyRule = "magnitu
 def join(parts: Iterable[tuple[Chunk, FloatArray]], n_samples: int, hop_length: int) -> Iterator[FloatArray]:
     """Join the parts (the samples of `with_fade()`, in order) with cross-fades, and yield blocks of n_samples in total.
 
-    Only one part is in memory at a time. Samples beyond the end of the last frame are dropped.
+    Only one part is in memory at a time. Samples beyond `n_samples` are dropped; if there are
+    too few, silence is appended.
     """
     fade = 2 * FADE_FRAMES * hop_length
     rising = (np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade) ** 2).astype(np.float32)

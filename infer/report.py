@@ -1,4 +1,4 @@
-"""Compare a conversion with its source: metrics, and a plot of F0, timbre and level."""
+"""Compare a conversion with its source: metrics, and a plot of the spectrograms with F0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

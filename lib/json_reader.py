@@ -1,4 +1,5 @@
-"""Reads JSON with limits on size, depth and integers (64 bits). All JSON files of the program are read here.
+"""Reads JSON with limits on size, depth and integers (64 bits). All JSON files
+from users and other programs, and those written by this program, are read here.
 
 Callers check the values with Pydantic models.
 """

@@ -1,4 +1,7 @@
-"""Help texts of options models. If the default is None, "" or (), only the description explains it."""
+"""Generates tyro's help texts from options models.
+
+A default of None, "" or () is not shown, because the description explains it.
+"""
 
 import re
 from collections.abc import Mapping

@@ -69,7 +69,7 @@ GivenPath = Annotated[Path, BeforeValidator(given_path)]  # a path among the opt
 def check_name(name: str, what: str, *, is_argument: bool = False) -> str:
     """Return `name` if it is valid as the name of a file or folder on every system.
 
-    Spaces, quotes ('), emoji and any script are allowed. Separators, control characters, leading or trailing dots and
+    Spaces, apostrophes, emoji and any script are allowed. Separators, control characters, leading or trailing dots and
     spaces, and Windows device names are not. If `is_argument` is set, the name may not begin with a hyphen
     either, because a command would read it as an option. `what` is a key of _NAMED, for the message. Raises ConfigError
     if the name is not valid.

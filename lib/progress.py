@@ -16,7 +16,8 @@ class Cancelled(Exception):
 
 
 class Progress(Protocol):
-    """Reports `done` of `total` units of `what`. Raises Cancelled to end the job cleanly."""
+    """Reports that `done` of `total` steps are finished; `what` describes the current one. Raises Cancelled to end the
+    job cleanly."""
 
     def __call__(self, done: int, total: int, what: str) -> None: ...
 

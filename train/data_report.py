@@ -42,8 +42,8 @@ ADVICE = {  # by the ids of `DataReport.advice`
     "duplicates": "Some recordings are duplicates. Remove the copies.",
     "clipped": "Some recordings are clipped. Record them again at a lower gain.",
     "quiet": "The recordings are quiet, so the model will also learn the noise. Record closer to the microphone.",
-    "noisy": "The recordings are noisy. Reduce the noise first; for v1 and v2, 20 to 30 epochs are enough, because "
-    "with longer training the model starts to learn the noise.",
+    "noisy": "The recordings are noisy. Reduce the noise first; for v1 and v2, train for only 20 to 30 epochs; "
+    "with longer training, the model starts to learn the noise.",
     "uneven": "Loudness varies widely between recordings. Normalise them to the same level.",
     "silent": "More than half of the audio is silence. Cut long pauses.",
     "low_rate": "Some recordings have a low sample rate. The voice will lack high frequencies.",

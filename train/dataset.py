@@ -1,7 +1,7 @@
 """Loads training clips as batches: dataset, collation, length-bucketed sampler and loader.
 
-Unlike in RVC, lengths are read from the files rather than estimated, no clip is discarded, and the batch size is per
-device (Accelerate distributes the batches).
+Unlike in RVC, lengths are read from the files rather than estimated, no clip of at least one frame is discarded, and
+the batch size is per device (Accelerate distributes the batches).
 """
 
 import functools

@@ -2,7 +2,8 @@
 
 A launcher (`python -m torch.distributed.run`, `accelerate launch`) starts the same command several times; Accelerate
 connects the processes. A decision made by one process (Ctrl-C, a time limit, a file) is shared with `any_process`
-before it takes effect, so that no process waits for one that has exited. Only the main process writes files.
+before it takes effect, so that no process waits for one that has exited. Every process writes
+the features that it extracts; only the main process writes other files.
 """
 
 import contextlib

@@ -21,9 +21,10 @@ MAX_DROP_DB = 75.0  # below the loudest frequency; lower levels count as empty
 
 
 def spectral_loss(generated: Tensor, real: Tensor, cutoffs: Tensor | None = None, sample_rate: int = 24_000) -> Tensor:
-    """Return the mean distance between the STFT magnitudes of two signals [B, T], below the `cutoffs` [B] in Hz.
+    """Return the spectral distance of two signals [B, T], below the `cutoffs` [B] in Hz.
 
-    This is a variant of the multi-resolution STFT loss of Yamamoto et al. (2020).
+    It is the mean absolute difference of log STFT magnitudes plus half the spectral convergence, averaged over the
+    resolutions: a variant of the multi-resolution STFT loss of Yamamoto et al. (2020).
     """
     losses = []
     for n_fft in RESOLUTIONS:
@@ -84,8 +85,8 @@ def generator_hinge(generated: Sequence[DiscriminatorOutput]) -> Tensor:
 
 
 def feature_distance(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
-    """Mean distance between the outputs of all layers of all discriminators for real and generated audio (Larsen et al.
-    2016)."""
+    """Feature-matching loss (Larsen et al. 2016): the mean absolute difference between hidden features of the
+    discriminators for real and generated audio."""
     pairs = [
         (a.float() - b.float()).abs().mean()
         for one, other in zip(real, generated, strict=True)

@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, with metrics, checkpoints, stop and resume.
 
-A checkpoint is written whenever a run ends, a resumed run continues at the exact step, and a damaged checkpoint is an
-error instead of a silent restart.
+A checkpoint is written whenever a run finishes or is stopped, and a resumed run continues at the exact step. A damaged
+newest checkpoint is reported, and the one before it is used; training never restarts silently.
 """
 
 import logging
@@ -50,7 +50,7 @@ def fit(
     progress: Progress = no_progress,
     clips: Sequence[Clip] | None = None,
 ) -> FitReport:
-    """Train until `options.epochs` are done in total, time is up, or the run is stopped; always leaves a checkpoint.
+    """Train until `options.epochs` are done in total, time is up, or the run is stopped; then save a checkpoint.
 
     Resumes from the newest checkpoint if there is one; does nothing if all epochs are done. If `clips` is None, the
     experiment's own clips are used.

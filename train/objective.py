@@ -92,7 +92,7 @@ class VitsObjective:
         return True
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return 1: every step has the same learning rate."""
+        """Return 1: all steps of an epoch have the same learning rate."""
         return 1.0
 
     def start_from_base(self, generator: nn.Module) -> None:

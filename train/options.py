@@ -100,8 +100,8 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         le=256,
-        description="batch size per device, in clips (default: chosen based on GPU memory and the amount of data; on a "
-        "CPU, the model family's)",
+        description="batch size per device, in clips (default: that of earlier runs; otherwise chosen based on the "
+        "memory of a CUDA GPU and the amount of data, or, on other devices, the model family's)",
     )
     accumulation_steps: int = Field(
         1,
@@ -153,7 +153,7 @@ class FitOptions(BaseModel, frozen=True, extra="forbid"):
     save_every_voice: bool = Field(False, description="also save a voice model in weights/ with every checkpoint")
     keep_checkpoints: int = Field(2, ge=1, description="number of G/D checkpoint pairs to keep")
     workers: int | None = Field(
-        None, ge=0, description="number of data loader worker processes (default: 0 on a CPU, 2 on a GPU)"
+        None, ge=0, description="number of data loader worker processes (default: 2 on a CUDA GPU, otherwise 0)"
     )
     device: Device = "auto"
 

@@ -1,6 +1,7 @@
 """Checks before training: device, precision, encoder, base models, disk, memory and data; reports all problems at once.
 
-`preflight` runs in about a second, reads no recording and changes nothing. The stages repeat the checks they need.
+`preflight` takes about a second, reads only the headers of recordings and changes nothing. The stages repeat the checks
+they need.
 """
 
 import tempfile

@@ -105,7 +105,7 @@ def prepare(
 def cut_clips(length: int, sample_rate: int, seconds: float) -> list[tuple[int, int]]:
     """Cut a slice of `length` samples into overlapping ranges [start, end) of `seconds`.
 
-    The last range contains the rest, which is up to 0.3 s longer.
+    The last range contains the rest, at most `seconds` + 0.3 s.
     """
     clips: list[tuple[int, int]] = []
     start = 0

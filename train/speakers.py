@@ -97,7 +97,7 @@ class Table:
         return [replace(item, repeat=min(round(longest / item.seconds), MAX_REPEAT)) for item in found]
 
     def balanced(self, clips: Iterable[Clip]) -> list[Clip]:
-        """Repeat the clips of speakers with less material, so that all speakers are trained equally.
+        """Repeat the clips of speakers with less material, at most MAX_REPEAT times, to balance the speakers.
 
         If there is only one speaker, the clips are returned unchanged.
         """

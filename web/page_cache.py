@@ -1,5 +1,5 @@
-"""ASGI middleware that caches the page and its configuration, which are identical in every response to the same kind of
-user.
+"""ASGI middleware that caches the page and its configuration, which are identical for all users with the same
+address, language and login state.
 
 Gradio copies and formats half a megabyte for each of these requests, which takes 200 ms of CPU time.
 """

@@ -1,4 +1,4 @@
-"""Song covers: stems, conversion of the vocals, key of the instrumental, mixdown. Each step is cached."""
+"""Song covers: stems, conversion of the vocals, key of the instrumental, mixdown. All but the mixdown is cached."""
 
 import time
 from dataclasses import dataclass, field, replace

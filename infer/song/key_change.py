@@ -23,7 +23,7 @@ PROGRAM = "import sys; from infer.song.key_change import main; main(sys.argv[1:]
 
 
 def check_package(semitones: int) -> None:
-    """Raise ConfigError if a key change by so many semitones needs the python-stretch package and it is missing."""
+    """Raise ConfigError if a key change by `semitones` requires the python-stretch package and it is missing."""
     if semitones != 0 and importlib.util.find_spec("python_stretch") is None:
         raise ConfigError(
             "Changing the key of the instrumental by {semitones} semitones requires the python-stretch package. "

@@ -13,7 +13,7 @@ MAX_KEY_CHANGE = 12  # semitones
 
 
 class CoverOptions(ConvertOptions, frozen=True):
-    """Options of a cover: those of the conversion of its vocals, and those of stems and mix.
+    """Options of a cover: the conversion options, which apply to the vocals, and options for stems and mixing.
 
     Effects and noise reduction apply to the vocals; loudness, format and preview apply to the whole song.
     """

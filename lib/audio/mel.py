@@ -20,7 +20,7 @@ def linear_spectrogram(audio: Tensor, n_fft: int, hop_length: int, epsilon: floa
     """Compute the magnitude spectrogram of [B, T] audio in [-1, 1]: [B, n_fft // 2 + 1, F], F = T // hop_length.
 
     The signal is reflection-padded by (n_fft - hop_length) // 2 samples on both sides, so that frames are centred on
-    their hops; F is exact if hop_length divides T. Raises AudioError if the clip is too short for the padding.
+    their hops; n_fft - hop_length must be even. Raises AudioError if the clip is too short for the padding.
     """
     padding = (n_fft - hop_length) // 2
     if audio.shape[-1] <= padding:

@@ -15,8 +15,8 @@ HOPS_PER_WINDOW = 4
 def shift_formants(
     audio: FloatArray, sample_rate: int, f0: FloatArray, factor: float, progress: Progress = no_progress
 ) -> FloatArray:
-    """Multiply the formants of audio (T,) by `factor`; `f0` is the F0 of the audio: (F,) in Hz at 100 frames/s, 0 where
-    unvoiced."""
+    """Scale the formant frequencies of audio (T,) by `factor`; `f0` is the F0 of the audio: (F,) in Hz at 100 frames/s,
+    0 where unvoiced."""
     hop = round(sample_rate / FRAMES_PER_SECOND)
     n_frames = len(audio) // hop + 1
     f0 = fit_length(f0, n_frames)

@@ -200,9 +200,9 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Compute the result of `forward`, up to rounding error, block by block, with the receptive field as context.
 
-        On a CPU this takes much less time and memory, because a block fits into the CPU's caches. On a GPU long
-        blocks are fast; if `block_frames` is None, they are as long as its free memory allows. If memory runs out,
-        blocks become shorter. `keep` is the half-open range (start, stop) of frames whose samples are returned; the
+        On a CPU this takes much less time and memory, because a block fits into the CPU's caches. On a GPU, long
+        blocks are fast; if `block_frames` is None, `blocks_for` determines their length. If memory runs out, blocks
+        become shorter. `keep` is the half-open range (start, stop) of frames whose samples are returned; the
         other frames are context.
         """
         excitation = self._excite(f0, generator, temperature)  # for the whole input, so that its phase is continuous
@@ -283,8 +283,8 @@ class Generator(nn.Module):
 
 
 def blocks_for(free_bytes: int, bytes_per_frame: int) -> int:
-    """Return the block length in frames for a GPU: it fits into half of the free memory, and is a multiple of
-    BLOCK_FRAMES."""
+    """Return the block length in frames for a GPU: the largest multiple of BLOCK_FRAMES that fits into half of the free
+    memory, at least BLOCK_FRAMES and at most MAX_GPU_FRAMES."""
     return max(BLOCK_FRAMES, min(free_bytes // 2 // bytes_per_frame, MAX_GPU_FRAMES) // BLOCK_FRAMES * BLOCK_FRAMES)
 
 

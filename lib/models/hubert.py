@@ -2,11 +2,11 @@
 
     samples -> convolutions, 50 frames/s -> projection -> + positions -> transformer layers -> content features
 
-There are two variants. HuBERT base has a group norm (one group per channel) after the first convolution only, and
-post-norm transformer layers; other models have a layer norm after every convolution, or pre-norm transformer layers.
-`HubertShape` describes the kind.
+Variants differ in their norms. HuBERT base has a group norm (one group per channel) after the first convolution only,
+and post-norm transformer layers; other models have a layer norm after every convolution, pre-norm transformer layers,
+or both. `HubertShape` describes the variant.
 
-After `cast`, matrix products run in another dtype; norms, softmax and residual connections stay in float32.
+After `cast`, matrix products and attention run in another dtype; norms and residual connections stay in float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,8 +86,9 @@ class ConvLayer(nn.Module):
 class FeatureExtractor(nn.Module):
     """The convolutions: [B, 1, T] -> [B, D, N] at 50 frames/s.
 
-    A frame depends only on its own samples, so long audio is computed in blocks of frames: the output of the first
-    layers for 40 s takes 800 MB. Mean and variance for the norm over time are measured first.
+    Apart from the norm over time, a frame depends only on its own samples, so long audio is computed in blocks of
+    frames: the output of the first layers for 40 s takes 800 MB. Mean and variance for the norm over time are measured
+    first.
     """
 
     def __init__(self, shape: HubertShape) -> None:

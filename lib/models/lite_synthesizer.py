@@ -88,7 +88,7 @@ def scaled_f0(f0: Tensor) -> Tensor:
 def pulse_train(f0: Tensor, sample_rate: int, hop_length: int) -> Tensor:
     """F0 (B, F) Hz -> (B, F * hop): all harmonics as cosines of amplitude 1, band-limited; 0 where unvoiced.
 
-    In closed form, the sum of cosines is the Dirichlet kernel.
+    With the Dirichlet kernel D, the sum of the cosines is (D - 1) / 2 in closed form.
     """
     rate = f0.repeat_interleave(hop_length, 1).double()
     phase = math.pi * (torch.cumsum(rate / sample_rate, 1) % 1.0)
@@ -225,8 +225,8 @@ class LiteSynthesizer(nn.Module):
         """Training: content [B, F, C], F0 [B, F], lengths [B], speaker_id [B] -> LiteOutput.
 
         Segments start at `starts` [B]; if None, they are drawn at random on the CPU, so that a seed gives the same
-        segments on every device. If `prior_only`, only the prior gets gradients. Otherwise the prior runs without
-        gradients and the vocoder is trained on the mel spectrogram that the prior predicts.
+        segments on every device. If `prior_only`, only the prior and the speaker embedding get gradients. Otherwise the
+        prior runs without gradients and the vocoder is trained on the mel spectrogram that the prior predicts.
         """
         frames, hop = self.config.segment_frames, self.config.hop_length
         if starts is None:

@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """Blocks of four levels at the lowest resolution: [B, a, T / 32, M / 32] -> [B, 2 a, T / 32, M / 32]."""
+    """Four stages at the lowest resolution: [B, a, T / 32, M / 32] -> [B, 2 a, T / 32, M / 32]."""
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()

@@ -73,8 +73,7 @@ def suitable_build(cards: Sequence[Card]) -> str:
 
 
 def advise(cards: Sequence[Card], build: str) -> list[Message]:
-    """Return a sentence with the remedy for each GPU that a build does not support, or does not support at full
-    speed."""
+    """Return a sentence with the remedy for each GPU that a build does not support."""
     return [advice for card in cards if (advice := _advise(card, build)) is not None]
 
 

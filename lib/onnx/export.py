@@ -145,7 +145,8 @@ def check_packages() -> None:
 def export_voice(voice: Path, folder: Path) -> Iterator[Exported | RevoiceError]:
     """Export NAME.onnx, encoder.onnx and, for a voice with F0, f0.onnx (RMVPE) into the folder, one after the other.
 
-    If a network is not installed, its MissingFileError is yielded in place of a file. Raises ConfigError as
+    If a network is not installed, its MissingFileError is yielded in place of its file, and the files after it are not
+    exported. Raises ConfigError as
     `export_graph` does, and CheckpointError if the voice cannot be read.
     """
     check_packages()

@@ -48,7 +48,8 @@ class Key(NamedTuple):
 def find_key(f0: FloatArray, tonic: Note | None = None, scale: Scale | None = None) -> Key | None:
     """Return the key that best fits a melody (F,) in Hz; None if nothing is voiced.
 
-    If the tonic or the scale is given, only keys with it are compared; otherwise the scale is major or minor.
+    If the tonic or the scale is given, only keys with it are compared. Without a scale, major and minor
+    keys are compared.
     """
     voiced = f0[f0 > 0]
     if len(voiced) == 0:

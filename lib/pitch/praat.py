@@ -1,4 +1,4 @@
-"""The "pm" method: Praat's autocorrelation pitch through parselmouth, which only this module imports."""
+"""The "pm" method: Praat's autocorrelation method, called through parselmouth, which only this module imports."""
 
 from typing import TYPE_CHECKING
 

@@ -142,7 +142,7 @@ def checked_index(path: Path, voice: VoiceModel) -> FeatureIndex:
 def import_voice(
     archive: Path, name: str | None = None, *, overwrite: bool = False, weights: Path = WEIGHTS, logs: Path = LOGS
 ) -> Imported:
-    """Import the voice of an archive as `weights/NAME.pth` and its index into `logs/NAME/`.
+    """Import the voice of an archive as `weights/NAME.pth` or `.safetensors`, and its index into `logs/NAME/`.
 
     All parts are checked before any is installed. Raises ConfigError if the voice exists and `overwrite` is not set,
     CheckpointError if the archive is unsafe, damaged or has no usable voice, and RevoiceError if it cannot be written.

@@ -253,8 +253,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def checked_text(entry: str, text: str, most: int = MAX_TEXT) -> str:
-    """Return a string for an entry of a voice. Raises ConfigError if it is longer than the code that reads voices
-    accepts."""
+    """Return `text`, a string for an entry of a voice. Raises ConfigError if it has more than `most` characters."""
     if len(text) > most:
         raise ConfigError(
             "The text of {entry} is too long ({size} characters; {most} are allowed). Shorten it.",

@@ -1,7 +1,8 @@
 """Reads tensors and plain values from model files without executing code from them.
 
-All readers of model files use it. A `.pth` file is a zip archive (or, before torch 1.6, a plain stream) that contains a
-pickle; only tensors and plain values are read from it. `.safetensors` files contain nothing else.
+All `.pth` and `.pt` files from users are read with it. A `.pth` file is a zip archive (or, before torch 1.6, a plain
+stream) that contains a pickle; only tensors and plain values are read from it. `.safetensors` files contain nothing
+else.
 """
 
 import pickle

@@ -34,8 +34,7 @@ _NOT_WORDS = re.compile(r"\{[^}]*\}|`[^`]*`|--\S+|[A-Za-z_]*[._/][A-Za-z_./]*")
 
 
 def sentences(locale: str) -> list[str]:
-    """Return the messages of a translation file that are long enough and contain no placeholders, options or file
-    names."""
+    """Return the messages of a translation file that are long enough, without placeholders, options and file names."""
     texts: list[str] = []
     for path in (ROOT / "i18n" / f"{locale}.json", ROOT / "i18n" / "messages" / f"{locale}.json"):
         texts += json.loads(path.read_text(encoding="utf-8")).values()

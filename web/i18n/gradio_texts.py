@@ -1,5 +1,5 @@
 """Translates, in the browser, texts that Gradio has in English only: names for screen readers, headings of messages,
-the state of the queue. It has no Italian at all."""
+the state of the queue. Gradio has no Italian translation at all."""
 
 import json
 
