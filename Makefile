@@ -14,7 +14,7 @@ lint: ## style and types
 	$(PYTHON) -m mypy
 
 test: ## the fast tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow and not gpu and not weights"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not weights"
 
 bench: ## measures speed and memory on this machine: tables and JSON lines
 	set -e; for script in benchmarks/bench_*.py; do $(PYTHON) "$$script"; done

@@ -154,7 +154,7 @@ if not %errorlevel%==0 set "bad=%bad% ruff-check"
 if not %errorlevel%==0 set "bad=%bad% ruff-format"
 "%python%" -m mypy
 if not %errorlevel%==0 set "bad=%bad% mypy"
-"%python%" -c "import runpy, sys; %drop% %run%" "%here%." pytest -n logical --maxprocesses 8 --dist loadfile %*
+"%python%" -c "import runpy, sys; %drop% %run%" "%here%." pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder %*
 if not %errorlevel%==0 set "bad=%bad% pytest"
 if not defined bad exit /b 0
 echo go-web: failed:%bad%

@@ -147,7 +147,7 @@ run_tests() {
   "$python" -m ruff format --check --quiet || failed+=' ruff-format'
   "$python" -m mypy || failed+=' mypy'
   [ "$all" = true ] || set -- -m 'not slow' "$@"
-  "$python" -m pytest -q -n logical --maxprocesses 8 --dist loadfile "$@" || failed+=' pytest'
+  "$python" -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@" || failed+=' pytest'
   [ -z "$failed" ] || fail "failed:$failed"
 }
 

@@ -11,9 +11,22 @@ from hypothesis import settings
 
 from tests.helpers import GOLDEN, SHARED_DATA, SMALL_SET, SPECIFICATION, Floats, SmallSet
 
+# The files that take longest, longest first: no process is left with one of them when the others have finished.
+LONGEST = (
+    "test_faults.py", "test_page.py", "test_kill.py", "test_accessibility.py", "test_distributed.py", "test_models.py",
+    "test_loop.py", "test_manuals.py", "test_gpu_check.py", "test_setup.py", "test_impossible_models.py",
+    "test_pitch_methods.py", "test_step.py", "test_model_file.py", "test_onnx.py", "test_held_out.py",
+)  # fmt: skip
+
 # The first example of a law may import a library, and a busy machine may pause: neither is a failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,13 +18,16 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure
+import PIL.Image
+import rich.progress
 import torch
 import torch._dynamo
 import torch.utils.tensorboard
+import torchaudio
 
 from tests.work import as_unprivileged, limit_file_size, limit_memory
 from train import __main__ as cli
-from train import extract, index, loop, preprocess
+from train import extract, index, loop, preflight, preprocess
 from train.experiment import Experiment
 
 # What the processes that are forked from here would import.
@@ -32,13 +35,18 @@ PRELOADED = (
     encodings.utf_8_sig,
     matplotlib.backends.backend_agg,
     matplotlib.figure,
+    rich.progress,
     torch._dynamo,
     torch.utils.tensorboard,
+    torchaudio,
     extract,
     index,
     loop,
+    preflight,
     preprocess,
 )
+PIL.Image.init()
+cli._parse(["fit", "v"], cli.COMMANDS, cli.PROGRAM)  # tyro imports its parts when it is used
 Kind = Literal["none", "kill", "kill at line", "full disk", "memory", "read-only", "SIGTERM", "vanish"]
 # What changes files; each such call is a place at which the process can be killed.
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")

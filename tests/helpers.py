@@ -76,15 +76,15 @@ def error(got: Tensor | Floats, want: Tensor | Floats) -> float:
 
 def closed_form_f64(salted_name: str, n: int) -> npt.NDArray[np.float64]:
     """The golden data's hash of a name and the numbers 0 .. n - 1, in -1 .. 1 (its README, "Fill"): (n,)."""
-    mask = np.uint64(0xFFFFFFFF)
-    x = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B1)
-    x = (x + np.uint64(zlib.crc32(salted_name.encode()))) & mask
-    x ^= x >> np.uint64(16)
-    x = (x * np.uint64(0x85EBCA6B)) & mask
-    x ^= x >> np.uint64(13)
-    x = (x * np.uint64(0xC2B2AE35)) & mask
-    x ^= x >> np.uint64(16)
-    h: npt.NDArray[np.float64] = 2.0 * (x.astype(np.float64) / 2.0**32) - 1.0
+    x = np.arange(n, dtype=np.uint32)  # whose arithmetic is modulo 2^32
+    x *= np.uint32(0x9E3779B1)
+    x += np.uint32(zlib.crc32(salted_name.encode()))
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x85EBCA6B)
+    x ^= x >> np.uint32(13)
+    x *= np.uint32(0xC2B2AE35)
+    x ^= x >> np.uint32(16)
+    h: npt.NDArray[np.float64] = x * 2.0**-31 - 1.0
     return h
 
 

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and limited as Linux does it"),
 ]
 NAME = "v"
-EPOCHS = 60
+EPOCHS = 8
 FIT = f"fit {NAME} --device cpu --precision fp32 --batch-size 2 --no-base --workers 0 --keep-checkpoints 2".split()
 SAVING = [*FIT, "--epochs", str(EPOCHS), "--save-every-epochs", "1"]
 SHORT = [*FIT, "--epochs", "1"]
