@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.page_server import CHROMIUM, copy_program, open_browser, start_page, stop_page, tabs_of
+from web.i18n.gradio_texts import gradio_texts
+from web.i18n.translator import texts_of
 
 PATIENCE = 300_000  # milliseconds
 SETTLED = """async () => { // until the number of controls and texts has been the same for 300 ms, but at most 5 s
@@ -64,9 +66,9 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-def visit(browser: Any, address: str) -> Any:
+def visit(browser: Any, address: str, locale: str = "en-US") -> Any:
     """A page of a new visitor."""
-    page = browser.new_context(viewport=WIDE, locale="en-US").new_page()
+    page = browser.new_context(viewport=WIDE, locale=locale).new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.locator("#convert").wait_for()
@@ -114,6 +116,34 @@ def test_axe_finds_no_violation_in_either_theme(browser: Any, address: str) -> N
     assert not found, "\n".join(sorted(found))
 
 
+def test_texts_of_gradio_are_in_the_language_of_the_page(browser: Any, address: str) -> None:
+    """Names for screen readers and the heading of messages, for which Gradio has no translations."""
+    page, texts, words = visit(browser, address, "it"), texts_of("it"), dict(gradio_texts("it"))
+    page.locator("#convert").click()
+    heading = page.locator(".toast-title").first
+    heading.wait_for()
+    assert heading.inner_text().strip() == texts["error.title"]
+    assert words["Drop Audio Here"] in page.locator("#recording").inner_text()
+    names = set(page.locator("button").evaluate_all("buttons => buttons.map(button => button.ariaLabel)"))
+    wanted = ("Upload file", "Record audio", "Reset to default value", "Close")
+    assert names >= {words[name] for name in wanted} and not names & words.keys()
+    page.context.close()
+
+
+def test_a_long_name_without_spaces_is_not_cut(browser: Any, address: str) -> None:
+    page = visit(browser, address)
+    fits = page.locator("#conversions-jobs").evaluate(
+        """jobs => {
+            const job = jobs.appendChild(document.createElement("div"));
+            job.className = "job";
+            job.textContent = "a".repeat(300);
+            return job.scrollWidth <= job.clientWidth;
+        }"""
+    )
+    page.context.close()
+    assert fits
+
+
 def test_a_drop_down_is_used_by_keyboard_and_described(browser: Any, address: str) -> None:
     """Screen readers announce the field, its list and the active entry by the attributes of an ARIA combobox."""
     page = visit(browser, address)
@@ -138,10 +168,14 @@ def test_every_control_of_a_conversion_is_reached_with_the_tab_key(browser: Any,
     page = visit(browser, address)
     page.locator("#tab-convert-button").focus()
     reached: list[str] = []
+    outlines: list[str] = []  # of sliders that have the focus
     for _ in range(MAX_STEPS):
         page.keyboard.press("Tab")
         reached += page.evaluate("[...document.querySelectorAll('[id]:focus-within')].map(element => element.id)")
+        sliders = page.locator("input[type=range]:focus")
+        outlines += sliders.evaluate_all("sliders => sliders.map(slider => getComputedStyle(slider).outlineStyle)")
         if set(reached) >= CONTROLS:
             break
     page.context.close()
     assert not CONTROLS - set(reached)
+    assert set(outlines) == {"solid"}

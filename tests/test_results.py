@@ -21,7 +21,7 @@ from web.jobs.runners import NAME_BYTES, names_in_archive, result_name, shorten
 from web.services import Services
 from web.tabs import results as results_module
 from web.tabs.convert import CONVERSIONS
-from web.tabs.jobs import _JobPanel
+from web.tabs.jobs import NOTHING_SHOWN, _JobPanel
 from web.tabs.listening import build_listening
 from web.tabs.results import ResultPanel, describe, sounds_of, source_of
 
@@ -194,7 +194,7 @@ def test_failures_are_folded_and_can_be_cleared(page: Page) -> None:
     panel = _JobPanel(T, page.services, CONVERSIONS, T("jobs.cancel"), results=False)
     failed = [page.convert("broken") for _ in range(3)]
     page.convert()
-    mark, current, _, chosen, cancel, resume, _, folded, earlier, player, _ = panel.show(("", "", None), failed[0].id)
+    mark, current, _, chosen, cancel, resume, _, folded, earlier, player, _ = panel.show(NOTHING_SHOWN, failed[0].id)
     assert 'data-state="done"' in current and "failed" not in current
     assert earlier.count('data-state="failed"') == 3 and folded["visible"] and "(3)" in folded["label"]
     assert chosen["value"] == failed[0].id and not player["visible"]
@@ -206,11 +206,11 @@ def test_failures_are_folded_and_can_be_cleared(page: Page) -> None:
 
 def test_stopping_is_shown_at_once_and_the_button_is_used_once(page: Page) -> None:
     panel = _JobPanel(T, page.services, CONVERSIONS, T("jobs.stop"), results=False)
-    assert panel.show(("", "x", None), None)[4]["interactive"] is False, "nothing runs"
+    assert panel.show(("", "x", None, 0.0), None)[4]["interactive"] is False, "nothing runs"
     job_id = page.registry.submit("a job", ConvertRequest(voice="patient", recording=page.song))
     while page.registry.get(job_id).state != "running":
         page.registry.wait(job_id, 0.01)
-    before, _, _, _, cancel, *_ = panel.show(("", "", None), job_id)
+    before, _, _, _, cancel, *_ = panel.show(NOTHING_SHOWN, job_id)
     assert cancel["interactive"] and cancel["value"] == T("jobs.stop")
     pressed = panel._press(page.registry.cancel)(before, job_id)
     assert T("jobs.stopping") in pressed[1] and pressed[4]["value"] == T("jobs.stopping")
@@ -218,6 +218,20 @@ def test_stopping_is_shown_at_once_and_the_button_is_used_once(page: Page) -> No
     page.converter.may_stop.set()
     ended = page.registry.wait(job_id, 60)
     assert (ended.state, ended.stopping) == ("cancelled", False)
+
+
+def test_a_job_that_starts_is_selected(page: Page) -> None:
+    """Otherwise the button that stops it would be disabled while an earlier job is selected."""
+    panel = _JobPanel(T, page.services, CONVERSIONS, T("jobs.stop"), results=False)
+    earlier = page.convert("broken")
+    shown, *_ = panel.show(NOTHING_SHOWN, earlier.id)
+    job_id = page.registry.submit("a job", ConvertRequest(voice="patient", recording=page.song))
+    shown, _, _, chosen, cancel, *_ = panel.show(shown, earlier.id)
+    assert chosen["value"] == job_id and cancel["interactive"]
+    assert panel.show(shown, earlier.id)[3]["value"] == earlier.id, "the user's choice stays"
+    page.converter.may_stop.set()
+    page.registry.cancel(job_id)
+    page.registry.wait(job_id, 60)
 
 
 def test_names_in_an_archive_are_the_recordings_own() -> None:

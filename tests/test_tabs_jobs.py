@@ -10,7 +10,7 @@ from lib.messages import Message
 from web.i18n.translator import Translator
 from web.jobs.registry import JobContext, JobRegistry, JobView, State
 from web.jobs.requests import ConvertRequest, Kind, TrainRequest
-from web.tabs.jobs import _describe, _JobPanel
+from web.tabs.jobs import NOTHING_SHOWN, _describe, _JobPanel
 
 GERMAN = Translator("de")
 EMPTY = Message("{path} is empty (0 bytes). Replace or remove it.", path="<b>.wav")
@@ -54,7 +54,7 @@ def test_a_button_that_deletes_a_result_says_so_and_clearing_the_list_deletes_no
     convert, train = ConvertRequest(voice="a", recording=tmp_path / "in.wav"), TrainRequest(name="a")
     for _ in range(2):
         job = registry.wait(registry.submit("job", convert if kind == "convert" else train), 120.0)
-    assert panel.show(("", "", None), None)[6]["value"] == GERMAN(
+    assert panel.show(NOTHING_SHOWN, None)[6]["value"] == GERMAN(
         "results.delete" if kind == "convert" else "jobs.forget"
     )
     panel.clear()
@@ -62,5 +62,5 @@ def test_a_button_that_deletes_a_result_says_so_and_clearing_the_list_deletes_no
     assert len(registry.jobs(kind)) == (2 if kind == "convert" else 1)
     failed = registry.submit("job", ConvertRequest(voice="fail", recording=tmp_path / "in.wav"))
     registry.wait(failed, 120.0)
-    assert panel.show(("", "", None), failed if kind == "convert" else None)[6]["value"] == GERMAN("jobs.forget")
+    assert panel.show(NOTHING_SHOWN, failed if kind == "convert" else None)[6]["value"] == GERMAN("jobs.forget")
     registry.close()

@@ -59,11 +59,13 @@ button[aria-label]:not([role=tab]) {min-width: 24px}
 input[type=number], input[type=range], .secondary-wrap input {min-height: 24px}
 .secondary-wrap input {margin-block: 0; text-overflow: ellipsis}
 .tab-like-container {min-height: 26px}
+input[type=range]:focus-visible {outline: 2px solid var(--color-accent) !important; outline-offset: 3px}
 #manual a {display: inline-block; line-height: 24px}
 .label-wrap {text-align: start; gap: .5em}
 .dark {--color-accent: var(--primary-400)}
 .flag {min-width: min(280px, 100%) !important}
 #results .wrap {flex-flow: column nowrap; max-height: 18em; overflow-y: auto}
+.job, #results label, #result label {overflow-wrap: anywhere}
 #listening audio {width: 100%; margin-top: .3em}
 .label-wrap .icon {flex: none}
 @media (max-width: 480px) {

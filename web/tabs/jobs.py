@@ -22,6 +22,7 @@ from web.tabs.handlers import handle_errors
 LOG_SHOWN = 12  # lines
 SHOWN_ROWS = 200  # recordings of a batch
 REFRESH_SECONDS = 1.0
+NOTHING_SHOWN = ("", "", None, 0.0)  # current and earlier jobs, the id of the selected one, when the newest was created
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -50,7 +51,7 @@ class _JobPanel:
     def lay_out(self, name: str) -> None:
         """Create the components and connect their events."""
         t, registry = self._t, self._registry
-        known = gr.State(("", "", None))
+        known = gr.State(NOTHING_SHOWN)
         current = gr.HTML(elem_id=f"{name}-jobs")
         with gr.Row(visible=False) as row:
             chosen = gr.Dropdown(
@@ -78,14 +79,17 @@ class _JobPanel:
     def show(self, before: Sequence[Any], picked: str | None) -> tuple[Any, ...]:
         """Return the values of all components, or no change.
 
-        `before` is what was shown, `picked` the id of the selected job.
+        `before` is what was shown, `picked` the id of the selected job. A job that was started since then is selected,
+        so that the buttons work on it.
         """
         t = self._t
         current, earlier = self._listed()
         texts = ["".join(_describe(t, job) for job in jobs) for jobs in (current, earlier)]
         listed = {job.id: job for job in (*current, *earlier)}
-        job = listed.get(picked or "") or next(iter(listed.values()), None)
-        mark = (*texts, job and job.id)
+        newest = max(listed.values(), key=lambda job: job.created, default=None)
+        started = newest if newest and newest.active and newest.created > before[3] else None
+        job = started or listed.get(picked or "") or next(iter(listed.values()), None)
+        mark = (*texts, job and job.id, newest.created if newest else 0.0)
         if mark == tuple(before):
             return (gr.skip(),) * 11
         titles = [(f"{translated(t, job.title)} ({_state(t, job)})", job.id) for job in listed.values()]
