@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from lib.pitch.scale import FRAMES_PER_SECOND, fit_length, frame_windows
+from lib.effects.envelope import HIGH_F0, Envelope
+from lib.pitch.scale import F0_MIN, FRAMES_PER_SECOND, fit_length, frame_windows
 from lib.progress import Progress, no_progress
 from lib.typing import FloatArray
 
@@ -60,14 +61,20 @@ def _gains(
     """The stretched spectral envelope divided by the envelope, for every frame and frequency: (F, size // 2 + 1)."""
     import pyworld
 
+    hertz = f0.astype(np.float64)
     times = np.arange(len(f0)) / FRAMES_PER_SECOND
-    power = pyworld.cheaptrick(audio, f0.astype(np.float64), times, sample_rate)  # [F, bins], adapted to F0
-    last = power.shape[1] - 1
+    levels = np.log(pyworld.cheaptrick(audio, hertz, times, sample_rate) + 1e-16)  # [F, bins], adapted to F0
+    last = levels.shape[1] - 1
     places = np.linspace(0, last, size // 2 + 1)
     stretched = np.minimum(places / factor, last)
-    envelope, wanted = (_at(np.log(power + 1e-16), at) / 2 for at in (places, stretched))
+    change = _at(levels, stretched) - _at(levels, places)
+    voiced = np.flatnonzero((hertz >= F0_MIN) & (hertz < HIGH_F0[1]))
+    if len(voiced):
+        envelope = Envelope(levels[voiced], audio, sample_rate, voiced, hertz[voiced])
+        wanted, present = (envelope.log_power(at * sample_rate / 2 / last) for at in (stretched, places))
+        change[voiced] = wanted - present
     limit = np.log(MAX_GAIN)
-    gains: npt.NDArray[np.float64] = np.exp(np.clip(wanted - envelope, -limit, limit))
+    gains: npt.NDArray[np.float64] = np.exp(np.clip(change / 2, -limit, limit))
     return gains
 
 
