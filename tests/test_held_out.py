@@ -1,5 +1,6 @@
 """Held-out recordings: which, that training never uses them, the best epoch, and overtraining."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,25 @@ def test_the_history_of_a_resumed_run_ends_where_it_resumes() -> None:
     assert best is not None and best.step == 30
 
 
-@pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    """Six recordings of two seconds, prepared and extracted."""
-    data = tmp_path / "data"
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six recordings of two seconds, prepared and extracted."""
+    folder = tmp_path_factory.mktemp("prepared")
+    data = folder / "data"
     data.mkdir()
     for i in range(6):
         soundfile.write(data / f"{i}.wav", buzz(180.0 + 15 * i, 2.0), 24_000)
-    experiment = Experiment("v", tmp_path / "logs", tmp_path / "weights")
+    experiment = Experiment("v", folder / "logs", folder / "weights")
     prepare_stage(experiment, data, tiny_lite(), PrepareOptions())
     extract(experiment, ExtractOptions(pitch_method="pm", device="cpu"))
-    return experiment
+    return folder
+
+
+@pytest.fixture
+def experiment(prepared: Path, tmp_path: Path) -> Experiment:
+    """A copy of the prepared experiment."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return Experiment("v", tmp_path / "logs", tmp_path / "weights")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The manuals: what they say agrees with the program, in every language; and the server shows them."""
 
+import json
 import os
 import re
 import shlex
@@ -256,24 +257,47 @@ def provide_files(program: Path) -> None:
     save_audio(program / "karaoke.flac", music, rate)
 
 
+# Runs commands from stdin, `python -m` each, in processes that are forked from one that has imported the program.
+RUN = """
+import json, os, runpy, sys
+import infer.batch, infer.song.__main__, lib.assets.__main__, lib.content, lib.pitch, train.__main__, train.loop
+for line in sys.stdin:
+    sys.argv = json.loads(line)
+    if not os.fork():
+        break
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+else:
+    sys.exit()
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+os.dup2(os.open("errors.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 def test_every_command_of_the_manuals_runs(tmp_path: Path) -> None:
     program = copy_program(tmp_path / "program")
     provide_files(program)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    for command in dict.fromkeys(manual_commands()):
-        module, words = module_and_words(command)
-        if "--epochs" in words:
-            words[words.index("--epochs") + 1] = "1"  # enough to make a voice
-        done = subprocess.run(
-            [sys.executable, "-m", module, *words], cwd=program, env=environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        if "download" in words or "v2" in words:  # weights that are not included, without a network
-            assert done.returncode == 1 and len(done.stderr.splitlines()) < 12, done.stderr
-            assert "could not be downloaded" in done.stderr or "hubert_base" in done.stderr, done.stderr
-        else:
-            assert done.returncode == 0, f"{command}: {done.stderr}"
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN], cwd=program, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        for command in dict.fromkeys(manual_commands()):
+            module, words = module_and_words(command)
+            if "--epochs" in words:
+                words[words.index("--epochs") + 1] = "1"  # enough to make a voice
+            process.stdin.write(json.dumps([module, *words]) + "\n")
+            process.stdin.flush()
+            status, text = int(process.stdout.readline()), (program / "errors.txt").read_text(encoding="utf-8")
+            if "download" in words or "v2" in words:  # weights that are not included, without a network
+                assert status == 1 and len(text.splitlines()) < 12, text
+                assert "could not be downloaded" in text or "hubert_base" in text, text
+            else:
+                assert status == 0, f"{command}: {text}"
+        process.stdin.close()
     for name in ("out/first.wav", "out/01.wav", "out/02.wav", "out/alice.wav", "weights/alice.pth", "alice.zip"):
         assert (program / name).stat().st_size > 1000, name
     assert list(program.glob("*cover*")), "the cover"
