@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,12 @@ import torch
 from lib.progress import Cancelled, no_progress
 from lib.voice.model_file import read_voice_model
 from tests.helpers import Floats
-from tests.page_server import ROOT, copy_program
+from tests.page_server import copy_program
 from tests.test_loop import FAST, tiny_lite
 from tests.test_state import new_state, tiny_batch
 from train.__main__ import main
 from train.dataset import Batch
-from train.distributed import any_process, check_launcher, deferring_signals, minimum
+from train.distributed import any_process, check_launcher, deferring_signals, disconnect, minimum
 from train.estimate import batch_for, default_batch_size
 from train.experiment import Experiment
 from train.extract import extract
@@ -99,16 +101,6 @@ def test_one_gpu_for_several_processes_is_refused(
 
 # --- two processes ----------------------------------------------------------------------------------------------------
 
-STEPS = """
-import json, sys, torch, warnings
-torch.set_num_threads(1)
-from tests.test_distributed import losses_of_steps
-found = losses_of_steps()
-if found is not None:
-    with open(sys.argv[1], "w") as file:
-        json.dump(found, file)
-"""
-
 
 def losses_of_steps() -> "list[dict[str, float]] | None":
     """Losses of three steps on a batch of four clips of unequal lengths, of which each process takes its part."""
@@ -129,12 +121,30 @@ def losses_of_steps() -> "list[dict[str, float]] | None":
     return found if processes.is_main_process else None
 
 
+def _save_losses(rank: int, port: str, path: Path) -> None:
+    os.environ |= ON_A_CPU | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    found = losses_of_steps()
+    if found is not None:
+        path.write_text(json.dumps(found), encoding="utf-8")
+    disconnect()
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "True"}
-    (tmp_path / "steps.py").write_text(STEPS, encoding="utf-8")
-    command = [*LAUNCHER, str(tmp_path / "steps.py"), str(tmp_path / "losses.json")]
-    subprocess.run(command, env=environment, check=True, timeout=PATIENCE)
+    """The processes are connected as a launcher connects them, but forked from a server that has imported torch."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.fault_child"])  # of which there is one for all tests
+    processes = [context.Process(target=_save_losses, args=(rank, port, tmp_path / "losses.json")) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in processes] == [0, 0]
     two = json.loads((tmp_path / "losses.json").read_text())
     one = losses_of_steps()
     assert one is not None and len(two) == len(one) == 3
