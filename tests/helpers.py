@@ -84,7 +84,7 @@ def closed_form_f64(salted_name: str, n: int) -> npt.NDArray[np.float64]:
     x ^= x >> np.uint32(13)
     x *= np.uint32(0xC2B2AE35)
     x ^= x >> np.uint32(16)
-    h: npt.NDArray[np.float64] = x * 2.0**-31 - 1.0
+    h: npt.NDArray[np.float64] = x.astype(np.float64) * 2.0**-31 - 1.0
     return h
 
 
