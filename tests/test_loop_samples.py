@@ -75,4 +75,4 @@ def test_a_sample_that_cannot_be_written_does_not_stop_the_training(
     ready(experiment, recordings)
     (experiment.folder / "samples").write_text("in the way", encoding="utf-8")
     report = fit(experiment, FitOptions(epochs=1, **FAST))
-    assert report.checkpoint.is_file() and "validation sample" in caplog.text
+    assert report.checkpoint.is_file() and "audio sample" in caplog.text
