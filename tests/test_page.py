@@ -144,7 +144,7 @@ def train(page: Any, recording: Path) -> None:
     show(page, "train")
     page.locator("#train-name textarea, #train-name input").first.fill(VOICE)
     upload(page, "train-files", recording)
-    page.get_by_label(text_of("options.epochs.label"), exact=False).first.fill("30")
+    page.get_by_label(text_of("options.epochs.label"), exact=False).first.fill("100")
     page.locator("#train-start").click()
 
 

@@ -13,7 +13,7 @@ from tests.test_web import FakeConverter
 from tests.tiny_files import small_voice
 from train.ckpt.cli import Edit, use
 from web.i18n.translator import Translator
-from web.tabs.voice_names import title_of, voice_choices
+from web.tabs.voice_names import title_of, updated_list, voice_choices
 
 LJ = VoiceFacts("LJ Speech", "en", "woman")
 
@@ -58,3 +58,11 @@ def test_titles_are_in_the_language_of_the_user_and_never_ambiguous(tmp_path: Pa
     services.registry.close()
     choices = voice_choices(Translator(), services)
     assert choices[:2] == [("LJ Speech (English, woman)", "alice"), ("broken", "broken")]
+
+
+def test_a_late_update_of_a_list_does_not_undo_a_newer_choice() -> None:
+    choices = [("Anna", "anna"), ("Lea", "lea")]
+    assert "value" not in updated_list(choices, "anna", "anna"), "the browser may show another choice by now"
+    assert updated_list(choices, "anna", "anna", first=True)["value"] == "anna", "its label may be a new one"
+    assert updated_list(choices, "gone", None)["value"] is None
+    assert updated_list(choices, None, "anna")["value"] == "anna"

@@ -25,7 +25,7 @@ from web.tabs.listening import build_listening
 from web.tabs.needs import Needs, NeedsPanel, needs_of_conversion
 from web.tabs.remembered import Remembered
 from web.tabs.results import ResultPanel
-from web.tabs.voice_names import voice_choices
+from web.tabs.voice_names import updated_list, voice_choices
 from web.validation import checked
 
 REFRESH_SECONDS = 5
@@ -196,7 +196,7 @@ def _keep_fresh(t: Translator, services: Services, voice: Any, index: Any) -> No
         # One that is gone is not replaced by another behind the user's back.
         value = chosen if chosen in voices else None if chosen else next(iter(voices), None)
         return (
-            lists, gr.update(choices=choices, value=value),
+            lists, updated_list(choices, chosen, value, first=shown is None),
             gr.update(choices=_index_choices(t, services)),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
 from web.tabs.remembered import recommended_rate
-from web.tabs.voice_names import voice_choices
+from web.tabs.voice_names import updated_list, voice_choices
 from web.validation import checked
 
 FORMATS = sorted(AUDIO_FORMATS)
@@ -49,7 +49,9 @@ def build_cover_tab(t: Translator, services: Services) -> None:
         choices = [*map(list, voice_choices(t, services))]
         voices = [name for _, name in choices]
         value = chosen if chosen in voices else next(iter(voices), None)
-        return (gr.skip(), gr.skip()) if choices == known else (choices, gr.update(choices=choices, value=value))
+        if choices == known:
+            return gr.skip(), gr.skip()
+        return choices, updated_list(choices, chosen, value, first=not known)
 
     known = gr.State([])
     gr.Timer(REFRESH_SECONDS).tick(

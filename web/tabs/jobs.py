@@ -21,7 +21,7 @@ from web.tabs.handlers import handle_errors
 
 LOG_SHOWN = 12  # lines
 SHOWN_ROWS = 200  # recordings of a batch
-REFRESH_SECONDS = 1.0
+REFRESH_SECONDS = 2.0
 NOTHING_SHOWN = ("", "", None, 0.0)  # current and earlier jobs, the id of the selected one, when the newest was created
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 

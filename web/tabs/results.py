@@ -19,7 +19,7 @@ from web.services import Services
 from web.tabs.convert_inputs import report_text
 from web.tabs.handlers import handle_errors
 
-REFRESH_SECONDS = 1.0
+REFRESH_SECONDS = 2.0
 PICTURED = 30 * ANALYSIS_RATE  # samples of each
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 

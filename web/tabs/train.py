@@ -39,6 +39,7 @@ from web.tabs.train_base import dropped_base, keep_base, with_base
 from web.tabs.train_held_out import HeldOutPanel
 from web.tabs.train_report import DataReportPanel, describe_estimate
 from web.tabs.train_suggestion import SuggestionPanel
+from web.tabs.voice_names import updated_list
 from web.validation import checked
 
 REFRESH_SECONDS = 3
@@ -344,12 +345,12 @@ def _build_progress(t: Translator) -> None:
     known.change(held_out.show, [shown], held_out.outputs, **_QUIET)
 
 
-def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:
+def _refresh_progress(before: Any, asked: str | None) -> tuple[Any, ...]:
     """Return the new state and updates of the components; nothing if `before`, the state shown, is still valid."""
     experiments = _experiments()
     if not experiments:
         return (gr.skip(),) * 6
-    newest_before = before[0][0] if before else None
+    newest_before, chosen = before[0][0] if before else None, asked
     if chosen not in experiments or (chosen == newest_before and chosen != experiments[0]):
         chosen = experiments[0]  # training has started, and the user had not chosen an older experiment
     folder = LOGS / chosen
@@ -360,8 +361,8 @@ def _refresh_progress(before: Any, chosen: str | None) -> tuple[Any, ...]:
         return (gr.skip(),) * 6
     picture = samples[-1].with_suffix(".png") if samples else None
     shown_mels = str(picture) if picture and picture.is_file() else None
-    updates = (gr.update(choices=experiments, value=chosen), losses(events), mark[-1], shown_mels)
-    return mark, gr.update(visible=True), *updates
+    names = updated_list(experiments, asked, chosen, first=before is None)
+    return mark, gr.update(visible=True), names, losses(events), mark[-1], shown_mels
 
 
 def losses(events: list[dict[str, Any]]) -> pd.DataFrame:

@@ -1,5 +1,10 @@
 """Display names of voices for lists, such as "LJ Speech (English, woman)"."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
 from lib.voice.facts import VoiceFacts, titles_of
 from web.i18n.translator import LANGUAGES, Translator
 from web.services import Services
@@ -36,3 +41,14 @@ def describe_language(language: str) -> str:
 def describe_reader(t: Translator, reader: str) -> str:
     """Return the description of a speaker in the user's language if it is one of READERS; otherwise as written."""
     return t(f"voices.{reader.lower()}") if reader.lower() in READERS else reader
+
+
+def updated_list(choices: Sequence[Any], chosen: str | None, value: str | None, *, first: bool = False) -> Any:
+    """Return the update of a drop-down with new choices, which selects `value`.
+
+    `chosen` was selected when the browser asked for the update. If it stays selected, the update contains no value, so
+    that a late answer does not undo a newer choice; only the `first` one does, because it also changes labels.
+    """
+    if value == chosen and not first:
+        return gr.update(choices=choices)
+    return gr.update(choices=choices, value=value)

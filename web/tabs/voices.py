@@ -15,7 +15,7 @@ from web.services import Services
 from web.tabs.handlers import handle_errors, show_success
 from web.tabs.voice_folders import build_folders
 from web.tabs.voice_intake import build_intake
-from web.tabs.voice_names import READERS, voice_choices
+from web.tabs.voice_names import READERS, updated_list, voice_choices
 from web.tabs.voice_publish import build_publish
 
 REFRESH_SECONDS = 5
@@ -235,9 +235,9 @@ def _keep_fresh(tools: _Tools, choices: Sequence[Any], info: Any, cards: Any) ->
         names = [name for _, name in choices]
         if [choices, checkpoints] == shown:
             return tuple(gr.skip() for _ in range(6))
-        chosen = [name if name in names else None for name in (first, second)]
-        facts = tools.voice_info(chosen[0]) if shown is None else gr.skip()
-        updates = [gr.update(choices=choices, value=name) for name in chosen]
+        stay = [(name, name if name in names else None) for name in (first, second)]
+        facts = tools.voice_info(stay[0][1]) if shown is None else gr.skip()
+        updates = [updated_list(choices, *values, first=shown is None) for values in stay]
         return [choices, checkpoints], *updates, gr.update(choices=checkpoints), facts, tools.cards()
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
