@@ -3,8 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
+from lib.audio.filters import resample
 from lib.effects.formants import shift_formants
+from lib.pitch import load_pitch_extractor
 from tests.helpers import Floats
 
 Array = npt.NDArray[np.floating]
@@ -35,11 +38,12 @@ def source(hertz: Array) -> Response:
     return response
 
 
-def vowel(name: str, f0: float) -> Floats:
-    """All harmonics of a vowel: (T,)."""
-    hertz = np.arange(1, int(RATE / 2 / f0)) * f0
+def vowel(name: str, f0: float, factor: float = 1.0) -> Floats:
+    """All harmonics of a vowel whose envelope is stretched by `factor`: (T,)."""
+    numbers = np.arange(1, int(RATE / 2 / f0))
+    hertz = numbers * f0 / factor
     response = source(hertz) * np.prod([resonance(hertz, formant) for formant in VOWELS[name]], axis=0)
-    waves = np.exp(2j * np.pi * np.outer(np.arange(round(SECONDS * RATE)) / RATE, hertz))
+    waves = np.exp(2j * np.pi * np.outer(np.arange(round(SECONDS * RATE)) / RATE, numbers * f0))
     signal = (waves @ response).real
     audio: Floats = (0.3 * signal / np.abs(signal).max()).astype(np.float32)
     return audio
@@ -101,3 +105,33 @@ def test_formants_of_all_vowels_move_by_the_factor(name: str, factor: float) -> 
 
 def test_factor_1_changes_nothing() -> None:
     assert np.abs(shifted("e", 140.0, 1.0) - vowel("e", 140.0)).max() < 1e-5
+
+
+def formants_of(audio: Floats, factor: float) -> list[float]:
+    """F1 to F3 in Hz as Praat's Burg method measures them, the median over time, of a vowel shifted by `factor`.
+
+    Its range must hold as many formants as it looks for: the fifth, of 4600 Hz, leaves it when it is raised.
+    """
+    import parselmouth
+
+    sound = parselmouth.Sound(audio.astype(np.float64), RATE)
+    tracks = sound.to_formant_burg(
+        max_number_of_formants=5 if factor <= 1 else 4, maximum_formant=5000 * min(factor, 1)
+    )
+    times = np.arange(0.15, SECONDS - 0.15, 0.01)
+    return [float(np.median([tracks.get_value_at_time(number, at) for at in times])) for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("f0", [100.0, 140.0])
+@pytest.mark.parametrize("factor", [0.85, 1.2])
+@pytest.mark.parametrize("name", ["a", "e", "o"])
+def test_praat_finds_the_formants_of_the_stretched_vowel_at_the_same_f0(name: str, factor: float, f0: float) -> None:
+    source, result = vowel(name, f0), shifted(name, f0, factor)
+    assert result.shape == source.shape
+    assert np.std(result) == pytest.approx(np.std(source), rel=0.1)
+    assert np.array(formants_of(source, 1.0)) == pytest.approx(np.array(VOWELS[name]), rel=0.06)
+    wanted = np.array(formants_of(vowel(name, f0, factor), factor))
+    assert np.array(formants_of(result, factor)) == pytest.approx(wanted, rel=0.03)
+    pitch = load_pitch_extractor("pm", torch.device("cpu"))
+    found = [float(np.median(pitch(resample(audio, RATE, 16_000))[20:-20])) for audio in (source, result)]
+    assert found[1] == pytest.approx(found[0], rel=0.002)

@@ -1,15 +1,12 @@
-"""Formant shift on synthetic vowels, and noise reduction on speech-like signals with noise."""
+"""Noise reduction on speech-like signals with noise."""
 
 import importlib.util
 
 import numpy as np
 import pytest
-import torch
 
 from lib.audio.filters import resample
-from lib.effects.formants import shift_formants
 from lib.effects.noise import PACKAGE, deep_filter, reduce_noise, wiener_filter
-from lib.pitch import load_pitch_extractor
 from tests.helpers import Floats
 
 RATE = 24_000
@@ -30,38 +27,6 @@ def vowel(formants: tuple[float, ...], f0: float, seconds: float = 1.0) -> Float
         signal = lfilter([sum(poles)], poles, signal)
     audio: Floats = (0.3 * signal / np.abs(signal).max()).astype(np.float32)
     return audio
-
-
-def formants_of(audio: Floats, factor: float) -> list[float]:
-    """F1 to F3 in Hz as Praat's Burg method measures them, the median over time, of a vowel shifted by `factor`.
-
-    Its range must hold as many formants as it looks for: the fifth, of 4600 Hz, leaves it when it is raised.
-    """
-    import parselmouth
-
-    sound = parselmouth.Sound(audio.astype(np.float64), RATE)
-    tracks = sound.to_formant_burg(
-        max_number_of_formants=5 if factor <= 1 else 4, maximum_formant=5000 * min(factor, 1)
-    )
-    times = np.arange(0.2, 0.8, 0.01)
-    return [float(np.median([tracks.get_value_at_time(number, at) for at in times])) for number in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("f0", [100.0, 140.0])
-@pytest.mark.parametrize("factor", [0.85, 1.2])
-@pytest.mark.parametrize("name", VOWELS)
-def test_formants_move_by_the_factor_at_the_same_f0(name: str, factor: float, f0: float) -> None:
-    source = vowel(VOWELS[name], f0)
-    shifted = shift_formants(source, RATE, np.full(100, f0, np.float32), factor)
-    assert shifted.shape == source.shape
-    assert np.std(shifted) == pytest.approx(np.std(source), rel=0.1)
-    before, after = formants_of(source, 1.0), formants_of(shifted, factor)
-    assert np.array(before) == pytest.approx(np.array(VOWELS[name]), rel=0.06)
-    # Praat finds the F1 of "e" 5.7 % low when the exact envelope is stretched; tests.test_effects_formants is stricter.
-    assert np.array(after) / np.array(before) == pytest.approx(factor, rel=0.06)
-    pitch = load_pitch_extractor("pm", torch.device("cpu"))
-    found = [float(np.median(pitch(resample(audio, RATE, 16_000))[20:-20])) for audio in (source, shifted)]
-    assert found[1] == pytest.approx(found[0], rel=0.002)
 
 
 def speech(seconds: float = 4.0) -> Floats:
