@@ -29,6 +29,7 @@ SPOKEN = ("pitch_shift", "speed", "engine", "edge_voice")
 SKIP = frozenset({"device", "channel", "resample_rate"})  # of the page; what a song itself decides
 SHOWN = {"index_rate": USUAL_INDEX_RATE}
 REFRESH_SECONDS = 5
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_cover_tab(t: Translator, services: Services) -> None:
@@ -54,9 +55,7 @@ def build_cover_tab(t: Translator, services: Services) -> None:
         return choices, updated_list(choices, chosen, value, first=not known)
 
     known = gr.State([])
-    gr.Timer(REFRESH_SECONDS).tick(
-        refresh, [known, voice], [known, voice], show_progress="hidden", api_visibility="private"
-    )
+    gr.Timer(REFRESH_SECONDS).tick(refresh, [known, voice], [known, voice], **_QUIET)
 
 
 def _build_cover(t: Translator, services: Services, voice: Any) -> None:
@@ -83,14 +82,12 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
 
     def make_cover(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, str, list[str]]:
         """Create a cover of a song, or of its stems; returns the cover, a report and the stems."""
-        title, work = _cover_request(t, services, form, values)
-        job_id = services.registry.submit(title, work, client_of_request(request))
+        job_id = services.registry.submit(*_cover_request(t, services, form, values), client_of_request(request))
         done = wait_for(t, services, job_id, request, bar, pressed)
         return done.results[0], _report(t, done.details["cover"]), list(done.results[1:])
 
     rate = form.components[form.names.index("index_rate")]
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on(None, lambda name: recommended_rate(services, name), [voice], rate, **hidden)
+    gr.on(None, lambda name: recommended_rate(services, name), [voice], rate, **_QUIET)
     names = ["voice", "song", "vocals", "instrumental", "format", *form.names]
     event = pressed.wire(cancel, run).then(
         with_names(t, make_cover, names, (None, t("convert.cancelled"), None)),
