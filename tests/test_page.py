@@ -92,6 +92,8 @@ def choose(page: Any, field: str, text: str) -> None:
             wanted.wait_for(timeout=LIST_REFRESH)
             wanted.click(timeout=5 * LIST_REFRESH, no_wait_after=True)  # which may reload the page
             return
+        if not page.locator(f"#{field} input").is_visible():
+            return  # the page was reloaded before the click was reported
         page.locator(f"#{field} input").press("Escape")
         page.locator(f"#{field} input").blur()
     raise AssertionError(f"{field} does not list {text}")
