@@ -10,21 +10,26 @@ import pytest
 
 from infer.options import ConvertOptions
 from infer.song.options import CoverOptions
+from lib.config import LITE_INDEX_RATE, USUAL_INDEX_RATE
 from lib.files import write_json
+from lib.json_reader import read_json
 from lib.pitch import PITCH_METHODS
-from lib.voice.model_file import write_voice_model
+from lib.voice.facts import SHIPPED
+from lib.voice.library import find_voice
+from lib.voice.model_file import read_voice_model, recommended_index_rate, write_voice_model
 from tests.tiny_files import small_voice
 from train.options import RunOptions
 from web.i18n.translator import Translator
 from web.presets import LAST, Presets
-from web.services import Services, make_services
+from web.services import Services, index_rate, make_services
 from web.tabs import remembered
-from web.tabs.convert import SHOWN, SKIP
+from web.tabs.convert import SKIP
 from web.tabs.cover import build_cover_tab
 from web.tabs.form import Form
-from web.tabs.remembered import Remembered, last_options, values_for, values_of
+from web.tabs.remembered import Remembered, initial_rate, last_options, values_for, values_of
 
 T = Translator()
+SHOWN = {"index_rate": USUAL_INDEX_RATE}
 NAMES = ["protect", "index_rate"]
 
 
@@ -49,6 +54,20 @@ def test_a_chosen_voice_brings_its_last_options_or_its_recommended_index_rate(se
     assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1, index_rate=0.5)) == [0.1, 0.5]
     assert values_for(services, "anna", NAMES, ConvertOptions(protect=0.1)) == [0.1, 0.25]
     assert values_of(ConvertOptions(protect=0.1), NAMES) == [0.1, gr.skip()]
+
+
+@pytest.mark.parametrize("name", sorted(read_json(SHIPPED)))
+def test_the_index_rate_of_an_included_voice_is_known_before_its_file_is_read(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recommended_index_rate(read_voice_model(find_voice(name).path))
+    monkeypatch.setattr("lib.voice.model_file.read_voice_model", None)
+    assert index_rate(name) == wanted
+
+
+def test_the_page_opens_with_the_index_rate_of_an_included_voice(services: Services) -> None:
+    assert initial_rate(services) == USUAL_INDEX_RATE, "the files of other voices are not read"
+    assert initial_rate(make_services(services.folder, roots=[SHIPPED.parent])) == LITE_INDEX_RATE
 
 
 def test_a_cover_starts_with_the_index_rate_of_its_voice(services: Services) -> None:

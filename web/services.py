@@ -6,10 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lib.config import LITE_INDEX_RATE
 from lib.devices import choose_device
 from lib.errors import ConfigError
 from lib.paths import LOGS
-from lib.voice.facts import VoiceFacts, read_facts
+from lib.voice.facts import SHIPPED, VoiceFacts, read_facts
 from lib.voice.library import (
     Voice,
     delete_voice,
@@ -219,9 +220,12 @@ def family_of(name: str, roots: Sequence[Path] | None = None) -> str:
 
 def index_rate(name: str, roots: Sequence[Path] | None = None) -> float:
     """Return the recommended index rate of a voice, or the default of its family."""
+    path = find_voice(name, roots).path
+    if path.parent == SHIPPED.parent:
+        return LITE_INDEX_RATE  # at once: reading a file takes seconds until torch is imported
     from lib.voice.model_file import read_voice_model, recommended_index_rate
 
-    return recommended_index_rate(read_voice_model(find_voice(name, roots).path))
+    return recommended_index_rate(read_voice_model(path))
 
 
 def names_of_speakers(name: str, roots: Sequence[Path] | None = None) -> dict[int, str]:

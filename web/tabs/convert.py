@@ -8,7 +8,6 @@ import gradio as gr
 
 from infer.options import ConvertOptions
 from lib.audio import AUDIO_FORMATS
-from lib.config import USUAL_INDEX_RATE
 from lib.errors import RevoiceError
 from web.i18n.translator import Translator
 from web.jobs.requests import ConvertRequest, Kind
@@ -23,7 +22,7 @@ from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
 from web.tabs.listening import build_listening
 from web.tabs.needs import Needs, NeedsPanel, needs_of_conversion
-from web.tabs.remembered import Remembered
+from web.tabs.remembered import Remembered, initial_rate
 from web.tabs.results import ResultPanel
 from web.tabs.voice_names import updated_list, voice_choices
 from web.validation import checked
@@ -34,7 +33,6 @@ CONVERSIONS: tuple[Kind, ...] = ("convert", "batch", "compare")
 SIMPLE = frozenset({"pitch_shift"})  # options above the accordion
 MAIN = frozenset({"index_rate", "pitch_method", "protect"})  # options that often matter
 SKIP = frozenset({"device"})  # has its own list
-SHOWN = {"index_rate": USUAL_INDEX_RATE}  # until a voice is chosen
 _ALL = frozenset(ConvertOptions.model_fields)
 
 
@@ -93,7 +91,7 @@ class _ConvertTab:
         """The commonly used options, the others collapsed, and presets for all of them."""
         t, services = self.t, self.services
         with gr.Row():
-            self.form += Form(ConvertOptions, t, skip=_ALL - MAIN, shown=SHOWN)
+            self.form += Form(ConvertOptions, t, skip=_ALL - MAIN, shown={"index_rate": initial_rate(services)})
         with gr.Accordion(t("convert.more"), open=False, elem_id="more-options"):
             with gr.Row():
                 self.form += Form(ConvertOptions, t, skip=SKIP | SIMPLE | MAIN)

@@ -9,7 +9,6 @@ import gradio as gr
 from infer.song.options import CoverOptions
 from infer.speech.options import SpeechOptions
 from lib.audio import AUDIO_FORMATS
-from lib.config import USUAL_INDEX_RATE
 from lib.errors import ConfigError
 from web.i18n.translator import Translator
 from web.jobs.requests import CoverRequest, SayRequest
@@ -19,7 +18,7 @@ from web.tabs.convert_inputs import chosen_options, listed_voice, wait_for
 from web.tabs.form import Form
 from web.tabs.handlers import CancelButton, with_names
 from web.tabs.jobs import job_panel
-from web.tabs.remembered import recommended_rate
+from web.tabs.remembered import initial_rate, recommended_rate
 from web.tabs.voice_names import updated_list, voice_choices
 from web.validation import checked
 
@@ -27,7 +26,6 @@ FORMATS = sorted(AUDIO_FORMATS)
 MIX = ("pitch_shift", "auto_pitch", "vocal_level", "instrumental_level", "vocal_pan", "vocal_reverb")
 SPOKEN = ("pitch_shift", "speed", "engine", "edge_voice")
 SKIP = frozenset({"device", "channel", "resample_rate"})  # of the page; what a song itself decides
-SHOWN = {"index_rate": USUAL_INDEX_RATE}
 REFRESH_SECONDS = 5
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -77,7 +75,7 @@ def _build_cover(t: Translator, services: Services, voice: Any) -> None:
             report = gr.Textbox(label=t("convert.report"), lines=3, interactive=False)
             stems = gr.Files(label=t("cover.stems"), interactive=False)
     with gr.Accordion(t("convert.options"), open=False), gr.Row():
-        form += Form(CoverOptions, t, skip=SKIP | frozenset(MIX), shown=SHOWN, tab="cover")
+        form += Form(CoverOptions, t, SKIP | {*MIX}, {"index_rate": initial_rate(services)}, "cover")
         form_at = gr.Dropdown(label=t("convert.format"), choices=FORMATS, value="wav")
 
     def make_cover(request: gr.Request, bar: gr.Progress, values: Mapping[str, Any]) -> tuple[str, str, list[str]]:

@@ -9,7 +9,9 @@ import gradio as gr
 from pydantic import ValidationError
 
 from infer.options import ConvertOptions
+from lib.config import USUAL_INDEX_RATE
 from lib.errors import RevoiceError
+from lib.voice.facts import VoiceFacts
 from web.i18n.translator import Translator
 from web.services import Services
 from web.tabs.convert_inputs import chosen_options
@@ -118,3 +120,13 @@ def recommended_rate(services: Services, voice: str | None) -> Any:
         with contextlib.suppress(RevoiceError):  # a damaged voice: reported when it is used
             return services.index_rate(voice)
     return gr.skip()
+
+
+def initial_rate(services: Services) -> float:
+    """Return the index rate to show until the browser has asked for that of the selected voice, the first one.
+
+    It is the recommended one if the voice is included; the files of other voices are not read while a page is built.
+    """
+    first = next(iter(services.list_voices()), "")
+    included = services.voice_facts(False).get(first, VoiceFacts()) != VoiceFacts()
+    return services.index_rate(first) if included else USUAL_INDEX_RATE
